@@ -1,0 +1,8 @@
+"""metarl: meta-reinforcement learning and learned optimizers in JAX."""
+
+from metarl import curricula, estimators, networks, objectives, optimizers
+from metarl.agents import Critic, rl_inner_loop, train_agent
+from metarl.meta import Curriculum, Estimator, InnerLoop, LearnedOptimizer, Meta, MetaState, Objective, compose
+from metarl.types import Level, Levels, Progress, constant_levels
+
+__version__ = "0.1.0"

@@ -1,0 +1,75 @@
+"""Meta-gradients by backpropagation through a few agent updates."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metarl.meta import Estimator, InnerLoop, Lifetime, Lifetimes
+from metarl.types import Array, Key, MetaParams, Metrics, PyTree
+
+
+def backprop(steps: int, *, batch_size: int | None = None, remat: bool = False) -> Estimator:
+    """The exact gradient of the truncated objective (Oh et al. 2020, arXiv 2007.08794, section 4.2).
+
+    Every lifetime makes `steps` inner updates; its meta-loss is `inner.loss` after them plus the mean of
+    their penalties, and the estimate is the gradient of the mean over lifetimes. Within a truncation the
+    gradient flows through every update; across truncations it does not.
+
+    `batch_size` lifetimes go through at a time (all if None; it must divide their number), and `remat`
+    recomputes each inner update backwards instead of storing it: both trade time for memory.
+
+    Raises ValueError if `steps` or `batch_size` is not positive, or if `batch_size` does not divide.
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1 inner update, got {steps}")
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1 lifetime, got {batch_size}")
+
+    def estimate(
+        inner: InnerLoop, meta_params: MetaParams, state: PyTree, lifetimes: Lifetimes, key: Key
+    ) -> tuple[MetaParams, PyTree, Lifetimes, Metrics]:
+        num_lifetimes = jax.tree.leaves(lifetimes)[0].shape[0]
+        size = batch_size or num_lifetimes
+        if num_lifetimes % size:
+            raise ValueError(f"batch_size must divide num_lifetimes = {num_lifetimes}, got {size}")
+
+        def truncation(
+            meta_params: MetaParams, lifetime: Lifetime, key: Key
+        ) -> tuple[Array, tuple[Lifetime, Array, Metrics]]:
+            def update(lifetime: Lifetime, key: Key) -> tuple[Lifetime, tuple[Array, Metrics]]:
+                lifetime, penalty, metrics = inner.step(meta_params, lifetime, key)
+                return lifetime, (penalty, metrics)
+
+            update_key, loss_key = jax.random.split(key)
+            update = jax.checkpoint(update) if remat else update
+            lifetime, (penalties, metrics) = jax.lax.scan(update, lifetime, jax.random.split(update_key, steps))
+            loss, (lifetime, loss_metrics) = inner.loss(meta_params, lifetime, loss_key)
+            return loss + penalties.mean(), (lifetime, {**metrics, **loss_metrics, "penalty": penalties})
+
+        def batch(part: tuple[Lifetimes, Array]) -> tuple[MetaParams, Array, Lifetimes, Metrics]:
+            def mean_loss(meta_params: MetaParams) -> tuple[Array, tuple[Array, Lifetimes, Metrics]]:
+                losses, (after, metrics) = jax.vmap(truncation, (None, 0, 0))(meta_params, *part)
+                return losses.mean(), (losses, after, metrics)
+
+            gradient, (losses, after, metrics) = jax.grad(mean_loss, has_aux=True)(meta_params)
+            return gradient, losses, after, metrics
+
+        parts = (lifetimes, jax.random.split(key, num_lifetimes))
+        if size == num_lifetimes:
+            gradient, losses, lifetimes, metrics = batch(parts)
+        else:
+            parts = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), parts)
+            gradient, losses, lifetimes, metrics = jax.lax.map(batch, parts)
+            gradient = jax.tree.map(lambda x: x.mean(0), gradient)
+            losses, lifetimes = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (losses, lifetimes))
+        metrics = jax.tree.map(jnp.nanmean, metrics)  # NaN marks what had nothing to report
+        metrics |= {
+            "meta_loss": losses.mean(),
+            "lifetime_loss": losses,
+            "meta_gradient_norm": optax.global_norm(gradient),
+        }
+        return gradient, state, lifetimes, metrics
+
+    return Estimator(lambda meta_params: (), estimate)

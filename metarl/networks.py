@@ -1,0 +1,167 @@
+"""Agent networks: every output (policy, value, prediction) is its own network, so each can learn at its own rate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from metarl.types import Array, Key, Params, PyTree
+
+
+class Network(NamedTuple):
+    """A function of one observation (callers vmap) and, if it is recurrent, of what came before."""
+
+    init: Callable[[Key], Params]  # {output: parameters}
+    # (params, obs, first, carry) -> {output: [size]}, carry; `first` () bool marks the first step of an episode
+    apply: Callable[[Params, Array, Array, PyTree], tuple[dict[str, Array], PyTree]]
+    carry: PyTree  # before the first step; () for a feed-forward network
+
+
+# (observation space, {output: size}) -> Network: how a user says what agents are made of
+NetworkFactory = Callable[[Any, Mapping[str, int]], Network]
+
+
+class PolicyHead(NamedTuple):
+    """How the output "policy" becomes actions of one action space."""
+
+    size: int
+    distribution: Callable[[Array], Any]  # [..., size] -> distrax.Distribution over actions [...]
+    clip: Callable[[Array], Array]  # into the bounds of the action space, for the environment only
+
+
+def policy_head(action_space: Any) -> PolicyHead:
+    """A categorical policy for a discrete action space, a diagonal Gaussian (mean, log std) for a box.
+
+    Raises ValueError for any other space.
+    """
+    import distrax
+
+    if hasattr(action_space, "n"):
+        return PolicyHead(action_space.n, lambda logits: distrax.Categorical(logits=logits), lambda action: action)
+    if hasattr(action_space, "low") and len(action_space.shape) == 1:
+
+        def gaussian(outputs: Array) -> distrax.Distribution:
+            mean, log_std = jnp.split(outputs, 2, axis=-1)
+            return distrax.MultivariateNormalDiag(mean, jnp.exp(jnp.clip(log_std, -5.0, 2.0)))
+
+        return PolicyHead(
+            2 * action_space.shape[0], gaussian, lambda a: jnp.clip(a, action_space.low, action_space.high)
+        )
+    raise ValueError(f"action space must be Discrete or a one-dimensional Box, got {action_space!r}")
+
+
+def tabular(observation_space: Any, outputs: Mapping[str, int]) -> Network:
+    """One table per output, zero at birth: a uniform policy. Observations are integers, so this is a look-up.
+
+    Raises ValueError if the observation space is not discrete.
+    """
+    if not hasattr(observation_space, "n"):
+        raise ValueError(f"a tabular network needs a Discrete observation space, got {observation_space!r}")
+
+    def apply(params: Params, obs: Array, first: Array, carry: PyTree) -> tuple[dict[str, Array], PyTree]:
+        return {name: params[name][obs] for name in outputs}, carry
+
+    return Network(lambda key: {k: jnp.zeros((observation_space.n, size)) for k, size in outputs.items()}, apply, ())
+
+
+def mlp(sizes: Sequence[int] = (64, 64)) -> NetworkFactory:
+    """Dense layers of the given sizes with tanh, over flattened (or one-hot) observations."""
+    return _feedforward(lambda x: x.reshape(-1), lambda: [nn.Dense(n, kernel_init=_ORTHOGONAL) for n in sizes], nn.tanh)
+
+
+def minatar_conv(channels: int = 16, size: int = 128) -> NetworkFactory:
+    """A 3x3 convolution and a dense layer with relu (Young and Tian 2019, arXiv 1903.03176), for [10, 10, c] boards."""
+
+    def layers() -> list[Callable[[Array], Array]]:
+        return [
+            nn.Conv(channels, (3, 3), padding="VALID", kernel_init=_ORTHOGONAL),
+            nn.Dense(size, kernel_init=_ORTHOGONAL),
+        ]
+
+    return _feedforward(lambda x: x, layers, nn.relu)
+
+
+def gru(size: int = 64) -> NetworkFactory:
+    """A dense layer and a gated recurrent unit of the given size, reset at the start of every episode."""
+
+    def factory(observation_space: Any, outputs: Mapping[str, int]) -> Network:
+        modules = {name: _Recurrent(size, n, _output_scale(name)) for name, n in outputs.items()}
+        carry = {name: jnp.zeros(size) for name in outputs}
+        return _network(observation_space, lambda x: x.reshape(-1), modules, carry)
+
+    return factory
+
+
+_ORTHOGONAL = nn.initializers.orthogonal(2**0.5)
+
+
+def _output_scale(name: str) -> float:
+    return 0.01 if name == "policy" else 1.0  # nearly uniform at birth
+
+
+class _Stack(nn.Module):
+    """Hidden layers, then one linear output; the unused carry gives it the signature of `_Recurrent`."""
+
+    layers: Callable[[], Sequence[Callable[[Array], Array]]]
+    activation: Callable[[Array], Array]
+    size: int
+    scale: float
+
+    @nn.compact
+    def __call__(self, carry: PyTree, x: Array) -> tuple[PyTree, Array]:
+        for layer in self.layers():
+            if isinstance(layer, nn.Dense):
+                x = x.reshape(-1)
+            x = self.activation(layer(x))
+        return carry, nn.Dense(self.size, kernel_init=nn.initializers.orthogonal(self.scale))(x)
+
+
+class _Recurrent(nn.Module):
+    hidden: int
+    size: int
+    scale: float
+
+    @nn.compact
+    def __call__(self, carry: Array, x: Array) -> tuple[Array, Array]:
+        carry, x = nn.GRUCell(self.hidden)(carry, nn.tanh(nn.Dense(self.hidden, kernel_init=_ORTHOGONAL)(x)))
+        return carry, nn.Dense(self.size, kernel_init=nn.initializers.orthogonal(self.scale))(x)
+
+
+def _feedforward(
+    prepare: Callable[[Array], Array],
+    layers: Callable[[], Sequence[Callable[[Array], Array]]],
+    activation: Callable[[Array], Array],
+) -> NetworkFactory:
+    def factory(observation_space: Any, outputs: Mapping[str, int]) -> Network:
+        modules = {name: _Stack(layers, activation, size, _output_scale(name)) for name, size in outputs.items()}
+        return _network(observation_space, prepare, modules, ())
+
+    return factory
+
+
+def _network(observation_space: Any, prepare: Callable, modules: Mapping[str, nn.Module], carry: PyTree) -> Network:
+    def features(obs: Array) -> Array:
+        if hasattr(observation_space, "n"):
+            return jax.nn.one_hot(obs, observation_space.n)
+        return prepare(obs.astype(jnp.float32))
+
+    def of(name: str, tree: PyTree) -> PyTree:
+        return tree[name] if carry else tree
+
+    def init(key: Key) -> Params:
+        keys = jax.random.split(key, len(modules))
+        x = features(jnp.zeros(observation_space.shape, observation_space.dtype))
+        return {name: m.init(k, of(name, carry), x)["params"] for k, (name, m) in zip(keys, modules.items(), strict=True)}
+
+    def apply(params: Params, obs: Array, first: Array, state: PyTree) -> tuple[dict[str, Array], PyTree]:
+        state = jax.tree.map(lambda now, start: jnp.where(first, start, now), state, carry)
+        x = features(obs)
+        results = {name: m.apply({"params": params[name]}, of(name, state), x) for name, m in modules.items()}
+        outputs = {name: output for name, (_, output) in results.items()}
+        return outputs, {name: new for name, (new, _) in results.items()} if carry else ()
+
+    return Network(init, apply, carry)

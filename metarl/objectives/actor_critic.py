@@ -1,0 +1,91 @@
+"""Hand-made objectives on a policy and a value: A2C and PPO."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from metarl.meta import Objective
+from metarl.returns import gae, normalise
+from metarl.rollout import Model, Rollout, unroll
+from metarl.types import Array, MetaParams, Metrics, Params, Progress
+
+
+class Targets(NamedTuple):
+    """What an actor-critic learns from one rollout. Leaves [T, E]."""
+
+    advantage: Array
+    returns: Array  # what the value is regressed on: advantage + value
+    value: Array  # before the update
+
+
+def actor_critic_targets(
+    params: Params, model: Model, rollout: Rollout, discount: Array | float, gae_lambda: Array | float
+) -> Targets:
+    """Advantages and returns under the values that `params` give now."""
+    outputs, next_outputs = jax.lax.stop_gradient(unroll(model, params, rollout))
+    value = outputs["value"][..., 0]
+    advantage = gae(rollout, value, next_outputs["value"][..., 0], jnp.asarray(discount), jnp.asarray(gae_lambda))
+    return Targets(advantage, advantage + value, value)
+
+
+def a2c(
+    discount: Array | float = 0.99,
+    gae_lambda: Array | float = 0.95,
+    value_coef: Array | float = 0.5,
+    entropy_coef: Array | float = 0.01,
+    normalise_advantage: bool = False,
+) -> Objective:
+    """Advantage actor-critic (Mnih et al. 2016, arXiv 1602.01783) with generalised advantage estimates.
+
+    `-mean(A log pi(a|s)) + value_coef / 2 mean((V - G)^2) - entropy_coef mean(H(pi))`
+    """
+
+    def policy_loss(log_prob: Array, rollout: Rollout, advantage: Array) -> Array:
+        return -(advantage * log_prob)
+
+    return _actor_critic(policy_loss, discount, gae_lambda, value_coef, entropy_coef, normalise_advantage)
+
+
+def ppo(
+    discount: Array | float = 0.99,
+    gae_lambda: Array | float = 0.95,
+    clip: Array | float = 0.2,
+    value_coef: Array | float = 0.5,
+    entropy_coef: Array | float = 0.01,
+    normalise_advantage: bool = True,
+) -> Objective:
+    """Proximal policy optimisation (Schulman et al. 2017, arXiv 1707.06347, eq. 7 and 9).
+
+    `-mean(min(rho A, clip(rho, 1 - clip, 1 + clip) A))` with `rho = pi(a|s) / pi_old(a|s)`, and value and
+    entropy terms as in `a2c`. Advantages are normalised over each minibatch.
+    """
+
+    def policy_loss(log_prob: Array, rollout: Rollout, advantage: Array) -> Array:
+        ratio = jnp.exp(log_prob - rollout.log_prob)
+        return -jnp.minimum(ratio * advantage, jnp.clip(ratio, 1.0 - clip, 1.0 + clip) * advantage)
+
+    return _actor_critic(policy_loss, discount, gae_lambda, value_coef, entropy_coef, normalise_advantage)
+
+
+def _actor_critic(policy_loss, discount, gae_lambda, value_coef, entropy_coef, normalise_advantage) -> Objective:
+    def targets(
+        meta_params: MetaParams, params: Params, model: Model, rollout: Rollout, progress: Progress
+    ) -> tuple[Targets, Array]:
+        return actor_critic_targets(params, model, rollout, discount, gae_lambda), jnp.zeros(())
+
+    def loss(
+        meta_params: MetaParams, params: Params, model: Model, rollout: Rollout, targets: Targets, progress: Progress
+    ) -> tuple[Array, Metrics]:
+        outputs, _ = unroll(model, params, rollout)
+        policy = model.policy.distribution(outputs["policy"])
+        advantage = normalise(targets.advantage) if normalise_advantage else targets.advantage
+        actor = policy_loss(policy.log_prob(rollout.action), rollout, advantage).mean()
+        value = 0.5 * jnp.square(outputs["value"][..., 0] - targets.returns).mean()
+        entropy = policy.entropy().mean()
+        metrics = {"policy_loss": actor, "value_loss": value, "policy_entropy": entropy}
+        return actor + value_coef * value - entropy_coef * entropy, metrics
+
+    return Objective(lambda key: (), {"value": 1}, targets, loss)

@@ -1,0 +1,12 @@
+"""How agents follow their gradients, beyond optax."""
+
+import optax
+
+from metarl.optimizers.differentiable import adam, clip_by_global_norm, scale_by_adam
+
+__all__ = ["adam", "clip_by_global_norm", "per_output", "scale_by_adam"]
+
+
+def per_output(**optimizers: optax.GradientTransformation) -> optax.GradientTransformation:
+    """An optimizer for each of the network's outputs: `per_output(policy=optax.sgd(40.0), y=optax.sgd(4.0))`."""
+    return optax.partition(dict(optimizers), lambda params: {name: name for name in params})

@@ -1,0 +1,48 @@
+"""Optimizers to unroll: optax's, with denominators that receive no meta-gradient.
+
+The derivative of a square root at zero is infinite, so backpropagating through `optax.adam` or
+`optax.clip_by_global_norm` gives NaN wherever a gradient was exactly zero. A large `eps` would hide that and
+lose the meta-gradient with it; holding the denominator constant keeps it finite and useful.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metarl.types import Array
+
+
+def scale_by_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> optax.GradientTransformation:
+    """`optax.scale_by_adam` (Kingma and Ba 2014, arXiv 1412.6980) with a constant denominator; same values."""
+    adam = optax.scale_by_adam(b1, b2, eps)
+
+    def update(updates, state, params=None):
+        count = optax.safe_increment(state.count)
+        mu = optax.tree.update_moment(updates, state.mu, b1, 1)
+        nu = optax.tree.update_moment(jax.lax.stop_gradient(updates), state.nu, b2, 2)
+        mu_hat = optax.tree.bias_correction(mu, b1, count)
+        denominator = jax.tree.map(lambda x: jnp.sqrt(x) + eps, optax.tree.bias_correction(nu, b2, count))
+        updates = jax.tree.map(lambda m, d: m / jax.lax.stop_gradient(d), mu_hat, denominator)
+        return updates, optax.ScaleByAdamState(count, mu, nu)
+
+    return optax.GradientTransformation(adam.init, update)
+
+
+def adam(
+    learning_rate: optax.ScalarOrSchedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
+) -> optax.GradientTransformation:
+    """`optax.adam` for inner loops that a meta-gradient flows through."""
+    return optax.chain(scale_by_adam(b1, b2, eps), optax.scale_by_learning_rate(learning_rate))
+
+
+def clip_by_global_norm(max_norm: float | Array) -> optax.GradientTransformation:
+    """`optax.clip_by_global_norm` with a constant norm: scales the whole gradient to at most `max_norm`."""
+
+    def update(updates, state, params=None):
+        norm = jax.lax.stop_gradient(optax.global_norm(updates))
+        scale = jnp.minimum(1.0, max_norm / jnp.maximum(norm, 1e-16))
+        return jax.tree.map(lambda g: g * scale, updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

@@ -1,0 +1,155 @@
+"""Acting: vectorised rollouts that carry on where the last one stopped, and evaluation episodes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from metarl.meta import select
+from metarl.networks import Network, NetworkFactory, PolicyHead, policy_head
+from metarl.types import Array, Environment, Key, Params, PyTree
+
+
+class Model(NamedTuple):
+    """What an agent is made of: a network and what its output "policy" means."""
+
+    network: Network
+    policy: PolicyHead
+
+
+def model(env: Environment, network: NetworkFactory, outputs: dict[str, int]) -> Model:
+    """A network for `env` with the output "policy" and the further `outputs` {name: size}."""
+    head = policy_head(env.action_space(env.default_params))
+    return Model(network(env.observation_space(env.default_params), {"policy": head.size, **outputs}), head)
+
+
+class Actors(NamedTuple):
+    """E environments of one level in the middle of their episodes. Leaves [E, ...]."""
+
+    obs: Array
+    state: PyTree
+    carry: PyTree  # of a recurrent network
+    first: Array  # bool, `obs` is the first of its episode
+    episode_return: Array  # so far
+
+
+class Rollout(NamedTuple):
+    """T steps of E environments. Leaves [T, E, ...], but for `carry` [E, ...]."""
+
+    obs: Array
+    action: Array
+    log_prob: Array
+    reward: Array
+    terminated: Array  # bool, the episode ended in a terminal state
+    truncated: Array  # bool, the episode was cut: its value goes on
+    next_obs: Array  # the true successor, also where the episode ended and a new one began
+    first: Array  # bool, `obs` is the first of its episode
+    episode_return: Array  # of the episode that ended at this step; NaN where none did
+    carry: PyTree  # of a recurrent network, before the first step
+
+    @property
+    def done(self) -> Array:
+        return self.terminated | self.truncated
+
+
+def reset(env: Environment, model: Model, env_params: PyTree, key: Key, num_envs: int) -> Actors:
+    """`num_envs` environments of the level `env_params`, each at the start of an episode."""
+    obs, state = jax.vmap(env.reset, (0, None))(jax.random.split(key, num_envs), env_params)
+    carry = jax.tree.map(lambda x: jnp.broadcast_to(x, (num_envs, *x.shape)), model.network.carry)
+    return Actors(obs, state, carry, jnp.ones(num_envs, bool), jnp.zeros(num_envs))
+
+
+def act(
+    env: Environment, model: Model, params: Params, actors: Actors, env_params: PyTree, key: Key
+) -> tuple[Actors, Rollout]:
+    """One step in every environment; the result's leaves are [E, ...]."""
+    action_key, env_key = jax.random.split(key)
+    outputs, carry = jax.vmap(model.network.apply, (None, 0, 0, 0))(params, actors.obs, actors.first, actors.carry)
+    action, log_prob = model.policy.distribution(outputs["policy"]).sample_and_log_prob(seed=action_key)
+    obs, state, reward, terminated, truncated, info = jax.vmap(env.step, (0, 0, 0, None))(
+        jax.random.split(env_key, action.shape[0]), actors.state, model.policy.clip(action), env_params
+    )
+    terminated, truncated = terminated.astype(bool), truncated.astype(bool)
+    reward = reward.astype(jnp.float32)
+    done = terminated | truncated
+    episode_return = actors.episode_return + reward
+    step = Rollout(
+        obs=actors.obs,
+        action=action,
+        log_prob=log_prob,
+        reward=reward,
+        terminated=terminated,
+        truncated=truncated,
+        next_obs=info["final_observation"],
+        first=actors.first,
+        episode_return=jnp.where(done, episode_return, jnp.nan),
+        carry=(),
+    )
+    return Actors(obs, state, carry, done, jnp.where(done, 0.0, episode_return)), step
+
+
+def rollout(
+    env: Environment, model: Model, params: Params, actors: Actors, env_params: PyTree, key: Key, length: int
+) -> tuple[Actors, Rollout]:
+    """`length` steps in every environment, from where `actors` stand. No gradient reaches `params`."""
+    params = jax.lax.stop_gradient(params)
+
+    def step(now: Actors, key: Key) -> tuple[Actors, Rollout]:
+        return act(env, model, params, now, env_params, key)
+
+    after, steps = jax.lax.scan(step, actors, jax.random.split(key, length))
+    return after, steps._replace(carry=actors.carry)
+
+
+def unroll(model: Model, params: Params, rollout: Rollout) -> tuple[dict[str, Array], dict[str, Array]]:
+    """The network's outputs for `obs` and for `next_obs`, leaves [T, E, ...]; differentiable in `params`.
+
+    XLA drops the second where nobody reads it.
+    """
+    over_envs = jax.vmap(model.network.apply, (None, 0, 0, 0))
+
+    def step(carry: PyTree, x: Rollout) -> tuple[PyTree, tuple[dict[str, Array], dict[str, Array]]]:
+        outputs, carry = over_envs(params, x.obs, x.first, carry)
+        next_outputs, _ = over_envs(params, x.next_obs, jnp.zeros_like(x.first), carry)
+        return carry, (outputs, next_outputs)
+
+    if not model.network.carry:
+        return jax.vmap(lambda x: step((), x)[1])(rollout)
+    return jax.lax.scan(step, rollout.carry, rollout._replace(carry=()))[1]
+
+
+class Episodes(NamedTuple):
+    """One episode of each of E environments. Leaves [E]."""
+
+    episode_return: Array  # undiscounted
+    length: Array  # int32
+    finished: Array  # bool; False where `max_steps` came first and the return is that of the part played
+
+
+def evaluate(
+    env: Environment,
+    model: Model,
+    params: Params,
+    env_params: PyTree,
+    key: Key,
+    num_episodes: int,
+    max_steps: int,
+) -> Episodes:
+    """Plays `num_episodes` whole episodes side by side with the stochastic policy and stops when all have ended."""
+    reset_key, step_key = jax.random.split(key)
+    start = reset(env, model, env_params, reset_key, num_episodes)
+    nothing = Episodes(jnp.zeros(num_episodes), jnp.zeros(num_episodes, jnp.int32), jnp.zeros(num_episodes, bool))
+
+    def playing(loop: tuple[Array, Actors, Episodes]) -> Array:
+        t, _, episodes = loop
+        return (t < max_steps) & ~episodes.finished.all()
+
+    def step(loop: tuple[Array, Actors, Episodes]) -> tuple[Array, Actors, Episodes]:
+        t, actors, episodes = loop
+        actors, x = act(env, model, params, actors, env_params, jax.random.fold_in(step_key, t))
+        played = Episodes(episodes.episode_return + x.reward, episodes.length + 1, x.done)
+        return t + 1, actors, select(episodes.finished, episodes, played)
+
+    return jax.lax.while_loop(playing, step, (jnp.int32(0), start, nothing))[2]

@@ -1,0 +1,113 @@
+"""The nouns that every other module shares: levels, spaces and the environment protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+Key = jax.Array  # a typed key, `jax.random.key(seed)`
+PyTree = Any
+Params = PyTree
+MetaParams = PyTree
+Metrics = dict[str, Array]
+
+
+class Level(NamedTuple):
+    """One training problem: an environment's parameters and how long an agent lives on it. Vmaps."""
+
+    env_params: PyTree
+    horizon: Array  # () int32, lifetime in agent updates
+
+
+class Levels(NamedTuple):
+    """A distribution of levels of one environment."""
+
+    env: Environment
+    sample: Callable[[Key], Level]
+
+
+class Progress(NamedTuple):
+    """How far a lifetime has come: everything that temporal awareness needs."""
+
+    step: Array  # () int32, agent updates so far
+    horizon: Array  # () int32, agent updates in this lifetime
+
+
+class Space(Protocol):
+    """A gymnax space: discrete when it has an integer `n`, otherwise a box with `shape`, `low` and `high`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def sample(self, key: Key) -> Array: ...
+
+    def contains(self, x: Array) -> Array: ...
+
+
+@dataclass(frozen=True)
+class Discrete:
+    """The integers 0 .. n-1 (interface of `gymnax.environments.spaces.Discrete`)."""
+
+    n: int
+    shape: tuple[int, ...] = ()
+    dtype: Any = jnp.int32
+
+    def sample(self, key: Key) -> Array:
+        return jax.random.randint(key, self.shape, 0, self.n, self.dtype)
+
+    def contains(self, x: Array) -> Array:
+        return (x >= 0) & (x < self.n)
+
+
+@dataclass(frozen=True)
+class Box:
+    """Arrays of one shape within bounds (interface of `gymnax.environments.spaces.Box`)."""
+
+    low: float
+    high: float
+    shape: tuple[int, ...]
+    dtype: Any = jnp.float32
+
+    def sample(self, key: Key) -> Array:
+        return jax.random.uniform(key, self.shape, self.dtype, self.low, self.high)
+
+    def contains(self, x: Array) -> Array:
+        return jnp.all((x >= self.low) & (x <= self.high))
+
+
+class Environment(Protocol):
+    """The gymnax >= 1.0 interface, unbatched; anything of this shape works unregistered.
+
+    `step` resets by itself when an episode ends (`terminated | truncated`): it then returns the new
+    episode's observation and state, and the old one's last observation as `info["final_observation"]`
+    (which always holds the true successor observation, whether or not the episode ended).
+    """
+
+    @property
+    def default_params(self) -> PyTree: ...
+
+    def reset(self, key: Key, params: PyTree) -> tuple[Array, PyTree]: ...
+
+    def step(
+        self, key: Key, state: PyTree, action: Array, params: PyTree
+    ) -> tuple[Array, PyTree, Array, Array, Array, dict[str, Any]]: ...
+
+    def action_space(self, params: PyTree) -> Any: ...
+
+    def observation_space(self, params: PyTree) -> Any: ...
+
+
+def constant_levels(env: Environment, horizon: int, env_params: PyTree = None) -> Levels:
+    """A distribution of one level: any gymnax-style environment, `horizon` agent updates per lifetime.
+
+    Raises ValueError if `horizon` is not positive.
+    """
+    if horizon < 1:
+        raise ValueError(f"horizon must be at least 1 agent update, got {horizon}")
+    params = jax.tree.map(jnp.asarray, env.default_params if env_params is None else env_params)
+    return Levels(env, lambda key: Level(params, jnp.int32(horizon)))
