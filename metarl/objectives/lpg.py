@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from metarl.meta import Objective
+from metarl.objectives.recurrence import GRU, gru_backwards_in_time
 from metarl.rollout import Model, Rollout, unroll
 from metarl.types import Array, MetaParams, Metrics, Params, Progress
 
@@ -46,36 +47,17 @@ class LPGNetwork(nn.Module):
         embed = nn.Sequential([nn.Dense(16), nn.relu, nn.Dense(1)])
         y_next = jnp.where(x.terminated[..., None], 0.0, embed(x.y_next))
         flags = jnp.stack([x.reward, x.terminated.astype(x.reward.dtype), x.prob], axis=-1)
-        hidden = self._recur(jnp.concatenate([flags, embed(x.y), y_next], axis=-1), x.done)
-        hidden = nn.relu(hidden)
+        inputs = jnp.concatenate([flags, embed(x.y), y_next], axis=-1)
+        n, kernel = self.hidden, nn.initializers.lecun_normal()
+        gru = GRU(
+            input_kernel=self.param("input_kernel", kernel, (inputs.shape[-1], 3 * n)),
+            input_bias=self.param("input_bias", nn.initializers.zeros, (3 * n,)),
+            recurrent_kernel=self.param("recurrent_kernel", nn.initializers.orthogonal(), (n, 3 * n)),
+            candidate_bias=self.param("candidate_bias", nn.initializers.zeros, (n,)),
+        )
+        # The carry is zero before a step that ends an episode, so no step sees past its own end.
+        hidden = nn.relu(gru_backwards_in_time(gru, inputs, x.done))
         return LPGTargets(nn.Dense(1)(hidden)[..., 0], jax.nn.log_softmax(nn.Dense(self.bins)(hidden)))
-
-    def _recur(self, inputs: Array, done: Array) -> Array:
-        """A GRU (Cho et al. 2014) over the time axis from the last step to the first, [T, E, d] -> [T, E, hidden].
-
-        Its state is zero before it consumes a step that ends an episode, so no step sees past its own end.
-        The few inputs are projected inside the loop: on CPU, reading their projections [T, E, 3 hidden] back
-        from memory takes longer than computing them.
-        """
-        n = self.hidden
-        kernel_in = self.param("input_kernel", nn.initializers.lecun_normal(), (inputs.shape[-1], 3 * n))
-        kernel = self.param("recurrent_kernel", nn.initializers.orthogonal(), (n, 3 * n))
-        bias_in = self.param("input_bias", nn.initializers.zeros, (3 * n,))
-        bias = self.param("candidate_bias", nn.initializers.zeros, (n,))
-
-        # Recomputing the gates backwards costs less than storing them.
-        @jax.checkpoint
-        def step(state: Array, x: tuple[Array, Array]) -> tuple[Array, Array]:
-            inputs, done = x
-            state = jnp.where(done[:, None], 0.0, state)
-            projected, recurrent = inputs @ kernel_in + bias_in, state @ kernel
-            reset, update = jnp.split(jax.nn.sigmoid(projected[:, : 2 * n] + recurrent[:, : 2 * n]), 2, axis=-1)
-            candidate = jnp.tanh(projected[:, 2 * n :] + reset * (recurrent[:, 2 * n :] + bias))
-            state = (1.0 - update) * candidate + update * state
-            return state, state
-
-        start = jnp.zeros((inputs.shape[1], n), inputs.dtype)
-        return jax.lax.scan(step, start, (inputs, done), reverse=True)[1]
 
 
 def lpg(

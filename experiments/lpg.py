@@ -1,0 +1,164 @@
+"""Meta-train a Learned Policy Gradient (Oh et al. 2020) by truncated meta-gradients, and report on held-out levels.
+
+    python -m experiments.lpg                        # a few minutes on a laptop CPU
+    python -m experiments.lpg --preset small
+    python -m experiments.lpg --directory runs/lpg --resume
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import envs
+import metarl
+from experiments import cli
+from experiments.agents import family
+from experiments.report import held_out_report
+from metarl.checkpoint import Log
+from metarl.meta import InnerLoop, Meta, MetaState
+from metarl.types import Levels
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(cli.Run):
+    """Learned Policy Gradient, meta-trained by backpropagation through a few agent updates."""
+
+    levels: str = "gridworld/small"
+    """Distribution of levels to meta-train on: any name of envs.names()."""
+    horizon: int = 0
+    """Lifetime of an agent in updates (0: the distribution's own)."""
+    num_lifetimes: int = 32
+    """Agents that live side by side."""
+    num_envs: int = 16
+    """Environments of each agent."""
+    rollout_length: int = 20
+    """Environment steps between two agent updates."""
+    updates: int = 5
+    """Agent updates that the meta-gradient flows through (K)."""
+    batch_size: int = 0
+    """Lifetimes that go through the meta-gradient at a time (0: all); less memory, more time."""
+    remat: bool = False
+    """Recompute agent updates backwards instead of storing them; less memory, more time."""
+    hidden: int = 64
+    """Width of the meta-network's GRU (the paper's 256)."""
+    bins: int = 8
+    """Size of the agent's prediction y."""
+    learning_rate: float = 1e-3
+    """Adam's learning rate for the meta-parameters."""
+    max_gradient_norm: float = 0.5
+    """Meta-gradients are scaled down to this global norm."""
+    y_coef: float = 0.5
+    """Weight of the prediction in the agent's loss."""
+    policy_entropy_coef: float = 5e-2
+    """Weight of the agents' policy entropy in the meta-objective."""
+    y_entropy_coef: float = 1e-3
+    """Weight of the agents' prediction entropy in the meta-objective."""
+    pi_hat_coef: float = 5e-3
+    """Weight of the squared policy targets, a penalty of the meta-objective."""
+    y_hat_coef: float = 1e-3
+    """Weight of the squared prediction targets, a penalty of the meta-objective."""
+    held_out_levels: int = 64
+    """Levels of the report at the end, never trained on."""
+    held_out_seeds: int = 10
+    """Agents per rule and held-out level in the report; 0 for no report."""
+    held_out_batch: int = 640
+    """Agents of the report that live side by side."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive = (
+            "num_lifetimes",
+            "num_envs",
+            "rollout_length",
+            "updates",
+            "hidden",
+            "learning_rate",
+            "max_gradient_norm",
+            "held_out_batch",
+        )
+        for name in positive:
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("horizon", "batch_size", "held_out_seeds"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.bins < 2:
+            raise ValueError(f"bins must be at least 2, got {self.bins}")
+        if self.batch_size and self.num_lifetimes % self.batch_size:
+            raise ValueError(f"batch_size must divide num_lifetimes = {self.num_lifetimes}, got {self.batch_size}")
+        if self.held_out_seeds and self.held_out_levels < 2:
+            raise ValueError(f"held_out_levels must be at least 2, got {self.held_out_levels}")
+
+
+PRESETS = {
+    "quick": Config(steps=600, checkpoint_every=100),
+    "small": Config(levels="gridworld/all_shortlife", steps=5_000, num_lifetimes=64, hidden=128, learning_rate=5e-4),
+    "paper": Config(
+        levels="gridworld/all",
+        steps=5_000,
+        num_lifetimes=512,
+        num_envs=64,
+        hidden=256,
+        learning_rate=1e-4,
+        held_out_levels=256,
+    ),
+}
+
+CURVES = ("episode_return", "meta_loss", "critic_loss", "policy_entropy", "y_entropy", "meta_gradient_norm")
+
+
+def inner_loop(config: Config, levels: Levels) -> InnerLoop:
+    """Agents of the kind that `config.levels` asks for, learning by a learned policy gradient."""
+    kind = family(config.levels, levels.env)
+    objective = metarl.objectives.lpg(
+        bins=config.bins,
+        hidden=config.hidden,
+        y_coef=config.y_coef,
+        policy_entropy_coef=config.policy_entropy_coef,
+        y_entropy_coef=config.y_entropy_coef,
+        pi_hat_coef=config.pi_hat_coef,
+        y_hat_coef=config.y_hat_coef,
+    )
+    return metarl.rl_inner_loop(
+        levels.env,
+        kind.network,
+        objective,
+        kind.optimizer,
+        num_envs=config.num_envs,
+        rollout_length=config.rollout_length,
+        critic=metarl.Critic(kind.critic),
+    )
+
+
+def make(config: Config, levels: Levels) -> Meta:
+    """The meta-training run that `config` describes."""
+    return metarl.compose(
+        inner_loop(config, levels),
+        metarl.estimators.backprop(config.updates, batch_size=config.batch_size or None, remat=config.remat),
+        optax.chain(optax.clip_by_global_norm(config.max_gradient_norm), optax.adam(config.learning_rate)),
+        metarl.curricula.uniform(levels),
+        config.num_lifetimes,
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    config = cli.parse(Config, PRESETS, argv)
+    with cli.clean_exit():
+        levels = envs.make(config.levels, config.horizon or None)
+        meta = make(config, levels)
+
+        def report(state: MetaState, log: Log) -> Mapping[str, Any]:
+            rules = {"trained": state.params, "untrained": inner_loop(config, levels).init_meta(jax.random.key(config.seed))}
+            return held_out_report(config, levels, inner_loop(config, levels), rules)
+
+        cli.run(meta, config, curves=CURVES, report=report if config.held_out_seeds else None)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""The table at the end of a meta-training run: how agents do that a rule has trained on levels it never saw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import metarl
+from envs import gridworld
+from experiments.agents import family
+from metarl.evaluate import final_returns, normalised_return
+from metarl.meta import InnerLoop
+from metarl.types import Array, Levels, MetaParams
+
+HELD_OUT = 2**31 - 1  # draws the held-out levels; training draws its own from split keys, so they never meet
+
+
+def held_out_report(
+    config: Any, levels: Levels, inner: InnerLoop, rules: Mapping[str, MetaParams]
+) -> dict[str, dict[str, float]]:
+    """Normalised final returns `{name: {mean, low, high, return}}` on held-out levels, with 95 % intervals.
+
+    Of the agents that each of `rules` trains, of A2C, of the uniformly random policy and, on tabular
+    gridworlds, of the optimal one. Random scores 0; optimal scores 1 where it is known, else A2C.
+    `config` has the fields of `experiments.lpg.Config`.
+    """
+    env = levels.env
+    held_out = jax.vmap(levels.sample)(jax.random.split(jax.random.key(HELD_OUT), config.held_out_levels))
+    num_updates = int(held_out.horizon.max())
+    kind = family(config.levels, env)
+    a2c = metarl.rl_inner_loop(
+        env,
+        kind.network,
+        metarl.objectives.a2c(normalise_advantage=True),
+        kind.a2c,
+        num_envs=config.num_envs,
+        rollout_length=config.rollout_length,
+    )
+
+    def returns(inner: InnerLoop, num_updates: int) -> Callable[..., Array]:
+        return jax.jit(
+            partial(
+                final_returns,
+                inner,
+                levels=held_out,
+                num_seeds=config.held_out_seeds,
+                num_updates=num_updates,
+                batch_size=config.held_out_batch,
+            )
+        )
+
+    key = jax.random.key(HELD_OUT - 1)
+    by_rule, by_a2c = returns(inner, num_updates), returns(a2c, num_updates)
+    results: dict[str, Array] = {name: by_rule(rule, key=key) for name, rule in rules.items()}
+    results["a2c"] = by_a2c(a2c.init_meta(key), key=key)
+    exact = isinstance(env, gridworld.Gridworld) and env.tabular
+    if exact:
+        uniform = jnp.full((env.num_states, env.num_actions), 1.0 / env.num_actions)
+        solve = partial(jax.lax.map, xs=held_out.env_params, batch_size=64)
+        results["random"] = solve(lambda params: gridworld.policy_return(env, params, uniform))[None]
+        results["optimal"] = solve(lambda params: gridworld.optimal_return(env, params))[None]
+    else:
+        results["random"] = returns(a2c, 0)(a2c.init_meta(key), key=key)  # a newborn agent's policy is uniform
+    zero, one = results["random"].mean(0), results["optimal" if exact else "a2c"].mean(0)
+    return {
+        name: {**normalised_return(value, zero, one)._asdict(), "return": float(np.mean(value))}
+        for name, value in results.items()
+    }
