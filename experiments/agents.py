@@ -5,14 +5,11 @@ An environment that no family claims gets the classic-control agents, or tables 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import optax
 
-import metarl
-from metarl import networks, objectives, optimizers
-from metarl.meta import InnerLoop, Objective
+from metarl import networks, optimizers
 from metarl.types import Environment
 
 

@@ -1,8 +1,8 @@
 """Meta-train a Learned Policy Gradient (Oh et al. 2020) by truncated meta-gradients, and report on held-out levels.
 
-    python -m experiments.lpg                        # a few minutes on a laptop CPU
-    python -m experiments.lpg --preset small
-    python -m experiments.lpg --directory runs/lpg --resume
+python -m experiments.lpg                        # a few minutes on a laptop CPU
+python -m experiments.lpg --preset small
+python -m experiments.lpg --directory runs/lpg --resume
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 import envs
@@ -154,7 +153,10 @@ def main(argv: list[str] | None = None) -> None:
         meta = make(config, levels)
 
         def report(state: MetaState, log: Log) -> Mapping[str, Any]:
-            rules = {"trained": state.params, "untrained": inner_loop(config, levels).init_meta(jax.random.key(config.seed))}
+            rules = {
+                "trained": state.params,
+                "untrained": inner_loop(config, levels).init_meta(jax.random.key(config.seed)),
+            }
             return held_out_report(config, levels, inner_loop(config, levels), rules)
 
         cli.run(meta, config, curves=CURVES, report=report if config.held_out_seeds else None)

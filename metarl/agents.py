@@ -163,9 +163,7 @@ def rl_inner_loop(
         return targets, jax.lax.stop_gradient(state), {"critic_loss": losses[0]}
 
     def collect(lifetime: Lifetime, key: Key) -> tuple[Actors, Rollout]:
-        return rollout(
-            env, agent, lifetime.params, lifetime.actors, lifetime.level.env_params, key, rollout_length
-        )
+        return rollout(env, agent, lifetime.params, lifetime.actors, lifetime.level.env_params, key, rollout_length)
 
     def done(lifetime: Lifetime) -> Array:
         return lifetime.step >= lifetime.level.horizon

@@ -63,7 +63,7 @@ def normalised_return(returns: Array, zero: Array, one: Array, seed: int = 0) ->
     from scipy.stats import bootstrap
 
     per_level = np.asarray(returns, np.float64).mean(0)
-    zero, one = np.asarray(zero, np.float64), np.asarray(one, np.float64)
+    samples = (per_level, np.asarray(zero, np.float64), np.asarray(one, np.float64))
     if not per_level.shape == zero.shape == one.shape or len(per_level) < 2:
         raise ValueError(
             f"need [num_seeds, n] returns and [n] references for n >= 2 levels, got {np.shape(returns)}, "
@@ -73,8 +73,6 @@ def normalised_return(returns: Array, zero: Array, one: Array, seed: int = 0) ->
     def ratio(returns: np.ndarray, zero: np.ndarray, one: np.ndarray, axis: int = -1) -> np.ndarray:
         return (returns - zero).mean(axis) / (one - zero).mean(axis)
 
-    result = bootstrap(
-        (per_level, zero, one), ratio, paired=True, method="percentile", n_resamples=2000, rng=seed
-    )
+    result = bootstrap(samples, ratio, paired=True, method="percentile", n_resamples=2000, rng=seed)
     low, high = result.confidence_interval
-    return Interval(float(ratio(per_level, zero, one)), float(low), float(high))
+    return Interval(float(ratio(*samples)), float(low), float(high))

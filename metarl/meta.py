@@ -80,9 +80,7 @@ class Estimator(NamedTuple):
 
     init: Callable[[MetaParams], PyTree]
     # (inner, meta_params, state, lifetimes, key) -> gradient, state, lifetimes, metrics
-    estimate: Callable[
-        [InnerLoop, MetaParams, PyTree, Lifetimes, Key], tuple[MetaParams, PyTree, Lifetimes, Metrics]
-    ]
+    estimate: Callable[[InnerLoop, MetaParams, PyTree, Lifetimes, Key], tuple[MetaParams, PyTree, Lifetimes, Metrics]]
 
 
 # (inner, meta_params, lifetimes, key) -> [n]: how much each lifetime says for training on its level again

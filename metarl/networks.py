@@ -18,7 +18,7 @@ class Network(NamedTuple):
     init: Callable[[Key], Params]  # {output: parameters}
     # (params, obs, first, carry) -> {output: [size]}, carry; `first` () bool marks the first step of an episode
     apply: Callable[[Params, Array, Array, PyTree], tuple[dict[str, Array], PyTree]]
-    carry: PyTree  # before the first step; () for a feed-forward network
+    carry: PyTree  # before the first step; without leaves for a feed-forward network
 
 
 # (observation space, {output: size}) -> Network: how a user says what agents are made of
@@ -138,7 +138,7 @@ def _feedforward(
 ) -> NetworkFactory:
     def factory(observation_space: Any, outputs: Mapping[str, int]) -> Network:
         modules = {name: _Stack(layers, activation, size, _output_scale(name)) for name, size in outputs.items()}
-        return _network(observation_space, prepare, modules, ())
+        return _network(observation_space, prepare, modules, {name: () for name in outputs})
 
     return factory
 
@@ -149,19 +149,15 @@ def _network(observation_space: Any, prepare: Callable, modules: Mapping[str, nn
             return jax.nn.one_hot(obs, observation_space.n)
         return prepare(obs.astype(jnp.float32))
 
-    def of(name: str, tree: PyTree) -> PyTree:
-        return tree[name] if carry else tree
-
     def init(key: Key) -> Params:
         keys = jax.random.split(key, len(modules))
         x = features(jnp.zeros(observation_space.shape, observation_space.dtype))
-        return {name: m.init(k, of(name, carry), x)["params"] for k, (name, m) in zip(keys, modules.items(), strict=True)}
+        return {name: m.init(k, carry[name], x)["params"] for k, (name, m) in zip(keys, modules.items(), strict=True)}
 
     def apply(params: Params, obs: Array, first: Array, state: PyTree) -> tuple[dict[str, Array], PyTree]:
         state = jax.tree.map(lambda now, start: jnp.where(first, start, now), state, carry)
         x = features(obs)
-        results = {name: m.apply({"params": params[name]}, of(name, state), x) for name, m in modules.items()}
-        outputs = {name: output for name, (_, output) in results.items()}
-        return outputs, {name: new for name, (new, _) in results.items()} if carry else ()
+        results: dict[str, Any] = {n: m.apply({"params": params[n]}, state[n], x) for n, m in modules.items()}
+        return {n: output for n, (_, output) in results.items()}, {n: new for n, (new, _) in results.items()}
 
     return Network(init, apply, carry)

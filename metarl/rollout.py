@@ -115,8 +115,8 @@ def unroll(model: Model, params: Params, rollout: Rollout) -> tuple[dict[str, Ar
         next_outputs, _ = over_envs(params, x.next_obs, jnp.zeros_like(x.first), carry)
         return carry, (outputs, next_outputs)
 
-    if not model.network.carry:
-        return jax.vmap(lambda x: step((), x)[1])(rollout)
+    if not jax.tree.leaves(rollout.carry):
+        return jax.vmap(lambda x: step(rollout.carry, x)[1])(rollout._replace(carry=()))
     return jax.lax.scan(step, rollout.carry, rollout._replace(carry=()))[1]
 
 

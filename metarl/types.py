@@ -109,5 +109,6 @@ def constant_levels(env: Environment, horizon: int, env_params: PyTree = None) -
     """
     if horizon < 1:
         raise ValueError(f"horizon must be at least 1 agent update, got {horizon}")
-    params = jax.tree.map(jnp.asarray, env.default_params if env_params is None else env_params)
+    params = env.default_params if env_params is None else env_params
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), params)  # never weakly typed: one compile
     return Levels(env, lambda key: Level(params, jnp.int32(horizon)))

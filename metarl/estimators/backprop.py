@@ -35,9 +35,7 @@ def backprop(steps: int, *, batch_size: int | None = None, remat: bool = False) 
         if num_lifetimes % size:
             raise ValueError(f"batch_size must divide num_lifetimes = {num_lifetimes}, got {size}")
 
-        def truncation(
-            meta_params: MetaParams, lifetime: Lifetime, key: Key
-        ) -> tuple[Array, tuple[Lifetime, Array, Metrics]]:
+        def truncation(meta_params: MetaParams, lifetime: Lifetime, key: Key) -> tuple[Array, tuple[Lifetime, Metrics]]:
             def update(lifetime: Lifetime, key: Key) -> tuple[Lifetime, tuple[Array, Metrics]]:
                 lifetime, penalty, metrics = inner.step(meta_params, lifetime, key)
                 return lifetime, (penalty, metrics)

@@ -6,7 +6,7 @@ The network reads a rollout backwards in time and gives, at every step, how much
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -44,7 +44,7 @@ class LPGNetwork(nn.Module):
 
     @nn.compact
     def __call__(self, x: LPGInputs) -> LPGTargets:
-        embed = nn.Sequential([nn.Dense(16), nn.relu, nn.Dense(1)])
+        embed = nn.Sequential([nn.Dense(16, name="embed_hidden"), nn.relu, nn.Dense(1, name="embed")])
         y_next = jnp.where(x.terminated[..., None], 0.0, embed(x.y_next))
         flags = jnp.stack([x.reward, x.terminated.astype(x.reward.dtype), x.prob], axis=-1)
         inputs = jnp.concatenate([flags, embed(x.y), y_next], axis=-1)
@@ -57,7 +57,8 @@ class LPGNetwork(nn.Module):
         )
         # The carry is zero before a step that ends an episode, so no step sees past its own end.
         hidden = nn.relu(gru_backwards_in_time(gru, inputs, x.done))
-        return LPGTargets(nn.Dense(1)(hidden)[..., 0], jax.nn.log_softmax(nn.Dense(self.bins)(hidden)))
+        y_hat = nn.Dense(self.bins, name="y_hat")(hidden)
+        return LPGTargets(nn.Dense(1, name="pi_hat")(hidden)[..., 0], jax.nn.log_softmax(y_hat))
 
 
 def lpg(
@@ -94,7 +95,7 @@ def lpg(
         y, y_next = jax.nn.softmax(outputs["y"]), jax.nn.softmax(next_outputs["y"])
         prob = jnp.exp(policy.log_prob(rollout.action))
         inputs = LPGInputs(rollout.reward, rollout.terminated, rollout.done, prob, y, y_next)
-        result = network.apply({"params": meta_params}, inputs)
+        result = cast(LPGTargets, network.apply({"params": meta_params}, inputs))
         penalty = (
             -policy_entropy_coef * policy.entropy().mean()
             - y_entropy_coef * -(y * jax.nn.log_softmax(outputs["y"])).sum(-1).mean()

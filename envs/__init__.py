@@ -1,0 +1,79 @@
+"""Environments as distributions of levels: `make("gridworld/small")`, `make("CartPole-v1")`, ...
+
+An environment that is not listed here needs no registration: `metarl.types.constant_levels` accepts anything of
+gymnax's shape, and `metarl.types.Levels` any function that draws levels.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from functools import partial
+
+import jax.numpy as jnp
+
+from envs import bandit, gridworld, mdp
+from metarl.types import Key, Level, Levels
+
+_OURS: dict[str, Callable[[], Levels]] = {
+    "bandit/bernoulli": partial(bandit.distribution, "bernoulli"),
+    "bandit/gaussian": partial(bandit.distribution, "gaussian"),
+    "mdp/random": mdp.distribution,
+    "gridworld/dense": partial(gridworld.distribution, "dense"),
+    "gridworld/sparse": partial(gridworld.distribution, "sparse"),
+    "gridworld/long": partial(gridworld.distribution, "long"),
+    "gridworld/longer": partial(gridworld.distribution, "longer"),
+    "gridworld/long_dense": partial(gridworld.distribution, "long_dense"),
+    "gridworld/rand_dense": partial(gridworld.distribution, "rand_dense"),
+    "gridworld/rand_long": partial(gridworld.distribution, "rand_long"),
+    "gridworld/rand_small": partial(gridworld.distribution, "rand_small"),
+    "gridworld/rand_sparse": partial(gridworld.distribution, "rand_sparse"),
+    "gridworld/rand_very_dense": partial(gridworld.distribution, "rand_very_dense"),
+    "gridworld/small": partial(gridworld.distribution, "small"),
+    "gridworld/medium": partial(gridworld.distribution, "medium"),
+    "gridworld/large": partial(gridworld.distribution, "large"),
+    "gridworld/all": partial(gridworld.distribution, "all"),
+    "gridworld/all_shortlife": partial(gridworld.distribution, "all_shortlife"),
+    "gridworld/all_randlife": partial(gridworld.distribution, "all_randlife"),
+    "gridworld/all_vrandlife": partial(gridworld.distribution, "all_vrandlife"),
+    "gridworld/tabular": partial(gridworld.distribution, "tabular"),
+    "gridworld/mazes": partial(gridworld.distribution, "mazes"),
+}
+
+
+def names() -> tuple[str, ...]:
+    """Every name that `make` accepts: ours, then gymnax's where it is installed (which imports it: seconds)."""
+    try:
+        from envs import gymnax
+    except ImportError:
+        return tuple(_OURS)
+    return (*_OURS, *gymnax.names())
+
+
+def make(name: str, horizon: int | None = None) -> Levels:
+    """The levels called `name`, with lifetimes of `horizon` agent updates (default: their own; gymnax's 1000).
+
+    Raises ValueError for an unknown name, with the closest known ones, and for a horizon below 1.
+    """
+    if horizon is not None and horizon < 1:
+        raise ValueError(f"horizon must be at least 1 agent update, got {horizon}")
+    if name in _OURS:
+        levels = _OURS[name]()
+        return levels if horizon is None else _with_horizon(levels, horizon)
+    known = names()
+    if name not in known:
+        # Compared without case and without the part before the slash: "Small" means "gridworld/small".
+        tails: dict[str, str] = {k.rpartition("/")[2].lower(): k for k in known}
+        close = difflib.get_close_matches(name.rpartition("/")[2].lower(), tails, n=5)
+        hint = f"did you mean {', '.join(tails[c] for c in close)}?" if close else "envs.names() lists all of them"
+        raise ValueError(f"unknown environment {name!r}; {hint}")
+    from envs import gymnax
+
+    return gymnax.make(name, 1000 if horizon is None else horizon)
+
+
+def _with_horizon(levels: Levels, horizon: int) -> Levels:
+    def sample(key: Key) -> Level:
+        return levels.sample(key)._replace(horizon=jnp.int32(horizon))
+
+    return Levels(levels.env, sample)

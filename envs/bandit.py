@@ -1,0 +1,103 @@
+"""Multi-armed bandits: the fastest probe of whether anything learns (Duan et al. 2016, section 3.1).
+
+An episode is `max_steps` pulls and is truncated, never terminated. The observation is constant, so tabular agents work.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from metarl.types import Array, Discrete, Key, Level, Levels
+
+
+class BanditParams(NamedTuple):
+    """One level."""
+
+    means: Array  # [num_arms] float32, expected reward of each arm
+    scale: Array  # () float32, standard deviation of a Gaussian reward; ignored by Bernoulli arms
+    max_steps: Array  # () int32, pulls per episode
+
+
+class BanditState(NamedTuple):
+    """One episode in progress."""
+
+    time: Array  # () int32, pulls since the reset
+
+
+@dataclass(frozen=True)
+class Bandit:
+    """A bandit whose arms pay 0 or 1 (Bernoulli) or a normally distributed reward (Gaussian)."""
+
+    num_arms: int = 10
+    gaussian: bool = False
+
+    def __post_init__(self) -> None:
+        if self.num_arms < 1:
+            raise ValueError(f"a bandit needs at least 1 arm, got {self.num_arms}")
+
+    @property
+    def name(self) -> str:
+        return "GaussianBandit" if self.gaussian else "BernoulliBandit"
+
+    @property
+    def num_actions(self) -> int:
+        return self.num_arms
+
+    @property
+    def default_params(self) -> BanditParams:
+        """Means evenly spaced over [0, 1], the last arm the best; 100 pulls."""
+        return BanditParams(jnp.arange(1, self.num_arms + 1) / self.num_arms, jnp.float32(1.0), jnp.int32(100))
+
+    def action_space(self, params: BanditParams | None = None) -> Discrete:
+        return Discrete(self.num_arms)
+
+    def observation_space(self, params: BanditParams | None = None) -> Discrete:
+        return Discrete(1)
+
+    def reset(self, key: Key, params: BanditParams) -> tuple[Array, BanditState]:
+        return jnp.int32(0), BanditState(jnp.int32(0))
+
+    def step(
+        self, key: Key, state: BanditState, action: Array, params: BanditParams
+    ) -> tuple[Array, BanditState, Array, Array, Array, dict[str, Any]]:
+        """One pull, with auto-reset."""
+        mean = params.means[action]
+        if self.gaussian:
+            reward = mean + params.scale * jax.random.normal(key)
+        else:
+            reward = (jax.random.uniform(key) < mean).astype(jnp.float32)
+        truncated = state.time + 1 >= params.max_steps
+        state = BanditState(jnp.where(truncated, 0, state.time + 1))
+        obs = jnp.int32(0)
+        return obs, state, reward, jnp.zeros((), bool), truncated, {"final_observation": obs}
+
+
+def optimal_return(env: Bandit, params: BanditParams) -> Array:
+    """Expected return `() float32` of an episode on the best arm."""
+    return params.max_steps * jnp.max(params.means)
+
+
+def distribution(
+    kind: str = "bernoulli", num_arms: int = 10, max_steps: int = 100, horizon: int = 100, scale: float = 1.0
+) -> Levels:
+    """Bandits whose arms' means are drawn per level: U[0, 1) for `"bernoulli"`, N(0, 1) for `"gaussian"` arms.
+
+    `horizon` is the lifetime in agent updates, `scale` the standard deviation of Gaussian rewards. Raises ValueError
+    for another kind, and for counts below 1.
+    """
+    if kind not in ("bernoulli", "gaussian"):
+        raise ValueError(f"unknown kind of bandit {kind!r}; choose bernoulli or gaussian")
+    if max_steps < 1 or horizon < 1:
+        raise ValueError(f"max_steps and horizon must be at least 1, got {max_steps} and {horizon}")
+    env = Bandit(num_arms, gaussian=kind == "gaussian")
+
+    def sample(key: Key) -> Level:
+        draw = jax.random.normal if env.gaussian else jax.random.uniform
+        params = BanditParams(draw(key, (num_arms,)), jnp.float32(scale), jnp.int32(max_steps))
+        return Level(params, jnp.int32(horizon))
+
+    return Levels(env, sample)

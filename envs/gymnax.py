@@ -1,0 +1,90 @@
+"""Thin adapter for gymnax (>= 1.0): every environment of its registry as a distribution of one level.
+
+gymnax takes seconds to import, so nothing else in `envs` imports this module before one of its names is asked for.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import gymnax
+import jax
+import jax.numpy as jnp
+
+from metarl.types import Array, Box, Discrete, Key, Levels, PyTree, constant_levels
+
+
+@functools.cache
+def _gymnax(name: str) -> Any:
+    with jax.ensure_compile_time_eval():  # its constants must not become tracers of whoever asks first
+        return gymnax.make(name)[0]
+
+
+@dataclass(frozen=True)
+class Gymnax:
+    """The environment that gymnax registers as `name`; equal names are equal, so they share compiled programs.
+
+    Rewards are float32, spaces declare the dtype that is observed, and states and observations always have the dtypes
+    of `reset`, never weak ones: gymnax 1.0.1 pays integers in two environments, declares another dtype in two, and its
+    weakly typed states would compile a program a second time when they come back from it.
+    """
+
+    name: str
+
+    @property
+    def default_params(self) -> PyTree:
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), _gymnax(self.name).default_params)
+
+    @property
+    def num_actions(self) -> int:
+        return _gymnax(self.name).num_actions
+
+    def action_space(self, params: PyTree = None) -> Any:
+        return _space(_gymnax(self.name).action_space(params))
+
+    def observation_space(self, params: PyTree = None) -> Any:
+        env = _gymnax(self.name)
+        params = env.default_params if params is None else params
+        observed = jax.eval_shape(env.reset, jax.random.key(0), params)[0]
+        return _space(env.observation_space(params), getattr(observed, "dtype", None))
+
+    def reset(self, key: Key, params: PyTree) -> tuple[Array, PyTree]:
+        fresh = _gymnax(self.name).reset(key, params)
+        return _as(fresh, fresh)
+
+    def step(
+        self, key: Key, state: PyTree, action: Array, params: PyTree
+    ) -> tuple[Array, PyTree, Array, Array, Array, dict[str, Any]]:
+        env = _gymnax(self.name)
+        obs, following, reward, terminated, truncated, info = env.step(key, state, action, params)
+        like_obs, like_state = jax.eval_shape(env.reset, key, params)
+        info = {**info, "final_observation": _as(info["final_observation"], like_obs)}
+        reward, terminated, truncated = jnp.float32(reward), jnp.bool_(terminated), jnp.bool_(truncated)
+        return _as(obs, like_obs), _as(following, like_state), reward, terminated, truncated, info
+
+
+def names() -> tuple[str, ...]:
+    """Every name in gymnax's registry."""
+    return tuple(gymnax.registered_envs)
+
+
+def make(name: str, horizon: int = 1000) -> Levels:
+    """The environment with its default parameters as levels that last `horizon` agent updates.
+
+    Raises ValueError for a name that gymnax does not know and for a horizon below 1.
+    """
+    return constant_levels(Gymnax(name), horizon)
+
+
+def _as(tree: PyTree, like: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf, other: jnp.asarray(leaf, other.dtype), tree, like)
+
+
+def _space(space: Any, dtype: Any = None) -> Any:
+    if hasattr(space, "n"):
+        return Discrete(int(space.n))
+    if hasattr(space, "low"):
+        return Box(space.low, space.high, tuple(space.shape), space.dtype if dtype is None else dtype)
+    return space

@@ -1,0 +1,129 @@
+"""Random tabular Markov decision processes (Duan et al. 2016, section 3.2), with exact optimal returns.
+
+Flat Dirichlet transitions, rewards N(1, 1) per state and action, a fixed start. After every step the episode
+terminates with the level's probability; it is truncated after `max_steps`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from metarl.types import Array, Discrete, Key, Level, Levels
+
+
+class MDPParams(NamedTuple):
+    """One level with S states and A actions."""
+
+    transition: Array  # [S, A, S] float32, probabilities of the next state
+    reward: Array  # [S, A] float32
+    terminate: Array  # () float32, probability per step that the episode ends
+    start: Array  # () int32
+    max_steps: Array  # () int32
+
+
+class MDPState(NamedTuple):
+    """One episode in progress."""
+
+    time: Array  # () int32, steps since the reset
+    state: Array  # () int32, also the observation
+
+
+@dataclass(frozen=True)
+class MDP:
+    """The environment; the observation is the state's index."""
+
+    num_states: int = 10
+    num_actions: int = 5
+
+    def __post_init__(self) -> None:
+        if self.num_states < 1 or self.num_actions < 1:
+            raise ValueError(f"num_states and num_actions must be at least 1, got {self}")
+
+    @property
+    def name(self) -> str:
+        return "RandomMDP"
+
+    @property
+    def default_params(self) -> MDPParams:
+        """A ring: the last action moves on and pays 1 on arrival at the start, the others stay; 10 steps."""
+        states = jnp.arange(self.num_states)
+        onwards = jnp.arange(self.num_actions) == self.num_actions - 1
+        target = (states[:, None] + onwards) % self.num_states
+        return MDPParams(
+            transition=jax.nn.one_hot(target, self.num_states),
+            reward=((states[:, None] == self.num_states - 1) & onwards).astype(jnp.float32),
+            terminate=jnp.float32(0.0),
+            start=jnp.int32(0),
+            max_steps=jnp.int32(10),
+        )
+
+    def action_space(self, params: MDPParams | None = None) -> Discrete:
+        return Discrete(self.num_actions)
+
+    def observation_space(self, params: MDPParams | None = None) -> Discrete:
+        return Discrete(self.num_states)
+
+    def reset(self, key: Key, params: MDPParams) -> tuple[Array, MDPState]:
+        return params.start, MDPState(jnp.int32(0), params.start)
+
+    def step(
+        self, key: Key, state: MDPState, action: Array, params: MDPParams
+    ) -> tuple[Array, MDPState, Array, Array, Array, dict[str, Any]]:
+        """One step with auto-reset."""
+        draws = jax.random.uniform(key, (2,))
+        # Inverse of the distribution function; its last entry is left out because rounding may keep it below 1.
+        below = jnp.cumsum(params.transition[state.state, action])[:-1]
+        following = jnp.sum(draws[0] >= below).astype(jnp.int32)
+        terminated = draws[1] < params.terminate
+        truncated = state.time + 1 >= params.max_steps
+        done = terminated | truncated
+        obs = jnp.where(done, params.start, following)
+        new = MDPState(jnp.where(done, 0, state.time + 1), obs)
+        return obs, new, params.reward[state.state, action], terminated, truncated, {"final_observation": following}
+
+
+def optimal_return(env: MDP, params: MDPParams) -> Array:
+    """Expected undiscounted return `() float32` of the best policy that knows the level and the time."""
+
+    def backup(_, values: Array) -> Array:
+        return jnp.max(params.reward + (1.0 - params.terminate) * params.transition @ values, -1)
+
+    return jax.lax.fori_loop(0, params.max_steps, backup, jnp.zeros(env.num_states))[params.start]
+
+
+def distribution(
+    num_states: int = 10,
+    num_actions: int = 5,
+    max_steps: int = 10,
+    horizon: int = 250,
+    terminate: float = 0.0,
+    concentration: float = 1.0,
+) -> Levels:
+    """Random processes: transitions Dirichlet(`concentration`), rewards N(1, 1), start uniform, each drawn per level.
+
+    `terminate` is the probability per step that an episode ends, `horizon` the lifetime in agent updates. Raises
+    ValueError for counts below 1, a probability outside [0, 1] and a concentration that is not positive.
+    """
+    if max_steps < 1 or horizon < 1:
+        raise ValueError(f"max_steps and horizon must be at least 1, got {max_steps} and {horizon}")
+    if not 0.0 <= terminate <= 1.0 or concentration <= 0.0:
+        raise ValueError(f"need 0 <= terminate <= 1 and concentration > 0, got {terminate} and {concentration}")
+    env = MDP(num_states, num_actions)
+
+    def sample(key: Key) -> Level:
+        transition_key, reward_key, start_key = jax.random.split(key, 3)
+        alpha, shape = jnp.full(num_states, concentration), (num_states, num_actions)
+        params = MDPParams(
+            transition=jax.random.dirichlet(transition_key, alpha, shape),
+            reward=1.0 + jax.random.normal(reward_key, shape),
+            terminate=jnp.float32(terminate),
+            start=jax.random.randint(start_key, (), 0, num_states),
+            max_steps=jnp.int32(max_steps),
+        )
+        return Level(params, jnp.int32(horizon))
+
+    return Levels(env, sample)

@@ -1,0 +1,243 @@
+"""Train plain A2C and PPO agents, many at once, and report how well they play: the baselines of everything else.
+
+python -m experiments.agent                        # PPO on CartPole, about a minute on a laptop CPU
+python -m experiments.agent --preset breakout
+python -m experiments.agent --env Acrobot-v1 --objective a2c --learning-rate 1e-3 3e-4 --updates 1000
+
+Agents of all seeds and learning rates live side by side in one compiled program. A level of a distribution is
+drawn per seed, and the same for every learning rate. One meta-step of the run is one update of every agent.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from collections.abc import Mapping
+from functools import partial
+from typing import Annotated, Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tyro.conf import arg
+
+import envs
+import metarl
+from envs import gridworld
+from experiments import cli
+from experiments.agents import family
+from metarl.checkpoint import Log
+from metarl.evaluate import normalised_return
+from metarl.meta import InnerLoop, Lifetimes, Meta, MetaState, Objective
+from metarl.networks import NetworkFactory
+from metarl.types import Array, Key, Levels, Metrics
+
+FOREVER = 2**31 - 1  # the agents' horizon: neither objective looks at it, and a resumed run may go on longer
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(cli.Run):
+    """A2C or PPO agents without anything meta-learned, one per seed and learning rate."""
+
+    steps: Annotated[int, arg(aliases=("--updates",))] = 500
+    """Updates of each agent, those before a resume included."""
+    env: str = "CartPole-v1"
+    """Environment or distribution of levels: any name of envs.names()."""
+    objective: Literal["a2c", "ppo"] = "ppo"
+    """What the agents minimise."""
+    num_seeds: int = 8
+    """Agents per learning rate, each with its own seed and level."""
+    learning_rate: tuple[float, ...] = (1e-3,)
+    """Adam's learning rates, each given to `num_seeds` agents."""
+    num_envs: int = 8
+    """Environments of each agent."""
+    rollout_length: int = 128
+    """Environment steps between two agent updates."""
+    epochs: int = 4
+    """Passes over each rollout."""
+    minibatches: int = 4
+    """Parts that each pass is cut into, with a gradient step for each."""
+    network: Literal["auto", "tabular", "mlp", "conv", "gru"] = "auto"
+    """What agents are made of (auto: what experiments.agents gives this family of environments)."""
+    discount: float = 0.99
+    """Weight of the next step's reward."""
+    gae_lambda: float = 0.95
+    """Weight of the next step's advantage (1: returns as sampled, 0: one-step differences)."""
+    clip: float = 0.2
+    """How far PPO's probability ratio may move (A2C ignores it)."""
+    value_coef: float = 0.5
+    """Weight of the value loss."""
+    entropy_coef: float = 0.01
+    """Weight of the policy's entropy."""
+    normalise_advantage: bool = True
+    """Scale advantages to zero mean and unit deviation over each minibatch."""
+    max_gradient_norm: float = 0.5
+    """Gradients are scaled down to this global norm."""
+    eval_episodes: int = 32
+    """Episodes of each agent in the evaluation at the end."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive = ("num_envs", "rollout_length", "epochs", "minibatches", "clip", "max_gradient_norm", "eval_episodes")
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("discount", "gae_lambda"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+        for name in ("value_coef", "entropy_coef"):
+            if not getattr(self, name) >= 0.0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.num_seeds < 2:
+            raise ValueError(f"num_seeds must be at least 2 for an interval, got {self.num_seeds}")
+        rates = self.learning_rate
+        if not rates or len(set(rates)) < len(rates) or not all(0.0 < r < math.inf for r in rates):
+            raise ValueError(f"learning_rate must be positive numbers, each given once, got {rates}")
+
+
+PRESETS = {
+    "quick": Config(steps=200, chunk=5, entropy_coef=0.0),
+}
+
+
+class Agent(NamedTuple):
+    """One agent, and the mean return of the episodes that it ended last: a short rollout may see none end."""
+
+    lifetime: Any
+    episode_return: Array  # ()
+
+
+def inner_loop(config: Config, levels: Levels, learning_rate: Array | float) -> InnerLoop:
+    """How an agent with this learning rate learns."""
+    options = {
+        "discount": config.discount,
+        "gae_lambda": config.gae_lambda,
+        "value_coef": config.value_coef,
+        "entropy_coef": config.entropy_coef,
+        "normalise_advantage": config.normalise_advantage,
+    }
+    objective: Objective
+    if config.objective == "ppo":
+        objective = metarl.objectives.ppo(clip=config.clip, **options)
+    else:
+        objective = metarl.objectives.a2c(**options)
+    networks: dict[str, NetworkFactory] = {
+        "auto": family(config.env, levels.env).network,
+        "tabular": metarl.networks.tabular,
+        "mlp": metarl.networks.mlp(),
+        "conv": metarl.networks.minatar_conv(),
+        "gru": metarl.networks.gru(),
+    }
+    return metarl.rl_inner_loop(
+        levels.env,
+        networks[config.network],
+        objective,
+        optax.chain(optax.clip_by_global_norm(config.max_gradient_norm), optax.adam(learning_rate, eps=1e-5)),
+        num_envs=config.num_envs,
+        rollout_length=config.rollout_length,
+        epochs=config.epochs,
+        minibatches=config.minibatches,
+        num_eval_episodes=config.eval_episodes,
+    )
+
+
+def make(config: Config, levels: Levels) -> Meta:
+    """All agents of `config` as one run, with state and metrics [rates, seeds]; no step depends on another agent.
+
+    With several learning rates, the metrics of each have its number in their names: "episode_return/0.001".
+    """
+    inner_loop(config, levels, 0.0)  # what does not fit the environment fails here, before anything compiles
+
+    def init(key: Key) -> MetaState:
+        rates, keys = jnp.asarray(config.learning_rate), jax.random.split(key, config.num_seeds)
+
+        def newborn(rate: Array, key: Key) -> Agent:
+            level_key, agent_key = jax.random.split(key)
+            level = levels.sample(level_key)._replace(horizon=jnp.int32(FOREVER))
+            return Agent(inner_loop(config, levels, rate).init(agent_key, level), jnp.float32(jnp.nan))
+
+        agents = jax.vmap(jax.vmap(newborn, (None, 0)), (0, None))(rates, keys)
+        return MetaState(jnp.int32(0), {"learning_rate": rates}, (), (), (), agents)
+
+    def step(state: MetaState, key: Key) -> tuple[MetaState, Metrics]:
+        def live(rate: Array, agent: Agent, key: Key) -> tuple[Agent, Metrics]:
+            inner = inner_loop(config, levels, rate)
+            older, _, metrics = inner.step(inner.init_meta(key), agent.lifetime, key)
+            recent = metrics["episode_return"]
+            recent = jnp.where(jnp.isnan(recent), agent.episode_return, recent)
+            return Agent(older, recent), {**metrics, "episode_return": recent}
+
+        keys = jax.random.split(key, config.num_seeds)
+        rates = state.params["learning_rate"]
+        agents, metrics = jax.vmap(jax.vmap(live, (None, 0, 0)), (0, 0, None))(rates, state.lifetimes, keys)
+        metrics["lifetime_loss"] = metrics["policy_loss"] + metrics["value_loss"]  # training stops if it is not finite
+        return state._replace(step=state.step + 1, lifetimes=agents), _split(config, metrics)
+
+    return Meta(init, step)
+
+
+def _split(config: Config, metrics: Metrics) -> Metrics:
+    """One entry per metric and learning rate, if there are several, instead of an axis that the log averages over."""
+    if len(config.learning_rate) == 1:
+        return metrics
+    parts = {f"{k}/{rate:g}": x[i] for k, x in metrics.items() for i, rate in enumerate(config.learning_rate)}
+    return {**parts, "lifetime_loss": metrics["lifetime_loss"]}
+
+
+def curves(config: Config) -> tuple[str, ...]:
+    """The metrics to display and plot: for a single learning rate also what explains the returns."""
+    if len(config.learning_rate) == 1:
+        return ("episode_return", "policy_entropy", "value_loss")
+    return tuple(f"episode_return/{rate:g}" for rate in config.learning_rate)
+
+
+def report(config: Config, levels: Levels, state: MetaState) -> dict[str, Any]:
+    """Evaluation returns of the trained agents: per learning rate the mean over seeds with its 95 % interval.
+
+    Beside them newborn agents, whose policy is uniform or nearly so, and on tabular gridworlds the optimum.
+    """
+    inner = inner_loop(config, levels, 0.0)
+
+    @jax.jit
+    def play(lifetimes: Lifetimes, key: Key) -> Array:
+        keys = jax.random.split(key, config.num_seeds)
+        return jax.vmap(partial(inner.fitness, inner.init_meta(key)))(lifetimes, keys)
+
+    def score(returns: Array) -> dict[str, Any]:
+        ones = np.ones(config.num_seeds)  # on the scale from 0 to 1: returns as they are, resampled over seeds
+        return normalised_return(returns[None], 0.0 * ones, ones)._asdict() | {"seeds": np.asarray(returns).tolist()}
+
+    key = jax.random.key(config.seed)
+    trained = state.lifetimes.lifetime
+    rates = {
+        f"{rate:g}": score(play(jax.tree.map(lambda x, i=i: x[i], trained), key))
+        for i, rate in enumerate(config.learning_rate)
+    }
+    level = jax.tree.map(lambda x: x[0], trained.level)
+    newborn = jax.vmap(inner.init)(jax.random.split(key, config.num_seeds), level)
+    results: dict[str, Any] = {"learning_rate": rates, "newborn": score(play(newborn, key))}
+    if isinstance(levels.env, gridworld.Gridworld) and levels.env.tabular:
+        solve = partial(jax.lax.map, partial(gridworld.optimal_return, levels.env))
+        results["optimal"] = score(solve(level.env_params))
+    results["environment_steps_per_agent"] = int(state.step) * config.num_envs * config.rollout_length
+    for name, row in [*rates.items(), ("newborn", results["newborn"]), ("optimal", results.get("optimal"))]:
+        if row:
+            print(f"{name:>10}: {row['mean']:8.4g}  [{row['low']:.4g}, {row['high']:.4g}]", file=sys.stderr)
+    return results
+
+
+def main(argv: list[str] | None = None) -> None:
+    config = cli.parse(Config, PRESETS, argv)
+    with cli.clean_exit():
+        levels = envs.make(config.env)
+
+        def evaluation(state: MetaState, log: Log) -> Mapping[str, Any]:
+            return report(config, levels, state)
+
+        cli.run(make(config, levels), config, curves=curves(config), report=evaluation)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,233 @@
+"""What every experiment's command line shares: options, a training run with its files, and clean failures.
+
+An experiment is a frozen dataclass that extends `Run`, presets of it, and a function from it to a `Meta`:
+
+    if __name__ == "__main__":
+        with cli.clean_exit():
+            config = cli.parse(Config, PRESETS)
+            cli.run(make(config), config)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import jax
+import numpy as np
+
+from metarl import plot
+from metarl.checkpoint import Log
+from metarl.meta import Meta, MetaState
+from metarl.sinks import CSV, Progress, Sink, TensorBoard, WandB
+from metarl.train import Interrupted, NonFiniteLoss, train
+
+Config = TypeVar("Config", bound="Run")
+Report = Mapping[str, Mapping[str, float]]  # a row for each name, with at least its mean and interval: mean, low, high
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """How a run is carried out: the options that every experiment has."""
+
+    directory: str = ""
+    """Where the run's files go (default: a new folder under runs/)."""
+    seed: int = 0
+    """Seed of everything random in the run."""
+    steps: int = 100
+    """Meta-steps in all, those before a resume included."""
+    chunk: int = 10
+    """Meta-steps between two looks at metrics and signals."""
+    checkpoint_every: int = 100
+    """Meta-steps between checkpoints."""
+    keep: int = 3
+    """How many checkpoints stay on disk."""
+    resume: bool = False
+    """Go on from the newest checkpoint in the directory."""
+    tensorboard: bool = False
+    """Also log to TensorBoard (needs the extra `tensorboard`)."""
+    wandb: bool = False
+    """Also log to Weights & Biases (needs the extra `wandb`)."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "chunk", "checkpoint_every", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}")
+        if self.resume and not self.directory:
+            raise ValueError("resume needs the directory of the run to go on with")
+
+
+def parse(config: type[Config], presets: Mapping[str, Config], argv: Sequence[str] | None = None) -> Config:
+    """The configuration that the command line asks for: a preset (default "quick"), overridden by the other options.
+
+    Options are flat and documented by the strings under the fields of `config`. Prints one line and exits with
+    code 2 if an option is unknown, has a value of the wrong type, or is refused by `config.__post_init__`.
+    """
+    import tyro
+
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    names = Annotated[Literal[tuple(presets)], tyro.conf.arg(help="Where the defaults of the other options come from.")]  # type: ignore[valid-type]
+
+    def choose(preset: str = "quick") -> str:
+        return preset
+
+    choose.__annotations__["preset"] = names
+    with _one_line_errors():
+        preset, _ = tyro.cli(choose, args=arguments, return_unknown_args=True, add_help=False)
+
+        def build(config: Config = presets[preset], preset: str = preset) -> Config:
+            return config
+
+        build.__annotations__ = {"config": Annotated[config, tyro.conf.arg(name="")], "preset": names}
+        return tyro.cli(build, args=arguments, description=config.__doc__)
+
+
+def run(
+    meta: Meta,
+    config: Run,
+    *,
+    curves: Sequence[str] | None = None,
+    report: Callable[[MetaState, Log], Report] | None = None,
+) -> tuple[MetaState, Log]:
+    """Trains `meta` as `config` says and leaves `metrics.csv`, `curves.png` and `results.json` beside the checkpoints.
+
+    `curves` picks the metrics that are displayed and plotted. `report(state, log)` is called after training; its table
+    is printed, drawn in `report.png` and stands in `results.json`. Failures end the program as `clean_exit` says.
+    """
+    with clean_exit():
+        directory = Path(config.directory or _new_directory(config))
+        sinks: list[Sink] = [CSV(directory / "metrics.csv"), Progress(config.steps, curves or ())]
+        if config.tensorboard:
+            sinks.append(TensorBoard(directory / "tensorboard"))
+        if config.wandb:
+            sinks.append(WandB(project="metarl", name=directory.name, config=dataclasses.asdict(config)))
+        control = {field.name for field in dataclasses.fields(Run)}
+        start = time.monotonic()
+        state, log = train(
+            meta,
+            seed=config.seed,
+            steps=config.steps,
+            directory=directory,
+            chunk=config.chunk,
+            checkpoint_every=config.checkpoint_every,
+            keep=config.keep,
+            resume=config.resume,
+            sinks=sinks,
+            fingerprint={name: value for name, value in dataclasses.asdict(config).items() if name not in control},
+        )
+        seconds = time.monotonic() - start
+        table = report(state, log) if report else {}
+        results = {
+            "config": dataclasses.asdict(config),
+            "final_metrics": {name: float(np.mean(values[-1])) for name, values in log.items()},
+            "report": table,
+            "wall_clock_seconds": round(seconds, 3),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "hardware": _hardware(),
+            "versions": _versions(),
+        }
+        unfinished = directory / "results.unfinished"
+        unfinished.write_text(json.dumps(results, indent=2, default=_plain) + "\n")
+        os.replace(unfinished, directory / "results.json")
+        plot.learning_curves(log, directory / "curves.png", curves)
+        if table:
+            _show(table)
+            rows = {name: (row["mean"], row["low"], row["high"]) for name, row in table.items()}
+            plot.intervals(rows, directory / "report.png", "normalised return")
+        print(f"results in {directory}", file=sys.stderr)
+    return state, log
+
+
+@contextlib.contextmanager
+def clean_exit() -> Iterator[None]:
+    """Ends the program with one line instead of a traceback where the message says it all.
+
+    Exit codes: 130 after SIGINT, 143 after SIGTERM, 3 for a loss that is not finite, 2 for a ValueError, OSError or
+    ImportError. `python -X dev -m experiments.NAME` shows the traceback of the last three kinds.
+    """
+    try:
+        yield
+    except Interrupted as error:
+        _fail(error, 128 + error.signum)
+    except NonFiniteLoss as error:
+        _fail(error, 3)
+    except (ValueError, OSError, ImportError) as error:
+        if sys.flags.dev_mode:
+            raise
+        _fail(error, 2)
+
+
+def _show(table: Report) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table("", *next(iter(table.values())), title="held-out levels, normalised return with 95 % intervals")
+    for name, row in table.items():
+        shown.add_row(name, *(f"{value:.3f}" for value in row.values()))
+    Console().print(shown)
+
+
+def _fail(error: BaseException, code: int) -> None:
+    print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+    raise SystemExit(code) from None
+
+
+@contextlib.contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Turns tyro's boxed error messages, and ValueErrors of a configuration, into one line each."""
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            yield
+    except ValueError as error:
+        _fail(error, 2)
+    except SystemExit as error:
+        if error.code != 0:
+            lines = [line.strip("│ ") for line in printed.getvalue().splitlines()]
+            message = [line for line in lines if not line.startswith(("╭", "╰"))]
+            rule = next((i for i, line in enumerate(message) if line.startswith("─")), len(message))
+            _fail(ValueError(" ".join(message[:rule]) + " (see --help)"), 2)
+        raise
+    sys.stderr.write(printed.getvalue())
+
+
+def _plain(value: Any) -> Any:
+    """Arrays and their scalars as numbers, anything else as text: what JSON lacks."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def _new_directory(config: Run) -> Path:
+    name = Path(sys.argv[0]).stem or "run"
+    return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}-seed{config.seed}"
+
+
+def _hardware() -> dict[str, Any]:
+    devices = jax.devices()
+    return {
+        "platform": devices[0].platform,
+        "device": devices[0].device_kind,
+        "devices": len(devices),
+        "cpu_cores": os.cpu_count(),
+        "machine": platform.machine(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("metarl-jax", "jax", "jaxlib", "flax", "optax", "gymnax", "numpy"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found

@@ -1,0 +1,195 @@
+"""Checkpoints of a run: the meta-state, the log up to it, and the configuration that made them.
+
+Under the run's directory, `checkpoints/<meta-step>/` is written by orbax (to a temporary name, then renamed, so
+that an interrupted write is never read) and `log/<meta-step>.npz` holds the metrics since the checkpoint before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metarl.types import PyTree
+
+Log = dict[str, np.ndarray]  # metric name -> [meta-steps, ...]
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used: damaged, foreign, or of another configuration."""
+
+
+def steps(directory: str | Path) -> list[int]:
+    """The meta-steps of the complete checkpoints in a run's directory, oldest first."""
+    return sorted(int(path.name) for path in (Path(directory) / "checkpoints").glob("*") if path.name.isdigit())
+
+
+def save(directory: str | Path, step: int, state: PyTree, log: Log, fingerprint: Mapping[str, Any], keep: int) -> None:
+    """Saves `state` as meta-step `step`, and `log`, the metrics since the last checkpoint ([meta-steps, ...]).
+
+    Only the `keep` newest checkpoints stay; the log stays whole. Raises OSError if the disk refuses.
+    """
+    import orbax.checkpoint as ocp
+
+    directory = Path(directory).absolute()
+    _save_log(directory / "log", step, log)
+    names, leaves = _flatten(_raw(state))
+    arrays = [np.asarray(x) for x in leaves]
+    about = {
+        "format": "metarl-1",
+        "fingerprint": _jsonable(fingerprint),
+        "leaves": _describe(names, leaves),
+        "digest": _digest(arrays),
+    }
+    # orbax refuses empty arrays; the template brings them back
+    filled = {f"{i:05d}": x for i, x in enumerate(leaves) if x.size}
+    with _manager(directory, keep) as manager:
+        manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(filled), about=ocp.args.JsonSave(about)))
+
+
+def restore(
+    directory: str | Path, template: PyTree, fingerprint: Mapping[str, Any] | None = None, step: int | None = None
+) -> tuple[int, PyTree, Log]:
+    """The checkpoint of meta-step `step` (default: the newest): its meta-step, its state and the log from the start.
+
+    `template` is `jax.eval_shape(meta.init, key)`; the state returns in its tree, shapes and dtypes.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+        CheckpointError: it is damaged or foreign, its arrays are not the template's, or it was made under another
+            `fingerprint` (None: not compared).
+    """
+    available = steps(directory)
+    if not available or step not in (None, *available):
+        raise FileNotFoundError(f"no checkpoint to restore in {directory}; available: {available or 'none'}")
+    step = available[-1] if step is None else step
+    path = Path(directory).absolute() / "checkpoints" / str(step)
+    others = [other for other in available if other != step]
+    hint = f"other checkpoints there: {others or 'none'} (delete {step} to resume from an earlier one)"
+    try:
+        about, arrays = _read(path, template)
+    except CheckpointError:
+        raise
+    except Exception as error:  # orbax, tensorstore and json each have their own ways of saying that a file is broken
+        raise CheckpointError(f"{path} is not a readable metarl checkpoint ({type(error).__name__}); {hint}") from error
+    if _digest(arrays) != about["digest"]:
+        raise CheckpointError(f"{path} is damaged (its contents do not match its digest); {hint}")
+    if fingerprint is not None:
+        _same_configuration(path, about["fingerprint"], _jsonable(fingerprint))
+    return step, _unflatten(template, arrays), _load_log(Path(directory) / "log", step)
+
+
+def _read(path: Path, template: PyTree) -> tuple[dict[str, Any], list[np.ndarray]]:
+    import orbax.checkpoint as ocp
+
+    names, leaves = _flatten(jax.eval_shape(_raw, template))
+    with _manager(path.parent.parent, keep=None) as manager:
+        about = manager.restore(int(path.name), args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
+        expected = _describe(names, leaves)
+        details = _differences(about["leaves"], expected)
+        if details:
+            raise CheckpointError(f"{path} holds other arrays than this program: {details}")
+        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        shapes = {
+            f"{i:05d}": jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here) for i, x in enumerate(leaves) if x.size
+        }
+        filled = manager.restore(int(path.name), args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes))).state
+    return about, [np.asarray(filled.get(f"{i:05d}", np.zeros(x.shape, x.dtype))) for i, x in enumerate(leaves)]
+
+
+def _manager(directory: Path, keep: int | None) -> Any:
+    import orbax.checkpoint as ocp
+
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=keep,
+        enable_async_checkpointing=False,
+        cleanup_tmp_directories=keep is not None,  # a writer's right: a reader may look on while a run is saving
+    )
+    return ocp.CheckpointManager(directory / "checkpoints", options=options, item_names=("state", "about"))
+
+
+def _same_configuration(path: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
+    details = _differences(there, here)
+    if details:
+        raise CheckpointError(f"{path} was made under another configuration: {details}")
+
+
+def _differences(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """Each field that differs with both values; empty if none does."""
+
+    def show(fields: dict[str, Any], name: str) -> str:
+        return repr(fields[name]) if name in fields else "absent"
+
+    names = [n for n in {**there, **here} if n not in there or n not in here or there[n] != here[n]]
+    return "; ".join(f"{name}: {show(there, name)} there, {show(here, name)} here" for name in names)
+
+
+def _raw(state: PyTree) -> PyTree:
+    """The same tree with typed PRNG keys as their integers, which is what files can hold."""
+    return jax.tree.map(lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x, state)
+
+
+def _flatten(state: PyTree) -> tuple[list[str], list[Any]]:
+    paths = jax.tree_util.tree_leaves_with_path(state)
+    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths], [x for _, x in paths]
+
+
+def _unflatten(template: PyTree, arrays: list[np.ndarray]) -> PyTree:
+    def leaf(like: Any, array: np.ndarray) -> jax.Array:
+        if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(jnp.empty(0, like.dtype)))
+        return jnp.asarray(array)
+
+    leaves, tree = jax.tree.flatten(template)
+    return jax.tree.unflatten(tree, [leaf(like, array) for like, array in zip(leaves, arrays, strict=True)])
+
+
+def _describe(names: list[str], leaves: list[Any]) -> dict[str, str]:
+    return {name: f"{x.dtype}{list(x.shape)}" for name, x in zip(names, leaves, strict=True)}
+
+
+def _digest(arrays: list[np.ndarray]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _jsonable(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(dict(fingerprint), default=str))
+
+
+def _save_log(directory: Path, step: int, log: Log) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    first = step - len(next(iter(log.values()), ()))
+    for path in directory.glob("*.npz"):  # what a killed run logged past the checkpoint that this one resumed from
+        if path.stem.isdigit() and int(path.stem) > first:
+            path.unlink()
+    unfinished = directory / "unfinished.npz"
+    np.savez(unfinished, **log)  # type: ignore[arg-type]
+    os.replace(unfinished, directory / f"{step:09d}.npz")
+
+
+def _load_log(directory: Path, step: int) -> Log:
+    segments = []
+    for path in sorted(directory.glob("*.npz")):
+        if path.stem.isdigit() and int(path.stem) <= step:
+            try:
+                with np.load(path) as file:
+                    segments.append({name: file[name] for name in file.files})
+            except Exception as error:
+                raise CheckpointError(f"{path} is not a readable metarl log ({type(error).__name__})") from error
+    return concatenate(segments)
+
+
+def concatenate(segments: list[Log]) -> Log:
+    """Joins logs of successive meta-steps along their first axis."""
+    names = segments[0] if segments else ()
+    return {name: np.concatenate([segment[name] for segment in segments]) for name in names}

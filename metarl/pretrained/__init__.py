@@ -1,0 +1,86 @@
+"""Learned parameters as files to ship: safetensors with a JSON header that says what they are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metarl.types import Params
+
+
+def save_params(path: str | Path, params: Params, metadata: Mapping[str, Any]) -> None:
+    """Writes nested dicts of arrays to one `.safetensors` file, names joined with "/".
+
+    `metadata` is any JSON-able mapping (the configuration that made them, scores); metarl's version and a hash of the
+    contents are added. Raises ValueError for anything but dicts of arrays, and for names that are empty or hold "/".
+    """
+    from safetensors.numpy import save
+
+    from metarl import __version__
+
+    flat = dict(_flatten(params))
+    header = {**metadata, "metarl_version": __version__, "content_hash": _hash(flat)}
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished.write_bytes(save(flat, {"metarl": json.dumps(header)}))
+    os.replace(unfinished, path)
+
+
+def load_params(path: str | Path) -> tuple[Params, dict[str, Any]]:
+    """Reads what `save_params` wrote: nested dicts of numpy arrays, and the metadata.
+
+    Raises FileNotFoundError if there is no such file, ValueError if it is damaged or not metarl's.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no parameters at {path}")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = (file.metadata() or {}).get("metarl")
+            flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
+    if header is None:
+        raise ValueError(f"{path} was not written by metarl.pretrained: it has no 'metarl' metadata")
+    metadata = json.loads(header)
+    if metadata.get("content_hash") != _hash(flat):
+        raise ValueError(f"{path} is damaged: its contents do not match its content hash")
+    params: dict[str, Any] = {}
+    for name, array in flat.items():
+        *parents, last = name.split("/")
+        node = params
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = array
+    return params, metadata
+
+
+def _flatten(params: Params, prefix: str = "") -> list[tuple[str, np.ndarray]]:
+    if not isinstance(params, Mapping):
+        raise ValueError(f"params must be nested dicts of arrays, got {type(params).__name__} at {prefix!r}")
+    items: list[tuple[str, np.ndarray]] = []
+    for name, value in params.items():
+        if not isinstance(name, str) or not name or "/" in name:
+            raise ValueError(f"names must be non-empty strings without '/', got {name!r}")
+        if hasattr(value, "dtype"):
+            items.append((prefix + name, np.ascontiguousarray(value)))
+        else:
+            items += _flatten(value, f"{prefix}{name}/")
+    return items
+
+
+def _hash(flat: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(flat):
+        digest.update(f"{name}:{flat[name].dtype}{flat[name].shape}".encode())
+        digest.update(flat[name].tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,171 @@
+"""Where metrics go as they are made. A sink is any object with `write(step, metrics)` and `close()`.
+
+`train` calls `write` once per meta-step, in order, with one number per metric. A resumed run starts after its last
+checkpoint, so a sink may see again steps that it was given before.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import os
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+import numpy as np
+
+
+class Sink(Protocol):
+    """Receives each meta-step's metrics; meta-steps count from 1."""
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class CSV:
+    """One row per meta-step in the file `path`, on disk as soon as it is written.
+
+    On the first write, rows of that meta-step and later ones are dropped: they are about to be made again.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self._file: TextIO | None = None
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        if self._file is None:
+            self._open(step, metrics)
+        self._writer.writerow({"step": step, **metrics})
+
+    def _open(self, step: int, metrics: Mapping[str, float]) -> None:
+        earlier: list[dict[str, Any]] = []
+        if self.path.exists():
+            with self.path.open(newline="") as file:
+                earlier = [row for row in csv.DictReader(file) if row.get("step", "").isdigit() and None not in row]
+        earlier = [row for row in earlier if int(row["step"]) < step]
+        names = list(dict.fromkeys(["step", *(earlier[0] if earlier else ()), *metrics]))
+        unfinished = self.path.with_suffix(".unfinished")
+        with unfinished.open("w", newline="") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(earlier)
+        os.replace(unfinished, self.path)
+        self._file = self.path.open("a", newline="", buffering=1)  # a line is flushed when it ends
+        self._writer = csv.DictWriter(self._file, names)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+class Progress:
+    """A live display of the meta-step, the speed, the time left and the curves named by `keys` (default: the first 4).
+
+    Where the output is no terminal, one plain line every `every` seconds instead.
+    """
+
+    def __init__(self, steps: int, keys: Iterable[str] = (), every: float = 5.0, console: Any = None):
+        from rich.console import Console
+
+        self.steps, self.keys, self.every = steps, tuple(keys), every
+        self.console = console or Console(stderr=True)
+        self._live: Any = None
+        self._curves: dict[str, list[float]] = {}
+        self._marks: deque[tuple[float, int]] = deque(maxlen=100)  # (seconds, meta-step) of the last bursts of rows
+        self._shown = -float("inf")
+        self._step = 0
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        now = time.monotonic()
+        if self._marks and now - self._marks[-1][0] < 0.05:  # a chunk's rows come at once: only its last one counts
+            self._marks[-1] = (self._marks[-1][0], step)
+        else:
+            self._marks.append((now, step))
+        self._step = step
+        for name in [key for key in self.keys if key in metrics] or list(metrics)[:4]:
+            self._curves.setdefault(name, []).append(metrics[name])
+        if now - self._shown >= (0.25 if self.console.is_terminal else self.every):
+            self._show()
+
+    def close(self) -> None:
+        if self._curves:
+            self._show()
+        if self._live is not None:
+            self._live.stop()
+
+    def _show(self) -> None:
+        self._shown = time.monotonic()
+        head = self._head()
+        if not self.console.is_terminal:
+            curves = "  ".join(f"{name} {curve[-1]:.4g}" for name, curve in self._curves.items())
+            self.console.print(f"{head}  {curves}", highlight=False, soft_wrap=True)
+            return
+        from rich.live import Live
+        from rich.table import Table
+
+        table = Table.grid(padding=(0, 2))
+        for name, curve in self._curves.items():
+            table.add_row(name, f"{curve[-1]:.4g}", f"[cyan]{sparkline(curve)}[/]")
+        whole = Table.grid()
+        whole.add_row(f"[bold]{head}[/]")
+        whole.add_row(table)
+        if self._live is None:
+            self._live = Live(console=self.console, auto_refresh=False)
+            self._live.start()
+        self._live.update(whole, refresh=True)
+
+    def _head(self) -> str:
+        (start, first), (end, last) = self._marks[0], self._marks[-1]
+        head = f"meta-step {self._step}/{self.steps}"
+        if last == first or end == start:
+            return head
+        speed = (last - first) / (end - start)
+        left = int(max(self.steps - self._step, 0) / speed)
+        return f"{head}  {speed:.3g} steps/s  {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
+
+
+def sparkline(values: Iterable[float], width: int = 32) -> str:
+    """The curve as at most `width` block characters, each the mean of its share; a gap where it is not finite."""
+    shares = [np.mean(share) for share in np.array_split(np.asarray(list(values), float), width) if share.size]
+    finite = [x for x in shares if np.isfinite(x)]
+    low, high = (min(finite), max(finite)) if finite else (0.0, 0.0)
+    scale = 7.0 / (high - low) if high > low else 0.0
+    return "".join("▁▂▃▄▅▆▇█"[round((x - low) * scale)] if np.isfinite(x) else " " for x in shares)
+
+
+class TensorBoard:
+    """TensorBoard event files in `directory`. Raises ImportError naming the extra to install."""
+
+    def __init__(self, directory: str | Path):
+        self._writer = _optional("tensorboardX", "tensorboard").SummaryWriter(str(directory))
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WandB:
+    """A Weights & Biases run; `options` go to `wandb.init`. Raises ImportError naming the extra to install."""
+
+    def __init__(self, **options: Any):
+        self._run = _optional("wandb", "wandb").init(**options)
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._run.log(dict(metrics), step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def _optional(module: str, extra: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(f"{module} is not installed: pip install 'metarl-jax[{extra}]'") from error

@@ -1,0 +1,215 @@
+"""The only host loop: compiled chunks of meta-steps, with logs, checkpoints, resume and interruption between them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metarl import checkpoint
+from metarl.checkpoint import Log
+from metarl.meta import Meta, MetaState
+from metarl.sinks import Sink
+from metarl.types import Array, Key, MetaParams, Metrics
+
+WATCHED = ("lifetime_loss", "meta_loss")  # metrics that must stay finite
+
+
+class Interrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM stopped a run after meta-step `step`, which was saved if the run has a directory."""
+
+    def __init__(self, step: int, signum: int, directory: str | Path | None):
+        saved = f"saved in {directory}, resume to go on" if directory else "nothing saved (the run has no directory)"
+        super().__init__(f"{signal.Signals(signum).name} after meta-step {step}: {saved}")
+        self.step, self.signum = step, signum
+
+
+class NonFiniteLoss(FloatingPointError):
+    """A loss, or what it taught, is NaN or infinite.
+
+    `step` is the first such meta-step (for meta-parameters the last of the chunk), `lifetimes` holds the indices of the
+    lifetimes whose loss it is (empty for the meta-loss and meta-parameters).
+    """
+
+    def __init__(self, name: str, step: int, lifetimes: list[Any], last_good: str):
+        where = f" in lifetimes {lifetimes}" if lifetimes else ""
+        super().__init__(f"{name} is not finite in meta-step {step}{where}; last good checkpoint: {last_good}")
+        self.step, self.lifetimes = step, lifetimes
+
+
+def train(
+    meta: Meta,
+    *,
+    seed: int = 0,
+    steps: int,
+    directory: str | Path | None = None,
+    chunk: int = 10,
+    checkpoint_every: int = 100,
+    keep: int = 3,
+    resume: bool = False,
+    sinks: Sequence[Sink] = (),
+    fingerprint: Mapping[str, Any] | None = None,
+) -> tuple[MetaState, Log]:
+    """Trains for `steps` meta-steps in all and returns the meta-state and the log (metric name -> [steps, ...]).
+
+    Meta-steps are counted from 1. Step n's key depends on `seed` and n alone, so a resumed run equals an
+    uninterrupted one bit for bit, whatever `chunk` is, and its log holds the earlier steps too.
+
+    Args:
+        seed: of the initial state and of every meta-step.
+        directory: where checkpoints and the log go; None saves nothing.
+        chunk: meta-steps per call of the one compiled function; the host sees metrics and signals in between.
+        checkpoint_every: meta-steps between checkpoints; the last meta-step is always saved.
+        keep: how many checkpoints stay on disk.
+        resume: go on from the newest checkpoint in `directory`; returns at once if it has reached `steps`.
+        sinks: each gets every meta-step's metrics, averaged to one number; closed in any case.
+        fingerprint: JSON-able configuration; a resumed run must have the same one (and the same seed).
+
+    Raises:
+        ValueError: an argument is out of range, or (CheckpointError) the checkpoint is unusable.
+        FileExistsError, FileNotFoundError: `directory` holds a run without `resume`, or none with it.
+        NonFiniteLoss: `lifetime_loss`, `meta_loss` or a meta-parameter is NaN or infinite; that state is not saved.
+        Interrupted: SIGINT or SIGTERM came; the chunk was finished and saved first. A second signal kills at once
+            (while XLA compiles, only when it has compiled).
+    """
+    with contextlib.ExitStack() as stack:
+        for sink in sinks:
+            stack.callback(sink.close)
+        for name, value in dict(steps=steps, chunk=chunk, checkpoint_every=checkpoint_every, keep=keep).items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        _check_directory(directory, resume)
+        fingerprint = {**(fingerprint or {}), "seed": seed}
+
+        init_key, key = jax.random.split(jax.random.key(seed))
+        template = jax.eval_shape(meta.init, init_key)
+        done, segments, state = 0, [], None
+        if resume:
+            done, state, log = checkpoint.restore(str(directory), template, fingerprint)
+            if done >= steps:
+                return state, log
+            segments = [log]
+        caught = stack.enter_context(_signals())
+        run = _compile(meta.step, template, key, chunk)
+        state = jax.jit(meta.init)(init_key) if state is None else state
+
+        unsaved: list[Log] = []
+        while done < steps:
+            count = min(chunk, steps - done, checkpoint_every - done % checkpoint_every)
+            state, metrics = run(state, jnp.int32(done), jnp.int32(count))
+            rows = _fetch(metrics, count)
+            segments.append(rows)
+            unsaved.append(rows)
+            for i in range(count):
+                for sink in sinks:
+                    sink.write(done + i + 1, {name: float(np.mean(x[i])) for name, x in rows.items()})
+            done += count
+            _check_finite(rows, state.params, done, directory)
+            stop = list(caught)  # a signal that comes from here on waits for the next chunk
+            if directory and (stop or done == steps or done % checkpoint_every == 0):
+                checkpoint.save(directory, done, state, checkpoint.concatenate(unsaved), fingerprint, keep)
+                unsaved = []
+            if stop:
+                raise Interrupted(done, stop[0], directory)
+        return state, checkpoint.concatenate(segments)
+
+
+def _compile(step: Callable[..., tuple[MetaState, Metrics]], template: MetaState, key: Key, chunk: int) -> Any:
+    """Compiles `(state, done, count) -> (state, metrics [chunk, ...])`: `count` <= chunk meta-steps after step `done`.
+
+    The trip count is an argument, so one compilation serves every chunk of a run and a short last one.
+    """
+    step = jax.jit(step)  # traced once for the shape of its metrics and for the loop
+
+    def run(state: MetaState, done: Array, count: Array) -> tuple[MetaState, Metrics]:
+        def body(i: Array, carry: tuple[MetaState, Metrics]) -> tuple[MetaState, Metrics]:
+            state, rows = carry
+            state, metrics = step(state, jax.random.fold_in(key, done + i))
+            return state, {name: row.at[i].set(metrics[name]) for name, row in rows.items()}
+
+        shapes = jax.eval_shape(step, state, key)[1]
+        rows = {name: jnp.zeros((chunk, *x.shape), x.dtype) for name, x in shapes.items()}
+        return jax.lax.fori_loop(0, count, body, (state, rows))
+
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    strong = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), template)
+    return jax.jit(run, donate_argnums=0).lower(strong, number, number).compile()
+
+
+def _fetch(metrics: Metrics, count: int) -> Log:
+    """The first `count` rows on the host. Sleeps until they are ready, because only Python code can see a signal."""
+    start = time.monotonic()
+    pending: list[Any] = list(metrics.values())
+    while not all(x.is_ready() for x in pending):
+        time.sleep(min(0.05, 1e-5 + 0.02 * (time.monotonic() - start)))
+    rows = {name: np.asarray(x)[:count] for name, x in metrics.items()}
+    return {name: x.astype(np.float32) if x.dtype == jnp.bfloat16 else x for name, x in rows.items()}
+
+
+def _check_finite(rows: Log, params: MetaParams, done: int, directory: str | Path | None) -> None:
+    """Checks the metrics of the last chunk, which ended with meta-step `done`, and the meta-parameters after it."""
+    saved = checkpoint.steps(directory) if directory else []
+    last_good = f"meta-step {saved[-1]} in {directory}" if saved else "none"
+    bad = {name: np.argwhere(~np.isfinite(rows[name])) for name in WATCHED if name in rows}  # [n, (row, lifetime)]
+    bad = {name: indices for name, indices in bad.items() if len(indices)}
+    if bad:
+        name = min(bad, key=lambda name: bad[name][0][0])
+        row = int(bad[name][0][0])
+        indices = [index[1:] for index in bad[name].tolist() if index[0] == row and len(index) > 1]
+        lifetimes = [index[0] if len(index) == 1 else tuple(index) for index in indices]
+        raise NonFiniteLoss(name, done - len(rows[name]) + row + 1, lifetimes, last_good)
+    for path, x in jax.tree_util.tree_leaves_with_path(params):  # a finite loss can have a gradient that is not
+        if jnp.issubdtype(x.dtype, jnp.inexact) and not np.isfinite(np.asarray(x)).all():
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise NonFiniteLoss(f"meta-parameter {name}", done, [], last_good)
+
+
+def _check_directory(directory: str | Path | None, resume: bool) -> None:
+    if directory is None:
+        if resume:
+            raise ValueError("resume needs the directory of the run to go on with")
+        return
+    saved = checkpoint.steps(directory)
+    if resume and not saved:
+        raise FileNotFoundError(f"nothing to resume: no checkpoint in {directory}")
+    if saved and not resume:
+        raise FileExistsError(
+            f"{directory} holds a run of {saved[-1]} meta-steps: give resume to go on with it, or another directory"
+        )
+    try:
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=directory).close()
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write to the run's directory ({error.strerror})", str(directory)) from error
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collects the first SIGINT or SIGTERM in a list (main thread only); a second one ends the process."""
+    caught: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
+
+    def catch(signum: int, frame: Any) -> None:
+        caught.append(signum)
+        for each in previous:
+            signal.signal(each, signal.SIG_DFL)
+        os.write(2, b"\nstopping after this chunk of meta-steps (again to stop at once)\n")
+
+    previous = {signum: signal.signal(signum, catch) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler if handler is not None else signal.SIG_DFL)

@@ -1,0 +1,32 @@
+"""Fixtures that every test file shares."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import pytest
+
+
+def pytest_configure(config):
+    # compiled programs outlive the test run: the second run starts in seconds
+    cache = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR", config.rootpath / ".jax_cache"))
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)  # for the processes that tests start
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@pytest.fixture
+def strict():
+    """No silent promotion of dtypes or ranks: for tests of leaf maths."""
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        yield
+
+
+@pytest.fixture
+def x64():
+    """64-bit mode: for tests against finite differences and closed forms."""
+    with jax.enable_x64(True):
+        yield

@@ -1,0 +1,136 @@
+"""What agents are made of: each network against the same function written out by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metarl.networks import gru, minatar_conv, mlp, policy_head, tabular
+from metarl.types import Box, Discrete
+
+OUTPUTS = {"policy": 3, "value": 1, "y": 4}
+FLAT, BOARD = Box(-1.0, 1.0, (6,)), Box(0.0, 1.0, (10, 10, 4))
+FIRST, LATER = jnp.bool_(True), jnp.bool_(False)
+KINDS = {
+    "tabular": (tabular, Discrete(7)),
+    "mlp": (mlp((8, 8)), FLAT),
+    "mlp on indices": (mlp((8,)), Discrete(7)),
+    "conv": (minatar_conv(2, 8), BOARD),
+    "gru": (gru(8), FLAT),
+}
+
+
+def some_obs(space, key):
+    return space.sample(key) if hasattr(space, "n") else jax.random.normal(key, space.shape)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def network(request):
+    factory, space = KINDS[request.param]
+    net = factory(space, OUTPUTS)
+    return net, net.init(jax.random.key(0)), some_obs(space, jax.random.key(1))
+
+
+def test_outputs_have_their_sizes_and_the_policy_is_nearly_uniform_at_birth(network):
+    net, params, obs = network
+    outputs, carry = net.apply(params, obs, FIRST, net.carry)
+    assert {name: x.shape for name, x in outputs.items()} == {name: (size,) for name, size in OUTPUTS.items()}
+    assert jax.tree.map(jnp.shape, carry) == jax.tree.map(jnp.shape, net.carry)
+    assert np.ptp(jax.nn.softmax(outputs["policy"])) < 0.05
+
+
+def test_outputs_share_no_parameters(network):
+    net, params, obs = network
+    assert set(params) == set(OUTPUTS)
+
+    def gradient(name):
+        return jax.grad(lambda p: net.apply(p, obs, FIRST, net.carry)[0][name].sum())(params)
+
+    for name in OUTPUTS:
+        reached = {k: any(bool((x != 0).any()) for x in jax.tree.leaves(g)) for k, g in gradient(name).items()}
+        assert reached == {k: k == name for k in OUTPUTS}
+
+
+def test_a_table_is_the_product_with_a_one_hot_vector():
+    net = tabular(Discrete(7), OUTPUTS)
+    keys = dict(zip(OUTPUTS, jax.random.split(jax.random.key(0), 3), strict=True))
+    params = {name: jax.random.normal(keys[name], x.shape) for name, x in net.init(jax.random.key(1)).items()}
+    for obs in range(7):
+        outputs, _ = net.apply(params, jnp.int32(obs), FIRST, net.carry)
+        for name in OUTPUTS:
+            np.testing.assert_array_equal(outputs[name], np.eye(7, dtype=np.float32)[obs] @ params[name])
+
+
+def dense(params, x):
+    return x @ params["kernel"] + params["bias"]
+
+
+def test_an_mlp_sees_observations_as_they_are():
+    net = mlp((8, 8))(FLAT, OUTPUTS)
+    params, obs = net.init(jax.random.key(0)), 100.0 * jnp.arange(6.0)
+    outputs, _ = net.apply(params, obs, FIRST, net.carry)
+    for name in OUTPUTS:
+        first, second, last = params[name].values()
+        np.testing.assert_allclose(
+            outputs[name], dense(last, jnp.tanh(dense(second, jnp.tanh(dense(first, obs))))), rtol=1e-4, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, bool])
+def test_a_convolution_sees_zeros_and_ones_as_zeros_and_ones(dtype):
+    """MinAtar's boards are binary planes: divided by 255, as images are, they would hardly be seen."""
+    net = minatar_conv(2, 8)(BOARD, {"policy": 3})
+    params = net.init(jax.random.key(0))["policy"]
+    board = jax.random.bernoulli(jax.random.key(1), 0.2, BOARD.shape)
+    outputs, _ = net.apply({"policy": params}, board.astype(dtype), FIRST, net.carry)
+    x, kernel = np.asarray(board, np.float32), params["Conv_0"]["kernel"]
+    windows = np.array([[x[i : i + 3, j : j + 3] for j in range(8)] for i in range(8)])
+    hidden = jax.nn.relu(jnp.einsum("ijabc,abco->ijo", windows, kernel) + params["Conv_0"]["bias"])
+    hidden = jax.nn.relu(dense(params["Dense_0"], hidden.reshape(-1)))
+    np.testing.assert_allclose(outputs["policy"], dense(params["Dense_1"], hidden), atol=1e-6)
+
+
+def test_a_recurrent_network_remembers_within_an_episode_only():
+    net = gru(8)(FLAT, OUTPUTS)
+    params, obs = net.init(jax.random.key(0)), jnp.ones(6)
+    apply = jax.jit(net.apply)
+    _, memory = apply(params, -obs, FIRST, net.carry)
+    fresh, _ = apply(params, obs, FIRST, net.carry)
+    forgotten, _ = apply(params, obs, FIRST, memory)
+    remembered, _ = apply(params, obs, LATER, memory)
+    unmarked, _ = apply(params, obs, LATER, net.carry)
+    for name in OUTPUTS:
+        np.testing.assert_array_equal(forgotten[name], fresh[name])
+        np.testing.assert_array_equal(unmarked[name], fresh[name])
+        assert (remembered[name] != fresh[name]).all()
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: tabular(FLAT, OUTPUTS), "tabular network needs a Discrete observation space, got Box"),
+        (lambda: policy_head(Box(-1.0, 1.0, (2, 2))), "Discrete or a one-dimensional Box, got Box"),
+        (lambda: policy_head(Box(-1.0, 1.0, ())), "Discrete or a one-dimensional Box, got Box"),
+        (lambda: policy_head("left"), "Discrete or a one-dimensional Box, got 'left'"),
+    ],
+)
+def test_spaces_that_do_not_fit_are_named(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_a_discrete_policy_is_a_softmax():
+    head = policy_head(Discrete(3))
+    policy = head.distribution(jnp.log(jnp.array([1.0, 2.0, 5.0])))
+    assert head.size == 3
+    np.testing.assert_allclose(policy.log_prob(jnp.arange(3)), np.log([1 / 8, 2 / 8, 5 / 8]), rtol=1e-5)
+
+
+def test_a_continuous_policy_is_a_gaussian_with_clipped_actions():
+    head = policy_head(Box(-1.0, 2.0, (2,)))
+    assert head.size == 4
+    policy = head.distribution(jnp.array([0.5, -0.5, np.log(2.0), -50.0]))  # deviations 2 and exp(-5), the least
+    z = np.array([(1.5 - 0.5) / 2.0, 0.01 / np.exp(-5.0)])
+    expected = -0.5 * z**2 - np.log([2.0, np.exp(-5.0)]) - 0.5 * np.log(2 * np.pi)
+    assert float(policy.log_prob(jnp.array([1.5, -0.49]))) == pytest.approx(expected.sum(), rel=1e-4)
+    np.testing.assert_array_equal(head.clip(jnp.array([-3.0, 3.0])), [-1.0, 2.0])

@@ -1,0 +1,323 @@
+"""The host loop: one compile, exact resume, clean interruption, a stop at losses that are not finite."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metarl import checkpoint
+from metarl.meta import Meta, MetaState
+from metarl.sinks import CSV, Progress, sparkline
+from metarl.train import Interrupted, NonFiniteLoss, train
+
+
+class Momentum(NamedTuple):
+    trace: jax.Array
+    count: jax.Array
+
+
+def toy(nan_at=-1, slow_after=-1):
+    """A quadratic under noisy gradients with momentum, holding every kind of leaf that a state may have."""
+
+    def init(key):
+        params = {"w": jax.random.normal(key, (3,)), "half": jnp.ones(2, jnp.bfloat16)}
+        lifetimes = {"age": jnp.zeros(4, jnp.int32), "empty": jnp.zeros((4, 0)), "done": jnp.zeros(4, bool)}
+        return MetaState(jnp.int32(0), params, Momentum(jnp.zeros(3), jnp.int32(0)), key, (), lifetimes)
+
+    def step(state, key):
+        noise_key, estimator = jax.random.split(jax.random.fold_in(state.estimator, jax.random.bits(key)))
+        w = state.params["w"] + 0.1 * jax.random.normal(noise_key, (4, 3))
+        losses = (w**2).sum(-1).at[2].add(jnp.where(state.step + 1 == nan_at, jnp.nan, 0.0))
+        trace = 0.9 * state.opt_state.trace + w.mean(0)
+        if slow_after >= 0:
+            trips = jnp.where(state.step < slow_after, 0, 2**30)
+            trace = jax.lax.fori_loop(0, trips, lambda _, x: jnp.sin(x) * 1.0001, trace)
+        params = {**state.params, "w": state.params["w"] - 0.05 * trace}
+        state = MetaState(
+            state.step + 1,
+            params,
+            Momentum(trace, state.opt_state.count + 1),
+            estimator,
+            (),
+            {**state.lifetimes, "age": state.lifetimes["age"] + 1},
+        )
+        return state, {"meta_loss": losses.mean(), "lifetime_loss": losses, "norm": jnp.linalg.norm(trace)}
+
+    return Meta(init, step)
+
+
+def assert_same(one, other):
+    """Equal bit for bit: the same tree, dtypes and values."""
+    one, other = jax.tree.map(checkpoint._raw, (one, other))
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+def csv_steps(path):
+    with Path(path).open(newline="") as file:
+        return [int(row["step"]) for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """30 meta-steps without interruption."""
+    return train(toy(), seed=1, steps=30)
+
+
+def test_the_log_keeps_the_axes_of_metrics(whole):
+    state, log = whole
+    assert log["meta_loss"].shape == (30,)
+    assert log["lifetime_loss"].shape == (30, 4)
+    assert int(state.step) == 30
+    assert log["meta_loss"][-5:].mean() < 0.2 * log["meta_loss"][0]
+
+
+def test_one_compile_per_run_also_for_a_prime_number_of_steps(caplog, tmp_path):
+    traces = []
+    meta = toy()
+
+    def step(state, key):
+        traces.append(1)
+        return meta.step(state, key)
+
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        train(Meta(meta.init, step), steps=23, chunk=5, checkpoint_every=7, directory=tmp_path / "run")
+    compiled = [r.getMessage() for r in caplog.records if r.getMessage().startswith("Compiling jit(run)")]
+    assert len(traces) == 1
+    assert len(compiled) == 1
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 30, 1000])
+def test_the_result_does_not_depend_on_the_chunk(whole, chunk):
+    assert_same(train(toy(), seed=1, steps=30, chunk=chunk), whole)
+
+
+def test_another_seed_gives_another_run(whole):
+    assert not np.array_equal(train(toy(), seed=2, steps=30)[1]["meta_loss"], whole[1]["meta_loss"])
+
+
+def test_a_weakly_typed_initial_state_trains():
+    meta = toy()
+
+    def weak(key):
+        state = meta.init(key)
+        return state._replace(opt_state=state.opt_state._replace(count=jnp.asarray(0)), curriculum=jnp.asarray(1.0))
+
+    def step(state, key):
+        new, metrics = meta.step(state, key)
+        return new._replace(curriculum=state.curriculum * 2), metrics
+
+    assert int(train(Meta(weak, step), steps=5, chunk=2)[0].curriculum) == 32
+
+
+def test_resumed_equals_uninterrupted(whole, tmp_path):
+    train(toy(), seed=1, steps=11, chunk=4, directory=tmp_path)
+    assert_same(train(toy(), seed=1, steps=30, chunk=6, directory=tmp_path, resume=True), whole)
+
+
+class Crash:
+    """A sink that fails at one meta-step, as a full disk or a bug would."""
+
+    closed = False
+
+    def __init__(self, at):
+        self.at = at
+
+    def write(self, step, metrics):
+        if step == self.at:
+            raise RuntimeError("crash")
+
+    def close(self):
+        self.closed = True
+
+
+def test_resumed_after_a_crash_between_checkpoints(whole, tmp_path):
+    crash, table = Crash(at=23), tmp_path / "metrics.csv"
+    with pytest.raises(RuntimeError, match="crash"):
+        train(toy(), seed=1, steps=30, chunk=3, checkpoint_every=8, directory=tmp_path, sinks=[CSV(table), crash])
+    assert crash.closed
+    assert checkpoint.steps(tmp_path) == [8, 16]
+    assert csv_steps(table)[-1] > 16
+    resumed = train(toy(), seed=1, steps=30, checkpoint_every=10, directory=tmp_path, resume=True, sinks=[CSV(table)])
+    assert_same(resumed, whole)
+    assert csv_steps(table) == list(range(1, 31))
+    assert_same(checkpoint.restore(tmp_path, resumed[0])[1:], whole)
+
+
+def test_steps_already_reached_return_at_once(tmp_path):
+    meta = toy()
+    done = train(meta, steps=10, directory=tmp_path)
+
+    def step(state, key):
+        raise AssertionError("traced")
+
+    assert_same(train(Meta(meta.init, step), steps=10, directory=tmp_path, resume=True), done)
+
+
+def test_keeps_the_newest_checkpoints(tmp_path):
+    train(toy(), steps=25, checkpoint_every=5, keep=2, directory=tmp_path)
+    assert checkpoint.steps(tmp_path) == [20, 25]
+
+
+@pytest.mark.parametrize("name", ["steps", "chunk", "checkpoint_every", "keep"])
+def test_counts_must_be_positive(name):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+        train(toy(), **{"steps": 5, name: 0})
+
+
+def test_refuses_to_overwrite_a_run(tmp_path):
+    train(toy(), steps=5, directory=tmp_path)
+    with pytest.raises(FileExistsError, match="resume"):
+        train(toy(), steps=5, directory=tmp_path)
+
+
+def test_refuses_to_resume_from_nothing(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing to resume"):
+        train(toy(), steps=5, directory=tmp_path, resume=True)
+    with pytest.raises(ValueError, match="needs the directory"):
+        train(toy(), steps=5, resume=True)
+
+
+def test_refuses_a_directory_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="cannot write to the run's directory"):
+        train(toy(), steps=5, directory=tmp_path / "file" / "run")
+
+
+def test_nan_names_step_and_lifetime_and_keeps_the_last_good_checkpoint(tmp_path):
+    with pytest.raises(
+        NonFiniteLoss, match=r"lifetime_loss .* meta-step 17 in lifetimes \[2\].*meta-step 10 in"
+    ) as error:
+        train(toy(nan_at=17), seed=1, steps=30, chunk=5, checkpoint_every=10, directory=tmp_path)
+    assert (error.value.step, error.value.lifetimes) == (17, [2])
+    assert isinstance(error.value, FloatingPointError)
+    assert checkpoint.steps(tmp_path) == [10]
+    state, log = train(toy(), seed=1, steps=10, directory=tmp_path, resume=True)
+    assert int(state.step) == 10
+    assert np.isfinite(log["meta_loss"]).all()
+
+
+def test_poisoned_meta_parameters_are_not_saved(tmp_path):
+    meta = toy()
+
+    def step(state, key):  # the loss of meta-step 20 is fine, but its gradient is not
+        new, metrics = meta.step(state, key)
+        poison = jnp.where(new.step == 20, jnp.inf, 1.0)
+        return new._replace(params={**new.params, "w": new.params["w"] * poison}), metrics
+
+    with pytest.raises(NonFiniteLoss, match="meta-parameter w is not finite in meta-step 20; .* meta-step 10 in"):
+        train(Meta(meta.init, step), steps=30, checkpoint_every=10, directory=tmp_path)
+    assert checkpoint.steps(tmp_path) == [10]
+
+
+def test_signal_handlers_are_restored(tmp_path):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+
+    class Press:
+        def write(self, step, metrics):
+            if step == 7:
+                signal.raise_signal(signal.SIGINT)
+
+        def close(self): ...
+
+    with pytest.raises(Interrupted, match="SIGINT after meta-step 10") as error:
+        train(toy(), steps=30, chunk=5, sinks=[Press()], directory=tmp_path)
+    assert error.value.step == 10
+    assert checkpoint.steps(tmp_path) == [10]
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def start(directory, **options):
+    """A process that trains far too long; returns once the first rows are on disk."""
+    toy_options = {name: options.pop(name) for name in ("slow_after",) if name in options}
+    code = (
+        "import sys; from test_train import *\n"
+        f"try: train(toy(**{toy_options}), seed=1, steps=10**6, directory={str(directory)!r}, "
+        f"sinks=[CSV({str(directory / 'metrics.csv')!r})], **{options})\n"
+        "except Interrupted as e: sys.exit(128 + e.signum)\n"
+    )
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
+    environment = {**os.environ, "PYTHONPATH": path}
+    process = subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        table = directory / "metrics.csv"
+        if table.exists() and len(table.read_text().splitlines()) > 10:
+            return process
+        time.sleep(0.02)
+    process.kill()
+    raise AssertionError(process.communicate()[1])
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_stops(tmp_path, signum):
+    process = start(tmp_path, checkpoint_every=10**6)
+    process.send_signal(signum)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 128 + signum, errors
+    (saved,) = checkpoint.steps(tmp_path)
+    assert csv_steps(tmp_path / "metrics.csv") == list(range(1, saved + 1))
+    assert_same(
+        train(toy(), seed=1, steps=saved + 7, directory=tmp_path, resume=True), train(toy(), seed=1, steps=saved + 7)
+    )
+
+
+def test_a_second_signal_stops_at_once(tmp_path):
+    process = start(tmp_path, slow_after=10)  # the second chunk takes minutes
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    try:
+        _, errors = process.communicate(timeout=5)
+    finally:
+        process.kill()
+    assert process.returncode == -signal.SIGINT
+    assert "again to stop at once" in errors
+    assert len(csv_steps(tmp_path / "metrics.csv")) == 10
+
+
+def test_kill_loses_no_more_than_since_the_last_checkpoint(tmp_path):
+    process = start(tmp_path, chunk=5, checkpoint_every=5)  # most of the time goes into writing checkpoints
+    time.sleep(0.3)
+    process.kill()
+    process.communicate()
+    table = tmp_path / "metrics.csv"
+    reached, saved = csv_steps(table)[-1], checkpoint.steps(tmp_path)[-1]
+    assert saved >= reached - 5
+    resumed = train(toy(), seed=1, steps=saved + 12, directory=tmp_path, resume=True, sinks=[CSV(table)])
+    assert_same(resumed, train(toy(), seed=1, steps=saved + 12))
+    assert csv_steps(table) == list(range(1, saved + 13))
+
+
+def test_csv_holds_what_the_log_holds(whole, tmp_path):
+    train(toy(), seed=1, steps=30, sinks=[CSV(tmp_path / "metrics.csv")])
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["meta_loss"]) for row in rows] == whole[1]["meta_loss"].tolist()
+    np.testing.assert_allclose([float(r["lifetime_loss"]) for r in rows], whole[1]["lifetime_loss"].mean(1), rtol=1e-6)
+
+
+def test_progress_is_plain_lines_without_a_terminal(capsys):
+    train(toy(), steps=20, sinks=[Progress(20)])
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("meta-step 20/20")
+    assert "meta_loss" in last
+
+
+def test_sparkline_shows_the_shape_of_a_curve():
+    assert sparkline([0, 1, 2, 3, 4, 5, 6, 7]) == "▁▂▃▄▅▆▇█"
+    assert sparkline([1.0, float("nan"), 1.0]) == "▁ ▁"
+    assert len(sparkline(range(1000), width=20)) == 20
