@@ -98,7 +98,20 @@ class Config(cli.Run):
 
 
 PRESETS = {
-    "quick": Config(steps=200, chunk=5, entropy_coef=0.0),
+    "quick": Config(steps=300, num_envs=16),
+    "catch": Config(env="Catch-bsuite", steps=200, rollout_length=36),
+    "gridworld": Config(
+        env="gridworld/small",
+        objective="a2c",
+        steps=250,
+        num_seeds=32,
+        learning_rate=(0.1,),
+        num_envs=16,
+        rollout_length=20,
+        epochs=1,
+        minibatches=1,
+    ),
+    "breakout": Config(env="Breakout-MinAtar", steps=300, num_seeds=4, num_envs=32, rollout_length=64, minibatches=8),
 }
 
 
@@ -111,7 +124,7 @@ class Agent(NamedTuple):
 
 def inner_loop(config: Config, levels: Levels, learning_rate: Array | float) -> InnerLoop:
     """How an agent with this learning rate learns."""
-    options = {
+    options: dict[str, Any] = {
         "discount": config.discount,
         "gae_lambda": config.gae_lambda,
         "value_coef": config.value_coef,
@@ -206,7 +219,7 @@ def report(config: Config, levels: Levels, state: MetaState) -> dict[str, Any]:
         return jax.vmap(partial(inner.fitness, inner.init_meta(key)))(lifetimes, keys)
 
     def score(returns: Array) -> dict[str, Any]:
-        ones = np.ones(config.num_seeds)  # on the scale from 0 to 1: returns as they are, resampled over seeds
+        ones = jnp.ones(config.num_seeds)  # on the scale from 0 to 1: returns as they are, resampled over seeds
         return normalised_return(returns[None], 0.0 * ones, ones)._asdict() | {"seeds": np.asarray(returns).tolist()}
 
     key = jax.random.key(config.seed)

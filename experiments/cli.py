@@ -136,7 +136,7 @@ def run(
             "report": table,
             "wall_clock_seconds": round(seconds, 3),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "hardware": _hardware(),
+            "hardware": hardware(),
             "versions": _versions(),
         }
         unfinished = directory / "results.unfinished"
@@ -214,7 +214,8 @@ def _new_directory(config: Run) -> Path:
     return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}-seed{config.seed}"
 
 
-def _hardware() -> dict[str, Any]:
+def hardware() -> dict[str, Any]:
+    """What this process computes on."""
     devices = jax.devices()
     return {
         "platform": devices[0].platform,

@@ -8,10 +8,7 @@ python -m experiments.lpg --directory runs/lpg --resume
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
-import jax
 import optax
 
 import envs
@@ -66,7 +63,7 @@ class Config(cli.Run):
     """Levels of the report at the end, never trained on."""
     held_out_seeds: int = 10
     """Agents per rule and held-out level in the report; 0 for no report."""
-    held_out_batch: int = 640
+    held_out_batch: int = 256
     """Agents of the report that live side by side."""
 
     def __post_init__(self) -> None:
@@ -152,12 +149,11 @@ def main(argv: list[str] | None = None) -> None:
         levels = envs.make(config.levels, config.horizon or None)
         meta = make(config, levels)
 
-        def report(state: MetaState, log: Log) -> Mapping[str, Any]:
-            rules = {
-                "trained": state.params,
-                "untrained": inner_loop(config, levels).init_meta(jax.random.key(config.seed)),
-            }
-            return held_out_report(config, levels, inner_loop(config, levels), rules)
+        def report(state: MetaState, log: Log) -> cli.Report:
+            inner = inner_loop(config, levels)
+            return held_out_report(
+                config, levels, inner, {"trained": lambda key: state.params, "untrained": inner.init_meta}
+            )
 
         cli.run(meta, config, curves=CURVES, report=report if config.held_out_seeds else None)
 

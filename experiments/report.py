@@ -15,19 +15,19 @@ from envs import gridworld
 from experiments.agents import family
 from metarl.evaluate import final_returns, normalised_return
 from metarl.meta import InnerLoop
-from metarl.types import Array, Levels, MetaParams
+from metarl.types import Array, Key, Levels, MetaParams
 
 HELD_OUT = 2**31 - 1  # draws the held-out levels; training draws its own from split keys, so they never meet
 
 
 def held_out_report(
-    config: Any, levels: Levels, inner: InnerLoop, rules: Mapping[str, MetaParams]
+    config: Any, levels: Levels, inner: InnerLoop, rules: Mapping[str, Callable[[Key], MetaParams]]
 ) -> dict[str, dict[str, float]]:
     """Normalised final returns `{name: {mean, low, high, return}}` on held-out levels, with 95 % intervals.
 
-    Of the agents that each of `rules` trains, of A2C, of the uniformly random policy and, on tabular
-    gridworlds, of the optimal one. Random scores 0; optimal scores 1 where it is known, else A2C.
-    `config` has the fields of `experiments.lpg.Config`.
+    Of the agents that each of `rules` trains (a function of a key, called once per seed), of A2C, of the
+    uniformly random policy and, on tabular gridworlds, of the optimal one. Random scores 0; optimal scores 1
+    where it is known, else A2C. `config` has the fields of `experiments.lpg.Config`.
     """
     env = levels.env
     held_out = jax.vmap(levels.sample)(jax.random.split(jax.random.key(HELD_OUT), config.held_out_levels))
@@ -42,29 +42,30 @@ def held_out_report(
         rollout_length=config.rollout_length,
     )
 
-    def returns(inner: InnerLoop, num_updates: int) -> Callable[..., Array]:
-        return jax.jit(
+    def after(num_updates: int, inner: InnerLoop) -> Callable[[Callable[[Key], MetaParams]], Array]:
+        one_seed = jax.jit(
             partial(
                 final_returns,
                 inner,
                 levels=held_out,
-                num_seeds=config.held_out_seeds,
+                num_seeds=1,
                 num_updates=num_updates,
                 batch_size=config.held_out_batch,
             )
         )
+        keys = jax.random.split(jax.random.key(HELD_OUT - 1), (config.held_out_seeds, 2))
+        return lambda rule: jnp.concatenate([one_seed(rule(rule_key), key=agent_key) for rule_key, agent_key in keys])
 
-    key = jax.random.key(HELD_OUT - 1)
-    by_rule, by_a2c = returns(inner, num_updates), returns(a2c, num_updates)
-    results: dict[str, Array] = {name: by_rule(rule, key=key) for name, rule in rules.items()}
-    results["a2c"] = by_a2c(a2c.init_meta(key), key=key)
+    learned = after(num_updates, inner)
+    results = {name: learned(rule) for name, rule in rules.items()}
+    results["a2c"] = after(num_updates, a2c)(a2c.init_meta)
     if isinstance(env, gridworld.Gridworld) and env.tabular:
         uniform = jnp.full((env.num_states, env.num_actions), 1.0 / env.num_actions)
         solve = partial(jax.lax.map, xs=held_out.env_params, batch_size=64)
         results["random"] = solve(lambda params: gridworld.policy_return(env, params, uniform))[None]
         best = results["optimal"] = solve(lambda params: gridworld.optimal_return(env, params))[None]
     else:
-        results["random"] = returns(a2c, 0)(a2c.init_meta(key), key=key)  # a newborn agent's policy is uniform
+        results["random"] = after(0, a2c)(a2c.init_meta)  # a newborn agent's policy is uniform
         best = results["a2c"]
     zero, one = results["random"].mean(0), best.mean(0)
     return {

@@ -146,7 +146,9 @@ def rl_inner_loop(
     def judge_rollout(critic_state: PyTree, data: Rollout) -> tuple[Targets, PyTree, Metrics]:
         """Advantages under the critic as it is, and the critic after learning from the same rollout."""
         assert critic is not None and judge is not None
-        data = jax.lax.stop_gradient(data)
+        # not the agent's memory but its own, empty at the start of every rollout
+        carry = jax.tree.map(lambda x: jnp.broadcast_to(x, (num_envs, *x.shape)), judge.network.carry)
+        data = jax.lax.stop_gradient(data)._replace(carry=carry)
         targets = actor_critic_targets(critic_state[0], judge, data, critic.discount, critic.gae_lambda)
 
         def loss(params: Params) -> Array:

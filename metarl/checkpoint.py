@@ -74,27 +74,28 @@ def restore(
     others = [other for other in available if other != step]
     hint = f"other checkpoints there: {others or 'none'} (delete {step} to resume from an earlier one)"
     try:
-        about, arrays = _read(path, template)
+        about, arrays = _read(path, template, fingerprint)
     except CheckpointError:
         raise
     except Exception as error:  # orbax, tensorstore and json each have their own ways of saying that a file is broken
         raise CheckpointError(f"{path} is not a readable metarl checkpoint ({type(error).__name__}); {hint}") from error
     if _digest(arrays) != about["digest"]:
         raise CheckpointError(f"{path} is damaged (its contents do not match its digest); {hint}")
-    if fingerprint is not None:
-        _same_configuration(path, about["fingerprint"], _jsonable(fingerprint))
     return step, _unflatten(template, arrays), _load_log(Path(directory) / "log", step)
 
 
-def _read(path: Path, template: PyTree) -> tuple[dict[str, Any], list[np.ndarray]]:
+def _read(
+    path: Path, template: PyTree, fingerprint: Mapping[str, Any] | None
+) -> tuple[dict[str, Any], list[np.ndarray]]:
     import orbax.checkpoint as ocp
 
     names, leaves = _flatten(jax.eval_shape(_raw, template))
     with _manager(path.parent.parent, keep=None) as manager:
         about = manager.restore(int(path.name), args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
-        expected = _describe(names, leaves)
-        details = _differences(about["leaves"], expected)
-        if details:
+        # first, because another configuration is what usually makes other arrays
+        if fingerprint is not None and (details := _differences(about["fingerprint"], _jsonable(fingerprint))):
+            raise CheckpointError(f"{path} was made under another configuration: {details}")
+        if details := _differences(about["leaves"], _describe(names, leaves)):
             raise CheckpointError(f"{path} holds other arrays than this program: {details}")
         here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         shapes = {
@@ -113,12 +114,6 @@ def _manager(directory: Path, keep: int | None) -> Any:
         cleanup_tmp_directories=keep is not None,  # a writer's right: a reader may look on while a run is saving
     )
     return ocp.CheckpointManager(directory / "checkpoints", options=options, item_names=("state", "about"))
-
-
-def _same_configuration(path: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
-    details = _differences(there, here)
-    if details:
-        raise CheckpointError(f"{path} was made under another configuration: {details}")
 
 
 def _differences(there: dict[str, Any], here: dict[str, Any]) -> str:

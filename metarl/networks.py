@@ -70,7 +70,7 @@ def tabular(observation_space: Any, outputs: Mapping[str, int]) -> Network:
 
 def mlp(sizes: Sequence[int] = (64, 64)) -> NetworkFactory:
     """Dense layers of the given sizes with tanh, over flattened (or one-hot) observations."""
-    return _feedforward(lambda x: x.reshape(-1), lambda: [nn.Dense(n, kernel_init=_ORTHOGONAL) for n in sizes], nn.tanh)
+    return _feedforward(lambda x: x.reshape(-1), lambda: [nn.Dense(n, kernel_init=_HIDDEN) for n in sizes], nn.tanh)
 
 
 def minatar_conv(channels: int = 16, size: int = 128) -> NetworkFactory:
@@ -78,8 +78,8 @@ def minatar_conv(channels: int = 16, size: int = 128) -> NetworkFactory:
 
     def layers() -> list[Callable[[Array], Array]]:
         return [
-            nn.Conv(channels, (3, 3), padding="VALID", kernel_init=_ORTHOGONAL),
-            nn.Dense(size, kernel_init=_ORTHOGONAL),
+            nn.Conv(channels, (3, 3), padding="VALID", kernel_init=_HIDDEN),
+            nn.Dense(size, kernel_init=_HIDDEN),
         ]
 
     return _feedforward(lambda x: x, layers, nn.relu)
@@ -96,7 +96,16 @@ def gru(size: int = 64) -> NetworkFactory:
     return factory
 
 
-_ORTHOGONAL = nn.initializers.orthogonal(2**0.5)
+def _kernel(gain: float) -> nn.initializers.Initializer:
+    """Normal with deviation gain / sqrt(inputs).
+
+    Not orthogonal, as is usual in this field: on CPU, jaxlib's batched QR decompositions wait in the same thread pool
+    for each other, so that two of them at once (agents that are born side by side) can block a program for ever.
+    """
+    return nn.initializers.variance_scaling(gain**2, "fan_in", "normal")
+
+
+_HIDDEN = _kernel(2**0.5)
 
 
 def _output_scale(name: str) -> float:
@@ -117,7 +126,7 @@ class _Stack(nn.Module):
             if isinstance(layer, nn.Dense):
                 x = x.reshape(-1)
             x = self.activation(layer(x))
-        return carry, nn.Dense(self.size, kernel_init=nn.initializers.orthogonal(self.scale))(x)
+        return carry, nn.Dense(self.size, kernel_init=_kernel(self.scale))(x)
 
 
 class _Recurrent(nn.Module):
@@ -127,8 +136,10 @@ class _Recurrent(nn.Module):
 
     @nn.compact
     def __call__(self, carry: Array, x: Array) -> tuple[Array, Array]:
-        carry, x = nn.GRUCell(self.hidden)(carry, nn.tanh(nn.Dense(self.hidden, kernel_init=_ORTHOGONAL)(x)))
-        return carry, nn.Dense(self.size, kernel_init=nn.initializers.orthogonal(self.scale))(x)
+        carry, x = nn.GRUCell(self.hidden, recurrent_kernel_init=_kernel(1.0))(
+            carry, nn.tanh(nn.Dense(self.hidden, kernel_init=_HIDDEN)(x))
+        )
+        return carry, nn.Dense(self.size, kernel_init=_kernel(self.scale))(x)
 
 
 def _feedforward(

@@ -11,7 +11,6 @@ import optax
 import pytest
 
 import envs
-import metarl
 from envs import gridworld, mdp
 from metarl.agents import rl_inner_loop, train_agent
 from metarl.evaluate import final_returns
@@ -308,9 +307,7 @@ def test_a2c_reaches_its_share_of_the_optimum_on_gridworlds():
     """Measured elsewhere: 0.89 to 0.92 of the optimum after 250 updates with 16 environments."""
     levels = gridworld.distribution("small")
     held_out = jax.vmap(levels.sample)(jax.random.split(jax.random.key(11), 32))
-    inner = rl_inner_loop(
-        levels.env, tabular, a2c(normalise_advantage=True), adam(0.1), num_envs=16, rollout_length=20
-    )
+    inner = rl_inner_loop(levels.env, tabular, a2c(normalise_advantage=True), adam(0.1), num_envs=16, rollout_length=20)
     returns = jax.jit(partial(final_returns, inner, num_seeds=2, num_updates=250))(
         inner.init_meta(jax.random.key(0)), held_out, jax.random.key(1)
     )

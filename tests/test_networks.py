@@ -61,6 +61,13 @@ def test_a_table_is_the_product_with_a_one_hot_vector():
             np.testing.assert_array_equal(outputs[name], np.eye(7, dtype=np.float32)[obs] @ params[name])
 
 
+def test_newborn_agents_need_no_matrix_decomposition(network):
+    """Two batched ones in a program, as orthogonal kernels need them, can block jaxlib's CPU thread pool for ever."""
+    net, _, _ = network
+    program = jax.jit(jax.vmap(net.init)).lower(jax.random.split(jax.random.key(0), 4)).as_text().lower()
+    assert "lapack" not in program and "qr" not in program.replace("sqrt", "")
+
+
 def dense(params, x):
     return x @ params["kernel"] + params["bias"]
 

@@ -57,7 +57,7 @@ def test_the_norm_that_is_clipped_is_that_of_the_whole_gradient():
 
 @pytest.mark.parametrize("name", ["CartPole-v1", "gridworld/small", "gridworld/rand_small", "Breakout-MinAtar"])
 def test_agents_clip_their_gradients_before_adam(name):
-    """After Adam, whose first steps have the size of the learning rate whatever the gradient is, clipping is nothing."""
+    """After Adam, whose first step has the size of its learning rate, clipping is nothing."""
     optimizer = family(name, make(name).env).a2c
     large, small = gradients(jax.random.key(0), 1e3)[:2], gradients(jax.random.key(1), 1e-2)[:2]
     after_clipping = follow(optimizer, large + small)
@@ -86,7 +86,7 @@ def test_norms_of_outputs_are_clipped_one_by_one():
 
 
 def meta_loss(optimizer, weights, steps=3):
-    """Loss after a few steps on weighted quartics; the meta-parameters are the weights. A zero weight has no gradient."""
+    """Loss after a few steps on weighted quartics, as a function of the weights. A zero weight has no gradient."""
     params, goal = jnp.array([1.0, -0.5, 2.0]), jnp.array([0.3, 0.1, 0.2])
     state = optimizer.init(params)
     for _ in range(steps):

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 
 from metarl.meta import Objective
-from metarl.objectives.recurrence import GRU, gru_backwards_in_time
 from metarl.rollout import Model, Rollout, unroll
 from metarl.types import Array, MetaParams, Metrics, Params, Progress
 
@@ -34,6 +33,42 @@ class LPGTargets(NamedTuple):
 
     pi_hat: Array  # [T, E], acts like an advantage
     log_y_hat: Array  # [T, E, m]
+
+
+class GRU(NamedTuple):
+    """Kernels of a gated recurrent unit of width H with inputs of size d: reset, update, candidate side by side."""
+
+    input_kernel: Array  # [d, 3H]
+    input_bias: Array  # [3H]
+    recurrent_kernel: Array  # [H, 3H]
+    candidate_bias: Array  # [H]
+
+
+def gru_backwards_in_time(gru: GRU, inputs: Array, done: Array) -> Array:
+    """States [T, E, H] of a GRU (Cho et al. 2014, arXiv 1406.1078) that reads `inputs` [T, E, d] from last to first.
+
+    The state is zero before it consumes a step with `done` [T, E], so no step sees past its own episode's end.
+
+    Nearly all of a meta-step's arithmetic is here, and two things about it were measured on CPU. The few inputs
+    are projected inside the loop: reading their projections [T, E, 3H] back from memory takes longer than
+    computing them. And each gate has a product of its own: slicing one wide product costs padding backwards.
+    """
+    in_reset, in_update, in_candidate = jnp.split(gru.input_kernel, 3, axis=-1)
+    bias_reset, bias_update, bias_candidate = jnp.split(gru.input_bias, 3)
+    reset_kernel, update_kernel, candidate_kernel = jnp.split(gru.recurrent_kernel, 3, axis=-1)
+
+    def step(state: Array, x: tuple[Array, Array]) -> tuple[Array, Array]:
+        inputs, done = x
+        state = jnp.where(done[:, None], 0.0, state)
+        reset = jax.nn.sigmoid(inputs @ in_reset + bias_reset + state @ reset_kernel)
+        update = jax.nn.sigmoid(inputs @ in_update + bias_update + state @ update_kernel)
+        recalled = reset * (state @ candidate_kernel + gru.candidate_bias)
+        candidate = jnp.tanh(inputs @ in_candidate + bias_candidate + recalled)
+        state = (1.0 - update) * candidate + update * state
+        return state, state
+
+    start = jnp.zeros((inputs.shape[1], gru.candidate_bias.shape[0]), inputs.dtype)
+    return jax.lax.scan(step, start, (inputs, done), reverse=True)[1]
 
 
 class LPGNetwork(nn.Module):

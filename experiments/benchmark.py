@@ -1,0 +1,186 @@
+"""How fast it is: everything that is compared is timed side by side in one process, and printed as JSON.
+
+python -m experiments.benchmark lpg
+python -m experiments.benchmark lpg --num-lifetimes 512 --num-envs 64
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import tyro
+
+import envs
+from experiments import cli, lpg
+from experiments.agents import family
+from metarl import rollout
+from metarl.types import Array, Key
+
+
+@dataclasses.dataclass(frozen=True)
+class LPG:
+    """One meta-step of LPG against rollouts alone and against the arithmetic of its meta-network alone."""
+
+    levels: tuple[str, ...] = ("gridworld/small", "gridworld/all_shortlife")
+    """Distributions of levels, one benchmark each."""
+    num_lifetimes: int = 16
+    """Agents that live side by side."""
+    num_envs: int = 16
+    """Environments of each agent."""
+    rollout_length: int = 20
+    """Environment steps between two agent updates."""
+    updates: int = 5
+    """Agent updates that the meta-gradient flows through (K)."""
+    hidden: int = 256
+    """Width of the meta-network's GRU."""
+    meta_steps: int = 5
+    """Meta-steps in one compiled call."""
+    repeats: int = 10
+    """Timed calls of each program, taken in turns."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name != "levels" and value < 1:
+                raise ValueError(f"{field.name} must be at least 1, got {value}")
+
+
+def time_side_by_side(programs: dict[str, tuple[Callable[..., Any], Any]], repeats: int) -> dict[str, dict[str, Any]]:
+    """Seconds of each program `name: (function, argument)`: to compile, and min and median of `repeats` runs.
+
+    The runs take turns, so that what slows the machine down for a while slows all of them. A function's
+    result is its next argument.
+    """
+    compiled, arguments, results = {}, {}, {}
+    for name, (function, argument) in programs.items():
+        start = time.perf_counter()
+        compiled[name] = jax.jit(function).lower(argument).compile()
+        results[name] = {"compile_seconds": time.perf_counter() - start}
+        arguments[name] = jax.block_until_ready(compiled[name](argument))
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for _ in range(repeats):
+        for name, function in compiled.items():
+            start = time.perf_counter()
+            arguments[name] = jax.block_until_ready(function(arguments[name]))
+            seconds[name].append(time.perf_counter() - start)
+    for name, taken in seconds.items():
+        results[name] |= {"min_seconds": min(taken), "median_seconds": statistics.median(taken)}
+    return results
+
+
+def products(rows: int, hidden: int, steps: int) -> tuple[Callable[..., Any], Any]:
+    """The matrix products of `steps` steps of a GRU of width `hidden` on `rows` sequences, forwards and backwards."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    kernel = jax.random.normal(keys[0], (hidden, 3 * hidden)) / hidden
+    state, gradient = jax.random.normal(keys[1], (rows, hidden)), jax.random.normal(keys[2], (rows, 3 * hidden))
+
+    def run(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        def step(carry: tuple[Array, Array, Array], _: None) -> tuple[tuple[Array, Array, Array], None]:
+            state, gradient, total = carry
+            gates = state @ kernel  # forwards
+            flowing = gradient @ kernel.T  # backwards to the state
+            total = total + state.T @ gradient  # backwards to the kernel
+            return (gates[:, :hidden] + flowing, gates, total), None
+
+        return jax.lax.scan(step, carry, None, steps)[0]
+
+    return run, (state, gradient, jnp.zeros_like(kernel))
+
+
+def benchmark_lpg(config: LPG, name: str) -> dict[str, Any]:
+    """Times of one distribution of levels; environment steps are those of all lifetimes."""
+    levels = envs.make(name)
+    settings = {k: getattr(config, k) for k in ("num_lifetimes", "num_envs", "rollout_length", "updates", "hidden")}
+    meta = lpg.make(lpg.Config(levels=name, **settings), levels)
+    agent = rollout.model(levels.env, family(name, levels.env).network, {"y": 8})
+    length = config.rollout_length * (config.updates + 1)  # the last rollout judges the updated agent
+    key = jax.random.key(0)
+
+    def meta_steps(state: Any) -> Any:
+        def step(state: Any, _: None) -> tuple[Any, None]:
+            return meta.step(state, jax.random.fold_in(key, state.step))[0], None
+
+        return jax.lax.scan(step, state, None, config.meta_steps)[0]
+
+    def act(act_once: Callable[[rollout.Actors, Any, Key], rollout.Actors], carry: Any) -> Any:
+        """Nothing but acting, for as many steps as `meta_steps` takes."""
+
+        def step(carry: Any, _: None) -> tuple[Any, None]:
+            actors, env_params, key = carry
+            key, step_key = jax.random.split(key)
+            actors = jax.vmap(act_once)(actors, env_params, jax.random.split(step_key, config.num_lifetimes))
+            return (actors, env_params, key), None
+
+        return jax.lax.scan(step, carry, None, config.meta_steps * length)[0]
+
+    def with_policy(actors: rollout.Actors, env_params: Any, key: Key) -> rollout.Actors:
+        return rollout.act(levels.env, agent, params, actors, env_params, key)[0]
+
+    def at_random(actors: rollout.Actors, env_params: Any, key: Key) -> rollout.Actors:
+        action_key, env_key = jax.random.split(key)
+        actions = jax.vmap(levels.env.action_space(env_params).sample)(jax.random.split(action_key, config.num_envs))
+        obs, state, *_ = jax.vmap(levels.env.step, (0, 0, 0, None))(
+            jax.random.split(env_key, config.num_envs), actors.state, actions, env_params
+        )
+        return actors._replace(obs=obs, state=state)
+
+    params = agent.network.init(key)
+    start = jax.jit(meta.init)(key)
+    acting = (start.lifetimes.actors, start.lifetimes.level.env_params, key)
+    rows, steps = config.num_lifetimes * config.num_envs, config.rollout_length * config.updates * config.meta_steps
+    times = time_side_by_side(
+        {
+            "meta_step": (meta_steps, start),
+            "environments": (partial(act, at_random), acting),
+            "environments_and_policy": (partial(act, with_policy), acting),
+            "meta_network_products": products(rows, config.hidden, steps),
+        },
+        config.repeats,
+    )
+    for program, result in times.items():
+        for which in ("min_seconds", "median_seconds"):
+            result[which] /= config.meta_steps
+        if program != "meta_network_products":
+            result["env_steps_per_second"] = rows * length / result["min_seconds"]
+
+    def ratio(of: str, to: str) -> float:
+        return times[of]["min_seconds"] / times[to]["min_seconds"]
+
+    return {
+        "levels": name,
+        **times,
+        "ratios": {
+            "meta_step / meta_network_products": ratio("meta_step", "meta_network_products"),
+            "meta_step / environments_and_policy": ratio("meta_step", "environments_and_policy"),
+            "environments_and_policy / environments": ratio("environments_and_policy", "environments"),
+        },
+        "peak_memory_mib": _peak_memory(),
+    }
+
+
+def _peak_memory() -> float:
+    """MiB: of the accelerator where there is one, else of this process so far."""
+    stats = jax.devices()[0].memory_stats() or {}
+    peak = stats.get("peak_bytes_in_use", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    return round(peak / 2**20, 1)
+
+
+def main(argv: list[str] | None = None) -> None:
+    with cli.clean_exit():
+        config = tyro.extras.subcommand_cli_from_dict({"lpg": LPG}, args=argv, description=__doc__)
+        benchmarks = [benchmark_lpg(config, name) for name in config.levels]
+        result = {"configuration": dataclasses.asdict(config), "hardware": cli.hardware(), "benchmarks": benchmarks}
+        print(json.dumps(jax.tree.map(lambda x: float(f"{x:.4g}") if isinstance(x, float) else x, result), indent=2))
+
+
+if __name__ == "__main__":
+    main()
