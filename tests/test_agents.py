@@ -15,7 +15,7 @@ from envs import gridworld, mdp
 from metarl.agents import rl_inner_loop, train_agent
 from metarl.evaluate import final_returns
 from metarl.meta import Objective
-from metarl.networks import gru, minatar_conv, mlp, tabular
+from metarl.networks import gru, mlp, tabular
 from metarl.objectives import a2c, ppo
 from metarl.objectives.actor_critic import Targets
 from metarl.rollout import Rollout, model, unroll
@@ -136,8 +136,6 @@ def test_the_first_step_of_ppo_is_that_of_a2c():
     by_ppo, by_a2c = (lived(tiny(objective(**options)), key)[0].params for objective in (ppo, a2c))
     assert_close(by_ppo, by_a2c)
     assert jnp.abs(by_ppo["policy"]).max() > 0.1
-    twice = [lived(tiny(objective(**options), epochs=3), key)[0].params for objective in (ppo, a2c)]
-    assert jnp.abs(twice[0]["policy"] - twice[1]["policy"]).max() > 1e-3  # and later they part
 
 
 def counting(rollout_length, num_envs):
@@ -157,12 +155,15 @@ def counting(rollout_length, num_envs):
     return Objective(lambda key: (), {"count": samples}, targets, loss)
 
 
-@pytest.mark.parametrize(("network", "layer"), [(mlp((4,)), "Dense_1"), (gru(4), "Dense_1")], ids=["mlp", "gru"])
-@pytest.mark.parametrize(("epochs", "minibatches"), [(1, 1), (3, 1), (1, 4), (3, 2)])
-def test_every_epoch_uses_every_sample_once(network, layer, epochs, minibatches):
+@pytest.mark.parametrize(
+    ("network", "epochs", "minibatches"),
+    [(mlp((4,)), 1, 1), (mlp((4,)), 1, 4), (mlp((4,)), 3, 1), (gru(4), 3, 2)],
+    ids=["mlp-1-1", "mlp-1-4", "mlp-3-1", "gru-3-2"],
+)
+def test_every_epoch_uses_every_sample_once(network, epochs, minibatches):
     inner = tiny(counting(6, 4), network, epochs=epochs, minibatches=minibatches)
-    _, metrics = after, _ = lived(inner, jax.random.key(0), 2)
-    np.testing.assert_allclose(after.params["count"][layer]["bias"], np.full(24, 2.0 * epochs), atol=1e-4)
+    after, metrics = lived(inner, jax.random.key(0), 2)
+    np.testing.assert_allclose(after.params["count"]["Dense_1"]["bias"], np.full(24, 2.0 * epochs), atol=1e-4)
     assert metrics["samples"].tolist() == [24 / minibatches] * 2
     # the policy did not move, so each part's log-probabilities must be the stored ones: a recurrent network's
     # parts are whole sequences, each with the carry it began with
@@ -170,9 +171,6 @@ def test_every_epoch_uses_every_sample_once(network, layer, epochs, minibatches)
 
 
 def test_minibatches_differ_between_epochs_and_updates():
-    """With one sample per gradient step, the order shows in what Adam makes of it."""
-    orders = []
-
     def loss(meta_params, params, model, rollout, number, progress):
         outputs, _ = unroll(model, params, rollout)
         return 0.0 * outputs["policy"].sum(), {"first": number[0, 0].astype(jnp.float32)}
@@ -194,12 +192,9 @@ def test_minibatches_differ_between_epochs_and_updates():
         ({"num_eval_episodes": 0}, "num_eval_episodes must be at least 1, got 0"),
         ({"minibatches": 5}, r"minibatches must divide num_envs \* rollout_length = 24, got 5"),
         ({"network": gru(4), "minibatches": 3}, "minibatches must divide num_envs = 4, got 3"),
-        ({"network": minatar_conv()}, None),
     ],
 )
 def test_bad_arguments_are_named_with_their_values(options, message):
-    if message is None:
-        pytest.skip("a convolution of a vector fails when it is initialised")
     with pytest.raises(ValueError, match=message):
         tiny(a2c(), **options)
 

@@ -1,0 +1,21 @@
+"""What the README shows runs as written."""
+
+import re
+from pathlib import Path
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def test_the_example_of_the_library_runs(capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(compile(code, "README.md", "exec"), {})
+    train_return, final_return = map(float, capsys.readouterr().out.split())
+    assert train_return > 0.0 and final_return == final_return
+
+
+def test_the_commands_name_what_exists():
+    from experiments import agent, benchmark, lpg
+
+    modules = set(re.findall(r"python -m experiments\.(\w+)", README))
+    assert modules == {m.__name__.split(".")[-1] for m in (agent, benchmark, lpg)}
+    assert "\npython -m pytest\n" in README and "-c constraints.txt -e '.[test]'" in README
