@@ -13,7 +13,7 @@ from functools import partial
 import jax.numpy as jnp
 
 from envs import bandit, gridworld, mdp
-from metarl.types import Key, Level, Levels
+from metarl.types import Array, Environment, Key, Level, Levels, PyTree
 
 _OURS: dict[str, Callable[[], Levels]] = {
     "bandit/bernoulli": partial(bandit.distribution, "bernoulli"),
@@ -45,7 +45,9 @@ def names() -> tuple[str, ...]:
     """Every name that `make` accepts: ours, then gymnax's where it is installed (which imports it: seconds)."""
     try:
         from envs import gymnax
-    except ImportError:
+    except ModuleNotFoundError as error:
+        if error.name != "gymnax":  # it is there, but broken
+            raise
         return tuple(_OURS)
     return (*_OURS, *gymnax.names())
 
@@ -70,6 +72,17 @@ def make(name: str, horizon: int | None = None) -> Levels:
     from envs import gymnax
 
     return gymnax.make(name, 1000 if horizon is None else horizon)
+
+
+def optimal_return(env: Environment) -> Callable[[PyTree], Array] | None:
+    """The exact expected return of the best policy, a function of a level's `env_params`; None where it is unknown."""
+    if isinstance(env, gridworld.Gridworld) and env.tabular:
+        return partial(gridworld.optimal_return, env)
+    if isinstance(env, bandit.Bandit):
+        return partial(bandit.optimal_return, env)
+    if isinstance(env, mdp.MDP):
+        return partial(mdp.optimal_return, env)
+    return None
 
 
 def _with_horizon(levels: Levels, horizon: int) -> Levels:

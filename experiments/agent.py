@@ -12,20 +12,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import sys
-from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from tyro.conf import arg
 
 import envs
 import metarl
-from envs import gridworld
 from experiments import cli
 from experiments.agents import family
 from metarl.checkpoint import Log
@@ -111,7 +107,15 @@ PRESETS = {
         epochs=1,
         minibatches=1,
     ),
-    "breakout": Config(env="Breakout-MinAtar", steps=300, num_seeds=4, num_envs=32, rollout_length=64, minibatches=8),
+    "breakout": Config(
+        env="Breakout-MinAtar",
+        steps=60,
+        num_seeds=2,
+        num_envs=32,
+        rollout_length=64,
+        minibatches=8,
+        network="conv",
+    ),
 }
 
 
@@ -206,10 +210,10 @@ def curves(config: Config) -> tuple[str, ...]:
     return tuple(f"episode_return/{rate:g}" for rate in config.learning_rate)
 
 
-def report(config: Config, levels: Levels, state: MetaState) -> dict[str, Any]:
-    """Evaluation returns of the trained agents: per learning rate the mean over seeds with its 95 % interval.
+def report(config: Config, levels: Levels, state: MetaState) -> dict[str, dict[str, float]]:
+    """Evaluation returns of each learning rate's agents: mean over seeds, 95 % interval, worst and best seed.
 
-    Beside them newborn agents, whose policy is uniform or nearly so, and on tabular gridworlds the optimum.
+    Beside them newborn agents, whose policy is uniform or nearly so, and the optimum where it is known.
     """
     inner = inner_loop(config, levels, 0.0)
 
@@ -218,26 +222,22 @@ def report(config: Config, levels: Levels, state: MetaState) -> dict[str, Any]:
         keys = jax.random.split(key, config.num_seeds)
         return jax.vmap(partial(inner.fitness, inner.init_meta(key)))(lifetimes, keys)
 
-    def score(returns: Array) -> dict[str, Any]:
+    def score(returns: Array) -> dict[str, float]:
         ones = jnp.ones(config.num_seeds)  # on the scale from 0 to 1: returns as they are, resampled over seeds
-        return normalised_return(returns[None], 0.0 * ones, ones)._asdict() | {"seeds": np.asarray(returns).tolist()}
+        interval = normalised_return(returns[None], 0.0 * ones, ones)
+        return {**interval._asdict(), "worst": float(returns.min()), "best": float(returns.max())}
 
     key = jax.random.key(config.seed)
     trained = state.lifetimes.lifetime
-    rates = {
-        f"{rate:g}": score(play(jax.tree.map(lambda x, i=i: x[i], trained), key))
-        for i, rate in enumerate(config.learning_rate)
-    }
     level = jax.tree.map(lambda x: x[0], trained.level)
     newborn = jax.vmap(inner.init)(jax.random.split(key, config.num_seeds), level)
-    results: dict[str, Any] = {"learning_rate": rates, "newborn": score(play(newborn, key))}
-    if isinstance(levels.env, gridworld.Gridworld) and levels.env.tabular:
-        solve = partial(jax.lax.map, partial(gridworld.optimal_return, levels.env))
-        results["optimal"] = score(solve(level.env_params))
-    results["environment_steps_per_agent"] = int(state.step) * config.num_envs * config.rollout_length
-    for name, row in [*rates.items(), ("newborn", results["newborn"]), ("optimal", results.get("optimal"))]:
-        if row:
-            print(f"{name:>10}: {row['mean']:8.4g}  [{row['low']:.4g}, {row['high']:.4g}]", file=sys.stderr)
+    results = {
+        f"learning rate {rate:g}": score(play(jax.tree.map(lambda x, i=i: x[i], trained), key))
+        for i, rate in enumerate(config.learning_rate)
+    }
+    results["newborn"] = score(play(newborn, key))
+    if optimum := envs.optimal_return(levels.env):
+        results["optimal"] = score(jax.lax.map(optimum, level.env_params))
     return results
 
 
@@ -246,10 +246,11 @@ def main(argv: list[str] | None = None) -> None:
     with cli.clean_exit():
         levels = envs.make(config.env)
 
-        def evaluation(state: MetaState, log: Log) -> Mapping[str, Any]:
+        def evaluation(state: MetaState, log: Log) -> cli.Report:
             return report(config, levels, state)
 
-        cli.run(make(config, levels), config, curves=curves(config), report=evaluation)
+        score = f"evaluation return on {config.env}"
+        cli.run(make(config, levels), config, curves=curves(config), report=evaluation, score=score)
 
 
 if __name__ == "__main__":

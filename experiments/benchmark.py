@@ -80,7 +80,7 @@ def time_side_by_side(programs: dict[str, tuple[Callable[..., Any], Any]], repea
 def products(rows: int, hidden: int, steps: int) -> tuple[Callable[..., Any], Any]:
     """The matrix products of `steps` steps of a GRU of width `hidden` on `rows` sequences, forwards and backwards."""
     keys = jax.random.split(jax.random.key(0), 3)
-    kernel = jax.random.normal(keys[0], (hidden, 3 * hidden)) / hidden
+    kernel = jax.random.normal(keys[0], (hidden, 3 * hidden)) / hidden**0.5
     state, gradient = jax.random.normal(keys[1], (rows, hidden)), jax.random.normal(keys[2], (rows, 3 * hidden))
 
     def run(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
@@ -89,7 +89,7 @@ def products(rows: int, hidden: int, steps: int) -> tuple[Callable[..., Any], An
             gates = state @ kernel  # forwards
             flowing = gradient @ kernel.T  # backwards to the state
             total = total + state.T @ gradient  # backwards to the kernel
-            return (gates[:, :hidden] + flowing, gates, total), None
+            return (0.5 * (gates[:, :hidden] + flowing), gates, total), None  # of order one for ever
 
         return jax.lax.scan(step, carry, None, steps)[0]
 
@@ -117,20 +117,18 @@ def benchmark_lpg(config: LPG, name: str) -> dict[str, Any]:
         def step(carry: Any, _: None) -> tuple[Any, None]:
             actors, env_params, key = carry
             key, step_key = jax.random.split(key)
-            actors = jax.vmap(act_once)(actors, env_params, jax.random.split(step_key, config.num_lifetimes))
+            keys = jax.random.split(step_key, (config.num_lifetimes, config.num_envs + 1))
+            actors = jax.vmap(act_once)(actors, env_params, keys)
             return (actors, env_params, key), None
 
         return jax.lax.scan(step, carry, None, config.meta_steps * length)[0]
 
-    def with_policy(actors: rollout.Actors, env_params: Any, key: Key) -> rollout.Actors:
-        return rollout.act(levels.env, agent, params, actors, env_params, key)[0]
+    def with_policy(actors: rollout.Actors, env_params: Any, keys: Key) -> rollout.Actors:
+        return rollout.act(levels.env, agent, params, actors, env_params, keys)[0]
 
-    def at_random(actors: rollout.Actors, env_params: Any, key: Key) -> rollout.Actors:
-        action_key, env_key = jax.random.split(key)
-        actions = jax.vmap(levels.env.action_space(env_params).sample)(jax.random.split(action_key, config.num_envs))
-        obs, state, *_ = jax.vmap(levels.env.step, (0, 0, 0, None))(
-            jax.random.split(env_key, config.num_envs), actors.state, actions, env_params
-        )
+    def at_random(actors: rollout.Actors, env_params: Any, keys: Key) -> rollout.Actors:
+        actions = jax.vmap(levels.env.action_space(env_params).sample)(keys[1:])
+        obs, state, *_ = jax.vmap(levels.env.step, (0, 0, 0, None))(keys[1:], actors.state, actions, env_params)
         return actors._replace(obs=obs, state=state)
 
     params = agent.network.init(key)

@@ -30,8 +30,9 @@ import numpy as np
 from metarl import plot
 from metarl.checkpoint import Log
 from metarl.meta import Meta, MetaState
+from metarl.pretrained import save_params
 from metarl.sinks import CSV, Progress, Sink, TensorBoard, WandB
-from metarl.train import Interrupted, NonFiniteLoss, train
+from metarl.train import Interrupted, NonFiniteLoss, check_directory, train
 
 Config = TypeVar("Config", bound="Run")
 Report = Mapping[str, Mapping[str, float]]  # a row for each name, with at least its mean and interval: mean, low, high
@@ -101,54 +102,75 @@ def run(
     *,
     curves: Sequence[str] | None = None,
     report: Callable[[MetaState, Log], Report] | None = None,
+    score: str = "normalised return on held-out levels",
 ) -> tuple[MetaState, Log]:
-    """Trains `meta` as `config` says and leaves `metrics.csv`, `curves.png` and `results.json` beside the checkpoints.
+    """Trains `meta` as `config` says and leaves its files beside the checkpoints.
 
-    `curves` picks the metrics that are displayed and plotted. `report(state, log)` is called after training; its table
-    is printed, drawn in `report.png` and stands in `results.json`. Failures end the program as `clean_exit` says.
+    `metrics.csv` and `curves.png` (`curves` picks the metrics that are displayed and plotted), `rule.safetensors` with
+    the meta-parameters, and `results.json`. Then `report(state, log)` is called; its table is printed, drawn in
+    `report.png` and added to `results.json`, and `score` says what its numbers are. Whoever stops the report finds all
+    else in place, and resuming the finished run repeats it.
     """
-    with clean_exit():
-        directory = Path(config.directory or _new_directory(config))
-        sinks: list[Sink] = [CSV(directory / "metrics.csv"), Progress(config.steps, curves or ())]
-        if config.tensorboard:
-            sinks.append(TensorBoard(directory / "tensorboard"))
-        if config.wandb:
-            sinks.append(WandB(project="metarl", name=directory.name, config=dataclasses.asdict(config)))
-        control = {field.name for field in dataclasses.fields(Run)}
-        start = time.monotonic()
-        state, log = train(
-            meta,
-            seed=config.seed,
-            steps=config.steps,
-            directory=directory,
-            chunk=config.chunk,
-            checkpoint_every=config.checkpoint_every,
-            keep=config.keep,
-            resume=config.resume,
-            sinks=sinks,
-            fingerprint={name: value for name, value in dataclasses.asdict(config).items() if name not in control},
-        )
-        seconds = time.monotonic() - start
-        table = report(state, log) if report else {}
-        results = {
-            "config": dataclasses.asdict(config),
-            "final_metrics": {name: float(np.mean(values[-1])) for name, values in log.items()},
-            "report": table,
-            "wall_clock_seconds": round(seconds, 3),
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "hardware": hardware(),
-            "versions": _versions(),
-        }
-        unfinished = directory / "results.unfinished"
-        unfinished.write_text(json.dumps(results, indent=2, default=_plain) + "\n")
-        os.replace(unfinished, directory / "results.json")
-        plot.learning_curves(log, directory / "curves.png", curves)
-        if table:
-            _show(table)
-            rows = {name: (row["mean"], row["low"], row["high"]) for name, row in table.items()}
-            plot.intervals(rows, directory / "report.png", "normalised return")
-        print(f"results in {directory}", file=sys.stderr)
+    directory = Path(config.directory or _new_directory(config))
+    check_directory(directory, config.resume)
+    sinks: list[Sink] = [CSV(directory / "metrics.csv"), Progress(config.steps, curves or ())]
+    if config.tensorboard:
+        sinks.append(TensorBoard(directory / "tensorboard"))
+    if config.wandb:
+        sinks.append(WandB(project="metarl", name=directory.name, config=dataclasses.asdict(config)))
+    start = time.monotonic()
+    state, log = train(
+        meta,
+        seed=config.seed,
+        steps=config.steps,
+        directory=directory,
+        chunk=config.chunk,
+        checkpoint_every=config.checkpoint_every,
+        keep=config.keep,
+        resume=config.resume,
+        sinks=sinks,
+        fingerprint=_what_is_trained(config),
+    )
+    results = {
+        "config": dataclasses.asdict(config),
+        "final_metrics": {name: float(np.mean(values[-1])) for name, values in log.items()},
+        "report": {},
+        "wall_clock_seconds": round(time.monotonic() - start, 3),  # of training, since the start or the resume
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "hardware": hardware(),
+        "versions": _versions(),
+    }
+    _write(directory / "results.json", results)
+    plot.learning_curves(log, directory / "curves.png", curves)
+    if jax.tree.leaves(state.params):
+        save_params(directory / "rule.safetensors", state.params, {"config": dataclasses.asdict(config)})
+    if report:
+        table = report(state, log)
+        _write(directory / "results.json", {**results, "report": table})
+        _show(table, score)
+        rows = {name: (row["mean"], row["low"], row["high"]) for name, row in table.items()}
+        plot.intervals(rows, directory / "report.png", score)
+    print(f"results in {directory}", file=sys.stderr)
     return state, log
+
+
+def _what_is_trained(config: Run) -> dict[str, Any]:
+    """The fields that a resumed run must agree on: not how it is carried out, and not what is reported of it."""
+    control = {field.name for field in dataclasses.fields(Run)}
+    fields = dataclasses.asdict(config)
+    return {name: fields[name] for name in fields if name not in control and not name.startswith("held_out")}
+
+
+def _write(path: Path, results: Mapping[str, Any]) -> None:
+    """JSON, in place at once; what is not finite becomes null."""
+
+    def plain(x: Any) -> Any:
+        x = x.tolist() if hasattr(x, "tolist") else x
+        return None if isinstance(x, float) and not np.isfinite(x) else x
+
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(jax.tree.map(plain, dict(results)), indent=2, allow_nan=False) + "\n")
+    os.replace(unfinished, path)
 
 
 @contextlib.contextmanager
@@ -162,6 +184,8 @@ def clean_exit() -> Iterator[None]:
         yield
     except Interrupted as error:
         _fail(error, 128 + error.signum)
+    except KeyboardInterrupt:
+        _fail(KeyboardInterrupt("interrupted"), 130)
     except NonFiniteLoss as error:
         _fail(error, 3)
     except (ValueError, OSError, ImportError) as error:
@@ -170,11 +194,11 @@ def clean_exit() -> Iterator[None]:
         _fail(error, 2)
 
 
-def _show(table: Report) -> None:
+def _show(table: Report, score: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    shown = Table("", *next(iter(table.values())), title="held-out levels, normalised return with 95 % intervals")
+    shown = Table("", *next(iter(table.values())), title=f"{score} with 95 % intervals")
     for name, row in table.items():
         shown.add_row(name, *(f"{value:.3f}" for value in row.values()))
     Console().print(shown)
@@ -202,11 +226,6 @@ def _one_line_errors() -> Iterator[None]:
             _fail(ValueError(" ".join(message[:rule]) + " (see --help)"), 2)
         raise
     sys.stderr.write(printed.getvalue())
-
-
-def _plain(value: Any) -> Any:
-    """Arrays and their scalars as numbers, anything else as text: what JSON lacks."""
-    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def _new_directory(config: Run) -> Path:

@@ -64,7 +64,7 @@ class Config(cli.Run):
     held_out_seeds: int = 10
     """Agents per rule and held-out level in the report; 0 for no report."""
     held_out_batch: int = 256
-    """Agents of the report that live side by side."""
+    """Agents of one seed that live side by side in the report."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -79,11 +79,12 @@ class Config(cli.Run):
             "held_out_batch",
         )
         for name in positive:
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("horizon", "batch_size", "held_out_seeds"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
+        coefficients = tuple(field.name for field in dataclasses.fields(self) if field.name.endswith("_coef"))
+        for name in ("horizon", "batch_size", "held_out_seeds", *coefficients):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be finite and not negative, got {getattr(self, name)}")
         if self.bins < 2:
             raise ValueError(f"bins must be at least 2, got {self.bins}")
         if self.batch_size and self.num_lifetimes % self.batch_size:

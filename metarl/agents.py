@@ -93,16 +93,27 @@ def rl_inner_loop(
             return optimizer.transform(meta_params["optimizer"])
         return optax.with_extra_args_support(optimizer)
 
+    def init_optimizer(key: Key) -> MetaParams:
+        return optimizer.init(key) if isinstance(optimizer, LearnedOptimizer) else ()
+
+    try:
+        jax.eval_shape(
+            lambda key: transform({"optimizer": init_optimizer(key)}).init(agent.network.init(key)), jax.random.key(0)
+        )
+    except (TypeError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"the optimizer does not fit a network of outputs {['policy', *objective.outputs]}: {error}"
+        ) from error
+
     def init_meta(key: Key) -> MetaParams:
         objective_key, optimizer_key = jax.random.split(key)
-        learned = optimizer.init(optimizer_key) if isinstance(optimizer, LearnedOptimizer) else ()
-        return {"objective": objective.init(objective_key), "optimizer": learned}
+        return {"objective": objective.init(objective_key), "optimizer": init_optimizer(optimizer_key)}
 
     def init(key: Key, level: Level) -> Lifetime:
         param_key, optimizer_key, env_key, critic_key = jax.random.split(key, 4)
         params = agent.network.init(param_key)
         # an optimizer's first state depends on the shapes of its meta-parameters only
-        opt_state = transform(init_meta(optimizer_key)).init(params)
+        opt_state = transform({"optimizer": init_optimizer(optimizer_key)}).init(params)
         actors = reset(env, agent, level.env_params, env_key, num_envs)
         return Lifetime(params, opt_state, actors, level, jnp.int32(0), init_critic(critic_key))
 

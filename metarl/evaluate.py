@@ -50,29 +50,31 @@ class Interval(NamedTuple):
     high: float
 
 
-def normalised_return(returns: Array, zero: Array, one: Array, seed: int = 0) -> Interval:
-    """Mean return on a scale on which `zero` scores 0 and `one` scores 1, over levels and seeds.
+def normalised_return(returns: Array, zero: Array, one: Array, seed: int = 0, resamples: int = 2000) -> Interval:
+    """Mean return on a scale on which `zero` scores 0 and `one` scores 1, over seeds and levels.
 
     `returns` [num_seeds, n] of n levels; `zero` and `one` [n]. It is a ratio of means over levels,
     `mean(returns - zero) / mean(one - zero)`, because single levels on which `one` is hardly better than
-    `zero` would dominate a mean of ratios. The interval resamples levels (each with all its seeds): it says
-    what other levels of the distribution would give.
+    `zero` would dominate a mean of ratios. The interval resamples both seeds and levels: it says what other
+    seeds on other levels of the distribution would give.
 
-    Raises ValueError if there are fewer than two levels or the shapes do not agree.
+    Raises ValueError if there are fewer than two levels, the shapes do not agree, or `one` is not above
+    `zero` on average.
     """
-    from scipy.stats import bootstrap
-
-    per_level = np.asarray(returns, np.float64).mean(0)
-    samples = (per_level, np.asarray(zero, np.float64), np.asarray(one, np.float64))
-    if not per_level.shape == zero.shape == one.shape or len(per_level) < 2:
+    scores, low, high = (np.asarray(x, np.float64) for x in (returns, zero, one))
+    if scores.ndim != 2 or not scores.shape[1:] == low.shape == high.shape or scores.shape[1] < 2:
         raise ValueError(
-            f"need [num_seeds, n] returns and [n] references for n >= 2 levels, got {np.shape(returns)}, "
-            f"{zero.shape} and {one.shape}"
+            f"need [num_seeds, n] returns and [n] references for n >= 2 levels, got {scores.shape}, "
+            f"{low.shape} and {high.shape}"
         )
-
-    def ratio(returns: np.ndarray, zero: np.ndarray, one: np.ndarray, axis: int = -1) -> np.ndarray:
-        return (returns - zero).mean(axis) / (one - zero).mean(axis)
-
-    result = bootstrap(samples, ratio, paired=True, method="percentile", n_resamples=2000, rng=seed)
-    low, high = result.confidence_interval
-    return Interval(float(ratio(*samples)), float(low), float(high))
+    if not (high - low).mean() > 0:
+        raise ValueError(f"the reference for 1 ({high.mean():.4g}) is not above that for 0 ({low.mean():.4g})")
+    random = np.random.default_rng(seed)
+    samples = []
+    for _ in range(resamples):
+        seeds = random.integers(scores.shape[0], size=scores.shape[0])
+        levels = random.integers(scores.shape[1], size=scores.shape[1])
+        above = scores[np.ix_(seeds, levels)].mean() - low[levels].mean()
+        samples.append(above / (high[levels] - low[levels]).mean())
+    below, over = np.quantile(samples, [0.025, 0.975])
+    return Interval(float((scores.mean() - low.mean()) / (high - low).mean()), float(below), float(over))

@@ -143,8 +143,9 @@ def compose(
         params = inner.init_meta(meta_key)
         curriculum_state = curriculum.init(curriculum_key)
         levels, curriculum_state = curriculum.sample(level_key, curriculum_state, jnp.ones(num_lifetimes, bool))
-        # ceil(horizon * (i + 1) / n) in integers, at least 1
-        staggered = 1 + (levels.horizon * (jnp.arange(num_lifetimes) + 1) - 1) // num_lifetimes
+        # ceil(horizon * (i + 1) / n), in integers and without their product, which may overflow
+        turn, (whole, rest) = jnp.arange(num_lifetimes) + 1, jnp.divmod(levels.horizon, num_lifetimes)
+        staggered = whole * turn + (rest * turn + num_lifetimes - 1) // num_lifetimes
         return MetaState(
             step=jnp.int32(0),
             params=params,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -17,6 +18,7 @@ def gae(rollout: Rollout, value: Array, next_value: Array, discount: Array, gae_
     """
     import rlax
 
+    chex.assert_equal_shape([rollout.reward, value, next_value])
     # rlax takes one row of T + 1 values. Where an episode ends, the successor's value is not the next
     # row's, so it moves into the reward and the row is cut there.
     continues = jnp.where(rollout.done, 0.0, discount)

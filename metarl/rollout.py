@@ -20,9 +20,50 @@ class Model(NamedTuple):
 
 
 def model(env: Environment, network: NetworkFactory, outputs: dict[str, int]) -> Model:
-    """A network for `env` with the output "policy" and the further `outputs` {name: size}."""
+    """A network for `env` with the output "policy" and the further `outputs` {name: size}.
+
+    Raises ValueError if `env` departs from the interface, or if the network does not take its observations.
+    """
+    check_environment(env)
     head = policy_head(env.action_space(env.default_params))
-    return Model(network(env.observation_space(env.default_params), {"policy": head.size, **outputs}), head)
+    space = env.observation_space(env.default_params)
+    agent = network(space, {"policy": head.size, **outputs})
+    try:
+        jax.eval_shape(agent.init, jax.random.key(0))
+    except Exception as error:  # whatever its layers say of a shape that they cannot take
+        raise ValueError(f"the network does not fit observations of shape {space.shape}: {error}") from error
+    return Model(agent, head)
+
+
+def check_environment(env: Environment) -> None:
+    """Traces one reset and one step of `env` (nothing runs).
+
+    Raises ValueError naming what differs from the gymnax >= 1.0 interface (`metarl.types.Environment`).
+    """
+    key, params = jax.random.key(0), env.default_params
+    obs, state = jax.eval_shape(env.reset, key, params)
+    action = jax.eval_shape(env.action_space(params).sample, key)
+    results = jax.eval_shape(env.step, key, state, action, params)
+
+    def describe(tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", tree)
+
+    def expect(what: str, found: PyTree, wanted: PyTree) -> None:
+        if found != wanted:
+            raise ValueError(f"{type(env).__name__}.{what} must be {wanted}, got {found}")
+
+    step = "step must return (obs, state, reward, terminated, truncated, info): gymnax >= 1.0"
+    if len(results) != 6:
+        raise ValueError(f"{type(env).__name__}.{step}; got {len(results)} values")
+    new_obs, new_state, reward, terminated, truncated, info = results
+    if "final_observation" not in info:
+        raise ValueError(f"{type(env).__name__}.{step} with info['final_observation']; got {list(info)}")
+    expect("reset's observation shape", obs.shape, tuple(env.observation_space(params).shape))
+    expect("step's observation", describe(new_obs), describe(obs))
+    expect("step's info['final_observation']", describe(info["final_observation"]), describe(obs))
+    expect("step's state", describe(new_state), describe(state))
+    for name, value in {"reward": reward, "terminated": terminated, "truncated": truncated}.items():
+        expect(f"step's {name} shape", value.shape, ())
 
 
 class Actors(NamedTuple):
@@ -62,14 +103,13 @@ def reset(env: Environment, model: Model, env_params: PyTree, key: Key, num_envs
 
 
 def act(
-    env: Environment, model: Model, params: Params, actors: Actors, env_params: PyTree, key: Key
+    env: Environment, model: Model, params: Params, actors: Actors, env_params: PyTree, keys: Key
 ) -> tuple[Actors, Rollout]:
-    """One step in every environment; the result's leaves are [E, ...]."""
-    action_key, env_key = jax.random.split(key)
+    """One step in every environment; `keys` [E + 1] are those of the actions and of each step. Leaves [E, ...]."""
     outputs, carry = jax.vmap(model.network.apply, (None, 0, 0, 0))(params, actors.obs, actors.first, actors.carry)
-    action, log_prob = model.policy.distribution(outputs["policy"]).sample_and_log_prob(seed=action_key)
+    action, log_prob = model.policy.distribution(outputs["policy"]).sample_and_log_prob(seed=keys[0])
     obs, state, reward, terminated, truncated, info = jax.vmap(env.step, (0, 0, 0, None))(
-        jax.random.split(env_key, action.shape[0]), actors.state, model.policy.clip(action), env_params
+        keys[1:], actors.state, model.policy.clip(action), env_params
     )
     terminated, truncated = terminated.astype(bool), truncated.astype(bool)
     reward = reward.astype(jnp.float32)
@@ -96,10 +136,12 @@ def rollout(
     """`length` steps in every environment, from where `actors` stand. No gradient reaches `params`."""
     params = jax.lax.stop_gradient(params)
 
-    def step(now: Actors, key: Key) -> tuple[Actors, Rollout]:
-        return act(env, model, params, now, env_params, key)
+    def step(now: Actors, keys: Key) -> tuple[Actors, Rollout]:
+        return act(env, model, params, now, env_params, keys)
 
-    after, steps = jax.lax.scan(step, actors, jax.random.split(key, length))
+    # drawn at once: a split inside the loop takes as long as the step of a small environment
+    keys = jax.random.split(key, (length, actors.first.shape[0] + 1))
+    after, steps = jax.lax.scan(step, actors, keys)
     return after, steps._replace(carry=actors.carry)
 
 
@@ -148,7 +190,8 @@ def evaluate(
 
     def step(loop: tuple[Array, Actors, Episodes]) -> tuple[Array, Actors, Episodes]:
         t, actors, episodes = loop
-        actors, x = act(env, model, params, actors, env_params, jax.random.fold_in(step_key, t))
+        keys = jax.random.split(jax.random.fold_in(step_key, t), num_episodes + 1)
+        actors, x = act(env, model, params, actors, env_params, keys)
         played = Episodes(episodes.episode_return + x.reward, episodes.length + 1, x.done)
         return t + 1, actors, select(episodes.finished, episodes, played)
 

@@ -88,7 +88,7 @@ def train(
         for name, value in dict(steps=steps, chunk=chunk, checkpoint_every=checkpoint_every, keep=keep).items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        _check_directory(directory, resume)
+        check_directory(directory, resume)
         fingerprint = {**(fingerprint or {}), "seed": seed}
 
         init_key, key = jax.random.split(jax.random.key(seed))
@@ -174,7 +174,8 @@ def _check_finite(rows: Log, params: MetaParams, done: int, directory: str | Pat
             raise NonFiniteLoss(f"meta-parameter {name}", done, [], last_good)
 
 
-def _check_directory(directory: str | Path | None, resume: bool) -> None:
+def check_directory(directory: str | Path | None, resume: bool) -> None:
+    """Raises what `train` raises for a directory that it cannot start or resume a run in; makes it if it is new."""
     if directory is None:
         if resume:
             raise ValueError("resume needs the directory of the run to go on with")

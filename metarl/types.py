@@ -38,17 +38,6 @@ class Progress(NamedTuple):
     horizon: Array  # () int32, agent updates in this lifetime
 
 
-class Space(Protocol):
-    """A gymnax space: discrete when it has an integer `n`, otherwise a box with `shape`, `low` and `high`."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    def sample(self, key: Key) -> Array: ...
-
-    def contains(self, x: Array) -> Array: ...
-
-
 @dataclass(frozen=True)
 class Discrete:
     """The integers 0 .. n-1 (interface of `gymnax.environments.spaces.Discrete`)."""

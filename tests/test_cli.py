@@ -41,7 +41,8 @@ PRESETS = {"quick": Config(steps=12), "paper": Config(steps=5000, learning_rate=
 if __name__ == "__main__":
     with cli.clean_exit():
         config = cli.parse(Config, PRESETS)
-        report = lambda state, log: {"rows": len(log["norm"]), "last": log["norm"][-1], "w": state.params["w"]}
+        last = lambda log: float(log["norm"][-1])
+        report = lambda state, log: {"w": {"mean": last(log), "low": 0.0, "high": 1e3, "rows": len(log["norm"])}}
         cli.run(toy(config.nan_at), config, curves=("meta_loss", "lifetime_loss"), report=report)
 '''
 
@@ -137,9 +138,8 @@ def test_a_run_leaves_its_files_and_resumes(script, tmp_path):
     assert (directory / "curves.png").read_bytes().startswith(PNG)
     results = json.loads((directory / "results.json").read_text())
     assert results["config"]["learning_rate"] == 0.1
-    assert results["report"]["rows"] == 12
-    assert results["report"]["last"] == pytest.approx(results["final_metrics"]["norm"])
-    assert len(results["report"]["w"]) == 3
+    assert results["report"]["w"]["rows"] == 12
+    assert results["report"]["w"]["mean"] == pytest.approx(results["final_metrics"]["norm"])
     assert set(results["final_metrics"]) == {"meta_loss", "lifetime_loss", "norm"}
     assert results["wall_clock_seconds"] > 0
     assert results["hardware"]["platform"] == "cpu"
@@ -152,16 +152,17 @@ def test_a_run_leaves_its_files_and_resumes(script, tmp_path):
 
     more = launch(script, "--directory", str(directory), "--resume", "--steps", "20", "--chunk", "3")
     assert more.returncode == 0, more.stderr
-    assert json.loads((directory / "results.json").read_text())["report"]["rows"] == 20
+    assert json.loads((directory / "results.json").read_text())["report"]["w"]["rows"] == 20
     rows = (directory / "metrics.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows[1:]] == [str(step) for step in range(1, 21)]
 
 
 def quiet_run(experiment, directory, **options):
-    from experiments.cli import run
+    from experiments.cli import clean_exit, run
 
     config = dataclasses.replace(experiment.PRESETS["quick"], directory=str(directory), **options)
-    return run(experiment.toy(config.nan_at), config)
+    with clean_exit():
+        return run(experiment.toy(config.nan_at), config)
 
 
 def test_another_configuration_is_refused_in_one_line(experiment, tmp_path, capsys):

@@ -20,7 +20,7 @@ def test_normalised_returns_are_the_hand_worked_ones():
     returns = np.array([[1.0, 4.0, 2.0], [3.0, 6.0, 2.0]])
     score = normalised_return(returns, np.array([1.0, 2.0, 2.0]), np.array([3.0, 6.0, 6.0]))
     assert score.mean == pytest.approx(4.0 / 10.0)  # a ratio of means, not the mean .416.. of ratios
-    assert 0.0 <= score.low < score.mean < score.high <= 0.75
+    assert 0.0 <= score.low < score.mean < score.high <= 1.0 + 1e-9
 
 
 def test_the_ends_of_the_scale_score_zero_and_one():
@@ -39,10 +39,24 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
 
 
 def test_more_seeds_do_not_make_levels_more_certain():
-    """Levels are what is resampled: copies of the same agents say nothing new about other levels."""
+    """Levels are resampled as well: copies of the same agents say nothing new about other levels."""
     rng = np.random.default_rng(1)
     returns, ends = rng.normal(size=(1, 20)), (np.zeros(20), np.ones(20))
-    assert normalised_return(returns, *ends) == pytest.approx(normalised_return(np.tile(returns, (50, 1)), *ends))
+    assert normalised_return(returns, *ends) == pytest.approx(
+        normalised_return(np.tile(returns, (50, 1)), *ends), abs=0.1
+    )
+
+
+def test_seeds_are_resampled_too():
+    """On levels that are all alike, only the seeds are left to differ."""
+    returns = np.repeat(np.array([[0.0], [1.0], [0.0], [1.0]]), 6, axis=1)
+    score = normalised_return(returns, np.zeros(6), np.ones(6))
+    assert score.mean == 0.5 and score.low < 0.2 and score.high > 0.8
+
+
+def test_a_reference_that_is_not_above_zero_is_refused():
+    with pytest.raises(ValueError, match="is not above"):
+        normalised_return(np.ones((2, 3)), np.ones(3), np.ones(3))
 
 
 @pytest.mark.parametrize(

@@ -162,10 +162,12 @@ def meta_gradient(inner, state, key, updates=3):
     return jax.jit(lambda s: backprop(updates).estimate(inner, s.params, (), s.lifetimes, key)[0])(state)
 
 
-def test_meta_gradient_equals_finite_differences_in_every_leaf():
+@pytest.mark.parametrize("max_norm", [1e6, 0.05], ids=["unclipped", "clipped"])
+def test_meta_gradient_equals_finite_differences_in_every_leaf(max_norm):
     with jax.enable_x64(True):
-        clipped = {k: optax.chain(optax.sgd(r)) for k, r in {"policy": 2.0, "y": 1.0}.items()}
-        inner, meta = tiny(optimizer=per_output(**clipped))
+        clip = clip_by_global_norm(max_norm)
+        sgd = {name: optax.chain(clip, optax.sgd(rate)) for name, rate in {"policy": 2.0, "y": 1.0}.items()}
+        inner, meta = tiny(optimizer=per_output(**sgd))
         key = jax.random.key(5)
         state = jax.jit(meta.init)(key)
         as_64 = lambda x: x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731

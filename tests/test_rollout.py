@@ -136,6 +136,8 @@ def test_rewards_and_episode_returns_are_those_of_a_resimulation(played):
     first, second = played.rollouts
     data = jax.tree.map(lambda a, b: np.concatenate([a, b]), first._replace(carry=()), second._replace(carry=()))
     assert data.terminated.any() and data.truncated.any() and not (data.terminated & data.truncated).any()
+    if played.env.continuous:  # stored as drawn, and clipped for the environment only
+        assert (data.action < -0.5).any() and (data.action > 1.0).any()
     for e in range(E):
         place, time, total = 0.0, 0, 0.0
         for t in range(2 * T):
@@ -166,13 +168,6 @@ def test_rollouts_carry_on_where_they_stopped(played):
     np.testing.assert_array_equal(ended, np.broadcast_to(reset_obs, ended.shape))
     axes = tuple(range(1, ended.ndim))
     assert (next_obs[:-1][done[:-1]] != ended).any(axes).all()  # the true successor, not the next episode's first
-
-
-def test_actions_are_stored_as_drawn_and_clipped_for_the_environment_only(played):
-    if not played.env.continuous:
-        pytest.skip("discrete actions have no bounds")
-    action = played.rollouts[0].action
-    assert (action < -0.5).any() and (action > 1.0).any()
 
 
 def steps(reward, terminated=None, truncated=None):

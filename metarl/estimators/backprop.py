@@ -41,7 +41,7 @@ def backprop(steps: int, *, batch_size: int | None = None, remat: bool = False) 
                 return lifetime, (penalty, metrics)
 
             update_key, loss_key = jax.random.split(key)
-            update = jax.checkpoint(update) if remat else update
+            update = jax.checkpoint(update, prevent_cse=False) if remat else update  # a scan keeps them apart
             lifetime, (penalties, metrics) = jax.lax.scan(update, lifetime, jax.random.split(update_key, steps))
             loss, (lifetime, loss_metrics) = inner.loss(meta_params, lifetime, loss_key)
             return loss + penalties.mean(), (lifetime, {**metrics, **loss_metrics, "penalty": penalties})

@@ -87,7 +87,7 @@ class LPGNetwork(nn.Module):
         gru = GRU(
             input_kernel=self.param("input_kernel", kernel, (inputs.shape[-1], 3 * n)),
             input_bias=self.param("input_bias", nn.initializers.zeros, (3 * n,)),
-            recurrent_kernel=self.param("recurrent_kernel", nn.initializers.orthogonal(), (n, 3 * n)),
+            recurrent_kernel=self.param("recurrent_kernel", kernel, (n, 3 * n)),
             candidate_bias=self.param("candidate_bias", nn.initializers.zeros, (n,)),
         )
         # The carry is zero before a step that ends an episode, so no step sees past its own end.
@@ -109,6 +109,7 @@ def lpg(
 
     The update rule is regularised (section 4.3) by `-policy_entropy_coef H(pi) - y_entropy_coef H(y)
     + pi_hat_coef mean(pi_hat^2) + y_hat_coef mean(|y_hat|^2)`. `bins` is the size m of the prediction.
+    The entropies are those of the agent before each update, so the first of K has no meta-gradient.
 
     Raises ValueError if `bins` is below 2 or `hidden` below 1.
     """

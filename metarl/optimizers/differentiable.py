@@ -1,8 +1,8 @@
-"""Optimizers to unroll: optax's, with denominators that receive no meta-gradient.
+"""Optimizers to unroll: optax's, with finite derivatives.
 
 The derivative of a square root at zero is infinite, so backpropagating through `optax.adam` or
-`optax.clip_by_global_norm` gives NaN wherever a gradient was exactly zero. A large `eps` would hide that and
-lose the meta-gradient with it; holding the denominator constant keeps it finite and useful.
+`optax.clip_by_global_norm` gives NaN wherever a gradient was exactly zero. For Adam a large `eps` would hide that
+and lose the meta-gradient with it; a denominator that receives no meta-gradient keeps it finite and useful.
 """
 
 from __future__ import annotations
@@ -38,11 +38,13 @@ def adam(
 
 
 def clip_by_global_norm(max_norm: float | Array) -> optax.GradientTransformation:
-    """`optax.clip_by_global_norm` with a constant norm: scales the whole gradient to at most `max_norm`."""
+    """`optax.clip_by_global_norm` whose derivative is finite where a gradient is exactly zero; same values."""
 
     def update(updates, state, params=None):
-        norm = jax.lax.stop_gradient(optax.global_norm(updates))
-        scale = jnp.minimum(1.0, max_norm / jnp.maximum(norm, 1e-16))
+        square = optax.tree.norm(updates, squared=True)
+        clips = square > max_norm**2
+        # the root is taken only of what is clipped: the other branch of a `where` must not divide by zero either
+        scale = jnp.where(clips, max_norm / jnp.sqrt(jnp.where(clips, square, 1.0)), 1.0)
         return jax.tree.map(lambda g: g * scale, updates), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

@@ -18,7 +18,8 @@ def save_params(path: str | Path, params: Params, metadata: Mapping[str, Any]) -
     """Writes nested dicts of arrays to one `.safetensors` file, names joined with "/".
 
     `metadata` is any JSON-able mapping (the configuration that made them, scores); metarl's version and a hash of the
-    contents are added. Raises ValueError for anything but dicts of arrays, and for names that are empty or hold "/".
+    contents are added. An empty tuple (a part that is not learned) is left out. Raises ValueError for anything but
+    dicts of arrays, and for names that are empty or hold "/".
     """
     from safetensors.numpy import save
 
@@ -65,6 +66,8 @@ def load_params(path: str | Path) -> tuple[Params, dict[str, Any]]:
 
 
 def _flatten(params: Params, prefix: str = "") -> list[tuple[str, np.ndarray]]:
+    if isinstance(params, tuple) and not params:
+        return []  # a part that is not learned
     if not isinstance(params, Mapping):
         raise ValueError(f"params must be nested dicts of arrays, got {type(params).__name__} at {prefix!r}")
     items: list[tuple[str, np.ndarray]] = []
