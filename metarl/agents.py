@@ -12,7 +12,7 @@ from metarl.meta import InnerLoop, LearnedOptimizer, Objective, Update, select
 from metarl.networks import NetworkFactory
 from metarl.objectives.actor_critic import Targets, actor_critic_targets
 from metarl.returns import normalise
-from metarl.rollout import Actors, Rollout, evaluate, model, reset, rollout, unroll
+from metarl.rollout import Actors, Rollout, check_environment, empty_carry, evaluate, model, reset, rollout, unroll
 from metarl.types import Array, Environment, Key, Level, MetaParams, Metrics, Params, Progress, PyTree
 
 
@@ -66,8 +66,8 @@ def rl_inner_loop(
     Its `loss` is the policy-gradient loss of the updated agent on a new rollout, judged by `critic`; its
     `fitness` the mean return of `num_eval_episodes` episodes of at most `max_episode_steps` steps.
 
-    Raises ValueError for a non-positive count, `minibatches` that do not divide the batch, or a network
-    that does not fit the environment's spaces.
+    Raises ValueError for a non-positive count, `minibatches` that do not divide the batch, an environment that
+    departs from the interface, or a network or an optimizer that does not fit.
     """
     counts = {
         "num_envs": num_envs,
@@ -80,6 +80,7 @@ def rl_inner_loop(
     for name, count in counts.items():
         if count < 1:
             raise ValueError(f"{name} must be at least 1, got {count}")
+    check_environment(env)
     agent = model(env, network, dict(objective.outputs))
     recurrent = bool(jax.tree.leaves(agent.network.carry))
     rows = num_envs if recurrent else num_envs * rollout_length
@@ -96,10 +97,13 @@ def rl_inner_loop(
     def init_optimizer(key: Key) -> MetaParams:
         return optimizer.init(key) if isinstance(optimizer, LearnedOptimizer) else ()
 
+    def init_learner(param_key: Key, optimizer_key: Key) -> tuple[Params, PyTree]:
+        params = agent.network.init(param_key)
+        # an optimizer's first state depends on the shapes of its meta-parameters only
+        return params, transform({"optimizer": init_optimizer(optimizer_key)}).init(params)
+
     try:
-        jax.eval_shape(
-            lambda key: transform({"optimizer": init_optimizer(key)}).init(agent.network.init(key)), jax.random.key(0)
-        )
+        jax.eval_shape(init_learner, jax.random.key(0), jax.random.key(0))
     except (TypeError, ValueError, KeyError) as error:
         raise ValueError(
             f"the optimizer does not fit a network of outputs {['policy', *objective.outputs]}: {error}"
@@ -111,9 +115,7 @@ def rl_inner_loop(
 
     def init(key: Key, level: Level) -> Lifetime:
         param_key, optimizer_key, env_key, critic_key = jax.random.split(key, 4)
-        params = agent.network.init(param_key)
-        # an optimizer's first state depends on the shapes of its meta-parameters only
-        opt_state = transform({"optimizer": init_optimizer(optimizer_key)}).init(params)
+        params, opt_state = init_learner(param_key, optimizer_key)
         actors = reset(env, agent, level.env_params, env_key, num_envs)
         return Lifetime(params, opt_state, actors, level, jnp.int32(0), init_critic(critic_key))
 
@@ -158,8 +160,7 @@ def rl_inner_loop(
         """Advantages under the critic as it is, and the critic after learning from the same rollout."""
         assert critic is not None and judge is not None
         # not the agent's memory but its own, empty at the start of every rollout
-        carry = jax.tree.map(lambda x: jnp.broadcast_to(x, (num_envs, *x.shape)), judge.network.carry)
-        data = jax.lax.stop_gradient(data)._replace(carry=carry)
+        data = jax.lax.stop_gradient(data)._replace(carry=empty_carry(judge, num_envs))
         targets = actor_critic_targets(critic_state[0], judge, data, critic.discount, critic.gae_lambda)
 
         def loss(params: Params) -> Array:

@@ -22,9 +22,8 @@ class Model(NamedTuple):
 def model(env: Environment, network: NetworkFactory, outputs: dict[str, int]) -> Model:
     """A network for `env` with the output "policy" and the further `outputs` {name: size}.
 
-    Raises ValueError if `env` departs from the interface, or if the network does not take its observations.
+    Raises ValueError if the network does not take the environment's observations.
     """
-    check_environment(env)
     head = policy_head(env.action_space(env.default_params))
     space = env.observation_space(env.default_params)
     agent = network(space, {"policy": head.size, **outputs})
@@ -95,11 +94,15 @@ class Rollout(NamedTuple):
         return self.terminated | self.truncated
 
 
+def empty_carry(model: Model, num_envs: int) -> PyTree:
+    """What a recurrent network remembers before the first step of `num_envs` environments. Leaves [E, ...]."""
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (num_envs, *x.shape)), model.network.carry)
+
+
 def reset(env: Environment, model: Model, env_params: PyTree, key: Key, num_envs: int) -> Actors:
     """`num_envs` environments of the level `env_params`, each at the start of an episode."""
     obs, state = jax.vmap(env.reset, (0, None))(jax.random.split(key, num_envs), env_params)
-    carry = jax.tree.map(lambda x: jnp.broadcast_to(x, (num_envs, *x.shape)), model.network.carry)
-    return Actors(obs, state, carry, jnp.ones(num_envs, bool), jnp.zeros(num_envs))
+    return Actors(obs, state, empty_carry(model, num_envs), jnp.ones(num_envs, bool), jnp.zeros(num_envs))
 
 
 def act(
