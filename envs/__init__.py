@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Callable
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 
 from envs import bandit, gridworld, mdp
@@ -52,16 +53,22 @@ def names() -> tuple[str, ...]:
     return (*_OURS, *gymnax.names())
 
 
-def make(name: str, horizon: int | None = None) -> Levels:
+def make(name: str, horizon: int | tuple[int, int] | None = None) -> Levels:
     """The levels called `name`, with lifetimes of `horizon` agent updates (default: their own; gymnax's 1000).
 
+    A pair of horizons stands for log-uniform lifetimes between both.
     Raises ValueError for an unknown name, with the closest known ones, and for a horizon below 1.
     """
-    if horizon is not None and horizon < 1:
-        raise ValueError(f"horizon must be at least 1 agent update, got {horizon}")
+    shortest, longest = horizon if isinstance(horizon, tuple) else (horizon, horizon)
+    if shortest is not None and longest is not None and not 1 <= shortest <= longest:
+        raise ValueError(f"horizon must be at least 1 agent update, and not end before it starts, got {horizon}")
+    levels = _make(name)
+    return levels if shortest is None or longest is None else _with_horizon(levels, shortest, longest)
+
+
+def _make(name: str) -> Levels:
     if name in _OURS:
-        levels = _OURS[name]()
-        return levels if horizon is None else _with_horizon(levels, horizon)
+        return _OURS[name]()
     known = names()
     if name not in known:
         # Compared without case and without the part before the slash: "Small" means "gridworld/small".
@@ -71,7 +78,7 @@ def make(name: str, horizon: int | None = None) -> Levels:
         raise ValueError(f"unknown environment {name!r}; {hint}")
     from envs import gymnax
 
-    return gymnax.make(name, 1000 if horizon is None else horizon)
+    return gymnax.make(name, 1000)
 
 
 def optimal_return(env: Environment) -> Callable[[PyTree], Array] | None:
@@ -85,8 +92,12 @@ def optimal_return(env: Environment) -> Callable[[PyTree], Array] | None:
     return None
 
 
-def _with_horizon(levels: Levels, horizon: int) -> Levels:
+def _with_horizon(levels: Levels, shortest: int, longest: int) -> Levels:
     def sample(key: Key) -> Level:
-        return levels.sample(key)._replace(horizon=jnp.int32(horizon))
+        if shortest == longest:
+            return levels.sample(key)._replace(horizon=jnp.int32(longest))
+        horizon_key = jax.random.fold_in(key, 0)  # a key gives the same level whatever its lifetime
+        drawn = jnp.exp(jax.random.uniform(horizon_key, minval=jnp.log(shortest), maxval=jnp.log(longest + 1)))
+        return levels.sample(key)._replace(horizon=jnp.clip(jnp.floor(drawn), shortest, longest).astype(jnp.int32))
 
     return Levels(levels.env, sample)

@@ -1,7 +1,8 @@
-"""Train plain A2C and PPO agents, many at once, and report how well they play: the baselines of everything else.
+"""Train plain A2C, PPO and DPO agents, many at once, and report how well they play: the baselines of everything else.
 
 python -m experiments.agent                        # PPO on CartPole, about a minute on a laptop CPU
 python -m experiments.agent --preset breakout
+python -m experiments.agent --preset pendulum --objective dpo   # against --objective ppo
 python -m experiments.agent --env Acrobot-v1 --objective a2c --learning-rate 1e-3 3e-4 --updates 1000
 
 Agents of all seeds and learning rates live side by side in one compiled program. A level of a distribution is
@@ -13,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
@@ -30,19 +32,19 @@ from metarl.meta import InnerLoop, Lifetimes, Meta, MetaState, Objective
 from metarl.networks import NetworkFactory
 from metarl.types import Array, Key, Levels, Metrics
 
-FOREVER = 2**31 - 1  # the agents' horizon: neither objective looks at it, and a resumed run may go on longer
+FOREVER = 2**31 - 1  # the agents' horizon: no objective here looks at it, and a resumed run may go on longer
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(cli.Run):
-    """A2C or PPO agents without anything meta-learned, one per seed and learning rate."""
+    """A2C, PPO or DPO agents without anything meta-learned, one per seed and learning rate."""
 
     steps: Annotated[int, arg(aliases=("--updates",))] = 500
     """Updates of each agent, those before a resume included."""
     env: str = "CartPole-v1"
     """Environment or distribution of levels: any name of envs.names()."""
-    objective: Literal["a2c", "ppo"] = "ppo"
-    """What the agents minimise."""
+    objective: Literal["a2c", "ppo", "dpo"] = "ppo"
+    """What the agents minimise (dpo: PPO with the drift that was discovered in place of its clipping)."""
     num_seeds: int = 8
     """Agents per learning rate, each with its own seed and level."""
     learning_rate: tuple[float, ...] = (1e-3,)
@@ -62,7 +64,7 @@ class Config(cli.Run):
     gae_lambda: float = 0.95
     """Weight of the next step's advantage (1: returns as sampled, 0: one-step differences)."""
     clip: float = 0.2
-    """How far PPO's probability ratio may move (A2C ignores it)."""
+    """How far PPO's probability ratio may move (only PPO has it)."""
     value_coef: float = 0.5
     """Weight of the value loss."""
     entropy_coef: float = 0.01
@@ -77,15 +79,10 @@ class Config(cli.Run):
     def __post_init__(self) -> None:
         super().__post_init__()
         positive = ("num_envs", "rollout_length", "epochs", "minibatches", "clip", "max_gradient_norm", "eval_episodes")
-        for name in positive:
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        cli.check(self, positive=positive, not_negative=("value_coef", "entropy_coef"))
         for name in ("discount", "gae_lambda"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
-        for name in ("value_coef", "entropy_coef"):
-            if not getattr(self, name) >= 0.0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.num_seeds < 2:
             raise ValueError(f"num_seeds must be at least 2 for an interval, got {self.num_seeds}")
         rates = self.learning_rate
@@ -116,6 +113,15 @@ PRESETS = {
         minibatches=8,
         network="conv",
     ),
+    "pendulum": Config(
+        env="Pendulum-v1",
+        steps=150,
+        rollout_length=256,
+        epochs=10,
+        minibatches=16,
+        discount=0.95,
+        entropy_coef=0.0,
+    ),
 }
 
 
@@ -135,11 +141,11 @@ def inner_loop(config: Config, levels: Levels, learning_rate: Array | float) -> 
         "entropy_coef": config.entropy_coef,
         "normalise_advantage": config.normalise_advantage,
     }
-    objective: Objective
-    if config.objective == "ppo":
-        objective = metarl.objectives.ppo(clip=config.clip, **options)
-    else:
-        objective = metarl.objectives.a2c(**options)
+    objectives: dict[str, Objective] = {
+        "a2c": metarl.objectives.a2c(**options),
+        "ppo": metarl.objectives.ppo(clip=config.clip, **options),
+        "dpo": metarl.objectives.dpo(**options),
+    }
     networks: dict[str, NetworkFactory] = {
         "auto": family(config.env, levels.env).network,
         "tabular": metarl.networks.tabular,
@@ -150,7 +156,7 @@ def inner_loop(config: Config, levels: Levels, learning_rate: Array | float) -> 
     return metarl.rl_inner_loop(
         levels.env,
         networks[config.network],
-        objective,
+        objectives[config.objective],
         optax.chain(optax.clip_by_global_norm(config.max_gradient_norm), optax.adam(learning_rate, eps=1e-5)),
         num_envs=config.num_envs,
         rollout_length=config.rollout_length,
@@ -246,7 +252,7 @@ def main(argv: list[str] | None = None) -> None:
     with cli.clean_exit():
         levels = envs.make(config.env)
 
-        def evaluation(state: MetaState, log: Log) -> cli.Report:
+        def evaluation(state: MetaState, log: Log, directory: Path) -> cli.Report:
             return report(config, levels, state)
 
         score = f"evaluation return on {config.env}"

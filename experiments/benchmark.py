@@ -2,6 +2,7 @@
 
 python -m experiments.benchmark lpg
 python -m experiments.benchmark lpg --num-lifetimes 512 --num-envs 64
+python -m experiments.benchmark es
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ import jax.numpy as jnp
 import tyro
 
 import envs
-from experiments import cli, lpg
+from experiments import cli, evolution, lpg, ta_lpg
 from experiments.agents import family
 from metarl import rollout
+from metarl.estimators.population import live, spread
 from metarl.types import Array, Key
 
 
@@ -48,10 +50,36 @@ class LPG:
     """Timed calls of each program, taken in turns."""
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name != "levels" and value < 1:
-                raise ValueError(f"{field.name} must be at least 1, got {value}")
+        cli.check(self, positive=[field.name for field in dataclasses.fields(self) if field.name != "levels"])
+
+
+@dataclasses.dataclass(frozen=True)
+class ES:
+    """One step of evolution strategies on LPG against the same lifetimes without it, and against forward arithmetic."""
+
+    levels: tuple[str, ...] = ("gridworld/small", "gridworld/all_vrandlife")
+    """Distributions of levels, one benchmark each, with their own lifetimes."""
+    num_pairs: int = 8
+    """Antithetic pairs: half the population."""
+    num_envs: int = 16
+    """Environments of each agent."""
+    rollout_length: int = 20
+    """Environment steps between two agent updates."""
+    hidden: int = 256
+    """Width of the meta-network's GRU."""
+    batch_size: int = 1
+    """Pairs that live at a time on each device."""
+    devices: int = 0
+    """Devices that pairs are dealt out to (0: all that divide their number); on CPU, each core is one."""
+    repeats: int = 3
+    """Timed calls of each program, taken in turns."""
+
+    def __post_init__(self) -> None:
+        cli.check(
+            self,
+            positive=("num_pairs", "num_envs", "rollout_length", "hidden", "batch_size", "repeats"),
+            not_negative=("devices",),
+        )
 
 
 def time_side_by_side(programs: dict[str, tuple[Callable[..., Any], Any]], repeats: int) -> dict[str, dict[str, Any]]:
@@ -165,6 +193,69 @@ def benchmark_lpg(config: LPG, name: str) -> dict[str, Any]:
     }
 
 
+def benchmark_es(config: ES, name: str) -> dict[str, Any]:
+    """Times of one distribution of levels: every member of the population lives one whole lifetime."""
+    levels = envs.make(name)
+    settings = {k: getattr(config, k) for k in ("num_pairs", "num_envs", "rollout_length", "hidden", "batch_size")}
+    key = jax.random.key(0)
+    drawn = jax.vmap(levels.sample)(jax.random.split(key, config.num_pairs))
+    longest = int(drawn.horizon.max())
+    run = ta_lpg.Config(levels=name, longest_life=longest, temporal=False, devices=config.devices, **settings)
+    inner = ta_lpg.inner_loop(run, levels)
+    estimator = evolution.estimator(run)
+    meta_params = inner.init_meta(key)
+    newborn = jax.jit(jax.vmap(inner.init))(jax.random.split(key, config.num_pairs), drawn)
+    twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), newborn)
+
+    def population(state: tuple[Any, Key]) -> tuple[Any, Key]:
+        """What an estimate takes: the population, its gradient, and the choice between members."""
+        estimate, key = state
+        key, now = jax.random.split(key)
+        gradient, estimate, _, _ = estimator.estimate(inner, meta_params, estimate, newborn, now)
+        return estimate, key
+
+    def plain(devices: list[jax.Device] | None) -> Callable[[Key], Key]:
+        """As many lifetimes, all under the same meta-parameters."""
+
+        def lives(key: Key) -> Key:
+            def one(x: tuple[Any, Key]) -> Array:
+                return live(inner, meta_params, *x, longest).fitness
+
+            keys = jax.random.split(key, 2 * config.num_pairs)
+            fitness = spread(
+                one, (twice, keys), twice.level.horizon, 2 * config.batch_size if devices else None, devices
+            )
+            return jax.random.fold_in(key, (1e6 * fitness.sum()).astype(jnp.int32))  # what is not used is not computed
+
+        return lives
+
+    devices = evolution.devices(run)
+    updates = 2 * int(drawn.horizon.sum())
+    times = time_side_by_side(
+        {
+            "population": (population, (estimator.init(meta_params, newborn), key)),
+            "plain_lifetimes": (plain(devices), key),
+            "plain_lifetimes_in_one_batch": (plain(None), key),
+        },
+        config.repeats,
+    )
+    flop = 2 * updates * config.num_envs * config.rollout_length * 3 * config.hidden**2
+    return {
+        "levels": name,
+        "agent_updates": updates,
+        "longest_life": longest,
+        "devices": len(devices or [None]),
+        **times,
+        "recurrence_gflop": flop / 1e9,
+        "gflop_per_second": flop / 1e9 / times["population"]["min_seconds"],
+        "ratios": {
+            f"population / {other}": times["population"]["min_seconds"] / times[other]["min_seconds"]
+            for other in ("plain_lifetimes", "plain_lifetimes_in_one_batch")
+        },
+        "peak_memory_mib": _peak_memory(),
+    }
+
+
 def _peak_memory() -> float:
     """MiB: of the accelerator where there is one, else of this process so far."""
     stats = jax.devices()[0].memory_stats() or {}
@@ -174,8 +265,13 @@ def _peak_memory() -> float:
 
 def main(argv: list[str] | None = None) -> None:
     with cli.clean_exit():
-        config = tyro.extras.subcommand_cli_from_dict({"lpg": LPG}, args=argv, description=__doc__)
-        benchmarks = [benchmark_lpg(config, name) for name in config.levels]
+        with cli.one_line_errors():
+            config: Any = tyro.extras.subcommand_cli_from_dict({"lpg": LPG, "es": ES}, args=argv, description=__doc__)
+        if isinstance(config, ES):
+            cli.one_device_per_core()
+            benchmarks = [benchmark_es(config, name) for name in config.levels]
+        else:
+            benchmarks = [benchmark_lpg(config, name) for name in config.levels]
         result = {"configuration": dataclasses.asdict(config), "hardware": cli.hardware(), "benchmarks": benchmarks}
         print(json.dumps(jax.tree.map(lambda x: float(f"{x:.4g}") if isinstance(x, float) else x, result), indent=2))
 

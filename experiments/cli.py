@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import io
 import json
 import os
@@ -86,7 +87,7 @@ def parse(config: type[Config], presets: Mapping[str, Config], argv: Sequence[st
         return preset
 
     choose.__annotations__["preset"] = names
-    with _one_line_errors():
+    with one_line_errors():
         preset, _ = tyro.cli(choose, args=arguments, return_unknown_args=True, add_help=False)
 
         def build(config: Config = presets[preset], preset: str = preset) -> Config:
@@ -101,15 +102,15 @@ def run(
     config: Run,
     *,
     curves: Sequence[str] | None = None,
-    report: Callable[[MetaState, Log], Report] | None = None,
+    report: Callable[[MetaState, Log, Path], Report] | None = None,
     score: str = "normalised return on held-out levels",
 ) -> tuple[MetaState, Log]:
     """Trains `meta` as `config` says and leaves its files beside the checkpoints.
 
     `metrics.csv` and `curves.png` (`curves` picks the metrics that are displayed and plotted), `rule.safetensors` with
-    the meta-parameters, and `results.json`. Then `report(state, log)` is called; its table is printed, drawn in
-    `report.png` and added to `results.json`, and `score` says what its numbers are. Whoever stops the report finds all
-    else in place, and resuming the finished run repeats it.
+    the meta-parameters, and `results.json`. Then `report(state, log, directory)` is called; its table is printed,
+    drawn in `report.png` and added to `results.json`, and `score` says what its numbers are. Whoever stops the report
+    finds all else in place, and resuming the finished run repeats it.
     """
     directory = Path(config.directory or _new_directory(config))
     check_directory(directory, config.resume)
@@ -131,8 +132,9 @@ def run(
         sinks=sinks,
         fingerprint=_what_is_trained(config),
     )
+    origin = {"experiment": Path(inspect.getfile(type(config))).stem, "config": dataclasses.asdict(config)}
     results = {
-        "config": dataclasses.asdict(config),
+        **origin,
         "final_metrics": {name: float(np.mean(values[-1])) for name, values in log.items()},
         "report": {},
         "wall_clock_seconds": round(time.monotonic() - start, 3),  # of training, since the start or the resume
@@ -143,15 +145,38 @@ def run(
     _write(directory / "results.json", results)
     plot.learning_curves(log, directory / "curves.png", curves)
     if jax.tree.leaves(state.params):
-        save_params(directory / "rule.safetensors", state.params, {"config": dataclasses.asdict(config)})
+        save_params(directory / "rule.safetensors", state.params, origin)
     if report:
-        table = report(state, log)
+        table = report(state, log, directory)
         _write(directory / "results.json", {**results, "report": table})
         _show(table, score)
         rows = {name: (row["mean"], row["low"], row["high"]) for name, row in table.items()}
         plot.intervals(rows, directory / "report.png", score)
     print(f"results in {directory}", file=sys.stderr)
     return state, log
+
+
+def one_device_per_core() -> None:
+    """Lets JAX see each CPU core as a device, for what is dealt out to devices: small products fill one core only.
+
+    Call it before anything is computed: later, or where XLA_FLAGS or JAX_NUM_CPU_DEVICES say otherwise, it changes
+    nothing.
+    """
+    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "") or "JAX_NUM_CPU_DEVICES" in os.environ:
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with contextlib.suppress(RuntimeError):  # JAX has started
+        jax.config.update("jax_num_cpu_devices", cores)
+
+
+def check(config: Any, *, positive: Sequence[str] = (), not_negative: Sequence[str] = ()) -> None:
+    """Raises ValueError for the first of these fields that is not a finite number in its range."""
+    for name in positive:
+        if not 0 < getattr(config, name) < float("inf"):
+            raise ValueError(f"{name} must be positive and finite, got {getattr(config, name)}")
+    for name in not_negative:
+        if not 0 <= getattr(config, name) < float("inf"):
+            raise ValueError(f"{name} must be finite and not negative, got {getattr(config, name)}")
 
 
 def _what_is_trained(config: Run) -> dict[str, Any]:
@@ -210,7 +235,7 @@ def _fail(error: BaseException, code: int) -> None:
 
 
 @contextlib.contextmanager
-def _one_line_errors() -> Iterator[None]:
+def one_line_errors() -> Iterator[None]:
     """Turns tyro's boxed error messages, and ValueErrors of a configuration, into one line each."""
     printed = io.StringIO()
     try:

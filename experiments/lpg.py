@@ -8,6 +8,7 @@ python -m experiments.lpg --directory runs/lpg --resume
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import optax
 
@@ -15,7 +16,7 @@ import envs
 import metarl
 from experiments import cli
 from experiments.agents import family
-from experiments.report import held_out_report
+from experiments.report import Judge, held_out_report
 from metarl.checkpoint import Log
 from metarl.meta import InnerLoop, Meta, MetaState
 from metarl.types import Levels
@@ -78,13 +79,8 @@ class Config(cli.Run):
             "max_gradient_norm",
             "held_out_batch",
         )
-        for name in positive:
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
         coefficients = tuple(field.name for field in dataclasses.fields(self) if field.name.endswith("_coef"))
-        for name in ("horizon", "batch_size", "held_out_seeds", *coefficients):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be finite and not negative, got {getattr(self, name)}")
+        cli.check(self, positive=positive, not_negative=("horizon", "batch_size", "held_out_seeds", *coefficients))
         if self.bins < 2:
             raise ValueError(f"bins must be at least 2, got {self.bins}")
         if self.batch_size and self.num_lifetimes % self.batch_size:
@@ -150,11 +146,10 @@ def main(argv: list[str] | None = None) -> None:
         levels = envs.make(config.levels, config.horizon or None)
         meta = make(config, levels)
 
-        def report(state: MetaState, log: Log) -> cli.Report:
-            inner = inner_loop(config, levels)
-            return held_out_report(
-                config, levels, inner, {"trained": lambda key: state.params, "untrained": inner.init_meta}
-            )
+        def report(state: MetaState, log: Log, directory: Path) -> cli.Report:
+            inner, judge = inner_loop(config, levels), Judge(config, levels)
+            rules = {"trained": lambda key: state.params, "untrained": inner.init_meta}
+            return held_out_report(judge, judge.players(inner, rules))
 
         cli.run(meta, config, curves=CURVES, report=report if config.held_out_seeds else None)
 

@@ -1,9 +1,9 @@
-"""The table at the end of a meta-training run: how agents do that a rule has trained on levels it never saw."""
+"""Tables of how agents do that a rule has trained on levels it never saw: at the end of a run, and over horizons."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,62 +13,103 @@ import jax.numpy as jnp
 import envs
 import metarl
 from experiments.agents import family
-from metarl.evaluate import final_returns, normalised_return
+from metarl.evaluate import Interval, final_returns, normalised_return
 from metarl.meta import InnerLoop
-from metarl.types import Array, Key, Levels, MetaParams
+from metarl.types import Array, Key, Level, Levels, MetaParams
 
 HELD_OUT = 2**31 - 1  # draws the held-out levels; training draws its own from split keys, so they never meet
 
+Rule = Callable[[Key], MetaParams]  # called once per seed
+Player = Callable[[Level], Array]  # returns [seeds, n] of the agents that one rule has trained on n levels
 
-def held_out_report(
-    config: Any, levels: Levels, inner: InnerLoop, rules: Mapping[str, Callable[[Key], MetaParams]]
-) -> dict[str, dict[str, float]]:
+
+class Judge:
+    """What all reports on one distribution of levels share: the levels, A2C, and the scale from 0 to 1.
+
+    The uniformly random policy scores 0; the optimal one scores 1 where it is known, else A2C after the longest life
+    that is asked for. `config` has levels, num_envs, rollout_length and the fields of `experiments.lpg.Config` whose
+    names start with held_out.
+    """
+
+    def __init__(self, config: Any, levels: Levels):
+        keys = jax.random.split(jax.random.key(HELD_OUT), config.held_out_levels)
+        self.config, self.levels = config, jax.vmap(levels.sample)(keys)
+        kind = family(config.levels, levels.env)
+        a2c = metarl.rl_inner_loop(
+            levels.env,
+            kind.network,
+            metarl.objectives.a2c(normalise_advantage=True),
+            kind.a2c,
+            num_envs=config.num_envs,
+            rollout_length=config.rollout_length,
+        )
+        self.a2c = self.players(a2c, {"a2c": a2c.init_meta})["a2c"]
+        # A newborn agent's policy is as good as uniform (and a Gaussian of unit deviation for continuous actions).
+        self.random = self.a2c(self.living(0))
+        optimum = envs.optimal_return(levels.env)
+        self.optimal = jax.lax.map(optimum, self.levels.env_params, batch_size=64)[None] if optimum else None
+
+    def players(self, inner: InnerLoop, rules: Mapping[str, Rule]) -> dict[str, Player]:
+        """One compiled program for all `rules` of `inner` and all lifetimes."""
+        one_seed = jax.jit(partial(final_returns, inner, num_seeds=1, batch_size=self.config.held_out_batch))
+        keys = jax.random.split(jax.random.key(HELD_OUT - 1), (self.config.held_out_seeds, 2))
+
+        def play(rule: Rule, levels: Level) -> Array:
+            return jnp.concatenate([one_seed(rule(rule_key), levels=levels, key=key) for rule_key, key in keys])
+
+        return {name: partial(play, rule) for name, rule in rules.items()}
+
+    def living(self, horizon: int) -> Level:
+        """The held-out levels for agents that live `horizon` updates."""
+        return self.levels._replace(horizon=jnp.full_like(self.levels.horizon, horizon))
+
+    def scale(self, best: Array) -> tuple[Array, Array]:
+        """What scores 0 and 1 on each level [n]; warns and leaves returns as they are if 1 would not be above 0."""
+        zero, one = self.random.mean(0), (best if self.optimal is None else self.optimal).mean(0)
+        if (one - zero).mean() > 0:
+            return zero, one
+        print("the reference is not above random: the report has plain returns, not normalised ones", file=sys.stderr)
+        return jnp.zeros_like(zero), jnp.ones_like(one)
+
+
+def held_out_report(judge: Judge, players: Mapping[str, Player]) -> dict[str, dict[str, float]]:
     """Normalised final returns `{name: {mean, low, high, return}}` on held-out levels, with 95 % intervals.
 
-    Of the agents that each of `rules` trains (a function of a key, called once per seed), of A2C, of the
-    uniformly random policy and, where it is known, of the optimal one. Random scores 0; optimal scores 1
-    where it is known, else A2C. `config` has the fields of `experiments.lpg.Config`.
+    Of the agents of `players`, of A2C, of the random policy and, where it is known, of the optimal one.
     """
-    env = levels.env
-    held_out = jax.vmap(levels.sample)(jax.random.split(jax.random.key(HELD_OUT), config.held_out_levels))
-    num_updates = int(held_out.horizon.max())
-    kind = family(config.levels, env)
-    a2c = metarl.rl_inner_loop(
-        env,
-        kind.network,
-        metarl.objectives.a2c(normalise_advantage=True),
-        kind.a2c,
-        num_envs=config.num_envs,
-        rollout_length=config.rollout_length,
-    )
-
-    def after(num_updates: int, inner: InnerLoop) -> Callable[[Callable[[Key], MetaParams]], Array]:
-        one_seed = jax.jit(
-            partial(
-                final_returns,
-                inner,
-                levels=held_out,
-                num_seeds=1,
-                num_updates=num_updates,
-                batch_size=config.held_out_batch,
-            )
-        )
-        keys = jax.random.split(jax.random.key(HELD_OUT - 1), (config.held_out_seeds, 2))
-        return lambda rule: jnp.concatenate([one_seed(rule(rule_key), key=agent_key) for rule_key, agent_key in keys])
-
-    learned = after(num_updates, inner)
-    results = {name: learned(rule) for name, rule in rules.items()}
-    results["a2c"] = after(num_updates, a2c)(a2c.init_meta)
-    # A newborn agent's policy is as good as uniform (and a Gaussian of unit deviation for continuous actions).
-    results["random"] = after(0, a2c)(a2c.init_meta)
-    best = results["a2c"]
-    if optimum := envs.optimal_return(env):
-        best = results["optimal"] = jax.lax.map(optimum, held_out.env_params, batch_size=64)[None]
-    zero, one = results["random"].mean(0), best.mean(0)
-    if not (one - zero).mean() > 0:
-        print("the reference is not above random: the report has plain returns, not normalised ones", file=sys.stderr)
-        zero, one = jnp.zeros_like(zero), jnp.ones_like(one)
+    results = {name: play(judge.levels) for name, play in {**players, "a2c": judge.a2c}.items()}
+    results["random"] = judge.random
+    if judge.optimal is not None:
+        results["optimal"] = judge.optimal
+    zero, one = judge.scale(results["a2c"])
     return {
         name: {**normalised_return(value, zero, one)._asdict(), "return": float(value.mean())}
         for name, value in results.items()
     }
+
+
+def horizon_report(judge: Judge, players: Mapping[str, Sequence[Player]]) -> dict[str, dict[int, Interval]]:
+    """Normalised final returns `{name: {horizon: interval}}` on held-out levels, the same for every horizon.
+
+    `players` maps a name to one player or to several of its kind, such as those of several meta-training seeds, whose
+    means over evaluation seeds then are what the intervals resample. With two names of equally many players, the
+    difference between the two is reported too, on the same levels, seeds and scale.
+    """
+    horizons = judge.config.held_out_horizons
+
+    def returns(players: Sequence[Player], horizon: int) -> Array:
+        results = [play(judge.living(horizon)) for play in players]
+        return results[0] if len(results) == 1 else jnp.stack([x.mean(0) for x in results])
+
+    everyone = {**players, "a2c": [judge.a2c]}
+    results = {name: {h: returns(kind, h) for h in horizons} for name, kind in everyone.items()}
+    zero, one = judge.scale(results["a2c"][max(horizons)])
+    report = {name: {h: normalised_return(x, zero, one) for h, x in row.items()} for name, row in results.items()}
+    if len(players) == 2:
+        (first, these), (second, those) = players.items()
+        if len(these) == len(those):
+            differences = {h: results[first][h] - results[second][h] for h in horizons}
+            report[f"{first} minus {second}"] = {
+                h: normalised_return(x, 0.0 * zero, one - zero) for h, x in differences.items()
+            }
+    return report

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from metarl.agents import train_agent
 from metarl.meta import InnerLoop
 from metarl.types import Array, Key, Level, MetaParams
 
@@ -19,12 +19,11 @@ def final_returns(
     key: Key,
     *,
     num_seeds: int,
-    num_updates: int,
     batch_size: int | None = None,
 ) -> Array:
     """Fitness [num_seeds, n] of agents that have lived on each of `levels` (leaves [n, ...]), one per seed.
 
-    Every agent is a newborn that makes `num_updates` updates, or fewer if its level's horizon comes first.
+    Every agent is a newborn that lives to its level's horizon; with a horizon of 0 it stays a newborn.
     At most `batch_size` agents live side by side (all if None). Pure: jit it.
     """
     num_levels = levels.horizon.shape[0]
@@ -32,12 +31,18 @@ def final_returns(
     def lifetime(x: tuple[Array, Array]) -> Array:
         key, index = x
         train_key, test_key = jax.random.split(key)
-        level = jax.tree.map(lambda leaf: leaf[index], levels)
-        agent, _ = train_agent(inner, meta_params, level, train_key, num_updates)
+        init_key, step_key = jax.random.split(train_key)
+
+        def update(loop: tuple[Array, Any]) -> tuple[Array, Any]:
+            t, agent = loop
+            return t + 1, inner.step(meta_params, agent, jax.random.fold_in(step_key, t)).lifetime
+
+        newborn = inner.init(init_key, jax.tree.map(lambda leaf: leaf[index], levels))
+        _, agent = jax.lax.while_loop(lambda loop: ~inner.done(loop[1]), update, (jnp.int32(0), newborn))
         return inner.fitness(meta_params, agent, test_key)
 
     keys = jax.random.split(key, num_seeds * num_levels)
-    indices = jax.numpy.tile(jax.numpy.arange(num_levels), num_seeds)
+    indices = jnp.tile(jnp.arange(num_levels), num_seeds)
     returns = jax.lax.map(lifetime, (keys, indices), batch_size=batch_size or len(indices))
     return returns.reshape(num_seeds, num_levels)
 

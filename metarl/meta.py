@@ -78,7 +78,7 @@ class Curriculum(NamedTuple):
 class Estimator(NamedTuple):
     """How a gradient of the meta-objective (to be minimised) is obtained from a batch of lifetimes."""
 
-    init: Callable[[MetaParams], PyTree]
+    init: Callable[[MetaParams, Lifetimes], PyTree]  # lifetimes with leaves [n, ...]
     # (inner, meta_params, state, lifetimes, key) -> gradient, state, lifetimes, metrics
     estimate: Callable[[InnerLoop, MetaParams, PyTree, Lifetimes, Key], tuple[MetaParams, PyTree, Lifetimes, Metrics]]
 
@@ -146,13 +146,14 @@ def compose(
         # ceil(horizon * (i + 1) / n), in integers and without their product, which may overflow
         turn, (whole, rest) = jnp.arange(num_lifetimes) + 1, jnp.divmod(levels.horizon, num_lifetimes)
         staggered = whole * turn + (rest * turn + num_lifetimes - 1) // num_lifetimes
+        lifetimes = newborn(lifetime_key, levels._replace(horizon=staggered.astype(levels.horizon.dtype)))
         return MetaState(
             step=jnp.int32(0),
             params=params,
             opt_state=optimizer.init(params),
-            estimator=estimator.init(params),
+            estimator=estimator.init(params, lifetimes),
             curriculum=curriculum_state,
-            lifetimes=newborn(lifetime_key, levels._replace(horizon=staggered.astype(levels.horizon.dtype))),
+            lifetimes=lifetimes,
         )
 
     def step(state: MetaState, key: Key) -> tuple[MetaState, Metrics]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 BLUE, GREY = "#1f6fb4", "#9aa4ad"
+COLOURS = (BLUE, "#d9822b", "#2f9e77", "#8a5aa8", "#c2455d", "#6b7680")  # of several lines in one panel
 
 
 def learning_curves(log: Mapping[str, np.ndarray], path: str | Path, keys: Iterable[str] | None = None) -> None:
@@ -51,9 +53,8 @@ def intervals(results: Mapping[str, tuple[float, float, float]], path: str | Pat
     """
     if not results:
         raise ValueError("no results to draw")
-    for name, (mean, low, high) in results.items():
-        if not low <= mean <= high:
-            raise ValueError(f"{name}: the mean {mean} is outside its interval [{low}, {high}]")
+    for name, interval in results.items():
+        _check_interval(name, *interval)
     figure, (axis,) = _figure(1, 1, (6.4, 1.1 + 0.36 * len(results)))
     for row, (mean, low, high) in enumerate(results.values()):
         axis.plot([low, high], [row, row], color=BLUE, linewidth=2.2, alpha=0.55, solid_capstyle="round")
@@ -66,6 +67,89 @@ def intervals(results: Mapping[str, tuple[float, float, float]], path: str | Pat
     figure.savefig(path, dpi=150)
 
 
+def over_horizons(
+    results: Mapping[str, Mapping[int, tuple[float, float, float]]],
+    path: str | Path,
+    label: str = "score",
+    trained: tuple[int, int] | None = None,
+) -> None:
+    """One line per name with its 95 % interval over lifetimes; `results` is name -> {horizon: (mean, low, high)}.
+
+    Names with " minus " in them are differences: they have a panel of their own below. The shade is the range of
+    lifetimes from `trained[0]` to `trained[1]`.
+    Raises ValueError if there is nothing to draw, a horizon is not positive, or an interval does not hold its mean.
+    """
+    horizons = sorted({horizon for row in results.values() for horizon in row})
+    if not horizons or not all(results.values()):
+        raise ValueError(f"no results to draw: {[name for name, row in results.items() if not row] or 'no names'}")
+    if horizons[0] <= 0:
+        raise ValueError(f"horizons must be positive, got {horizons[0]}")
+    for name, row in results.items():
+        for horizon, interval in row.items():
+            _check_interval(f"{name} at horizon {horizon}", *interval)
+    differences = [name for name in results if " minus " in name]
+    panels = [names for names in ([name for name in results if name not in differences], differences) if names]
+    figure, axes = _figure(len(panels), 1, (6.8, 3.6 * len(panels)))
+    for axis, names in zip(axes, panels, strict=True):
+        if trained:
+            axis.axvspan(*trained, facecolor="#eef0f2", edgecolor=GREY, linewidth=0.8, zorder=0, label="trained on")
+        if names is differences:
+            axis.axhline(0.0, color=GREY, linewidth=1.2)
+        for name, colour in zip(names, cycle(COLOURS), strict=False):
+            x = sorted(results[name])
+            mean, low, high = np.array([results[name][horizon] for horizon in x], float).T
+            axis.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+            axis.plot(x, mean, color=colour, linewidth=1.8, marker="o", markersize=5, label=name)
+        axis.set_xscale("log")
+        axis.set_xticks(horizons, [str(horizon) for horizon in horizons])
+        axis.minorticks_off()
+        axis.set_xlabel("lifetime in agent updates")
+        axis.set_ylabel(f"difference of {label}" if names is differences else label)
+        axis.legend(frameon=False, fontsize=9)
+    axes[0].set_title("mean and 95 % interval", loc="left", fontsize=11)
+    figure.savefig(path, dpi=150)
+
+
+def surfaces(
+    panels: Mapping[str, Any],
+    x: Any,
+    y: Any,
+    path: str | Path,
+    x_label: str = "",
+    y_label: str = "",
+    label: str = "",
+) -> None:
+    """Heat maps side by side, on one scale of colours on which zero is white; a line marks where values leave zero.
+
+    `panels` is name -> [rows, columns] for `y` [rows] and `x` [columns], both in order, and `label` says what the
+    values are. Raises ValueError if there is nothing to draw, or a panel is of another shape or not finite.
+    """
+    from matplotlib.colors import LinearSegmentedColormap
+
+    if not panels:
+        raise ValueError("no surfaces to draw")
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    arrays = {name: np.asarray(values, float) for name, values in panels.items()}
+    for name, values in arrays.items():
+        if values.shape != (y.size, x.size):
+            raise ValueError(f"{name}: need values of shape {(y.size, x.size)}, got {values.shape}")
+        if not np.isfinite(values).all():
+            raise ValueError(f"{name}: {np.count_nonzero(~np.isfinite(values))} values are not finite")
+    colours = LinearSegmentedColormap.from_list("", ["#0b3c6f", BLUE, "white", "#d9822b", "#8c2d04"], 257)
+    limit = max(np.abs(values).max() for values in arrays.values()) or 1.0  # a surface of zeros is white, too
+    figure, axes = _figure(1, len(arrays), (3.2 * len(arrays) + 1.2, 3.4))
+    for axis, (name, values) in zip(axes, arrays.items(), strict=True):
+        mesh = axis.pcolormesh(x, y, values, shading="nearest", cmap=colours, vmin=-limit, vmax=limit)
+        if values.min() <= 0.0 < values.max():
+            axis.contour(x, y, values, levels=[0.0], colors="black", linewidths=0.9)
+        axis.grid(visible=False)
+        axis.set_title(name, loc="left", fontsize=11)
+        axis.set_xlabel(x_label)
+    axes[0].set_ylabel(y_label)
+    figure.colorbar(mesh, ax=axes, label=label, fraction=0.05)
+    figure.savefig(path, dpi=150)
+
+
 def smoothed(values: np.ndarray) -> np.ndarray:
     """A centred moving mean over a twentieth of the curve (half of that at its ends); leaves NaN and infinity out."""
     finite = np.isfinite(values)
@@ -75,6 +159,11 @@ def smoothed(values: np.ndarray) -> np.ndarray:
     low, high = np.maximum(index - half, 0), np.minimum(index + half + 1, len(values))
     with np.errstate(invalid="ignore"):
         return (total[high] - total[low]) / (count[high] - count[low])
+
+
+def _check_interval(name: str, mean: float, low: float, high: float) -> None:
+    if not low <= mean <= high:
+        raise ValueError(f"{name}: the mean {mean} is outside its interval [{low}, {high}]")
 
 
 def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, list[Any]]:

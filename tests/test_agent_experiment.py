@@ -79,10 +79,10 @@ def test_presets_are_valid_and_fit_their_environments(preset):
     ("options", "message"),
     [
         ({"steps": 0}, "steps must be at least 1, got 0"),
-        ({"num_envs": 0}, "num_envs must be positive, got 0"),
-        ({"clip": 0.0}, "clip must be positive, got 0.0"),
+        ({"num_envs": 0}, "num_envs must be positive and finite, got 0"),
+        ({"clip": 0.0}, "clip must be positive and finite, got 0.0"),
         ({"discount": 1.5}, "discount must be between 0 and 1, got 1.5"),
-        ({"entropy_coef": -1.0}, "entropy_coef must not be negative, got -1.0"),
+        ({"entropy_coef": -1.0}, "entropy_coef must be finite and not negative, got -1.0"),
         ({"num_seeds": 1}, "num_seeds must be at least 2 for an interval, got 1"),
         ({"learning_rate": (0.1, 0.1)}, r"learning_rate must be positive numbers, each given once, got \(0.1, 0.1\)"),
         ({"learning_rate": (-0.1,)}, r"learning_rate must be positive numbers, each given once, got \(-0.1,\)"),

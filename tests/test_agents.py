@@ -303,7 +303,7 @@ def test_a2c_reaches_its_share_of_the_optimum_on_gridworlds():
     levels = gridworld.distribution("small")
     held_out = jax.vmap(levels.sample)(jax.random.split(jax.random.key(11), 32))
     inner = rl_inner_loop(levels.env, tabular, a2c(normalise_advantage=True), adam(0.1), num_envs=16, rollout_length=20)
-    returns = jax.jit(partial(final_returns, inner, num_seeds=2, num_updates=250))(
+    returns = jax.jit(partial(final_returns, inner, num_seeds=2))(
         inner.init_meta(jax.random.key(0)), held_out, jax.random.key(1)
     )
     optimum = jax.lax.map(lambda p: gridworld.optimal_return(levels.env, p), held_out.env_params)

@@ -67,8 +67,10 @@ def test_shapes_that_do_not_agree_are_named(returns, zero, one):
         normalised_return(np.ones(returns), np.zeros(zero), np.ones(one))
 
 
-LEVELS = mdp.distribution(num_states=3, num_actions=2, max_steps=4, horizon=100)
+LEVELS = mdp.distribution(num_states=3, num_actions=2, max_steps=4, horizon=30)
 HELD_OUT = jax.vmap(LEVELS.sample)(jax.random.split(jax.random.key(0), 3))
+
+NEWBORN = HELD_OUT._replace(horizon=jnp.zeros(3, jnp.int32))
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +81,7 @@ def play():
     meta_params = inner.init_meta(jax.random.key(0))
 
     def play(levels=HELD_OUT, key=jax.random.key(1), **options):  # noqa: B008
-        options = {"num_seeds": 4, "num_updates": 30, "batch_size": None} | options
+        options = {"num_seeds": 4, "batch_size": None} | options
         return np.asarray(jax.jit(partial(final_returns, inner, meta_params, **options))(levels=levels, key=key))
 
     return play
@@ -92,7 +94,7 @@ def returns(play):
 
 def test_final_returns_are_those_of_trained_agents_on_each_level(play, returns):
     best = np.asarray(jax.vmap(partial(mdp.optimal_return, LEVELS.env))(HELD_OUT.env_params))
-    newborn = play(num_updates=0)
+    newborn = play(NEWBORN)
     assert returns.shape == newborn.shape == (4, 3)
     assert (newborn.mean(0) < returns.mean(0)).all()
     assert ((returns.mean() - newborn.mean()) / (best.mean() - newborn.mean())) > 0.6
@@ -105,6 +107,7 @@ def test_batches_change_nothing(play, returns, batch_size):
     np.testing.assert_allclose(play(batch_size=batch_size), returns, rtol=1e-5)
 
 
-def test_agents_stop_at_their_horizon(play):
-    short = HELD_OUT._replace(horizon=jnp.array([0, 0, 0], jnp.int32))
-    np.testing.assert_allclose(play(short), play(num_updates=0))
+def test_agents_stop_at_their_horizon(play, returns):
+    short = HELD_OUT._replace(horizon=jnp.array([0, 30, 0], jnp.int32))
+    expected = np.where([True, False, True], play(NEWBORN), returns)
+    np.testing.assert_allclose(play(short), expected, rtol=1e-5)

@@ -69,6 +69,7 @@ def random_inputs(key, bins=3):
         prob=jax.random.uniform(keys[4], (T, E)),
         y=y[0],
         y_next=y[1],
+        time=jnp.zeros((T, E, 0)),
     )
 
 
@@ -103,6 +104,29 @@ def test_a_terminal_step_does_not_bootstrap_and_a_truncated_one_does(network):
     np.testing.assert_array_equal(pi_hat(x, ended), pi_hat(other, ended))
     assert (pi_hat(x, none) != pi_hat(other, none)).all()
     assert (pi_hat(x, none) != pi_hat(x, ended)).all()
+
+
+def by_age(objective, progress):
+    """pi_hat of one rollout of tabular agents for each of some ages and horizons, given as (step, horizon)."""
+    agent, level = model(LEVELS.env, metarl.networks.tabular, {"y": 3}), LEVELS.sample(jax.random.key(0))
+    params, meta_params = agent.network.init(jax.random.key(1)), objective.init(jax.random.key(2))
+    actors = reset(LEVELS.env, agent, level.env_params, jax.random.key(3), E)
+    _, data = rollout(LEVELS.env, agent, params, actors, level.env_params, jax.random.key(4), T)
+
+    @jax.jit
+    def pi_hat(step, horizon):
+        return objective.targets(meta_params, params, agent, data, metarl.Progress(step, horizon))[0].pi_hat
+
+    return [np.asarray(pi_hat(jnp.int32(step), jnp.int32(horizon))) for step, horizon in progress]
+
+
+def test_a_temporal_rule_sees_age_and_horizon_and_a_blind_one_neither():
+    young, old, longer = by_age(lpg(bins=3, hidden=8, temporal=True), [(0, 10), (8, 10), (0, 100)])
+    assert (young != old).all() and (young != longer).all()
+    assert np.abs(young - longer).max() < 10.0 * np.abs(young - old).max()  # neither feature drowns the other
+    young, old, longer = by_age(lpg(bins=3, hidden=8), [(0, 10), (8, 10), (0, 100)])
+    np.testing.assert_array_equal(young, old)
+    np.testing.assert_array_equal(young, longer)
 
 
 def test_the_published_size_has_about_204k_parameters():

@@ -14,7 +14,7 @@ import metarl
 from envs import mdp
 from metarl.meta import compose
 from metarl.networks import gru, mlp, tabular
-from metarl.objectives import a2c, lpg, ppo
+from metarl.objectives import a2c, dpo, lpg, lpo, ppo
 from metarl.optimizers import per_output
 from metarl.rollout import model, reset, rollout
 from metarl.types import Progress
@@ -37,12 +37,25 @@ INNER_LOOPS: dict[str, tuple[Any, ...]] = {
     "a2c": (a2c(), tabular, optax.adam(0.1), {}),
     "ppo": (ppo(), mlp((8,)), optax.adam(1e-2), {"epochs": 2, "minibatches": 2}),
     "ppo recurrent": (ppo(), gru(8), optax.adam(1e-2), {"epochs": 2, "minibatches": 2}),
+    "lpo": (lpo(hidden=8), tabular, optax.adam(0.1), {"epochs": 2, "minibatches": 2}),
+    "lpo temporal": (lpo(temporal=True, start="scratch", hidden=8), tabular, optax.adam(0.1), {"epochs": 2}),
+    "dpo": (dpo(), tabular, optax.adam(0.1), {"epochs": 2, "minibatches": 2}),
 }
 ESTIMATORS: dict[str, Callable] = {
     "backprop": lambda: metarl.estimators.backprop(2),
+    "es": lambda: metarl.estimators.es(6),
+    "es truncated": lambda: metarl.estimators.es(2, shaping="centred_ranks", batch_size=1),
+    "pes": lambda: metarl.estimators.pes(2),
 }
 CURRICULA: dict[str, Callable] = {"uniform": metarl.curricula.uniform}
-OBJECTIVES: dict[str, Callable] = {"a2c": a2c, "ppo": ppo, "lpg": partial(lpg, bins=3, hidden=8)}
+OBJECTIVES: dict[str, Callable] = {
+    "a2c": a2c,
+    "ppo": ppo,
+    "lpg": partial(lpg, bins=3, hidden=8),
+    "lpo": partial(lpo, hidden=8),
+    "lpo temporal": partial(lpo, temporal=True, start="scratch", hidden=8),
+    "dpo": dpo,
+}
 
 
 def build(name):

@@ -1,5 +1,8 @@
 """How a meta-gradient is obtained: each function here returns a `metarl.meta.Estimator`."""
 
+from metarl.estimators.ask_tell import ask_tell
 from metarl.estimators.backprop import backprop
+from metarl.estimators.es import es
+from metarl.estimators.pes import pes
 
-__all__ = ["backprop"]
+__all__ = ["ask_tell", "backprop", "es", "pes"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-import optax
 
+from metarl.estimators.population import gradient_metrics
 from metarl.meta import Estimator, InnerLoop, Lifetime, Lifetimes
 from metarl.types import Array, Key, MetaParams, Metrics, PyTree
 
@@ -66,8 +66,8 @@ def backprop(steps: int, *, batch_size: int | None = None, remat: bool = False) 
         metrics |= {
             "meta_loss": losses.mean(),
             "lifetime_loss": losses,
-            "meta_gradient_norm": optax.global_norm(gradient),
+            **gradient_metrics(gradient, state),
         }
-        return gradient, state, lifetimes, metrics
+        return gradient, gradient, lifetimes, metrics
 
-    return Estimator(lambda meta_params: (), estimate)
+    return Estimator(lambda meta_params, lifetimes: jax.tree.map(jnp.zeros_like, meta_params), estimate)

@@ -2,5 +2,6 @@
 
 from metarl.objectives.actor_critic import a2c, ppo
 from metarl.objectives.lpg import lpg
+from metarl.objectives.lpo import dpo, lpo
 
-__all__ = ["a2c", "lpg", "ppo"]
+__all__ = ["a2c", "dpo", "lpg", "lpo", "ppo"]

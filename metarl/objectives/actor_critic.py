@@ -1,7 +1,8 @@
-"""Hand-made objectives on a policy and a value: A2C and PPO."""
+"""Objectives on a policy and a value, which differ in their policy loss: here the hand-made A2C and PPO."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -10,7 +11,10 @@ import jax.numpy as jnp
 from metarl.meta import Objective
 from metarl.returns import gae, normalise
 from metarl.rollout import Model, Rollout, unroll
-from metarl.types import Array, MetaParams, Metrics, Params, Progress
+from metarl.types import Array, Key, MetaParams, Metrics, Params, Progress
+
+# (meta_params, log pi(a|s) [T, E], the same when acting [T, E], advantage [T, E], progress) -> loss per sample [T, E]
+PolicyLoss = Callable[[MetaParams, Array, Array, Array, Progress], Array]
 
 
 class Targets(NamedTuple):
@@ -43,10 +47,12 @@ def a2c(
     `-mean(A log pi(a|s)) + value_coef / 2 mean((V - G)^2) - entropy_coef mean(H(pi))`
     """
 
-    def policy_loss(log_prob: Array, rollout: Rollout, advantage: Array) -> Array:
+    def policy_loss(
+        meta_params: MetaParams, log_prob: Array, old_log_prob: Array, advantage: Array, progress: Progress
+    ) -> Array:
         return -(advantage * log_prob)
 
-    return _actor_critic(policy_loss, discount, gae_lambda, value_coef, entropy_coef, normalise_advantage)
+    return actor_critic(policy_loss, discount, gae_lambda, value_coef, entropy_coef, normalise_advantage)
 
 
 def ppo(
@@ -63,14 +69,26 @@ def ppo(
     entropy terms as in `a2c`. Advantages are normalised over each minibatch.
     """
 
-    def policy_loss(log_prob: Array, rollout: Rollout, advantage: Array) -> Array:
-        ratio = jnp.exp(log_prob - rollout.log_prob)
+    def policy_loss(
+        meta_params: MetaParams, log_prob: Array, old_log_prob: Array, advantage: Array, progress: Progress
+    ) -> Array:
+        ratio = jnp.exp(log_prob - old_log_prob)
         return -jnp.minimum(ratio * advantage, jnp.clip(ratio, 1.0 - clip, 1.0 + clip) * advantage)
 
-    return _actor_critic(policy_loss, discount, gae_lambda, value_coef, entropy_coef, normalise_advantage)
+    return actor_critic(policy_loss, discount, gae_lambda, value_coef, entropy_coef, normalise_advantage)
 
 
-def _actor_critic(policy_loss, discount, gae_lambda, value_coef, entropy_coef, normalise_advantage) -> Objective:
+def actor_critic(
+    policy_loss: PolicyLoss,
+    discount: Array | float,
+    gae_lambda: Array | float,
+    value_coef: Array | float,
+    entropy_coef: Array | float,
+    normalise_advantage: bool,
+    init: Callable[[Key], MetaParams] = lambda key: (),
+) -> Objective:
+    """The mean of `policy_loss` with value and entropy terms as in `a2c`; `init` gives its meta-parameters, if any."""
+
     def targets(
         meta_params: MetaParams, params: Params, model: Model, rollout: Rollout, progress: Progress
     ) -> tuple[Targets, Array]:
@@ -82,10 +100,11 @@ def _actor_critic(policy_loss, discount, gae_lambda, value_coef, entropy_coef, n
         outputs, _ = unroll(model, params, rollout)
         policy = model.policy.distribution(outputs["policy"])
         advantage = normalise(targets.advantage) if normalise_advantage else targets.advantage
-        actor = policy_loss(policy.log_prob(rollout.action), rollout, advantage).mean()
+        log_prob = policy.log_prob(rollout.action)
+        actor = policy_loss(meta_params, log_prob, rollout.log_prob, advantage, progress).mean()
         value = 0.5 * jnp.square(outputs["value"][..., 0] - targets.returns).mean()
         entropy = policy.entropy().mean()
         metrics = {"policy_loss": actor, "value_loss": value, "policy_entropy": entropy}
         return actor + value_coef * value - entropy_coef * entropy, metrics
 
-    return Objective(lambda key: (), {"value": 1}, targets, loss)
+    return Objective(init, {"value": 1}, targets, loss)

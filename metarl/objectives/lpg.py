@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from metarl.meta import Objective
+from metarl.objectives.temporal import temporal_features
 from metarl.rollout import Model, Rollout, unroll
 from metarl.types import Array, MetaParams, Metrics, Params, Progress
 
@@ -26,6 +27,7 @@ class LPGInputs(NamedTuple):
     prob: Array  # [T, E] pi(a_t | s_t)
     y: Array  # [T, E, m] the agent's prediction at s_t
     y_next: Array  # [T, E, m] and at s_{t+1}
+    time: Array  # [T, E, 2] features of the agent's age and horizon; [T, E, 0] for a rule that is blind to them
 
 
 class LPGTargets(NamedTuple):
@@ -82,7 +84,7 @@ class LPGNetwork(nn.Module):
         embed = nn.Sequential([nn.Dense(16, name="embed_hidden"), nn.relu, nn.Dense(1, name="embed")])
         y_next = jnp.where(x.terminated[..., None], 0.0, embed(x.y_next))
         flags = jnp.stack([x.reward, x.terminated.astype(x.reward.dtype), x.prob], axis=-1)
-        inputs = jnp.concatenate([flags, embed(x.y), y_next], axis=-1)
+        inputs = jnp.concatenate([flags, embed(x.y), y_next, x.time], axis=-1)
         n, kernel = self.hidden, nn.initializers.lecun_normal()
         gru = GRU(
             input_kernel=self.param("input_kernel", kernel, (inputs.shape[-1], 3 * n)),
@@ -99,6 +101,7 @@ class LPGNetwork(nn.Module):
 def lpg(
     bins: int = 8,
     hidden: int = 256,
+    temporal: bool = False,
     y_coef: Array | float = 0.5,
     policy_entropy_coef: Array | float = 5e-2,
     y_entropy_coef: Array | float = 1e-3,
@@ -109,6 +112,7 @@ def lpg(
 
     The update rule is regularised (section 4.3) by `-policy_entropy_coef H(pi) - y_entropy_coef H(y)
     + pi_hat_coef mean(pi_hat^2) + y_hat_coef mean(|y_hat|^2)`. `bins` is the size m of the prediction.
+    With `temporal`, the rule also sees `temporal_features`: the agent's age and its lifetime's horizon.
     The entropies are those of the agent before each update, so the first of K has no meta-gradient.
 
     Raises ValueError if `bins` is below 2 or `hidden` below 1.
@@ -120,8 +124,8 @@ def lpg(
     network = LPGNetwork(bins, hidden)
 
     def init(key: Array) -> MetaParams:
-        one, row = jnp.zeros((1, 1)), jnp.zeros((1, 1, bins))
-        return network.init(key, LPGInputs(one, one > 0, one > 0, one, row, row))["params"]
+        one, row, time = jnp.zeros((1, 1)), jnp.zeros((1, 1, bins)), jnp.zeros((1, 1, 2 if temporal else 0))
+        return network.init(key, LPGInputs(one, one > 0, one > 0, one, row, row, time))["params"]
 
     def targets(
         meta_params: MetaParams, params: Params, model: Model, rollout: Rollout, progress: Progress
@@ -130,7 +134,9 @@ def lpg(
         policy = model.policy.distribution(outputs["policy"])
         y, y_next = jax.nn.softmax(outputs["y"]), jax.nn.softmax(next_outputs["y"])
         prob = jnp.exp(policy.log_prob(rollout.action))
-        inputs = LPGInputs(rollout.reward, rollout.terminated, rollout.done, prob, y, y_next)
+        seen = temporal_features(progress) if temporal else jnp.zeros(0)
+        time = jnp.broadcast_to(seen, (*prob.shape, seen.size))
+        inputs = LPGInputs(rollout.reward, rollout.terminated, rollout.done, prob, y, y_next, time)
         result = cast(LPGTargets, network.apply({"params": meta_params}, inputs))
         penalty = (
             -policy_entropy_coef * policy.entropy().mean()

@@ -1,0 +1,163 @@
+"""What experiments share that meta-train by evolution over lifetimes of many lengths: options, run, and reports."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import optax
+
+import envs
+import metarl
+from experiments import cli, horizons
+from experiments.report import Judge, held_out_report, horizon_report
+from metarl.checkpoint import Log
+from metarl.estimators.es import Shaping
+from metarl.meta import Estimator, InnerLoop, Meta, MetaState
+from metarl.types import Levels, MetaParams
+
+
+@dataclasses.dataclass(frozen=True)
+class Evolution(cli.Run):
+    """An update rule, meta-trained by evolution strategies."""
+
+    temporal: bool = True
+    """Let the rule see the agent's age and how long it will live."""
+    levels: str = "gridworld/small"
+    """Distribution of levels to meta-train on: any name of envs.names()."""
+    shortest_life: int = 10
+    """Lifetimes of agents in updates are log-uniform from here ..."""
+    longest_life: int = 250
+    """... to here."""
+    num_pairs: int = 16
+    """Antithetic pairs of agents that live side by side."""
+    num_envs: int = 16
+    """Environments of each agent."""
+    rollout_length: int = 20
+    """Environment steps between two agent updates."""
+    eval_episodes: int = 16
+    """Episodes in which an agent's fitness is measured."""
+    estimator: Literal["es", "pes"] = "es"
+    """Evolution strategies, or persistent ones (which need `truncation`)."""
+    truncation: int = 0
+    """Agent updates between two meta-steps (0: whole lifetimes)."""
+    shaping: Shaping = "pair_rank"
+    """What counts for fitness (es only): fitness as it is, ranks in the population, or the rank within a pair."""
+    sigma: float = 0.1
+    """Standard deviation of the perturbations."""
+    sigma_decay: float = 1.0
+    """Factor on sigma after each meta-step."""
+    learning_rate: float = 1e-2
+    """Adam's learning rate for the meta-parameters at the start."""
+    learning_rate_decay: float = 0.999
+    """Factor on the learning rate after each meta-step."""
+    last_learning_rate: float = 1e-5
+    """Where the decay of the learning rate ends."""
+    batch_size: int = 0
+    """Pairs that live at a time on each device (0: all); small batches save memory, and on CPU time too."""
+    devices: int = 0
+    """Devices that pairs are dealt out to (0: all that divide their number); on CPU, each core is one."""
+    held_out_levels: int = 32
+    """Levels of the reports at the end, never trained on."""
+    held_out_seeds: int = 4
+    """Agents per rule and held-out level in the reports; 0 for no reports."""
+    held_out_batch: int = 128
+    """Agents of one seed that live side by side in the reports."""
+    held_out_horizons: tuple[int, ...] = (25, 100, 250, 500, 1000)
+    """Lifetimes at which the horizon plot compares rules, in agent updates."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        cli.check(
+            self,
+            positive=(
+                *("shortest_life", "longest_life", "num_pairs", "num_envs", "rollout_length", "eval_episodes"),
+                *("sigma", "sigma_decay", "learning_rate", "learning_rate_decay", "last_learning_rate"),
+                "held_out_batch",
+            ),
+            not_negative=("truncation", "batch_size", "devices", "held_out_seeds"),
+        )
+        if self.shortest_life > self.longest_life:
+            raise ValueError(
+                f"shortest_life must be at most longest_life = {self.longest_life}, got {self.shortest_life}"
+            )
+        if self.estimator == "pes" and not self.truncation:
+            raise ValueError("estimator pes needs truncation, the agent updates between two meta-steps, got 0")
+        if self.batch_size and self.num_pairs % self.batch_size:
+            raise ValueError(f"batch_size must divide num_pairs = {self.num_pairs}, got {self.batch_size}")
+        if self.devices and self.num_pairs % (self.devices * max(self.batch_size, 1)):
+            raise ValueError(f"devices times batch_size must divide num_pairs = {self.num_pairs}, got {self.devices}")
+        if self.held_out_seeds and self.held_out_levels < 2:
+            raise ValueError(f"held_out_levels must be at least 2, got {self.held_out_levels}")
+        if not self.held_out_horizons or min(self.held_out_horizons) < 1:
+            raise ValueError(f"held_out_horizons must be at least 1 agent update, got {self.held_out_horizons}")
+
+
+CURVES = ("fitness", "fitness_max", "policy_entropy", "meta_gradient_norm", "meta_gradient_cosine", "nonfinite_members")
+
+
+def make_levels(config: Evolution) -> Levels:
+    """The levels of the configuration, with its lifetimes."""
+    return envs.make(config.levels, (config.shortest_life, config.longest_life))
+
+
+def estimator(config: Evolution) -> Estimator:
+    """How the configuration estimates meta-gradients."""
+    options: dict[str, Any] = {
+        "sigma": config.sigma,
+        "sigma_decay": config.sigma_decay,
+        "batch_size": config.batch_size or None,
+        "devices": devices(config),
+    }
+    if config.estimator == "pes":
+        return metarl.estimators.pes(config.truncation, **options)
+    return metarl.estimators.es(config.truncation or config.longest_life, shaping=config.shaping, **options)
+
+
+def devices(config: Evolution) -> list[jax.Device] | None:
+    """Those that pairs are dealt out to; None for the default one."""
+    there = jax.devices()
+    even = (n for n in range(len(there), 0, -1) if config.num_pairs % (n * max(config.batch_size, 1)) == 0)
+    count = config.devices or next(even)
+    if count > len(there):
+        raise ValueError(f"devices must be at most the {len(there)} that there are, got {count}")
+    return there[:count] if count > 1 else None
+
+
+def make(config: Evolution, levels: Levels, inner: InnerLoop) -> Meta:
+    """The meta-training run that `config` describes, of the agents of `inner`."""
+    schedule = optax.exponential_decay(
+        config.learning_rate, 1, config.learning_rate_decay, end_value=config.last_learning_rate
+    )
+    curriculum = metarl.curricula.uniform(levels)
+    return metarl.compose(inner, estimator(config), optax.adam(schedule), curriculum, config.num_pairs)
+
+
+class Experiment(NamedTuple):
+    """What one experiment of this kind adds to the options."""
+
+    inner_loop: Callable[[Any, Levels], InnerLoop]
+    start: str  # what the rule is before its training: its name in the reports
+    draw: Callable[[Any, MetaParams, Path], None]  # (config, the objective's meta-parameters, file): looks inside
+
+
+def main(experiment: Experiment, config: Evolution) -> None:
+    """Trains, reports on held-out levels and over horizons, and draws what was learned."""
+    cli.one_device_per_core()
+    with cli.clean_exit():
+        levels = make_levels(config)
+        inner = experiment.inner_loop(config, levels)
+
+        def report(state: MetaState, log: Log, directory: Path) -> cli.Report:
+            experiment.draw(config, state.params["objective"], directory / "update.png")
+            judge = Judge(config, levels)
+            rules = {"trained": lambda key: state.params, experiment.start: inner.init_meta}
+            players = judge.players(inner, rules)
+            over_horizons = horizon_report(judge, {name: [player] for name, player in players.items()})
+            horizons.write(over_horizons, directory, trained=(config.shortest_life, config.longest_life))
+            return held_out_report(judge, players)
+
+        cli.run(make(config, levels, inner), config, curves=CURVES, report=report if config.held_out_seeds else None)

@@ -1,0 +1,203 @@
+"""Rules of finished runs side by side, over the lifetimes of the agents that they train on held-out levels.
+
+python -m experiments.horizons runs/ta_lpg-0 runs/ta_lpg-1 runs/blind-0 runs/blind-1 --directory runs/horizons
+
+Runs that differ only in their seed share a name, and their intervals are those over meta-training seeds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import pkgutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import jax
+import tyro
+
+import envs
+import experiments
+from experiments import cli
+from experiments.report import Judge, Rule, horizon_report
+from metarl import plot
+from metarl.evaluate import Interval
+from metarl.meta import InnerLoop
+from metarl.pretrained import load_params
+from metarl.types import Levels, MetaParams
+
+SCORE = "normalised return on held-out levels"
+SHARED = ("levels", "num_envs", "rollout_length")  # what held-out levels and the A2C on them are made from
+# How a run is carried out and reported. `steps` is not among them: it says how long a rule was trained.
+CONTROL = {field.name for field in dataclasses.fields(cli.Run)} - {"steps"} | {"batch_size", "devices"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is compared."""
+
+    runs: tyro.conf.Positional[tuple[str, ...]]
+    """Directories of finished runs."""
+    held_out_levels: int = 32
+    """Levels that agents are trained on, none of them seen in meta-training."""
+    held_out_seeds: int = 4
+    """Agents per rule and held-out level."""
+    held_out_batch: int = 128
+    """Agents of one seed that live side by side."""
+    held_out_horizons: tuple[int, ...] = (25, 100, 250, 500, 1000)
+    """Lifetimes, in agent updates."""
+    directory: str = ""
+    """Where the files go (default: a new folder under runs/)."""
+
+    def __post_init__(self) -> None:
+        cli.check(self, positive=("held_out_seeds", "held_out_batch"))
+        if not self.runs:
+            raise ValueError("give the directory of at least one finished run")
+        if self.held_out_levels < 2:
+            raise ValueError(f"held_out_levels must be at least 2, got {self.held_out_levels}")
+        if not self.held_out_horizons or min(self.held_out_horizons) < 1:
+            raise ValueError(f"held_out_horizons must be at least 1 agent update, got {self.held_out_horizons}")
+
+
+class Trained(NamedTuple):
+    """The rule of a finished run."""
+
+    run: str
+    experiment: str
+    config: Any
+    params: MetaParams
+    inner_loop: Callable[[Levels], InnerLoop]
+
+
+def load(run: str) -> Trained:
+    """What `experiments.cli.run` left in the directory `run`.
+
+    Raises FileNotFoundError if there is no rule, ValueError if it is damaged, or of no experiment or configuration
+    that is known here.
+    """
+    file = Path(run) / "rule.safetensors"
+    params, origin = load_params(file)
+    name, known = origin.get("experiment"), [found.name for found in pkgutil.iter_modules(experiments.__path__)]
+    if name not in known:
+        raise ValueError(f"{file} is of an unknown experiment: {name!r}")
+    module = importlib.import_module(f"experiments.{name}")
+    fields = {field.name for field in dataclasses.fields(module.Config)} if hasattr(module, "inner_loop") else set()
+    if not fields.issuperset(SHARED):
+        raise ValueError(f"{file} is of experiments.{name}, which has no update rules to compare")
+    options = {key: tuple(value) if isinstance(value, list) else value for key, value in origin["config"].items()}
+    if unknown := options.keys() - fields:
+        raise ValueError(f"{file} is of another version: experiments.{name} has no options {sorted(unknown)}")
+    config = module.Config(**options)
+    return Trained(run, name, config, params, partial(module.inner_loop, config))
+
+
+def group(rules: Sequence[Trained]) -> dict[str, list[Trained]]:
+    """The rules by name: those of one name differ in their seed alone, and a name says how it differs from others.
+
+    Raises ValueError if two of them are of the same training, or of agents that cannot be compared.
+    """
+    for other in rules[1:]:
+        for field in SHARED:
+            here, there = getattr(rules[0].config, field), getattr(other.config, field)
+            if here != there:
+                raise ValueError(
+                    f"{field} is {here!r} in {rules[0].run} but {there!r} in {other.run}: "
+                    "they cannot share held-out levels and A2C"
+                )
+    groups: dict[str, list[Trained]] = {}
+    for rule in rules:
+        kinds = [_kind(other) for other in rules if other.experiment == rule.experiment]
+        differ = {key: value for key, value in _kind(rule).items() if any(kind[key] != value for kind in kinds)}
+        name = " ".join([rule.experiment, *(f"{key}={value}" for key, value in differ.items())])
+        for other in groups.setdefault(name, []):
+            if other.config.seed == rule.config.seed:
+                raise ValueError(f"{other.run} and {rule.run} are the same: {name} with seed {rule.config.seed}")
+        groups[name].append(rule)
+    return groups
+
+
+def compare(options: Options, groups: Mapping[str, Sequence[Trained]]) -> dict[str, dict[int, Interval]]:
+    """`horizon_report` of the rules in `groups`.
+
+    Raises ValueError if parameters are not those of their configuration.
+    """
+    first = next(iter(groups.values()))[0].config
+    levels = envs.make(first.levels)
+    config = SimpleNamespace(**dataclasses.asdict(options), **{name: getattr(first, name) for name in SHARED})
+    judge, players = Judge(config, levels), {}
+    for name, rules in groups.items():
+        inner = rules[0].inner_loop(levels)
+        players[name] = list(judge.players(inner, {rule.run: _as_rule(inner, rule) for rule in rules}).values())
+    return horizon_report(judge, players)
+
+
+def write(
+    report: Mapping[str, Mapping[int, Interval]], directory: str | Path, trained: tuple[int, int] | None = None
+) -> None:
+    """Prints the report and leaves it in `directory`: in `horizons.json`, and drawn in `horizons.png`.
+
+    The JSON is name -> {horizon: {mean, low, high}}. The range of lifetimes `trained` is shaded in the figure.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    rows = {name: {h: interval._asdict() for h, interval in row.items()} for name, row in report.items()}
+    (directory / "horizons.json").write_text(json.dumps(rows, indent=2) + "\n")
+    _show(report)
+    plot.over_horizons(report, directory / "horizons.png", SCORE, trained)
+
+
+def _show(report: Mapping[str, Mapping[int, Interval]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    horizons = list(next(iter(report.values())))
+    shown = Table(title=f"{SCORE} with 95 % intervals")
+    shown.add_column("lifetime", overflow="fold")  # where it is narrow, names are told apart by their ends
+    for horizon in horizons:
+        shown.add_column(str(horizon))
+    for name, row in report.items():
+        shown.add_row(name, *(f"{row[h].mean:.2f} [{row[h].low:.2f}, {row[h].high:.2f}]" for h in horizons))
+    # brackets are no markup here, and a file has no 80 columns
+    Console(markup=False, width=None if sys.stdout.isatty() else 160).print(shown)
+
+
+def _kind(rule: Trained) -> dict[str, Any]:
+    """What the rule's training was, but for its seed."""
+    fields = dataclasses.asdict(rule.config)
+    return {name: x for name, x in fields.items() if name not in CONTROL and not name.startswith("held_out")}
+
+
+def _as_rule(inner: InnerLoop, rule: Trained) -> Rule:
+    born = jax.eval_shape(inner.init_meta, jax.random.key(0))
+    params = {part: rule.params.get(part, ()) for part in born}  # a file leaves out what is not learned
+    if jax.tree.map(lambda x: x.shape, params) != jax.tree.map(lambda x: x.shape, born):
+        raise ValueError(f"the parameters in {rule.run} are not those of its configuration")
+    return lambda key: params
+
+
+def _trained_range(rules: Sequence[Trained]) -> tuple[int, int] | None:
+    """The lifetimes that all the rules were trained on, if they were the same."""
+    ranges = {(getattr(x.config, "shortest_life", 0), getattr(x.config, "longest_life", 0)) for x in rules}
+    return ranges.pop() if len(ranges) == 1 and (0, 0) not in ranges else None
+
+
+def main(argv: list[str] | None = None) -> None:
+    with cli.clean_exit():
+        with cli.one_line_errors():
+            options = tyro.cli(Options, args=argv, description=__doc__)
+        rules = [load(run) for run in options.runs]
+        groups = group(rules)
+        directory = Path(options.directory or f"runs/horizons-{datetime.now():%Y%m%d-%H%M%S}")
+        directory.mkdir(parents=True, exist_ok=True)  # before hours of work, not after
+        write(compare(options, groups), directory, _trained_range(rules))
+        print(f"results in {directory}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Meta-train PPO's drift, learned policy optimisation (Lu et al. 2022), by evolution over whole lifetimes.
+
+python -m experiments.lpo                        # about ten minutes on a laptop CPU
+python -m experiments.lpo --temporal             # TA-LPO: the drift may change as the agent ages (Jackson et al. 2024)
+python -m experiments.lpo --start scratch
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import optax
+
+import metarl
+from experiments import cli, evolution, inside
+from experiments.agents import family
+from metarl.meta import InnerLoop
+from metarl.objectives.lpo import Start
+from metarl.types import Levels
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(evolution.Evolution):
+    """Learned policy optimisation, meta-trained by evolution strategies."""
+
+    temporal: bool = False
+    """Let the drift change with the agent's age (TA-LPO)."""
+    longest_life: int = 100
+    """... to here."""
+    num_envs: int = 4
+    """Environments of each agent."""
+    start: Start = "ppo"
+    """What the drift is before its training: PPO's, or a random network's."""
+    hidden: int = 128
+    """Width of the drift network."""
+    clip: float = 0.2
+    """How far PPO's probability ratio may move before its drift sets in."""
+    epochs: int = 4
+    """Passes over each rollout."""
+    minibatches: int = 4
+    """Parts that each pass is cut into, with a gradient step for each."""
+    agent_learning_rate: float = 0.03
+    """Adam's learning rate for the agents."""
+    entropy_coef: float = 0.01
+    """Weight of the agents' policy entropy in their loss."""
+    held_out_levels: int = 128
+    """Levels of the reports at the end, never trained on."""
+    held_out_horizons: tuple[int, ...] = (10, 30, 100, 200, 400)
+    """Lifetimes at which the horizon plot compares rules, in agent updates."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive = ("hidden", "clip", "epochs", "minibatches", "agent_learning_rate")
+        cli.check(self, positive=positive, not_negative=("entropy_coef",))
+
+
+PRESETS = {
+    "quick": Config(steps=300, num_pairs=64, batch_size=8, learning_rate_decay=0.995),
+    "small": Config(levels="gridworld/all_vrandlife", longest_life=250, steps=1_000, num_pairs=64, num_envs=16),
+    "paper": Config(
+        levels="gridworld/all_vrandlife",
+        longest_life=250,
+        steps=2_500,
+        num_pairs=512,
+        num_envs=64,
+        held_out_levels=256,
+    ),
+}
+
+
+def inner_loop(config: Config, levels: Levels) -> InnerLoop:
+    """PPO agents of the kind that `config.levels` asks for, with a learned drift."""
+    return metarl.rl_inner_loop(
+        levels.env,
+        family(config.levels, levels.env).network,
+        metarl.objectives.lpo(
+            clip=config.clip,
+            entropy_coef=config.entropy_coef,
+            temporal=config.temporal,
+            start=config.start,
+            hidden=config.hidden,
+        ),
+        optax.chain(optax.clip_by_global_norm(0.5), optax.adam(config.agent_learning_rate, eps=1e-5)),
+        num_envs=config.num_envs,
+        rollout_length=config.rollout_length,
+        epochs=config.epochs,
+        minibatches=config.minibatches,
+        num_eval_episodes=config.eval_episodes,
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    config = cli.parse(Config, PRESETS, argv)
+    evolution.main(evolution.Experiment(inner_loop, config.start, inside.draw_lpo), config)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Meta-train a (temporally-aware) Learned Policy Gradient by evolution over whole lifetimes (Jackson et al. 2024).
+
+python -m experiments.ta_lpg                     # about ten minutes on a laptop CPU
+python -m experiments.ta_lpg --no-temporal       # its blind twin
+python -m experiments.ta_lpg --preset small
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import metarl
+from experiments import cli, evolution, inside
+from experiments.agents import family
+from metarl.meta import InnerLoop
+from metarl.types import Levels
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(evolution.Evolution):
+    """Learned Policy Gradient, aware of the agents' lifetimes, meta-trained by evolution strategies."""
+
+    hidden: int = 32
+    """Width of the meta-network's GRU (the paper's 256)."""
+    bins: int = 8
+    """Size of the agent's prediction y."""
+    y_coef: float = 0.5
+    """Weight of the prediction in the agent's loss."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        cli.check(self, positive=("hidden",), not_negative=("y_coef",))
+        if self.bins < 2:
+            raise ValueError(f"bins must be at least 2, got {self.bins}")
+
+
+PRESETS = {
+    "quick": Config(steps=400, num_pairs=64, batch_size=4, learning_rate_decay=0.995),
+    "small": Config(levels="gridworld/all_vrandlife", steps=2_500, num_pairs=64, hidden=64, batch_size=4),
+    "paper": Config(
+        levels="gridworld/all_vrandlife", steps=2_500, num_pairs=512, num_envs=64, hidden=256, held_out_levels=256
+    ),
+}
+
+
+def inner_loop(config: Config, levels: Levels) -> InnerLoop:
+    """Agents of the kind that `config.levels` asks for, learning by a learned policy gradient."""
+    kind = family(config.levels, levels.env)
+    return metarl.rl_inner_loop(
+        levels.env,
+        kind.network,
+        metarl.objectives.lpg(config.bins, config.hidden, config.temporal, config.y_coef),
+        kind.optimizer,
+        num_envs=config.num_envs,
+        rollout_length=config.rollout_length,
+        num_eval_episodes=config.eval_episodes,
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    evolution.main(evolution.Experiment(inner_loop, "untrained", inside.draw_lpg), cli.parse(Config, PRESETS, argv))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""Any evolutionary strategy with evosax's ask/tell interface as an estimator (optional extra `evosax`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metarl.estimators.es import check_options
+from metarl.estimators.population import Lived, fitness_metrics, gradient_metrics, live, spread
+from metarl.meta import Estimator, InnerLoop, Lifetimes
+from metarl.types import Array, Key, MetaParams, Metrics, PyTree
+
+WORST = 1e8  # a loss that nothing has which was ever measured
+
+
+class AskTellState(NamedTuple):
+    """What a generation leaves for the next."""
+
+    strategy: PyTree
+    previous: MetaParams  # the last step of the meta-parameters, downhill negative
+
+
+def ask_tell(
+    make: Callable[[MetaParams], Any],
+    steps: int,
+    *,
+    params: Any = None,
+    sigma: float = 0.1,
+    batch_size: int | None = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> Estimator:
+    """A strategy of evosax (Lange 2022, arXiv 2212.04180), such as
+
+        ask_tell(lambda solution: evosax.algorithms.CMA_ES(population_size=32, solution=solution), steps=250)
+
+    Every member of the population goes on from every lifetime, with the same random numbers, for `steps` updates or
+    to its horizon; its fitness is the mean over lifetimes. The agents of the best member live on. A member whose
+    fitness is not finite gets that of the worst.
+
+    The strategy takes its steps itself, so compose it with `optax.sgd(1.0)`: the estimate is the difference from the
+    meta-parameters to its new mean (to its best member, if it is a population without a mean, which starts
+    `sigma` around the meta-parameters). `params` are the strategy's own (its default ones if None). `batch_size` of
+    the members times lifetimes live at a time on each of `devices`.
+
+    Raises ValueError if an option is out of range.
+    """
+    check_options(steps=steps, sigma=sigma, batch_size=batch_size)
+
+    def build(meta_params: MetaParams) -> tuple[Any, Any]:
+        with jax.ensure_compile_time_eval():
+            strategy = make(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), meta_params))
+            return strategy, strategy.default_params if params is None else params
+
+    def init(meta_params: MetaParams, lifetimes: Lifetimes) -> AskTellState:
+        strategy, options = build(meta_params)
+        key = jax.random.key(0)
+        if hasattr(strategy, "get_mean"):
+            state = strategy.init(key, meta_params, options)
+        else:
+            size = strategy.population_size
+            members = jax.tree.map(lambda x: jnp.broadcast_to(x, (size, *x.shape)), meta_params)
+            noise = optax.tree.random_like(key, members, jax.random.normal)
+            state = strategy.init(key, optax.tree.add_scale(members, sigma, noise), jnp.full(size, WORST), options)
+        return AskTellState(state, jax.tree.map(jnp.zeros_like, meta_params))
+
+    def estimate(
+        inner: InnerLoop, meta_params: MetaParams, state: AskTellState, lifetimes: Lifetimes, key: Key
+    ) -> tuple[MetaParams, AskTellState, Lifetimes, Metrics]:
+        strategy, options = build(meta_params)
+        ask_key, tell_key, life_key = jax.random.split(key, 3)
+        population, strategy_state = strategy.ask(ask_key, state.strategy, options)
+        horizons = lifetimes.level.horizon
+        size, count = strategy.population_size, len(horizons)
+        keys = jax.random.split(life_key, count)
+
+        def one(pair: tuple[Array, Array]) -> Lived:
+            member, which = pair
+            lifetime, life_key = jax.tree.map(lambda x: x[which], (lifetimes, keys))
+            return live(inner, jax.tree.map(lambda x: x[member], population), lifetime, life_key, steps)
+
+        pairs = tuple(x.reshape(-1) for x in jnp.indices((size, count)))
+        lived = spread(one, pairs, jnp.tile(horizons, size), batch_size, devices)
+        lived = jax.tree.map(lambda x: x.reshape(size, count, *x.shape[1:]), lived)
+        fitness = lived.fitness.mean(1)
+        finite = jnp.isfinite(fitness)
+        worst = jnp.where(finite, -fitness, -jnp.inf).max()
+        losses = jnp.where(finite, -fitness, jnp.where(finite.any(), worst, WORST))
+        strategy_state, _ = strategy.tell(tell_key, population, losses, strategy_state, options)
+        found = strategy.get_mean if hasattr(strategy, "get_mean") else strategy.get_best_solution
+        gradient = jax.tree.map(jnp.subtract, meta_params, found(strategy_state))
+        metrics = {
+            **jax.tree.map(jnp.nanmean, lived.metrics),
+            **fitness_metrics(fitness),
+            **gradient_metrics(gradient, state.previous),
+        }
+        best = jax.tree.map(lambda x: x[losses.argmin()], lived.lifetime)
+        return gradient, AskTellState(strategy_state, gradient), best, metrics
+
+    return Estimator(init, estimate)

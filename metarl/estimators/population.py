@@ -1,0 +1,143 @@
+"""What the black-box estimators share: populations that live side by side, and what is said of an estimate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from metarl.meta import InnerLoop, Lifetime
+from metarl.types import Array, Key, MetaParams, Metrics, PyTree
+
+
+class Lived(NamedTuple):
+    """What became of one member of a population."""
+
+    lifetime: Lifetime
+    fitness: Array  # ()
+    metrics: Metrics  # means over the updates that it made; NaN where there was nothing to report
+
+
+def live(
+    inner: InnerLoop,
+    meta_params: MetaParams,
+    lifetime: Lifetime,
+    key: Key,
+    steps: int,
+    measure_every: int | None = None,
+) -> Lived:
+    """`steps` updates of one lifetime, or fewer if its horizon comes first; then its fitness.
+
+    With `measure_every`, fitness is the mean over measurements after every so many updates (and after the last
+    one). Nothing is computed for a lifetime past its horizon, nor, under vmap, once all have reached theirs.
+    """
+    update_key, test_key = jax.random.split(key)
+    shapes = jax.eval_shape(inner.step, meta_params, lifetime, key).metrics
+    nothing = jax.tree.map(lambda x: jnp.zeros((2, *x.shape), x.dtype), shapes)  # sums, and counts of what is summed
+
+    def segment(loop: tuple[Array, Lifetime, Metrics], end: Array) -> tuple[Any, tuple[Array, Array]]:
+        def more(loop: tuple[Array, Lifetime, Metrics]) -> Array:
+            return (loop[0] < end) & ~inner.done(loop[1])
+
+        def update(loop: tuple[Array, Lifetime, Metrics]) -> tuple[Array, Lifetime, Metrics]:
+            t, lifetime, totals = loop
+            lifetime, _, metrics = inner.step(meta_params, lifetime, jax.random.fold_in(update_key, t))
+            totals = jax.tree.map(lambda total, x: total + _sum_and_count(x), totals, metrics)
+            return t + 1, lifetime, totals
+
+        alive = more(loop) | (loop[0] == 0)  # one that was past its horizon is measured once
+        loop = jax.lax.while_loop(more, update, loop)
+        return loop, (inner.fitness(meta_params, loop[1], jax.random.fold_in(test_key, end)), alive)
+
+    ends = jnp.asarray([*range(measure_every, steps, measure_every), steps] if measure_every else [steps])
+    (_, lifetime, totals), (fitness, alive) = jax.lax.scan(segment, (jnp.int32(0), lifetime, nothing), ends)
+    metrics = jax.tree.map(lambda x: x[0] / x[1], totals)
+    return Lived(lifetime, jnp.where(alive, fitness, 0.0).sum() / alive.sum(), metrics)
+
+
+def _sum_and_count(x: Array) -> Array:
+    return jnp.stack([jnp.where(jnp.isnan(x), 0.0, x), ~jnp.isnan(x)]).astype(x.dtype)
+
+
+def spread(
+    function: Callable[[Any], PyTree],
+    xs: PyTree,
+    cost: Array,
+    batch_size: int | None = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> PyTree:
+    """`vmap(function)(xs)`, dealt out evenly to `devices` (the default one if None), and there `batch_size` at a time.
+
+    What costs alike goes together: a batch takes as long as its longest lifetime. `cost` [n] is any measure of it.
+
+    Raises ValueError if `xs` cannot be dealt out evenly.
+    """
+    count, places = len(cost), len(devices or [None])
+    size = batch_size or count // places
+    if count % places or (count // places) % size:
+        raise ValueError(
+            f"num_lifetimes = {count} must be a multiple of devices = {places} times batch_size = {batch_size or 1}"
+        )
+
+    def share(xs: PyTree) -> PyTree:
+        return jax.vmap(function)(xs) if size * places == count else jax.lax.map(function, xs, batch_size=size)
+
+    order = jnp.argsort(cost).reshape(-1, places).T.reshape(-1)  # every device gets short and long ones
+    xs = jax.tree.map(lambda x: x[order], xs)
+    if devices is None:
+        results = share(xs)
+    else:
+        mesh = jax.sharding.Mesh(np.asarray(devices), ("devices",))
+        part, whole = jax.P("devices"), jax.sharding.NamedSharding(mesh, jax.P())
+        results = jax.shard_map(share, mesh=mesh, in_specs=part, out_specs=part, check_vma=False)(xs)
+        results = jax.lax.with_sharding_constraint(results, whole)
+    back = jnp.argsort(order)
+    return jax.tree.map(lambda x: x[back], results)
+
+
+def perturb(key: Key, meta_params: MetaParams, sigma: Array) -> tuple[MetaParams, MetaParams]:
+    """Standard normal noise, and the pair `meta_params +- sigma noise` with leaves [2, ...]."""
+    noise = optax.tree.random_like(key, meta_params, jax.random.normal)
+    return noise, jax.tree.map(lambda p, e: p + jnp.stack([e, -e]) * sigma, meta_params, noise)
+
+
+def pair_gradient(weights: Array, directions: MetaParams) -> tuple[MetaParams, Array]:
+    """`-mean_i(weights_i directions_i)` over pairs, and the variance of one pair's term, summed over parameters.
+
+    `weights` [n] (NaN for a pair that does not count), `directions` with leaves [n, ...].
+    """
+    valid = ~jnp.isnan(weights)
+    count = valid.sum()
+    weights = jnp.where(valid, weights, 0.0)
+    gradient = jax.tree.map(lambda d: -jnp.tensordot(weights, d, 1) / jnp.maximum(count, 1), directions)
+    squares = sum(jnp.square(d.reshape(len(d), -1)).sum(1) for d in jax.tree.leaves(directions))
+    spread = (jnp.square(weights) * squares).sum() - count * jnp.square(optax.global_norm(gradient))
+    return gradient, spread / jnp.maximum(count - 1, 1)
+
+
+def fitness_metrics(fitness: Array) -> Metrics:
+    """Mean, least and greatest of the finite `fitness` of any shape, and how many are not finite.
+
+    `meta_loss` is minus the mean: NaN where no member has a finite fitness, which stops the training.
+    """
+    finite = jnp.isfinite(fitness)
+    mean = jnp.where(finite, fitness, 0.0).sum() / finite.sum()
+    return {
+        "meta_loss": -mean,
+        "fitness": mean,
+        "fitness_min": jnp.where(finite, fitness, jnp.inf).min(),
+        "fitness_max": jnp.where(finite, fitness, -jnp.inf).max(),
+        "nonfinite_members": (~finite).sum(),
+    }
+
+
+def gradient_metrics(gradient: MetaParams, previous: MetaParams) -> Metrics:
+    """Norm of an estimate, and its cosine with the one before (0 where either vanishes)."""
+    norm, before = optax.global_norm(gradient), optax.global_norm(previous)
+    product = optax.tree.vdot(gradient, previous)
+    cosine = jnp.where(norm * before > 0.0, product / jnp.where(norm * before > 0.0, norm * before, 1.0), 0.0)
+    return {"meta_gradient_norm": norm, "meta_gradient_cosine": cosine}

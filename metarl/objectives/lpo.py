@@ -1,0 +1,150 @@
+"""Mirror learning: PPO's clipping becomes a drift, either learned (LPO) or the closed form found in it (DPO).
+
+The policy loss is `-mean(rho A - f(rho, A))` with `rho = pi(a|s) / pi_old(a|s)`. A drift f that is nowhere negative,
+and zero with zero gradient at rho = 1, makes it an update with PPO's guarantees (Lu et al. 2022, arXiv 2210.05639).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from metarl.meta import Objective
+from metarl.objectives.actor_critic import actor_critic
+from metarl.objectives.temporal import temporal_features
+from metarl.types import Array, Key, MetaParams, Progress
+
+Start = Literal["ppo", "scratch"]
+
+
+def lpo(
+    discount: Array | float = 0.99,
+    gae_lambda: Array | float = 0.95,
+    clip: Array | float = 0.2,
+    value_coef: Array | float = 0.5,
+    entropy_coef: Array | float = 0.01,
+    normalise_advantage: bool = True,
+    temporal: bool = False,
+    start: Start = "ppo",
+    hidden: int = 128,
+) -> Objective:
+    """Learned policy optimisation (Lu et al. 2022, arXiv 2210.05639): PPO with `lpo_drift` for its clipping.
+
+    With `start="ppo"` the network's output is zero at birth and every update is PPO's, bit for bit where each operation
+    rounds by itself; a compiler fuses the two losses differently, and then the last bits differ. At that start the
+    meta-gradient is zero, for the network is silent in the dead zone of the drift: meta-train by evolution, which
+    perturbs it. With `start="scratch"` the drift is all the network's and `clip` is ignored.
+    `temporal` adds the agent's age to the network's inputs (Jackson et al. 2024, arXiv 2402.05828).
+
+    Raises ValueError for an unknown `start` or `hidden` below 1.
+    """
+    if start not in ("ppo", "scratch"):
+        raise ValueError(f'start must be "ppo" or "scratch", got {start!r}')
+    if hidden < 1:
+        raise ValueError(f"hidden must be at least 1, got {hidden}")
+
+    def init(key: Key) -> MetaParams:
+        hidden_key, output_key = jax.random.split(key)
+        kernel = jax.nn.initializers.lecun_normal()
+        output = jnp.zeros((hidden, 1)) if start == "ppo" else kernel(output_key, (hidden, 1))
+        return {"hidden": kernel(hidden_key, (16 if temporal else 8, hidden)), "output": output}
+
+    def policy_loss(
+        meta_params: MetaParams, log_prob: Array, old_log_prob: Array, advantage: Array, progress: Progress
+    ) -> Array:
+        log_ratio, ratio = _ratio(log_prob - old_log_prob)
+        gain, base = _unlearned(start, ratio, advantage, clip)
+        return _learned(meta_params, log_ratio, ratio, advantage, progress, base) - gain
+
+    return actor_critic(policy_loss, discount, gae_lambda, value_coef, entropy_coef, normalise_advantage, init)
+
+
+def lpo_drift(
+    meta_params: MetaParams,
+    log_ratio: Array,
+    advantage: Array,
+    progress: Progress,
+    start: Start = "ppo",
+    clip: Array | float = 0.2,
+) -> Array:
+    """LPO's drift `f = relu(base + shrink(net(x)))` [...] of log rho and A [...].
+
+    `base` is PPO's drift `relu((rho - clip(rho, 1 - clip, 1 + clip)) A)`, or 0 from scratch. `net` is a bias-free
+    tanh network of one hidden layer on `x = [l, l^2, 1 - rho, (1 - rho)^2] ++ A [the same]` with `l = log rho`; a
+    temporal one, known by its 16 inputs, also sees `(n / N) x`. `meta_params` are `{"hidden": [8 or 16, hidden],
+    "output": [hidden, 1]}`, and log rho is clipped to [-20, 20], so that nothing overflows.
+
+    `shrink(u) = u - clip(u, -1e-4, 1e-4)`. From scratch this is the paper's `relu(net(x) - 1e-4)`, which makes f
+    and its gradient vanish around rho = 1. On top of PPO's drift subtracting 1e-4 would lower that drift even where
+    the network is silent; the soft threshold leaves it as it is.
+    """
+    log_ratio, ratio = _ratio(log_ratio)
+    _, base = _unlearned(start, ratio, advantage, clip)
+    return base + _learned(meta_params, log_ratio, ratio, advantage, progress, base)
+
+
+def _ratio(log_ratio: Array) -> tuple[Array, Array]:
+    log_ratio = jnp.clip(log_ratio, -20.0, 20.0)
+    return log_ratio, jnp.exp(log_ratio)
+
+
+def _unlearned(start: Start, ratio: Array, advantage: Array, clip: Array | float) -> tuple[Array, Array]:
+    """`rho A - base`, as PPO writes it because the difference rounds otherwise, and the drift `base` itself."""
+    gain = ratio * advantage
+    if start == "scratch":
+        return gain, jnp.zeros_like(gain)
+    clipped = jnp.clip(ratio, 1.0 - clip, 1.0 + clip)
+    return jnp.minimum(gain, clipped * advantage), jax.nn.relu((ratio - clipped) * advantage)
+
+
+def _learned(
+    meta_params: MetaParams, log_ratio: Array, ratio: Array, advantage: Array, progress: Progress, base: Array
+) -> Array:
+    """`relu(base + shrink(net(x))) - base`, whose gradient is exactly zero while the network is silent."""
+    x = jnp.stack([log_ratio, log_ratio**2, 1.0 - ratio, (1.0 - ratio) ** 2], axis=-1)
+    x = jnp.concatenate([x, advantage[..., None] * x], axis=-1)
+    if meta_params["hidden"].shape[0] == 16:
+        x = jnp.concatenate([x, temporal_features(progress)[0] * x], axis=-1)
+    u = (jnp.tanh(x @ meta_params["hidden"]) @ meta_params["output"])[..., 0]
+    return jnp.maximum(u - jnp.clip(u, -1e-4, 1e-4), -base)
+
+
+def dpo(
+    discount: Array | float = 0.99,
+    gae_lambda: Array | float = 0.95,
+    value_coef: Array | float = 0.5,
+    entropy_coef: Array | float = 0.01,
+    normalise_advantage: bool = True,
+    alpha: Array | float = 2.0,
+    beta: Array | float = 0.6,
+) -> Objective:
+    """Discovered policy optimisation (Lu et al. 2022, arXiv 2210.05639): PPO with `dpo_drift`.
+
+    Raises ValueError if `alpha` or `beta` is a number that is not positive and finite.
+    """
+    for name, value in {"alpha": alpha, "beta": beta}.items():
+        if isinstance(value, int | float) and not 0.0 < value < math.inf:
+            raise ValueError(f"{name} must be positive and finite, got {value}")
+
+    def policy_loss(
+        meta_params: MetaParams, log_prob: Array, old_log_prob: Array, advantage: Array, progress: Progress
+    ) -> Array:
+        log_ratio, ratio = _ratio(log_prob - old_log_prob)
+        return dpo_drift(log_ratio, advantage, alpha, beta) - ratio * advantage
+
+    return actor_critic(policy_loss, discount, gae_lambda, value_coef, entropy_coef, normalise_advantage)
+
+
+def dpo_drift(log_ratio: Array, advantage: Array, alpha: Array | float = 2.0, beta: Array | float = 0.6) -> Array:
+    """DPO's drift [...] of log rho and A [...], log rho clipped to [-20, 20].
+
+    `relu((rho - 1) A - alpha tanh((rho - 1) A / alpha))` where A >= 0 and
+    `relu(log(rho) A - beta tanh(log(rho) A / beta))` where A < 0
+    """
+    log_ratio, ratio = _ratio(log_ratio)
+    u = jnp.where(advantage >= 0.0, ratio - 1.0, log_ratio) * advantage
+    scale = jnp.where(advantage >= 0.0, alpha, beta)
+    return jax.nn.relu(u - scale * jnp.tanh(u / scale))
