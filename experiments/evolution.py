@@ -140,7 +140,7 @@ class Experiment(NamedTuple):
     """What one experiment of this kind adds to the options."""
 
     inner_loop: Callable[[Any, Levels], InnerLoop]
-    start: str  # what the rule is before its training: its name in the reports
+    plain: Callable[[Any, Levels], tuple[str, InnerLoop]]  # the agent that reports compare with, and its name
     draw: Callable[[Any, MetaParams, Path], None]  # (config, the objective's meta-parameters, file): looks inside
 
 
@@ -153,8 +153,8 @@ def main(experiment: Experiment, config: Evolution) -> None:
 
         def report(state: MetaState, log: Log, directory: Path) -> cli.Report:
             experiment.draw(config, state.params["objective"], directory / "update.png")
-            judge = Judge(config, levels)
-            rules = {"trained": lambda key: state.params, experiment.start: inner.init_meta}
+            judge = Judge(config, levels, experiment.plain(config, levels))
+            rules = {"trained": lambda key: state.params, "untrained": inner.init_meta}
             players = judge.players(inner, rules)
             over_horizons = horizon_report(judge, {name: [player] for name, player in players.items()})
             horizons.write(over_horizons, directory, trained=(config.shortest_life, config.longest_life))

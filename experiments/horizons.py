@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
@@ -25,7 +24,7 @@ import tyro
 import envs
 import experiments
 from experiments import cli
-from experiments.report import Judge, Rule, horizon_report
+from experiments.report import Judge, Rule, a2c_agent, horizon_report
 from metarl import plot
 from metarl.evaluate import Interval
 from metarl.meta import InnerLoop
@@ -33,7 +32,7 @@ from metarl.pretrained import load_params
 from metarl.types import Levels, MetaParams
 
 SCORE = "normalised return on held-out levels"
-SHARED = ("levels", "num_envs", "rollout_length")  # what held-out levels and the A2C on them are made from
+SHARED = ("levels", "num_envs", "rollout_length")  # what held-out levels and the plain agent on them are made from
 # How a run is carried out and reported. `steps` is not among them: it says how long a rule was trained.
 CONTROL = {field.name for field in dataclasses.fields(cli.Run)} - {"steps"} | {"batch_size", "devices"}
 
@@ -73,6 +72,7 @@ class Trained(NamedTuple):
     config: Any
     params: MetaParams
     inner_loop: Callable[[Levels], InnerLoop]
+    plain_agent: Callable[[Levels], tuple[str, InnerLoop]]  # what its experiment compares it with
 
 
 def load(run: str) -> Trained:
@@ -94,7 +94,8 @@ def load(run: str) -> Trained:
     if unknown := options.keys() - fields:
         raise ValueError(f"{file} is of another version: experiments.{name} has no options {sorted(unknown)}")
     config = module.Config(**options)
-    return Trained(run, name, config, params, partial(module.inner_loop, config))
+    plain = getattr(module, "plain_agent", a2c_agent)
+    return Trained(run, name, config, params, partial(module.inner_loop, config), partial(plain, config))
 
 
 def group(rules: Sequence[Trained]) -> dict[str, list[Trained]]:
@@ -108,7 +109,7 @@ def group(rules: Sequence[Trained]) -> dict[str, list[Trained]]:
             if here != there:
                 raise ValueError(
                     f"{field} is {here!r} in {rules[0].run} but {there!r} in {other.run}: "
-                    "they cannot share held-out levels and A2C"
+                    "they cannot share held-out levels and a plain agent"
                 )
     groups: dict[str, list[Trained]] = {}
     for rule in rules:
@@ -127,10 +128,9 @@ def compare(options: Options, groups: Mapping[str, Sequence[Trained]]) -> dict[s
 
     Raises ValueError if parameters are not those of their configuration.
     """
-    first = next(iter(groups.values()))[0].config
-    levels = envs.make(first.levels)
-    config = SimpleNamespace(**dataclasses.asdict(options), **{name: getattr(first, name) for name in SHARED})
-    judge, players = Judge(config, levels), {}
+    first = next(iter(groups.values()))[0]
+    levels = envs.make(first.config.levels)
+    judge, players = Judge(options, levels, first.plain_agent(levels)), {}
     for name, rules in groups.items():
         inner = rules[0].inner_loop(levels)
         players[name] = list(judge.players(inner, {rule.run: _as_rule(inner, rule) for rule in rules}).values())

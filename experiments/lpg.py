@@ -16,7 +16,7 @@ import envs
 import metarl
 from experiments import cli
 from experiments.agents import family
-from experiments.report import Judge, held_out_report
+from experiments.report import Judge, a2c_agent, held_out_report
 from metarl.checkpoint import Log
 from metarl.meta import InnerLoop, Meta, MetaState
 from metarl.types import Levels
@@ -147,7 +147,7 @@ def main(argv: list[str] | None = None) -> None:
         meta = make(config, levels)
 
         def report(state: MetaState, log: Log, directory: Path) -> cli.Report:
-            inner, judge = inner_loop(config, levels), Judge(config, levels)
+            inner, judge = inner_loop(config, levels), Judge(config, levels, a2c_agent(config, levels))
             rules = {"trained": lambda key: state.params, "untrained": inner.init_meta}
             return held_out_report(judge, judge.players(inner, rules))
 

@@ -14,7 +14,7 @@ import optax
 import metarl
 from experiments import cli, evolution, inside
 from experiments.agents import family
-from metarl.meta import InnerLoop
+from metarl.meta import InnerLoop, Objective
 from metarl.objectives.lpo import Start
 from metarl.types import Levels
 
@@ -25,27 +25,31 @@ class Config(evolution.Evolution):
 
     temporal: bool = False
     """Let the drift change with the agent's age (TA-LPO)."""
-    longest_life: int = 100
+    levels: str = "CartPole-v1"
+    """Distribution of levels to meta-train on: any name of envs.names()."""
+    longest_life: int = 40
     """... to here."""
     num_envs: int = 4
     """Environments of each agent."""
+    rollout_length: int = 32
+    """Environment steps between two agent updates."""
     start: Start = "ppo"
     """What the drift is before its training: PPO's, or a random network's."""
     hidden: int = 128
     """Width of the drift network."""
     clip: float = 0.2
     """How far PPO's probability ratio may move before its drift sets in."""
-    epochs: int = 4
+    epochs: int = 10
     """Passes over each rollout."""
     minibatches: int = 4
     """Parts that each pass is cut into, with a gradient step for each."""
-    agent_learning_rate: float = 0.03
+    agent_learning_rate: float = 1e-3
     """Adam's learning rate for the agents."""
     entropy_coef: float = 0.01
     """Weight of the agents' policy entropy in their loss."""
-    held_out_levels: int = 128
+    held_out_levels: int = 64
     """Levels of the reports at the end, never trained on."""
-    held_out_horizons: tuple[int, ...] = (10, 30, 100, 200, 400)
+    held_out_horizons: tuple[int, ...] = (10, 20, 40, 80, 160)
     """Lifetimes at which the horizon plot compares rules, in agent updates."""
 
     def __post_init__(self) -> None:
@@ -55,14 +59,17 @@ class Config(evolution.Evolution):
 
 
 PRESETS = {
-    "quick": Config(steps=300, num_pairs=64, batch_size=8, learning_rate_decay=0.995),
-    "small": Config(levels="gridworld/all_vrandlife", longest_life=250, steps=1_000, num_pairs=64, num_envs=16),
+    "quick": Config(steps=100, num_pairs=16, batch_size=4, learning_rate_decay=0.98),
+    "small": Config(
+        levels="gridworld/all_vrandlife", longest_life=250, steps=1_000, num_pairs=64, agent_learning_rate=0.03
+    ),
     "paper": Config(
         levels="gridworld/all_vrandlife",
         longest_life=250,
         steps=2_500,
         num_pairs=512,
         num_envs=64,
+        agent_learning_rate=0.03,
         held_out_levels=256,
     ),
 }
@@ -70,16 +77,26 @@ PRESETS = {
 
 def inner_loop(config: Config, levels: Levels) -> InnerLoop:
     """PPO agents of the kind that `config.levels` asks for, with a learned drift."""
+    objective = metarl.objectives.lpo(
+        clip=config.clip,
+        entropy_coef=config.entropy_coef,
+        temporal=config.temporal,
+        start=config.start,
+        hidden=config.hidden,
+    )
+    return _agent(config, levels, objective)
+
+
+def plain_agent(config: Config, levels: Levels) -> tuple[str, InnerLoop]:
+    """The same agents with PPO's own drift."""
+    return "ppo", _agent(config, levels, metarl.objectives.ppo(clip=config.clip, entropy_coef=config.entropy_coef))
+
+
+def _agent(config: Config, levels: Levels, objective: Objective) -> InnerLoop:
     return metarl.rl_inner_loop(
         levels.env,
         family(config.levels, levels.env).network,
-        metarl.objectives.lpo(
-            clip=config.clip,
-            entropy_coef=config.entropy_coef,
-            temporal=config.temporal,
-            start=config.start,
-            hidden=config.hidden,
-        ),
+        objective,
         optax.chain(optax.clip_by_global_norm(0.5), optax.adam(config.agent_learning_rate, eps=1e-5)),
         num_envs=config.num_envs,
         rollout_length=config.rollout_length,
@@ -90,8 +107,7 @@ def inner_loop(config: Config, levels: Levels) -> InnerLoop:
 
 
 def main(argv: list[str] | None = None) -> None:
-    config = cli.parse(Config, PRESETS, argv)
-    evolution.main(evolution.Experiment(inner_loop, config.start, inside.draw_lpo), config)
+    evolution.main(evolution.Experiment(inner_loop, plain_agent, inside.draw_lpo), cli.parse(Config, PRESETS, argv))
 
 
 if __name__ == "__main__":

@@ -23,29 +23,33 @@ Rule = Callable[[Key], MetaParams]  # called once per seed
 Player = Callable[[Level], Array]  # returns [seeds, n] of the agents that one rule has trained on n levels
 
 
-class Judge:
-    """What all reports on one distribution of levels share: the levels, A2C, and the scale from 0 to 1.
+def a2c_agent(config: Any, levels: Levels) -> tuple[str, InnerLoop]:
+    """The plain agent to compare learned rules of the agents of `config` with."""
+    kind = family(config.levels, levels.env)
+    return "a2c", metarl.rl_inner_loop(
+        levels.env,
+        kind.network,
+        metarl.objectives.a2c(normalise_advantage=True),
+        kind.a2c,
+        num_envs=config.num_envs,
+        rollout_length=config.rollout_length,
+    )
 
-    The uniformly random policy scores 0; the optimal one scores 1 where it is known, else A2C after the longest life
-    that is asked for. `config` has levels, num_envs, rollout_length and the fields of `experiments.lpg.Config` whose
-    names start with held_out.
+
+class Judge:
+    """What all reports on one distribution of levels share: the levels, a plain agent, and the scale from 0 to 1.
+
+    The uniformly random policy scores 0; the optimal one scores 1 where it is known, else the plain agent after the
+    longest life that is asked for. `config` has the fields of `experiments.lpg.Config` whose names start with held_out;
+    `plain` is the agent's name and inner loop.
     """
 
-    def __init__(self, config: Any, levels: Levels):
+    def __init__(self, config: Any, levels: Levels, plain: tuple[str, InnerLoop]):
         keys = jax.random.split(jax.random.key(HELD_OUT), config.held_out_levels)
         self.config, self.levels = config, jax.vmap(levels.sample)(keys)
-        kind = family(config.levels, levels.env)
-        a2c = metarl.rl_inner_loop(
-            levels.env,
-            kind.network,
-            metarl.objectives.a2c(normalise_advantage=True),
-            kind.a2c,
-            num_envs=config.num_envs,
-            rollout_length=config.rollout_length,
-        )
-        self.a2c = self.players(a2c, {"a2c": a2c.init_meta})["a2c"]
+        self.plain = self.players(plain[1], {plain[0]: plain[1].init_meta})
         # A newborn agent's policy is as good as uniform (and a Gaussian of unit deviation for continuous actions).
-        self.random = self.a2c(self.living(0))
+        self.random = self.plain[plain[0]](self.living(0))
         optimum = envs.optimal_return(levels.env)
         self.optimal = jax.lax.map(optimum, self.levels.env_params, batch_size=64)[None] if optimum else None
 
@@ -75,13 +79,14 @@ class Judge:
 def held_out_report(judge: Judge, players: Mapping[str, Player]) -> dict[str, dict[str, float]]:
     """Normalised final returns `{name: {mean, low, high, return}}` on held-out levels, with 95 % intervals.
 
-    Of the agents of `players`, of A2C, of the random policy and, where it is known, of the optimal one.
+    Of the agents of `players`, of the plain agent, of the random policy and, where it is known, of the optimal one.
     """
-    results = {name: play(judge.levels) for name, play in {**players, "a2c": judge.a2c}.items()}
+    results = {name: play(judge.levels) for name, play in {**players, **judge.plain}.items()}
+    best = list(results.values())[-1]
     results["random"] = judge.random
     if judge.optimal is not None:
         results["optimal"] = judge.optimal
-    zero, one = judge.scale(results["a2c"])
+    zero, one = judge.scale(best)
     return {
         name: {**normalised_return(value, zero, one)._asdict(), "return": float(value.mean())}
         for name, value in results.items()
@@ -101,9 +106,9 @@ def horizon_report(judge: Judge, players: Mapping[str, Sequence[Player]]) -> dic
         results = [play(judge.living(horizon)) for play in players]
         return results[0] if len(results) == 1 else jnp.stack([x.mean(0) for x in results])
 
-    everyone = {**players, "a2c": [judge.a2c]}
+    everyone = {**players, **{name: [player] for name, player in judge.plain.items()}}
     results = {name: {h: returns(kind, h) for h in horizons} for name, kind in everyone.items()}
-    zero, one = judge.scale(results["a2c"][max(horizons)])
+    zero, one = judge.scale(list(results.values())[-1][max(horizons)])
     report = {name: {h: normalised_return(x, zero, one) for h, x in row.items()} for name, row in results.items()}
     if len(players) == 2:
         (first, these), (second, those) = players.items()

@@ -12,6 +12,7 @@ import dataclasses
 import metarl
 from experiments import cli, evolution, inside
 from experiments.agents import family
+from experiments.report import a2c_agent as plain_agent
 from metarl.meta import InnerLoop
 from metarl.types import Levels
 
@@ -35,7 +36,7 @@ class Config(evolution.Evolution):
 
 
 PRESETS = {
-    "quick": Config(steps=400, num_pairs=64, batch_size=4, learning_rate_decay=0.995),
+    "quick": Config(steps=250, num_pairs=64, num_envs=8, batch_size=4, learning_rate_decay=0.99),
     "small": Config(levels="gridworld/all_vrandlife", steps=2_500, num_pairs=64, hidden=64, batch_size=4),
     "paper": Config(
         levels="gridworld/all_vrandlife", steps=2_500, num_pairs=512, num_envs=64, hidden=256, held_out_levels=256
@@ -58,7 +59,7 @@ def inner_loop(config: Config, levels: Levels) -> InnerLoop:
 
 
 def main(argv: list[str] | None = None) -> None:
-    evolution.main(evolution.Experiment(inner_loop, "untrained", inside.draw_lpg), cli.parse(Config, PRESETS, argv))
+    evolution.main(evolution.Experiment(inner_loop, plain_agent, inside.draw_lpg), cli.parse(Config, PRESETS, argv))
 
 
 if __name__ == "__main__":

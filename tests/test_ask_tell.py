@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from quadratic import levels, quadratic
 
 import metarl
 from metarl.estimators import ask_tell
 from metarl.meta import compose
-from quadratic import levels, quadratic
 
 evosax = pytest.importorskip("evosax.algorithms")
 

@@ -236,6 +236,25 @@ def test_pes_is_unbiased_where_truncated_es_is_not():
     assert abs(short_sighted - whole) > 0.25 * abs(whole)
 
 
+def test_pes_is_smoothed_by_perturbations_drawn_anew():
+    """With E[(1 - (rate + sigma e) h)^2] = a, the loss after k updates is h a^k / 2 where e is new in each, as in PES.
+
+    By `es`, whose e is that of a whole life, it is greater, because powers are convex.
+    """
+    inner, sigma, h = quadratic(), 0.04, np.array([1.0, 3.0])
+    a = (1 - RATE * h) ** 2 + (sigma * h) ** 2
+    anew = np.mean([-(k * h**2 * (1 - RATE * h) * a ** (k - 1)).sum() for k in range(1, HORIZON + 1)])
+    nodes, weights = np.polynomial.hermite_e.hermegauss(30)
+    held = np.mean([slope(RATE + sigma * nodes, k) @ weights / weights.sum() for k in range(1, HORIZON + 1)])
+    of_pes = through_life(pes(1, sigma=sigma), inner, levels(HORIZON), repeats=1024, every=1)
+    whole = es(HORIZON, sigma=sigma, shaping="none", measure_every=1)
+    of_es = through_life(whole, inner, levels(HORIZON), repeats=1024, every=HORIZON)
+    assert_mean(of_pes, anew)
+    assert_mean(of_es, held)
+    errors = [np.std(x) / len(x) ** 0.5 for x in (of_pes, of_es)]
+    assert abs(anew - held) > 10 * max(errors)
+
+
 def test_pes_is_unbiased_on_lifetimes_of_all_ages():
     """As `compose` staggers them, and after the first generation: every single estimate, not only a life's mean."""
     inner, n, repeats = quadratic(), 48, 512

@@ -8,7 +8,7 @@ import pytest
 
 import envs
 from experiments import benchmark, lpg
-from experiments.report import Judge, held_out_report
+from experiments.report import Judge, a2c_agent, held_out_report
 from metarl.pretrained import load_params
 from metarl.train import train
 
@@ -24,7 +24,7 @@ def learned():
     state, log = train(lpg.make(SMALL, levels), seed=0, steps=120)
     inner = lpg.inner_loop(SMALL, levels)
     rules = {"trained": lambda key: state.params, "untrained": inner.init_meta}
-    judge = Judge(SMALL, levels)
+    judge = Judge(SMALL, levels, a2c_agent(SMALL, levels))
     return held_out_report(judge, judge.players(inner, rules)), log
 
 
