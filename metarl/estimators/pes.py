@@ -38,7 +38,8 @@ def pes(
     `+- sigma e_t` drawn anew. Other than by truncated `es`, both members live on, each in its own lifetime, and what
     they differ in is put down to all perturbations since birth: `-mean(sum_t(e_t / sigma) (F(+) - F(-)) / 2)`.
     With pairs of all ages (as `compose` staggers them), this is an unbiased estimate of the gradient of -fitness
-    averaged over the measurements of a whole lifetime (`es` with `measure_every=steps`), at the smoothing of sigma.
+    averaged over the measurements of a whole lifetime (`es` with `measure_every=steps`), of which it smooths another
+    version: perturbed anew every `steps` updates where `es` perturbs a lifetime once. For small sigma they agree.
 
     Both members of a pair share their level and their random numbers. `sigma_decay`, `batch_size` and `devices` are
     those of `es`, and so is what happens to fitness that is not finite.

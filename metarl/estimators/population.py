@@ -49,7 +49,7 @@ def live(
             totals = jax.tree.map(lambda total, x: total + _sum_and_count(x), totals, metrics)
             return t + 1, lifetime, totals
 
-        alive = more(loop) | (loop[0] == 0)  # one that was past its horizon is measured once
+        alive = more(loop) | (loop[0] == 0)  # one that came past its horizon is measured too
         loop = jax.lax.while_loop(more, update, loop)
         return loop, (inner.fitness(meta_params, loop[1], jax.random.fold_in(test_key, end)), alive)
 
