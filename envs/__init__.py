@@ -42,6 +42,15 @@ _OURS: dict[str, Callable[[], Levels]] = {
 }
 
 
+def _varied_cartpole() -> Levels:
+    from envs import gymnax  # seconds
+
+    return gymnax.varied_cartpole()
+
+
+_OURS["cartpole/varied"] = _varied_cartpole
+
+
 def names() -> tuple[str, ...]:
     """Every name that `make` accepts: ours, then gymnax's where it is installed (which imports it: seconds)."""
     try:

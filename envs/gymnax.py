@@ -13,7 +13,7 @@ import gymnax
 import jax
 import jax.numpy as jnp
 
-from metarl.types import Array, Box, Discrete, Key, Levels, PyTree, constant_levels
+from metarl.types import Array, Box, Discrete, Key, Level, Levels, PyTree, constant_levels
 
 
 @functools.cache
@@ -76,6 +76,26 @@ def make(name: str, horizon: int = 1000) -> Levels:
     Raises ValueError for a name that gymnax does not know and for a horizon below 1.
     """
     return constant_levels(Gymnax(name), horizon)
+
+
+def varied_cartpole() -> Levels:
+    """Cart-poles of many kinds: gravity, pole mass and length, and force each log-uniform within a factor of 2."""
+    env = Gymnax("CartPole-v1")
+
+    def sample(key: Key) -> Level:
+        default = env.default_params
+        gravity, mass, length, force = 2.0 ** jax.random.uniform(key, (4,), minval=-1.0, maxval=1.0)
+        params = default.replace(
+            gravity=default.gravity * gravity,
+            masspole=default.masspole * mass,
+            length=default.length * length,
+            force_mag=default.force_mag * force,
+            total_mass=default.masscart + default.masspole * mass,
+            polemass_length=default.masspole * mass * default.length * length,
+        )
+        return Level(params, jnp.int32(1000))
+
+    return Levels(env, sample)
 
 
 def _as(tree: PyTree, like: PyTree) -> PyTree:

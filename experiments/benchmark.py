@@ -124,6 +124,17 @@ def products(rows: int, hidden: int, steps: int) -> tuple[Callable[..., Any], An
     return run, (state, gradient, jnp.zeros_like(kernel))
 
 
+def forward_products(rows: int, hidden: int, steps: int) -> tuple[Callable[..., Any], Any]:
+    """The matrix products of `steps` steps of one GRU of width `hidden` on `rows` sequences, forwards only."""
+    keys = jax.random.split(jax.random.key(0))
+    kernel = jax.random.normal(keys[0], (hidden, 3 * hidden)) / hidden**0.5
+
+    def run(state: Array) -> Array:
+        return jax.lax.fori_loop(0, steps, lambda _, state: (state @ kernel)[:, :hidden], state)
+
+    return run, jax.random.normal(keys[1], (rows, hidden))
+
+
 def benchmark_lpg(config: LPG, name: str) -> dict[str, Any]:
     """Times of one distribution of levels; environment steps are those of all lifetimes."""
     levels = envs.make(name)
@@ -207,14 +218,14 @@ def benchmark_es(config: ES, name: str) -> dict[str, Any]:
     newborn = jax.jit(jax.vmap(inner.init))(jax.random.split(key, config.num_pairs), drawn)
     twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), newborn)
 
-    def population(state: tuple[Any, Key]) -> tuple[Any, Key]:
+    def population(state: tuple[Any, Any, Key]) -> tuple[Any, Any, Key]:
         """What an estimate takes: the population, its gradient, and the choice between members."""
-        estimate, key = state
+        estimate, _, key = state
         key, now = jax.random.split(key)
-        gradient, estimate, _, _ = estimator.estimate(inner, meta_params, estimate, newborn, now)
-        return estimate, key
+        _, estimate, kept, _ = estimator.estimate(inner, meta_params, estimate, newborn, now)
+        return estimate, kept, key
 
-    def plain(devices: list[jax.Device] | None) -> Callable[[Key], Key]:
+    def plain(batch_size: int | None, devices: list[jax.Device] | None) -> Callable[[Key], Key]:
         """As many lifetimes, all under the same meta-parameters."""
 
         def lives(key: Key) -> Key:
@@ -222,20 +233,20 @@ def benchmark_es(config: ES, name: str) -> dict[str, Any]:
                 return live(inner, meta_params, *x, longest).fitness
 
             keys = jax.random.split(key, 2 * config.num_pairs)
-            fitness = spread(
-                one, (twice, keys), twice.level.horizon, 2 * config.batch_size if devices else None, devices
-            )
+            fitness = spread(one, (twice, keys), twice.level.horizon, batch_size, devices)
             return jax.random.fold_in(key, (1e6 * fitness.sum()).astype(jnp.int32))  # what is not used is not computed
 
         return lives
 
     devices = evolution.devices(run)
-    updates = 2 * int(drawn.horizon.sum())
+    members, updates = 2 * config.num_pairs, 2 * int(drawn.horizon.sum())
+    products = forward_products(members * config.num_envs, config.hidden, config.rollout_length * updates // members)
     times = time_side_by_side(
         {
-            "population": (population, (estimator.init(meta_params, newborn), key)),
-            "plain_lifetimes": (plain(devices), key),
-            "plain_lifetimes_in_one_batch": (plain(None), key),
+            "population": (population, (estimator.init(meta_params, newborn), newborn, key)),
+            "plain_lifetimes": (plain(2 * config.batch_size, devices), key),
+            "plain_lifetimes_in_one_batch": (plain(None, None), key),
+            "forward_products": products,
         },
         config.repeats,
     )
@@ -250,7 +261,7 @@ def benchmark_es(config: ES, name: str) -> dict[str, Any]:
         "gflop_per_second": flop / 1e9 / times["population"]["min_seconds"],
         "ratios": {
             f"population / {other}": times["population"]["min_seconds"] / times[other]["min_seconds"]
-            for other in ("plain_lifetimes", "plain_lifetimes_in_one_batch")
+            for other in ("plain_lifetimes", "plain_lifetimes_in_one_batch", "forward_products")
         },
         "peak_memory_mib": _peak_memory(),
     }

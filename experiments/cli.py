@@ -108,9 +108,9 @@ def run(
     """Trains `meta` as `config` says and leaves its files beside the checkpoints.
 
     `metrics.csv` and `curves.png` (`curves` picks the metrics that are displayed and plotted), `rule.safetensors` with
-    the meta-parameters, and `results.json`. Then `report(state, log, directory)` is called; its table is printed,
-    drawn in `report.png` and added to `results.json`, and `score` says what its numbers are. Whoever stops the report
-    finds all else in place, and resuming the finished run repeats it.
+    the meta-parameters, and `results.json`. Then `report(state, log, directory)` is called; its table, if any, is
+    printed, drawn in `report.png` and added to `results.json`, and `score` says what its numbers are. Whoever stops the
+    report finds all else in place, and resuming the finished run repeats it.
     """
     directory = Path(config.directory or _new_directory(config))
     check_directory(directory, config.resume)
@@ -142,16 +142,17 @@ def run(
         "hardware": hardware(),
         "versions": _versions(),
     }
-    _write(directory / "results.json", results)
+    write_json(directory / "results.json", results)
     plot.learning_curves(log, directory / "curves.png", curves)
     if jax.tree.leaves(state.params):
         save_params(directory / "rule.safetensors", state.params, origin)
     if report:
         table = report(state, log, directory)
-        _write(directory / "results.json", {**results, "report": table})
-        _show(table, score)
-        rows = {name: (row["mean"], row["low"], row["high"]) for name, row in table.items()}
-        plot.intervals(rows, directory / "report.png", score)
+        write_json(directory / "results.json", {**results, "report": table})
+        if table:
+            _show(table, score)
+            rows = {name: (row["mean"], row["low"], row["high"]) for name, row in table.items()}
+            plot.intervals(rows, directory / "report.png", score)
     print(f"results in {directory}", file=sys.stderr)
     return state, log
 
@@ -181,20 +182,17 @@ def check(config: Any, *, positive: Sequence[str] = (), not_negative: Sequence[s
 
 def _what_is_trained(config: Run) -> dict[str, Any]:
     """The fields that a resumed run must agree on: not how it is carried out, and not what is reported of it."""
-    control = {field.name for field in dataclasses.fields(Run)}
+    control = {field.name for field in dataclasses.fields(Run)} | {"batch_size", "devices"}
     fields = dataclasses.asdict(config)
     return {name: fields[name] for name in fields if name not in control and not name.startswith("held_out")}
 
 
-def _write(path: Path, results: Mapping[str, Any]) -> None:
+def write_json(path: Path, results: Mapping[str, Any]) -> None:
     """JSON, in place at once; what is not finite becomes null."""
-
-    def plain(x: Any) -> Any:
-        x = x.tolist() if hasattr(x, "tolist") else x
-        return None if isinstance(x, float) and not np.isfinite(x) else x
-
+    text = json.dumps(results, default=lambda x: x.tolist())
+    plain = json.loads(text, parse_constant=lambda _: None)
     unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(jax.tree.map(plain, dict(results)), indent=2, allow_nan=False) + "\n")
+    unfinished.write_text(json.dumps(plain, indent=2) + "\n")
     os.replace(unfinished, path)
 
 

@@ -21,7 +21,6 @@ worth of experience. Cosines, norms and biases are rid of the noise in both mean
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
 import sys
 import time
@@ -42,6 +41,7 @@ import envs
 import metarl
 from experiments import cli
 from experiments.agents import family
+from metarl import plot
 from metarl.estimators import backprop, es, pes
 from metarl.meta import Estimator, InnerLoop, Lifetimes, MetaState
 from metarl.rollout import evaluate, model
@@ -84,9 +84,9 @@ class Config:
     learning_rate: float = 3e-3
     """Adam's learning rate in the warm-up."""
     repeats: int = 100
-    """Estimates over whole lifetimes of each kind; truncated ones are as many as take the same experience."""
+    """Estimates over whole lifetimes of each kind; truncated ones are as many as take the same experience. In 20s."""
     reference: int = 600
-    """Estimates over whole lifetimes that the reference is the mean of."""
+    """Estimates over whole lifetimes that the reference is the mean of. In 20s."""
     batch_size: int = 0
     """Lifetimes that live at a time (0: all)."""
 
@@ -105,8 +105,8 @@ class Config:
         if self.bins < 2:
             raise ValueError(f"bins must be at least 2, got {self.bins}")
         for name in ("repeats", "reference"):
-            if getattr(self, name) < BLOCKS:
-                raise ValueError(f"{name} must be at least {BLOCKS}, got {getattr(self, name)}")
+            if getattr(self, name) < BLOCKS or getattr(self, name) % BLOCKS:
+                raise ValueError(f"{name} must be a multiple of {BLOCKS}, got {getattr(self, name)}")
 
 
 class Contender(NamedTuple):
@@ -240,11 +240,14 @@ def compare(estimates: np.ndarray, reference: np.ndarray) -> dict[str, float]:
     """Bias and variance of `estimates` [n, d], in the order in which they were made, against `reference` [m, d].
 
     Norms, cosines and differences are those of the true means: less what noise adds to squares, and NaN where it
-    leaves nothing. The standard error of the cosine and the 95 % interval of the bias are from the jackknife.
+    leaves nothing. The standard error of the cosine and the 95 % interval of the bias are from the jackknife. n and m
+    are multiples of `BLOCKS`. `variance` is that of single estimates; `scaled_variance` is what the variance of the
+    mean of n of them is the n-th part of (successive estimates of one run are not independent), had it the norm of the
+    reference.
     """
 
     def blocks(x: np.ndarray) -> np.ndarray:
-        return x[len(x) % BLOCKS :].reshape(BLOCKS, -1, x.shape[1]).mean(1)
+        return x.reshape(BLOCKS, -1, x.shape[1]).mean(1)
 
     def figures(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         mean, true = a.mean(0), b.mean(0)
@@ -260,6 +263,7 @@ def compare(estimates: np.ndarray, reference: np.ndarray) -> dict[str, float]:
         cosine_error, _, bias_error = np.sqrt((BLOCKS - 1) * without.var(0))
         true, sure = reference.mean(0), known(reference)
         variance = estimates.var(0, ddof=1).sum() / np.square(sure["norm"])
+        lasting = parts[0].var(0, ddof=1).sum() * len(estimates) / BLOCKS / np.square(sure["norm"])
         single = estimates @ true / (np.linalg.norm(estimates, axis=1) * np.linalg.norm(true))
         low, high = bias - 1.96 * bias_error, bias + 1.96 * bias_error
         return {
@@ -271,7 +275,7 @@ def compare(estimates: np.ndarray, reference: np.ndarray) -> dict[str, float]:
             "bias_high": float(np.sqrt(max(high, 0.0))),
             "scaled_bias": float(np.sqrt(1.0 - np.clip(cosine, 0.0, 1.0) ** 2)),
             "variance": float(variance),
-            "scaled_variance": float(variance / ratio),
+            "scaled_variance": float(lasting / ratio),
             "single_cosine": float(np.median(single) / sure["cosine_with_the_truth"]),
         }
 
@@ -324,7 +328,7 @@ def show(results: Mapping[str, Any]) -> None:
         *("variance x s", "x env steps"),
         title=f"{results['meta_parameters']} meta-parameters; the reference is {reference['estimates']} estimates, its "
         f"cosine with the truth {reference['cosine_with_the_truth']:.3f}",
-        caption="bias and variance per |reference| and its square; scaled: had the mean the reference's norm. "
+        caption="bias and variance per |reference| and its square; scaled: of means, had they the reference's norm. "
         f"Common tasks divide the variance of es by {results['variance_reduction_of_common_tasks']:.1f}.",
     )
     for name, row in results["estimators"].items():
@@ -342,28 +346,16 @@ def show(results: Mapping[str, Any]) -> None:
 def draw(rows: Mapping[str, Mapping[str, float]], path: Path) -> None:
     """The cosine with the true gradient that a mean of estimates has, against the time that they take.
 
-    Of N estimates with the direction cosine c and the variance v of their own squared mean: c / sqrt(1 + v / N).
-    The dots are the medians of single estimates, as measured: above their line where few great ones make the variance.
+    Of N estimates with the direction cosine c and the scaled variance v: c / sqrt(1 + v / N). The dots are the medians
+    of single estimates, as measured: above their line where few great ones make the variance.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.0, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    axis = figure.subplots()
     shortest, longest = (f(row["seconds"] for row in rows.values()) for f in (min, max))
-    for i, (name, row) in enumerate(rows.items()):
+    lines = {}
+    for name, row in rows.items():
         spent = np.geomspace(row["seconds"], max(3e4 * shortest, 100.0 * longest), 200)
-        cosine = row["cosine"] / np.sqrt(1.0 + row["scaled_variance"] * row["seconds"] / spent)
-        axis.plot(spent, cosine, color=f"C{i}", label=name)
-        axis.plot(row["seconds"], row["single_cosine"], "o", color=f"C{i}", markersize=5)
-    axis.set_xscale("log")
-    axis.set_xlabel("seconds of estimates, averaged")
-    axis.set_ylabel("cosine with the gradient of the objective")
-    axis.grid(color="#e3e6e8", linewidth=0.8)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False)
-    figure.savefig(path, dpi=150)
+        lines[name] = spent, row["cosine"] / np.sqrt(1.0 + row["scaled_variance"] * row["seconds"] / spent)
+    dots = {name: (row["seconds"], row["single_cosine"]) for name, row in rows.items()}
+    plot.lines(lines, path, "seconds of estimates, averaged", "cosine with the gradient of the objective", dots)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -376,8 +368,7 @@ def main(argv: list[str] | None = None) -> None:
         results = bake_off(config, envs.make(config.levels, config.horizon))
         show(results)
         about = {"configuration": dataclasses.asdict(config), "hardware": cli.hardware(), **results}
-        plain = json.loads(json.dumps(about), parse_constant=lambda _: None)  # what is not finite becomes null
-        (directory / "estimators.json").write_text(json.dumps(plain, indent=2, allow_nan=False) + "\n")
+        cli.write_json(directory / "estimators.json", about)
         draw(results["estimators"], directory / "estimators.png")
         print(f"results in {directory}", file=sys.stderr)
 

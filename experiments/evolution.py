@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 import envs
 import metarl
 from experiments import cli, horizons
-from experiments.report import Judge, held_out_report, horizon_report
+from experiments.report import Judge, check_held_out, held_out_report, horizon_report
 from metarl.checkpoint import Log
 from metarl.estimators.es import Shaping
 from metarl.meta import Estimator, InnerLoop, Meta, MetaState
-from metarl.types import Levels, MetaParams
+from metarl.types import Array, Levels, MetaParams
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,10 +78,12 @@ class Evolution(cli.Run):
             positive=(
                 *("shortest_life", "longest_life", "num_pairs", "num_envs", "rollout_length", "eval_episodes"),
                 *("sigma", "sigma_decay", "learning_rate", "learning_rate_decay", "last_learning_rate"),
-                "held_out_batch",
             ),
-            not_negative=("truncation", "batch_size", "devices", "held_out_seeds"),
+            not_negative=("truncation", "batch_size", "devices"),
         )
+        check_held_out(self)
+        if self.learning_rate_decay > 1:
+            raise ValueError(f"learning_rate_decay must be at most 1, got {self.learning_rate_decay}")
         if self.shortest_life > self.longest_life:
             raise ValueError(
                 f"shortest_life must be at most longest_life = {self.longest_life}, got {self.shortest_life}"
@@ -90,10 +94,6 @@ class Evolution(cli.Run):
             raise ValueError(f"batch_size must divide num_pairs = {self.num_pairs}, got {self.batch_size}")
         if self.devices and self.num_pairs % (self.devices * max(self.batch_size, 1)):
             raise ValueError(f"devices times batch_size must divide num_pairs = {self.num_pairs}, got {self.devices}")
-        if self.held_out_seeds and self.held_out_levels < 2:
-            raise ValueError(f"held_out_levels must be at least 2, got {self.held_out_levels}")
-        if not self.held_out_horizons or min(self.held_out_horizons) < 1:
-            raise ValueError(f"held_out_horizons must be at least 1 agent update, got {self.held_out_horizons}")
 
 
 CURVES = ("fitness", "fitness_max", "policy_entropy", "meta_gradient_norm", "meta_gradient_cosine", "nonfinite_members")
@@ -127,13 +127,16 @@ def devices(config: Evolution) -> list[jax.Device] | None:
     return there[:count] if count > 1 else None
 
 
+def learning_rate(config: Evolution, step: Array | int) -> Array:
+    """Of meta-step `step`, the first of which is 0."""
+    last = min(config.last_learning_rate, config.learning_rate)
+    return jnp.maximum(config.learning_rate * config.learning_rate_decay**step, last)
+
+
 def make(config: Evolution, levels: Levels, inner: InnerLoop) -> Meta:
     """The meta-training run that `config` describes, of the agents of `inner`."""
-    schedule = optax.exponential_decay(
-        config.learning_rate, 1, config.learning_rate_decay, end_value=config.last_learning_rate
-    )
-    curriculum = metarl.curricula.uniform(levels)
-    return metarl.compose(inner, estimator(config), optax.adam(schedule), curriculum, config.num_pairs)
+    optimizer = optax.adam(partial(learning_rate, config))
+    return metarl.compose(inner, estimator(config), optimizer, metarl.curricula.uniform(levels), config.num_pairs)
 
 
 class Experiment(NamedTuple):
@@ -152,12 +155,15 @@ def main(experiment: Experiment, config: Evolution) -> None:
         inner = experiment.inner_loop(config, levels)
 
         def report(state: MetaState, log: Log, directory: Path) -> cli.Report:
-            experiment.draw(config, state.params["objective"], directory / "update.png")
+            params = jax.device_get(state.params)  # from all devices of the training to the one of the reports
+            experiment.draw(config, params["objective"], directory / "update.png")
+            if not config.held_out_seeds:
+                return {}
             judge = Judge(config, levels, experiment.plain(config, levels))
-            rules = {"trained": lambda key: state.params, "untrained": inner.init_meta}
+            rules = {"trained": lambda key: params, "untrained": inner.init_meta}
             players = judge.players(inner, rules)
             over_horizons = horizon_report(judge, {name: [player] for name, player in players.items()})
             horizons.write(over_horizons, directory, trained=(config.shortest_life, config.longest_life))
             return held_out_report(judge, players)
 
-        cli.run(make(config, levels, inner), config, curves=CURVES, report=report if config.held_out_seeds else None)
+        cli.run(make(config, levels, inner), config, curves=CURVES, report=report)

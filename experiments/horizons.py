@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import json
 import pkgutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +23,7 @@ import tyro
 import envs
 import experiments
 from experiments import cli
-from experiments.report import Judge, Rule, a2c_agent, horizon_report
+from experiments.report import Judge, Rule, a2c_agent, check_held_out, horizon_report
 from metarl import plot
 from metarl.evaluate import Interval
 from metarl.meta import InnerLoop
@@ -55,13 +54,10 @@ class Options:
     """Where the files go (default: a new folder under runs/)."""
 
     def __post_init__(self) -> None:
-        cli.check(self, positive=("held_out_seeds", "held_out_batch"))
+        cli.check(self, positive=("held_out_seeds",))
+        check_held_out(self)
         if not self.runs:
             raise ValueError("give the directory of at least one finished run")
-        if self.held_out_levels < 2:
-            raise ValueError(f"held_out_levels must be at least 2, got {self.held_out_levels}")
-        if not self.held_out_horizons or min(self.held_out_horizons) < 1:
-            raise ValueError(f"held_out_horizons must be at least 1 agent update, got {self.held_out_horizons}")
 
 
 class Trained(NamedTuple):
@@ -73,6 +69,7 @@ class Trained(NamedTuple):
     params: MetaParams
     inner_loop: Callable[[Levels], InnerLoop]
     plain_agent: Callable[[Levels], tuple[str, InnerLoop]]  # what its experiment compares it with
+    plain_fields: tuple[str, ...]  # the options that this depends on, besides `SHARED`
 
 
 def load(run: str) -> Trained:
@@ -95,7 +92,8 @@ def load(run: str) -> Trained:
         raise ValueError(f"{file} is of another version: experiments.{name} has no options {sorted(unknown)}")
     config = module.Config(**options)
     plain = getattr(module, "plain_agent", a2c_agent)
-    return Trained(run, name, config, params, partial(module.inner_loop, config), partial(plain, config))
+    plain_fields = getattr(module, "PLAIN_FIELDS", ())
+    return Trained(run, name, config, params, partial(module.inner_loop, config), partial(plain, config), plain_fields)
 
 
 def group(rules: Sequence[Trained]) -> dict[str, list[Trained]]:
@@ -104,8 +102,8 @@ def group(rules: Sequence[Trained]) -> dict[str, list[Trained]]:
     Raises ValueError if two of them are of the same training, or of agents that cannot be compared.
     """
     for other in rules[1:]:
-        for field in SHARED:
-            here, there = getattr(rules[0].config, field), getattr(other.config, field)
+        for field in (*SHARED, *rules[0].plain_fields):
+            here, there = getattr(rules[0].config, field), getattr(other.config, field, None)
             if here != there:
                 raise ValueError(
                     f"{field} is {here!r} in {rules[0].run} but {there!r} in {other.run}: "
@@ -130,11 +128,12 @@ def compare(options: Options, groups: Mapping[str, Sequence[Trained]]) -> dict[s
     """
     first = next(iter(groups.values()))[0]
     levels = envs.make(first.config.levels)
-    judge, players = Judge(options, levels, first.plain_agent(levels)), {}
-    for name, rules in groups.items():
-        inner = rules[0].inner_loop(levels)
-        players[name] = list(judge.players(inner, {rule.run: _as_rule(inner, rule) for rule in rules}).values())
-    return horizon_report(judge, players)
+    inner = {name: rules[0].inner_loop(levels) for name, rules in groups.items()}
+    callables = {name: {rule.run: _as_rule(inner[name], rule) for rule in rules} for name, rules in groups.items()}
+    judge = Judge(options, levels, first.plain_agent(levels))
+    return horizon_report(
+        judge, {name: list(judge.players(inner[name], rules).values()) for name, rules in callables.items()}
+    )
 
 
 def write(
@@ -147,7 +146,7 @@ def write(
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     rows = {name: {h: interval._asdict() for h, interval in row.items()} for name, row in report.items()}
-    (directory / "horizons.json").write_text(json.dumps(rows, indent=2) + "\n")
+    cli.write_json(directory / "horizons.json", rows)
     _show(report)
     plot.over_horizons(report, directory / "horizons.png", SCORE, trained)
 

@@ -16,7 +16,7 @@ import envs
 import metarl
 from experiments import cli
 from experiments.agents import family
-from experiments.report import Judge, a2c_agent, held_out_report
+from experiments.report import Judge, a2c_agent, check_held_out, held_out_report
 from metarl.checkpoint import Log
 from metarl.meta import InnerLoop, Meta, MetaState
 from metarl.types import Levels
@@ -77,16 +77,14 @@ class Config(cli.Run):
             "hidden",
             "learning_rate",
             "max_gradient_norm",
-            "held_out_batch",
         )
         coefficients = tuple(field.name for field in dataclasses.fields(self) if field.name.endswith("_coef"))
-        cli.check(self, positive=positive, not_negative=("horizon", "batch_size", "held_out_seeds", *coefficients))
+        cli.check(self, positive=positive, not_negative=("horizon", "batch_size", *coefficients))
+        check_held_out(self)
         if self.bins < 2:
             raise ValueError(f"bins must be at least 2, got {self.bins}")
         if self.batch_size and self.num_lifetimes % self.batch_size:
             raise ValueError(f"batch_size must divide num_lifetimes = {self.num_lifetimes}, got {self.batch_size}")
-        if self.held_out_seeds and self.held_out_levels < 2:
-            raise ValueError(f"held_out_levels must be at least 2, got {self.held_out_levels}")
 
 
 PRESETS = {

@@ -25,7 +25,7 @@ class Config(evolution.Evolution):
 
     temporal: bool = False
     """Let the drift change with the agent's age (TA-LPO)."""
-    levels: str = "CartPole-v1"
+    levels: str = "cartpole/varied"
     """Distribution of levels to meta-train on: any name of envs.names()."""
     longest_life: int = 40
     """... to here."""
@@ -58,10 +58,18 @@ class Config(evolution.Evolution):
         cli.check(self, positive=positive, not_negative=("entropy_coef",))
 
 
+PLAIN_FIELDS = ("clip", "epochs", "minibatches", "agent_learning_rate", "entropy_coef")  # what `plain_agent` reads
+
+LONG = (25, 100, 250, 500, 1000)
 PRESETS = {
     "quick": Config(steps=100, num_pairs=16, batch_size=4, learning_rate_decay=0.98),
     "small": Config(
-        levels="gridworld/all_vrandlife", longest_life=250, steps=1_000, num_pairs=64, agent_learning_rate=0.03
+        levels="gridworld/all_vrandlife",
+        longest_life=250,
+        steps=1_000,
+        num_pairs=64,
+        agent_learning_rate=0.03,
+        held_out_horizons=LONG,
     ),
     "paper": Config(
         levels="gridworld/all_vrandlife",
@@ -71,6 +79,7 @@ PRESETS = {
         num_envs=64,
         agent_learning_rate=0.03,
         held_out_levels=256,
+        held_out_horizons=LONG,
     ),
 }
 

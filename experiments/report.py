@@ -12,8 +12,9 @@ import jax.numpy as jnp
 
 import envs
 import metarl
+from experiments import cli
 from experiments.agents import family
-from metarl.evaluate import Interval, final_returns, normalised_return
+from metarl.evaluate import Interval, final_returns, normalised_return, over_runs
 from metarl.meta import InnerLoop
 from metarl.types import Array, Key, Level, Levels, MetaParams
 
@@ -34,6 +35,16 @@ def a2c_agent(config: Any, levels: Levels) -> tuple[str, InnerLoop]:
         num_envs=config.num_envs,
         rollout_length=config.rollout_length,
     )
+
+
+def check_held_out(config: Any) -> None:
+    """Raises ValueError for the first of the fields of all reports that is out of range."""
+    cli.check(config, positive=("held_out_batch",), not_negative=("held_out_seeds",))
+    if config.held_out_seeds and config.held_out_levels < 2:
+        raise ValueError(f"held_out_levels must be at least 2, got {config.held_out_levels}")
+    horizons = getattr(config, "held_out_horizons", (1,))
+    if not horizons or min(horizons) < 1:
+        raise ValueError(f"held_out_horizons must be at least 1 agent update, got {horizons}")
 
 
 class Judge:
@@ -96,25 +107,30 @@ def held_out_report(judge: Judge, players: Mapping[str, Player]) -> dict[str, di
 def horizon_report(judge: Judge, players: Mapping[str, Sequence[Player]]) -> dict[str, dict[int, Interval]]:
     """Normalised final returns `{name: {horizon: interval}}` on held-out levels, the same for every horizon.
 
-    `players` maps a name to one player or to several of its kind, such as those of several meta-training seeds, whose
-    means over evaluation seeds then are what the intervals resample. With two names of equally many players, the
-    difference between the two is reported too, on the same levels, seeds and scale.
+    `players` maps a name to one player or to several of its kind, such as the rules of several meta-training seeds.
+    The intervals say what other evaluation seeds and levels would give, or, of several players, what other players of
+    their kind would give on these levels. With two names of equally many players, the difference between the two is
+    reported too, player by player, on the same levels, seeds and scale.
     """
     horizons = judge.config.held_out_horizons
 
     def returns(players: Sequence[Player], horizon: int) -> Array:
-        results = [play(judge.living(horizon)) for play in players]
-        return results[0] if len(results) == 1 else jnp.stack([x.mean(0) for x in results])
+        return jnp.stack([play(judge.living(horizon)) for play in players])  # [players, seeds, n]
 
     everyone = {**players, **{name: [player] for name, player in judge.plain.items()}}
     results = {name: {h: returns(kind, h) for h in horizons} for name, kind in everyone.items()}
-    zero, one = judge.scale(list(results.values())[-1][max(horizons)])
-    report = {name: {h: normalised_return(x, zero, one) for h, x in row.items()} for name, row in results.items()}
+    zero, one = judge.scale(list(results.values())[-1][max(horizons)][0])
+
+    def interval(returns: Array, zero: Array, one: Array) -> Interval:
+        if len(returns) == 1:
+            return normalised_return(returns[0], zero, one)
+        return over_runs((returns.mean((1, 2)) - zero.mean()) / (one - zero).mean())
+
+    report = {name: {h: interval(x, zero, one) for h, x in row.items()} for name, row in results.items()}
     if len(players) == 2:
         (first, these), (second, those) = players.items()
         if len(these) == len(those):
-            differences = {h: results[first][h] - results[second][h] for h in horizons}
             report[f"{first} minus {second}"] = {
-                h: normalised_return(x, 0.0 * zero, one - zero) for h, x in differences.items()
+                h: interval(results[first][h] - results[second][h], 0.0 * zero, one - zero) for h in horizons
             }
     return report

@@ -64,7 +64,8 @@ def rl_inner_loop(
     feed-forward network, whole sequences of some of the environments for a recurrent one.
     The meta-parameters are `{"objective": ..., "optimizer": ...}`; either may be `()`.
     Its `loss` is the policy-gradient loss of the updated agent on a new rollout, judged by `critic`; its
-    `fitness` the mean return of `num_eval_episodes` episodes of at most `max_episode_steps` steps.
+    `fitness` the mean return of `num_eval_episodes` episodes of at most `max_episode_steps` steps, NaN for an agent
+    whose parameters are not finite.
 
     Raises ValueError for a non-positive count, `minibatches` that do not divide the batch, an environment that
     departs from the interface, or a network or an optimizer that does not fit.
@@ -211,7 +212,9 @@ def rl_inner_loop(
     def fitness(meta_params: MetaParams, lifetime: Lifetime, key: Key) -> Array:
         env_params = lifetime.level.env_params
         episodes = evaluate(env, agent, lifetime.params, env_params, key, num_eval_episodes, max_episode_steps)
-        return episodes.episode_return.mean()
+        # logits that are not numbers would still be sampled from, and an agent that has diverged seem to play
+        finite = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(lifetime.params)]).all()
+        return jnp.where(finite, episodes.episode_return.mean(), jnp.nan)
 
     return InnerLoop(init_meta, init, step, loss, fitness, done)
 

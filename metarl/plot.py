@@ -110,6 +110,31 @@ def over_horizons(
     figure.savefig(path, dpi=150)
 
 
+def lines(
+    curves: Mapping[str, tuple[Any, Any]],
+    path: str | Path,
+    x_label: str = "",
+    y_label: str = "",
+    dots: Mapping[str, tuple[float, float]] | None = None,
+) -> None:
+    """One line per name over a logarithmic axis; `curves` is name -> (x [n], y [n]), `dots` name -> (x, y).
+
+    Raises ValueError if there is nothing to draw.
+    """
+    if not curves:
+        raise ValueError("no lines to draw")
+    figure, (axis,) = _figure(1, 1, (7.0, 4.2))
+    for (name, (x, y)), colour in zip(curves.items(), cycle(COLOURS), strict=False):
+        axis.plot(x, y, color=colour, linewidth=1.8, label=name)
+        if dots and name in dots:
+            axis.plot(*dots[name], "o", color=colour, markersize=5)
+    axis.set_xscale("log")
+    axis.set_xlabel(x_label)
+    axis.set_ylabel(y_label)
+    axis.legend(frameon=False, fontsize=9)
+    figure.savefig(path, dpi=150)
+
+
 def surfaces(
     panels: Mapping[str, Any],
     x: Any,

@@ -23,7 +23,7 @@ def meta(name, inner=None, **options):
     return compose(inner or quadratic(), estimator, optax.sgd(1.0), metarl.curricula.uniform(levels(3)), 2)
 
 
-@pytest.mark.parametrize("name", ["CMA_ES", "SNES", "SimpleGA", "PSO"])
+@pytest.mark.parametrize("name", ["CMA_ES", "SNES", "PSO"])
 def test_strategies_find_the_best_rate(name):
     rates = np.linspace(0.0, 0.7, 701)
     losses = sum(0.5 * h * (1 - rates * h) ** 6 for h in (1.0, 3.0))

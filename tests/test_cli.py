@@ -41,8 +41,8 @@ PRESETS = {"quick": Config(steps=12), "paper": Config(steps=5000, learning_rate=
 if __name__ == "__main__":
     with cli.clean_exit():
         config = cli.parse(Config, PRESETS)
-        last = lambda log: float(log["norm"][-1])
-        report = lambda state, log: {"w": {"mean": last(log), "low": 0.0, "high": 1e3, "rows": len(log["norm"])}}
+        row = lambda log: {"mean": float(log["norm"][-1]), "low": 0.0, "high": 1e3, "rows": len(log["norm"])}
+        report = lambda state, log, directory: {"w": row(log)}
         cli.run(toy(config.nan_at), config, curves=("meta_loss", "lifetime_loss"), report=report)
 '''
 

@@ -144,9 +144,27 @@ def test_make_ours(name):
         assert (a == b).all()
 
 
+def test_varied_cartpoles_vary_within_a_factor_of_two_and_are_consistent():
+    levels = envs.make("cartpole/varied")
+    gymnax = pytest.importorskip("gymnax")
+    params = quick_jit(jax.vmap(levels.sample))(jax.random.split(jax.random.key(0), 500)).env_params
+    default = gymnax.make("CartPole-v1")[1]
+    for name in ("gravity", "masspole", "length", "force_mag"):
+        factors = getattr(params, name) / getattr(default, name)
+        assert 0.5 <= factors.min() < 0.51 and 1.95 < factors.max() <= 2.0
+        assert jnp.mean(factors < 1.0) == pytest.approx(0.5, abs=0.1)
+    np.testing.assert_allclose(params.total_mass, default.masscart + params.masspole, rtol=1e-6)
+    np.testing.assert_allclose(params.polemass_length, params.masspole * params.length, rtol=1e-6)
+
+
 def test_names_are_ours_then_all_of_gymnax():
     names = envs.names()
-    ours = {f"gridworld/{n}" for n in envs.gridworld.names()} | {"bandit/bernoulli", "bandit/gaussian", "mdp/random"}
+    ours = {f"gridworld/{n}" for n in envs.gridworld.names()} | {
+        "bandit/bernoulli",
+        "bandit/gaussian",
+        "mdp/random",
+        "cartpole/varied",
+    }
     assert len(set(names)) == len(names) and set(names) == ours | set(GYMNAX) | {NEEDS_DOWNLOAD}
 
 

@@ -616,8 +616,17 @@ def test_batches_change_nothing(name):
     inner = quadratic(noise=0.3)
     lifetimes = different(inner)
     whole = following(ESTIMATORS[name](), inner, lifetimes, 3)
-    for batch_size in (1, 3):
-        assert_close(following(ESTIMATORS[name](batch_size=batch_size), inner, lifetimes, 3), whole)
+    assert_close(following(ESTIMATORS[name](batch_size=3), inner, lifetimes, 3), whole)
+
+
+def test_batches_tell_the_variance_of_a_lifetimes_gradient():
+    inner = quadratic()
+    lifetimes = different(inner)
+    alone = jax.vmap(lambda x: first(backprop(4), inner, jax.tree.map(lambda leaf: leaf[None], x))[0]["rate"])(
+        lifetimes
+    )
+    *_, metrics = first(backprop(4, batch_size=1), inner, lifetimes)
+    assert metrics["meta_gradient_variance"] == pytest.approx(np.var(np.asarray(alone), ddof=1), rel=1e-4)
 
 
 DEVICES = """
@@ -630,27 +639,26 @@ directory = Path(sys.argv[1])
 assert len(jax.devices()) == 8
 inner = quadratic(noise=0.3)
 lifetimes = different(inner, 16)
-for name, make in ESTIMATORS.items():
-    whole = following(make(), inner, lifetimes, 3)
+for name in ("es", "pes"):
+    whole = following(ESTIMATORS[name](), inner, lifetimes, 3)
     for count, batch_size in ((2, 4), (8, None)):
         options = {"devices": jax.devices()[:count], "batch_size": batch_size}
-        assert_close(following(make(**options), inner, lifetimes, 3), whole)
+        assert_close(following(ESTIMATORS[name](**options), inner, lifetimes, 3), whole)
 
-for name in ("es", "pes"):
-    def train(steps, devices=jax.devices(), **options):
-        estimator = ESTIMATORS[name](devices=devices)
-        meta = compose(inner, estimator, optax.adam(1e-2), uniform(levels(HORIZON, spread=0.5)), 16)
-        return metarl.train(meta, steps=steps, chunk=2, **options)
+def train(steps, devices=jax.devices(), **options):
+    estimator = pes(4, devices=devices)
+    meta = compose(inner, estimator, optax.adam(1e-2), uniform(levels(HORIZON, spread=0.5)), 16)
+    return metarl.train(meta, steps=steps, chunk=2, **options)
 
-    whole, log = train(9)
-    train(4, directory=directory / name)
-    resumed = train(9, directory=directory / name, resume=True)
-    jax.tree.map(np.testing.assert_array_equal, resumed, (whole, log))
-    alone, log_alone = train(9, devices=None)
-    assert_close((whole.params, log), (alone.params, log_alone))
-    # what eight devices saved, one goes on with
-    saved_on_8, _ = train(9, devices=None, directory=directory / name, resume=True)
-    jax.tree.map(np.testing.assert_array_equal, saved_on_8.params, whole.params)
+whole, log = train(9)
+train(4, directory=directory)
+resumed = train(9, directory=directory, resume=True)
+jax.tree.map(np.testing.assert_array_equal, resumed, (whole, log))
+alone, log_alone = train(9, devices=None)
+assert_close((whole.params, log), (alone.params, log_alone))
+# what eight devices saved, one goes on with
+saved_on_8, _ = train(9, devices=None, directory=directory, resume=True)
+jax.tree.map(np.testing.assert_array_equal, saved_on_8.params, whole.params)
 """
 
 
@@ -695,10 +703,10 @@ def test_bad_options_are_named(make, options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 4}, "num_lifetimes = 6 must be a multiple of devices = 1 times batch_size = 4"),
-        ({"batch_size": 12}, "num_lifetimes = 6 must be a multiple of devices = 1 times batch_size = 12"),
-        ({"devices": jax.devices() * 4}, "num_lifetimes = 6 must be a multiple of devices = 4 times batch_size = 1"),
-        ({"devices": jax.devices() * 2, "batch_size": 2}, "num_lifetimes = 6 .* devices = 2 times batch_size = 2"),
+        ({"batch_size": 4}, "6 lifetimes .* must be a multiple of devices = 1 times batch_size = 4"),
+        ({"batch_size": 12}, "6 lifetimes .* must be a multiple of devices = 1 times batch_size = 12"),
+        ({"devices": jax.devices() * 4}, "6 lifetimes .* must be a multiple of devices = 4 times batch_size = 1"),
+        ({"devices": jax.devices() * 2, "batch_size": 2}, "6 lifetimes .* devices = 2 times batch_size = 2"),
     ],
 )
 def test_lifetimes_that_cannot_be_dealt_out_are_named(make, options, message):

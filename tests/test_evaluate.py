@@ -10,7 +10,7 @@ import pytest
 
 import metarl
 from envs import mdp
-from metarl.evaluate import final_returns, normalised_return
+from metarl.evaluate import final_returns, normalised_return, over_runs
 from metarl.networks import tabular
 from metarl.objectives import a2c
 
@@ -111,3 +111,25 @@ def test_agents_stop_at_their_horizon(play, returns):
     short = HELD_OUT._replace(horizon=jnp.array([0, 30, 0], jnp.int32))
     expected = np.where([True, False, True], play(NEWBORN), returns)
     np.testing.assert_allclose(play(short), expected, rtol=1e-5)
+
+
+def test_an_agent_whose_parameters_are_not_finite_has_no_fitness():
+    """Its actions would still be sampled, and its episodes have returns."""
+    inner = metarl.rl_inner_loop(
+        LEVELS.env, tabular, a2c(), optax.adam(0.3), num_envs=2, rollout_length=2, num_eval_episodes=2
+    )
+    key = jax.random.key(0)
+    lifetime = inner.init(key, jax.tree.map(lambda x: x[0], HELD_OUT))
+
+    @jax.jit
+    def fitness(value):
+        params = jax.tree.map(lambda x: x.at[0].set(value), lifetime.params)
+        return inner.fitness((), lifetime._replace(params=params), key)
+
+    assert [bool(jnp.isfinite(fitness(value))) for value in (0.0, jnp.nan, jnp.inf)] == [True, False, False]
+
+
+def test_the_interval_over_runs_is_students():
+    assert over_runs([1.0, 2.0, 3.0]) == pytest.approx((2.0, 2.0 - 4.302653 / 3**0.5, 2.0 + 4.302653 / 3**0.5))
+    with pytest.raises(ValueError, match=r"n >= 2 runs, got shape \(1,\)"):
+        over_runs([1.0])

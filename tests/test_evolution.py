@@ -8,7 +8,7 @@ import pytest
 
 import envs
 import metarl
-from experiments import evolution, lpo, ta_lpg
+from experiments import evolution, horizons, lpo, ta_lpg
 from experiments.report import Judge, a2c_agent, held_out_report
 from metarl.pretrained import load_params
 
@@ -55,12 +55,23 @@ def test_the_log_has_the_diagnostics_of_an_estimate(finished):
     assert (columns["lifetimes_ended"] == 2).all()  # lifetimes are whole
 
 
+def test_a_run_and_the_comparison_of_runs_judge_on_the_same_levels(finished, tmp_path):
+    _, directory = finished
+    horizons.main([str(directory), *REPORT, "--directory", str(tmp_path)])
+    own, compared = (json.loads((d / "horizons.json").read_text()) for d in (directory, tmp_path))
+    rule, plain = compared
+    for horizon in ("2", "8"):
+        assert compared[rule][horizon] == pytest.approx(own["trained"][horizon], rel=1e-4, abs=1e-5)
+        assert compared[plain][horizon] == pytest.approx(own[plain][horizon], rel=1e-4, abs=1e-5)
+
+
 def test_a_finished_run_resumes(finished, capsys):
     module, directory = finished
-    module.main([*TINY, *REPORT, "--directory", str(directory), "--steps", "5", "--temporal", "--resume"])
+    again = [*TINY, "--held-out-seeds", "0", "--directory", str(directory), "--resume"]
+    module.main([*again, "--steps", "5", "--temporal"])
     assert len((directory / "metrics.csv").read_text().splitlines()) == 6
     with pytest.raises(SystemExit) as stopped:
-        module.main([*TINY, *REPORT, "--directory", str(directory), "--steps", "6", "--no-temporal", "--resume"])
+        module.main([*again, "--steps", "6", "--no-temporal"])
     assert stopped.value.code == 2 and "temporal" in capsys.readouterr().err
 
 
@@ -74,6 +85,7 @@ def test_a_finished_run_resumes(finished, capsys):
         (("--estimator", "pes"), "estimator pes needs truncation"),
         (("--estimator", "cma"), "'es', 'pes'"),
         (("--shaping", "squash"), "pair_rank"),
+        (("--learning-rate-decay", 1.1), "learning_rate_decay must be at most 1, got 1.1"),
         (("--batch-size", 3), "batch_size must divide num_pairs = 2, got 3"),
         (("--devices", 3), "devices times batch_size must divide num_pairs = 2, got 3"),
         (("--devices", 2, "--num-pairs", 64), "devices must be at most the 1 that there are, got 2"),
@@ -101,14 +113,31 @@ def test_lifetimes_are_log_uniform():
         envs.make("mdp/random", (9, 3))
 
 
-def test_truncated_es_and_pes_train_too():
-    for options in ({"truncation": 2}, {"truncation": 2, "estimator": "pes"}):
-        config = ta_lpg.Config(levels="mdp/random", longest_life=10, num_pairs=4, num_envs=2, hidden=4, **options)
-        levels = evolution.make_levels(config)
-        meta = evolution.make(config, levels, ta_lpg.inner_loop(config, levels))
-        _, log = metarl.train(meta, seed=0, steps=8)
-        assert (log["lifetimes_ended"] < 4).any() and log["lifetimes_ended"].sum() > 0
-        assert np.isfinite(log["meta_loss"]).all()
+@pytest.mark.parametrize(
+    ("decay", "last", "expected"),
+    [(0.5, 0.3, [0.8, 0.4, 0.3, 0.3]), (1.0, 0.3, [0.8] * 4), (0.5, 0.9, [0.8] * 4)],
+)
+def test_the_learning_rate_falls_to_its_last_and_never_rises(decay, last, expected):
+    config = ta_lpg.Config(learning_rate=0.8, learning_rate_decay=decay, last_learning_rate=last)
+    rates = [float(evolution.learning_rate(config, step)) for step in range(4)]
+    np.testing.assert_allclose(rates, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("module", [ta_lpg, lpo])
+def test_presets_show_shorter_lives_than_trained_on_and_two_and_four_times_the_longest(module):
+    for config in module.PRESETS.values():
+        over = [horizon / config.longest_life for horizon in config.held_out_horizons]
+        assert min(over) < 1.0 and 1.0 in over and 2.0 in over and 4.0 in over
+
+
+def test_pes_trains_too():
+    options = {"estimator": "pes", "truncation": 2}
+    config = ta_lpg.Config(levels="mdp/random", longest_life=10, num_pairs=4, num_envs=2, hidden=4, **options)
+    levels = evolution.make_levels(config)
+    meta = evolution.make(config, levels, ta_lpg.inner_loop(config, levels))
+    _, log = metarl.train(meta, seed=0, steps=8)
+    assert (log["lifetimes_ended"] < 4).any() and log["lifetimes_ended"].sum() > 0
+    assert np.isfinite(log["meta_loss"]).all()
 
 
 def test_evolution_learns_a_rule_that_is_far_better_than_an_untrained_one():

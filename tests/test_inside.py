@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from experiments import horizons, inside, ta_lpg
+from experiments.report import horizon_report
 from metarl import plot
 from metarl.objectives import lpg, lpo
 from metarl.objectives.lpg import LPGInputs, LPGNetwork
@@ -83,6 +84,14 @@ def test_surfaces_are_drawn_and_zero_is_white(tmp_path):
 def test_surfaces_that_cannot_be_drawn_are_refused(panels, says, tmp_path):
     with pytest.raises(ValueError, match=says):
         plot.surfaces(panels, np.arange(3), np.arange(2), tmp_path / "x.png")
+
+
+def test_lines_are_drawn(tmp_path):
+    x = np.array([1.0, 10.0])
+    plot.lines({"a": (x, x), "b": (x, -x)}, tmp_path / "lines.png", "seconds", "cosine", {"a": (2.0, 0.5)})
+    assert (tmp_path / "lines.png").read_bytes().startswith(PNG)
+    with pytest.raises(ValueError, match="no lines to draw"):
+        plot.lines({}, tmp_path / "x.png")
 
 
 # surfaces of learned rules
@@ -204,8 +213,8 @@ def runs(tmp_path_factory):
     """Directories of a run and its blind twin, and of what stands for the first with another seed."""
     parent = tmp_path_factory.mktemp("runs")
     aware, blind = parent / "aware-0", parent / "blind-0"
-    ta_lpg.main([*TINY, "--directory", str(aware), *REPORT])
-    ta_lpg.main([*TINY, "--directory", str(blind), "--held-out-seeds", "0", "--no-temporal"])
+    for directory, temporal in ((aware, "--temporal"), (blind, "--no-temporal")):
+        ta_lpg.main([*TINY, "--directory", str(directory), temporal, "--held-out-seeds", "0"])
     return {"aware-0": aware, "blind-0": blind, "aware-1": retold(aware, parent / "aware-1", 0.5, seed=1, batch_size=0)}
 
 
@@ -225,10 +234,9 @@ def read(directory):
     return json.loads((directory / "horizons.json").read_text())
 
 
-def test_a_run_draws_its_rule_and_its_horizons(runs):
+def test_a_run_without_a_report_still_draws_its_rule(runs):
     assert (runs["aware-0"] / "update.png").read_bytes().startswith(PNG)
-    assert (runs["aware-0"] / "horizons.png").read_bytes().startswith(PNG)
-    assert set(read(runs["aware-0"])) == {"trained", "untrained", "a2c", "trained minus untrained"}
+    assert not (runs["aware-0"] / "report.png").exists()
 
 
 def test_two_finished_runs_are_compared_with_their_difference(runs, tmp_path, capsys):
@@ -248,21 +256,36 @@ def test_two_finished_runs_are_compared_with_their_difference(runs, tmp_path, ca
     assert f"{point['mean']:.2f} [{point['low']:.2f}," in shown and "normalised return" in shown
 
 
-def test_runs_of_several_seeds_share_a_row(runs, tmp_path):
-    compare(runs["aware-0"], runs["aware-1"], "--directory", tmp_path / "both")
-    compare(runs["aware-1"], "--directory", tmp_path / "second")
-    compare(runs["aware-0"], "--directory", tmp_path / "first")
-    both, first, second = (read(tmp_path / name) for name in ("both", "first", "second"))
-    assert list(both) == list(first) == list(second) == ["ta_lpg", "a2c"]
-    for horizon in ("2", "4"):
-        mean = (first["ta_lpg"][horizon]["mean"] + second["ta_lpg"][horizon]["mean"]) / 2
-        assert both["ta_lpg"][horizon]["mean"] == pytest.approx(mean, abs=1e-6)
-        assert both["a2c"] == first["a2c"] == second["a2c"]
+def test_intervals_over_horizons_are_the_hand_worked_ones():
+    """Of several rules of a kind by Student's t over rules; of one, over levels and evaluation seeds."""
+    zero, one = jnp.zeros(2), jnp.full(2, 2.0)
+
+    def player(score):
+        return lambda horizon: jnp.full((3, 2), score * horizon)  # [seeds, levels]
+
+    judge = SimpleNamespace(
+        config=SimpleNamespace(held_out_horizons=(1, 10)),
+        living=lambda horizon: horizon,
+        plain={"plain": player(0.1)},
+        scale=lambda best: (zero, one) if (best == 1.0).all() else None,  # of the longest lifetime, and not shared out
+    )
+    report = horizon_report(judge, {"new": [player(x) for x in (0.2, 0.4, 0.6)], "old": [player(0.2)] * 3})
+    assert list(report) == ["new", "old", "plain", "new minus old"]
+    half = 4.302653 * 0.2 / 3**0.5  # t of two degrees of freedom
+    for horizon, scale in ((1, 0.5), (10, 5.0)):
+        np.testing.assert_allclose(
+            report["new"][horizon], [scale * x for x in (0.4, 0.4 - half, 0.4 + half)], rtol=1e-5
+        )
+        np.testing.assert_allclose(report["old"][horizon], [scale * 0.2] * 3, rtol=1e-5)
+        np.testing.assert_allclose(report["plain"][horizon], [scale * 0.1] * 3, rtol=1e-5)
+        difference = [scale * x for x in (0.2, 0.2 - half, 0.2 + half)]
+        np.testing.assert_allclose(report["new minus old"][horizon], difference, rtol=1e-5)
+    assert list(horizon_report(judge, {"new": [player(0.2)] * 2, "old": [player(0.2)]})) == ["new", "old", "plain"]
 
 
 def test_names_say_how_groups_differ_and_lifetimes_are_shaded_if_they_are_the_same(runs):
     aware, blind = horizons.load(str(runs["aware-0"])), horizons.load(str(runs["blind-0"]))
-    assert aware.config.held_out_horizons == (2, 4)  # a tuple again
+    assert aware.config.held_out_horizons == (25, 100, 250, 500, 1000)  # a tuple again
     longer = aware._replace(config=dataclasses.replace(aware.config, steps=4, longest_life=8, held_out_levels=7))
     other = aware._replace(experiment="lpg")
     groups = horizons.group([blind, longer, aware, other])

@@ -139,3 +139,14 @@ def test_the_benchmark_prints_its_figures_as_json(capsys):
     assert {"compile_seconds", "min_seconds", "median_seconds", "env_steps_per_second"} <= set(figures["meta_step"])
     assert figures["ratios"]["meta_step / environments_and_policy"] > 1
     assert figures["peak_memory_mib"] > 0
+
+
+def test_the_benchmark_of_evolution_prints_its_figures_as_json(capsys):
+    small = "--num-pairs 2 --num-envs 2 --rollout-length 2 --hidden 4 --batch-size 1 --devices 1 --repeats 2"
+    benchmark.main(["es", *small.split(), "--levels", "mdp/random"])
+    (figures,) = json.loads(capsys.readouterr().out)["benchmarks"]
+    ratios = figures["ratios"]
+    assert {
+        f"population / {x}" for x in ("plain_lifetimes", "plain_lifetimes_in_one_batch", "forward_products")
+    } == set(ratios)
+    assert all(ratio > 0 for ratio in ratios.values()) and figures["gflop_per_second"] > 0

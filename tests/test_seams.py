@@ -43,7 +43,6 @@ INNER_LOOPS: dict[str, tuple[Any, ...]] = {
 }
 ESTIMATORS: dict[str, Callable] = {
     "backprop": lambda: metarl.estimators.backprop(2),
-    "es": lambda: metarl.estimators.es(6, sigma=0.5),
     "es truncated": lambda: metarl.estimators.es(2, sigma=0.5, shaping="centred_ranks", batch_size=1),
     "pes": lambda: metarl.estimators.pes(2, sigma=0.5),
 }

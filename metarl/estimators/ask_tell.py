@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metarl.estimators.es import check_options
-from metarl.estimators.population import Lived, fitness_metrics, gradient_metrics, live, spread
+from metarl.estimators.population import Lived, check_options, estimate_metrics, live, spread
 from metarl.meta import Estimator, InnerLoop, Lifetimes
 from metarl.types import Array, Key, MetaParams, Metrics, PyTree
 
@@ -42,9 +41,9 @@ def ask_tell(
     fitness is not finite gets that of the worst.
 
     The strategy takes its steps itself, so compose it with `optax.sgd(1.0)`: the estimate is the difference from the
-    meta-parameters to its new mean (to its best member, if it is a population without a mean, which starts
-    `sigma` around the meta-parameters). `params` are the strategy's own (its default ones if None). `batch_size` of
-    the members times lifetimes live at a time on each of `devices`.
+    meta-parameters to its new mean (to its best member, if it is a population without a mean; that starts `sigma`
+    around the meta-parameters, with the same noise whatever the run's seed). `params` are the strategy's own (its
+    default ones if None). `batch_size` of the members times lifetimes live at a time on each of `devices`.
 
     Raises ValueError if an option is out of range.
     """
@@ -92,11 +91,7 @@ def ask_tell(
         strategy_state, _ = strategy.tell(tell_key, population, losses, strategy_state, options)
         found = strategy.get_mean if hasattr(strategy, "get_mean") else strategy.get_best_solution
         gradient = jax.tree.map(jnp.subtract, meta_params, found(strategy_state))
-        metrics = {
-            **jax.tree.map(jnp.nanmean, lived.metrics),
-            **fitness_metrics(fitness),
-            **gradient_metrics(gradient, state.previous),
-        }
+        metrics = estimate_metrics(lived, fitness, gradient, state.previous)
         best = jax.tree.map(lambda x: x[losses.argmin()], lived.lifetime)
         return gradient, AskTellState(strategy_state, gradient), best, metrics
 

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
-from metarl.estimators.population import Lived, fitness_metrics, gradient_metrics, live, pair_gradient, perturb, spread
+from metarl.estimators.population import Lived, check_options, estimate_metrics, live, pair_gradient, perturb, spread
 from metarl.meta import Estimator, InnerLoop, Lifetime, Lifetimes
 from metarl.types import Array, Key, MetaParams, Metrics
 
@@ -73,7 +73,7 @@ def es(
                 return live(inner, meta_params, lifetime, key, steps, measure_every)
 
             both = jax.vmap(member)(members, starts, keys)
-            kept = jnp.where(common_tasks, better(both.fitness), 0)
+            kept = better(both.fitness) if common_tasks else 0
             return noise, both._replace(lifetime=jax.tree.map(lambda x: x[kept], both.lifetime))
 
         horizons = lifetimes.level.horizon
@@ -83,9 +83,7 @@ def es(
         shaped = shape(lived.fitness, shaping)
         gradient, variance = pair_gradient((shaped[:, 0] - shaped[:, 1]) / (2.0 * state.sigma), noise)
         metrics = {
-            **jax.tree.map(jnp.nanmean, lived.metrics),
-            **fitness_metrics(lived.fitness),
-            **gradient_metrics(gradient, state.previous),
+            **estimate_metrics(lived, lived.fitness, gradient, state.previous),
             "meta_gradient_variance": variance,
             "sigma": state.sigma,
         }
@@ -112,10 +110,3 @@ def better(fitness: Array) -> Array:
     """Which member of a pair with `fitness` [2] has the greater one; a finite one is better than none."""
     comparable = jnp.where(jnp.isfinite(fitness), fitness, -jnp.inf)
     return (comparable[1] > comparable[0]).astype(int)
-
-
-def check_options(**options: float | Array | None) -> None:
-    """Raises ValueError naming the first of `options` that is a plain number but not positive and finite."""
-    for name, value in options.items():
-        if isinstance(value, int | float) and not 0 < value < float("inf"):
-            raise ValueError(f"{name} must be positive and finite, got {value}")

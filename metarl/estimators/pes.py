@@ -8,8 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metarl.estimators.es import check_options
-from metarl.estimators.population import Lived, fitness_metrics, gradient_metrics, live, pair_gradient, perturb, spread
+from metarl.estimators.population import Lived, check_options, estimate_metrics, live, pair_gradient, perturb, spread
 from metarl.meta import Estimator, InnerLoop, Lifetime, Lifetimes, select
 from metarl.types import Array, Key, MetaParams, Metrics
 
@@ -37,9 +36,10 @@ def pes(
     Each estimate takes every pair `steps` updates further, to its next measurement of fitness, under a perturbation
     `+- sigma e_t` drawn anew. Other than by truncated `es`, both members live on, each in its own lifetime, and what
     they differ in is put down to all perturbations since birth: `-mean(sum_t(e_t / sigma) (F(+) - F(-)) / 2)`.
-    With pairs of all ages (as `compose` staggers them), this is an unbiased estimate of the gradient of -fitness
-    averaged over the measurements of a whole lifetime (`es` with `measure_every=steps`), of which it smooths another
-    version: perturbed anew every `steps` updates where `es` perturbs a lifetime once. For small sigma they agree.
+    With pairs of all ages (as `compose` staggers them) and lifetimes of one length, this is an unbiased estimate of
+    the gradient of -fitness averaged over the measurements of a whole lifetime (`es` with `measure_every=steps`), of
+    which it smooths another version: perturbed anew every `steps` updates where `es` perturbs a lifetime once. For
+    small sigma they agree. Where lifetimes differ in length, each counts for as many as it has measurements.
 
     Both members of a pair share their level and their random numbers. `sigma_decay`, `batch_size` and `devices` are
     those of `es`, and so is what happens to fitness that is not finite.
@@ -80,9 +80,7 @@ def pes(
         weights = jnp.where(finite, (lived.fitness[:, 0] - lived.fitness[:, 1]) / 2.0, jnp.nan)
         gradient, variance = pair_gradient(weights, perturbation)
         metrics = {
-            **jax.tree.map(jnp.nanmean, lived.metrics),
-            **fitness_metrics(lived.fitness),
-            **gradient_metrics(gradient, state.previous),
+            **estimate_metrics(lived, lived.fitness, gradient, state.previous),
             "meta_gradient_variance": variance,
             "sigma": state.sigma,
         }

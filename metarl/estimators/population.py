@@ -33,7 +33,7 @@ def live(
     """`steps` updates of one lifetime, or fewer if its horizon comes first; then its fitness.
 
     With `measure_every`, fitness is the mean over measurements after every so many updates (and after the last
-    one). Nothing is computed for a lifetime past its horizon, nor, under vmap, once all have reached theirs.
+    one). A lifetime past its horizon makes no updates, and under vmap nobody waits once all have reached theirs.
     """
     update_key, test_key = jax.random.split(key)
     shapes = jax.eval_shape(inner.step, meta_params, lifetime, key).metrics
@@ -80,7 +80,8 @@ def spread(
     size = batch_size or count // places
     if count % places or (count // places) % size:
         raise ValueError(
-            f"num_lifetimes = {count} must be a multiple of devices = {places} times batch_size = {batch_size or 1}"
+            f"{count} lifetimes (or pairs of them) must be a multiple of devices = {places} times "
+            f"batch_size = {batch_size or 1}"
         )
 
     def share(xs: PyTree) -> PyTree:
@@ -116,7 +117,16 @@ def pair_gradient(weights: Array, directions: MetaParams) -> tuple[MetaParams, A
     gradient = jax.tree.map(lambda d: -jnp.tensordot(weights, d, 1) / jnp.maximum(count, 1), directions)
     squares = sum(jnp.square(d.reshape(len(d), -1)).sum(1) for d in jax.tree.leaves(directions))
     spread = (jnp.square(weights) * squares).sum() - count * jnp.square(optax.global_norm(gradient))
-    return gradient, spread / jnp.maximum(count - 1, 1)
+    return gradient, jnp.maximum(spread, 0.0) / jnp.maximum(count - 1, 1)
+
+
+def estimate_metrics(lived: Lived, fitness: Array, gradient: MetaParams, previous: MetaParams) -> Metrics:
+    """What every estimate by a population reports: of its members' lives (any axes), of their fitness, of itself."""
+    return {
+        **jax.tree.map(jnp.nanmean, lived.metrics),
+        **fitness_metrics(fitness),
+        **gradient_metrics(gradient, previous),
+    }
 
 
 def fitness_metrics(fitness: Array) -> Metrics:
@@ -141,3 +151,10 @@ def gradient_metrics(gradient: MetaParams, previous: MetaParams) -> Metrics:
     product = optax.tree.vdot(gradient, previous)
     cosine = jnp.where(norm * before > 0.0, product / jnp.where(norm * before > 0.0, norm * before, 1.0), 0.0)
     return {"meta_gradient_norm": norm, "meta_gradient_cosine": cosine}
+
+
+def check_options(**options: float | Array | None) -> None:
+    """Raises ValueError naming the first of `options` that is a plain number but not positive and finite."""
+    for name, value in options.items():
+        if isinstance(value, int | float) and not 0 < value < float("inf"):
+            raise ValueError(f"{name} must be positive and finite, got {value}")
