@@ -190,6 +190,7 @@ def main(argv: list[str] | None = None) -> None:
     with cli.clean_exit():
         with cli.one_line_errors():
             options = tyro.cli(Options, args=argv, description=__doc__)
+        cli.one_device_per_core()
         rules = [load(run) for run in options.runs]
         groups = group(rules)
         directory = Path(options.directory or f"runs/horizons-{datetime.now():%Y%m%d-%H%M%S}")

@@ -66,7 +66,12 @@ class Judge:
 
     def players(self, inner: InnerLoop, rules: Mapping[str, Rule]) -> dict[str, Player]:
         """One compiled program for all `rules` of `inner` and all lifetimes."""
-        one_seed = jax.jit(partial(final_returns, inner, num_seeds=1, batch_size=self.config.held_out_batch))
+        devices = jax.local_devices()
+        options = {
+            "batch_size": self.config.held_out_batch,
+            "devices": devices if 1 < len(devices) and self.config.held_out_levels % len(devices) == 0 else None,
+        }
+        one_seed = jax.jit(partial(final_returns, inner, num_seeds=1, **options))
         keys = jax.random.split(jax.random.key(HELD_OUT - 1), (self.config.held_out_seeds, 2))
 
         def play(rule: Rule, levels: Level) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 
+from metarl.estimators.population import spread
 from metarl.meta import InnerLoop
 from metarl.types import Array, Key, Level, MetaParams
 
@@ -21,11 +23,13 @@ def final_returns(
     *,
     num_seeds: int,
     batch_size: int | None = None,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Array:
     """Fitness [num_seeds, n] of agents that have lived on each of `levels` (leaves [n, ...]), one per seed.
 
     Every agent is a newborn that lives to its level's horizon; with a horizon of 0 it stays a newborn.
-    At most `batch_size` agents live side by side (all if None). Pure: jit it.
+    At most `batch_size` agents live side by side (all if None) on each of `devices` (the default one if None), which
+    must divide the number of agents. Pure: jit it.
     """
     num_levels = levels.horizon.shape[0]
 
@@ -44,7 +48,7 @@ def final_returns(
 
     keys = jax.random.split(key, num_seeds * num_levels)
     indices = jnp.tile(jnp.arange(num_levels), num_seeds)
-    returns = jax.lax.map(lifetime, (keys, indices), batch_size=batch_size or len(indices))
+    returns = spread(lifetime, (keys, indices), levels.horizon[indices], batch_size, devices)
     return returns.reshape(num_seeds, num_levels)
 
 

@@ -50,7 +50,7 @@ def es(
     `sigma` is multiplied by `sigma_decay` after each estimate. Pairs are dealt out to `devices` (the default one if
     None), where `batch_size` live at a time (all if None): small batches save memory, and on CPU time too.
 
-    Raises ValueError if an option is out of range, or if `batch_size` or `devices` do not divide the lifetimes.
+    Raises ValueError if an option is out of range, or if `devices` do not divide the lifetimes.
     """
     check_options(steps=steps, sigma=sigma, sigma_decay=sigma_decay, measure_every=measure_every, batch_size=batch_size)
     if shaping not in get_args(Shaping):

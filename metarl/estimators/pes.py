@@ -44,7 +44,7 @@ def pes(
     Both members of a pair share their level and their random numbers. `sigma_decay`, `batch_size` and `devices` are
     those of `es`, and so is what happens to fitness that is not finite.
 
-    Raises ValueError if an option is out of range, or if `batch_size` or `devices` do not divide the lifetimes.
+    Raises ValueError if an option is out of range, or if `devices` do not divide the lifetimes.
     """
     check_options(steps=steps, sigma=sigma, sigma_decay=sigma_decay, batch_size=batch_size)
 

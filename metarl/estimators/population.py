@@ -77,15 +77,13 @@ def spread(
     Raises ValueError if `xs` cannot be dealt out evenly.
     """
     count, places = len(cost), len(devices or [None])
-    size = batch_size or count // places
-    if count % places or (count // places) % size:
-        raise ValueError(
-            f"{count} lifetimes (or pairs of them) must be a multiple of devices = {places} times "
-            f"batch_size = {batch_size or 1}"
-        )
+    if count % places:
+        raise ValueError(f"{count} lifetimes (or pairs of them) cannot be dealt out evenly to devices = {places}")
 
     def share(xs: PyTree) -> PyTree:
-        return jax.vmap(function)(xs) if size * places == count else jax.lax.map(function, xs, batch_size=size)
+        if batch_size is None or batch_size >= count // places:
+            return jax.vmap(function)(xs)
+        return jax.lax.map(function, xs, batch_size=batch_size)
 
     order = jnp.argsort(cost).reshape(-1, places).T.reshape(-1)  # every device gets short and long ones
     xs = jax.tree.map(lambda x: x[order], xs)
