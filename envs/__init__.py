@@ -16,7 +16,15 @@ import jax.numpy as jnp
 from envs import bandit, gridworld, mdp
 from metarl.types import Array, Environment, Key, Level, Levels, PyTree
 
+
+def _varied_cartpole() -> Levels:
+    from envs import gymnax  # seconds
+
+    return gymnax.varied_cartpole()
+
+
 _OURS: dict[str, Callable[[], Levels]] = {
+    "cartpole/varied": _varied_cartpole,
     "bandit/bernoulli": partial(bandit.distribution, "bernoulli"),
     "bandit/gaussian": partial(bandit.distribution, "gaussian"),
     "mdp/random": mdp.distribution,
@@ -42,23 +50,10 @@ _OURS: dict[str, Callable[[], Levels]] = {
 }
 
 
-def _varied_cartpole() -> Levels:
-    from envs import gymnax  # seconds
-
-    return gymnax.varied_cartpole()
-
-
-_OURS["cartpole/varied"] = _varied_cartpole
-
-
 def names() -> tuple[str, ...]:
-    """Every name that `make` accepts: ours, then gymnax's where it is installed (which imports it: seconds)."""
-    try:
-        from envs import gymnax
-    except ModuleNotFoundError as error:
-        if error.name != "gymnax":  # it is there, but broken
-            raise
-        return tuple(_OURS)
+    """Every name that `make` accepts: ours, then gymnax's (which imports it: seconds)."""
+    from envs import gymnax
+
     return (*_OURS, *gymnax.names())
 
 

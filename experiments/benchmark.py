@@ -127,7 +127,8 @@ def products(rows: int, hidden: int, steps: int) -> tuple[Callable[..., Any], An
 def forward_products(rows: int, hidden: int, steps: int) -> tuple[Callable[..., Any], Any]:
     """The matrix products of `steps` steps of one GRU of width `hidden` on `rows` sequences, forwards only."""
     keys = jax.random.split(jax.random.key(0))
-    kernel = jax.random.normal(keys[0], (hidden, 3 * hidden)) / hidden**0.5
+    # orthogonal, so that the state is of order one for ever
+    kernel = jnp.concatenate([jax.random.orthogonal(key, hidden) for key in jax.random.split(keys[0], 3)], 1)
 
     def run(state: Array) -> Array:
         return jax.lax.fori_loop(0, steps, lambda _, state: (state @ kernel)[:, :hidden], state)
@@ -238,7 +239,7 @@ def benchmark_es(config: ES, name: str) -> dict[str, Any]:
 
         return lives
 
-    devices = evolution.devices(run)
+    devices = cli.devices_dividing(config.num_pairs, config.devices)
     members, updates = 2 * config.num_pairs, 2 * int(drawn.horizon.sum())
     products = forward_products(members * config.num_envs, config.hidden, config.rollout_length * updates // members)
     times = time_side_by_side(

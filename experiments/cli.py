@@ -72,6 +72,10 @@ class Run:
             raise ValueError("resume needs the directory of the run to go on with")
 
 
+# How a run is carried out: resuming may change it.
+CONTROL = {field.name for field in dataclasses.fields(Run)} | {"batch_size", "devices"}
+
+
 def parse(config: type[Config], presets: Mapping[str, Config], argv: Sequence[str] | None = None) -> Config:
     """The configuration that the command line asks for: a preset (default "quick"), overridden by the other options.
 
@@ -170,6 +174,18 @@ def one_device_per_core() -> None:
         jax.config.update("jax_num_cpu_devices", cores)
 
 
+def devices_dividing(count: int, num_devices: int = 0) -> list[jax.Device] | None:
+    """The devices that `count` things are dealt out to: `num_devices`, or as many as divide it (0).
+
+    None stands for the default one. Raises ValueError if there are fewer than `num_devices`.
+    """
+    there = jax.local_devices()
+    num = num_devices or next(n for n in range(len(there), 0, -1) if count % n == 0)
+    if num > len(there):
+        raise ValueError(f"devices must be at most the {len(there)} that there are, got {num}")
+    return there[:num] if num > 1 else None
+
+
 def check(config: Any, *, positive: Sequence[str] = (), not_negative: Sequence[str] = ()) -> None:
     """Raises ValueError for the first of these fields that is not a finite number in its range."""
     for name in positive:
@@ -182,9 +198,8 @@ def check(config: Any, *, positive: Sequence[str] = (), not_negative: Sequence[s
 
 def _what_is_trained(config: Run) -> dict[str, Any]:
     """The fields that a resumed run must agree on: not how it is carried out, and not what is reported of it."""
-    control = {field.name for field in dataclasses.fields(Run)} | {"batch_size", "devices"}
     fields = dataclasses.asdict(config)
-    return {name: fields[name] for name in fields if name not in control and not name.startswith("held_out")}
+    return {name: fields[name] for name in fields if name not in CONTROL and not name.startswith("held_out")}
 
 
 def write_json(path: Path, results: Mapping[str, Any]) -> None:

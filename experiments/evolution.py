@@ -67,7 +67,7 @@ class Evolution(cli.Run):
     held_out_seeds: int = 4
     """Agents per rule and held-out level in the reports; 0 for no reports."""
     held_out_batch: int = 128
-    """Agents of one seed that live side by side in the reports."""
+    """Agents of one seed that live side by side on each device in the reports."""
     held_out_horizons: tuple[int, ...] = (25, 100, 250, 500, 1000)
     """Lifetimes at which the horizon plot compares rules, in agent updates."""
 
@@ -90,10 +90,8 @@ class Evolution(cli.Run):
             )
         if self.estimator == "pes" and not self.truncation:
             raise ValueError("estimator pes needs truncation, the agent updates between two meta-steps, got 0")
-        if self.batch_size and self.num_pairs % self.batch_size:
-            raise ValueError(f"batch_size must divide num_pairs = {self.num_pairs}, got {self.batch_size}")
-        if self.devices and self.num_pairs % (self.devices * max(self.batch_size, 1)):
-            raise ValueError(f"devices times batch_size must divide num_pairs = {self.num_pairs}, got {self.devices}")
+        if self.devices and self.num_pairs % self.devices:
+            raise ValueError(f"devices must divide num_pairs = {self.num_pairs}, got {self.devices}")
 
 
 CURVES = ("fitness", "fitness_max", "policy_entropy", "meta_gradient_norm", "meta_gradient_cosine", "nonfinite_members")
@@ -110,21 +108,11 @@ def estimator(config: Evolution) -> Estimator:
         "sigma": config.sigma,
         "sigma_decay": config.sigma_decay,
         "batch_size": config.batch_size or None,
-        "devices": devices(config),
+        "devices": cli.devices_dividing(config.num_pairs, config.devices),
     }
     if config.estimator == "pes":
         return metarl.estimators.pes(config.truncation, **options)
     return metarl.estimators.es(config.truncation or config.longest_life, shaping=config.shaping, **options)
-
-
-def devices(config: Evolution) -> list[jax.Device] | None:
-    """Those that pairs are dealt out to; None for the default one."""
-    there = jax.devices()
-    even = (n for n in range(len(there), 0, -1) if config.num_pairs % (n * max(config.batch_size, 1)) == 0)
-    count = config.devices or next(even)
-    if count > len(there):
-        raise ValueError(f"devices must be at most the {len(there)} that there are, got {count}")
-    return there[:count] if count > 1 else None
 
 
 def learning_rate(config: Evolution, step: Array | int) -> Array:

@@ -32,8 +32,6 @@ from metarl.types import Levels, MetaParams
 
 SCORE = "normalised return on held-out levels"
 SHARED = ("levels", "num_envs", "rollout_length")  # what held-out levels and the plain agent on them are made from
-# How a run is carried out and reported. `steps` is not among them: it says how long a rule was trained.
-CONTROL = {field.name for field in dataclasses.fields(cli.Run)} - {"steps"} | {"batch_size", "devices"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +45,7 @@ class Options:
     held_out_seeds: int = 4
     """Agents per rule and held-out level."""
     held_out_batch: int = 128
-    """Agents of one seed that live side by side."""
+    """Agents of one seed that live side by side on each device."""
     held_out_horizons: tuple[int, ...] = (25, 100, 250, 500, 1000)
     """Lifetimes, in agent updates."""
     directory: str = ""
@@ -102,8 +100,8 @@ def group(rules: Sequence[Trained]) -> dict[str, list[Trained]]:
     Raises ValueError if two of them are of the same training, or of agents that cannot be compared.
     """
     for other in rules[1:]:
-        for field in (*SHARED, *rules[0].plain_fields):
-            here, there = getattr(rules[0].config, field), getattr(other.config, field, None)
+        for field in (*SHARED, *(rules[0].plain_fields if other.experiment == rules[0].experiment else ())):
+            here, there = getattr(rules[0].config, field), getattr(other.config, field)
             if here != there:
                 raise ValueError(
                     f"{field} is {here!r} in {rules[0].run} but {there!r} in {other.run}: "
@@ -167,9 +165,9 @@ def _show(report: Mapping[str, Mapping[int, Interval]]) -> None:
 
 
 def _kind(rule: Trained) -> dict[str, Any]:
-    """What the rule's training was, but for its seed."""
-    fields = dataclasses.asdict(rule.config)
-    return {name: x for name, x in fields.items() if name not in CONTROL and not name.startswith("held_out")}
+    """What the rule's training was, and how long, but for its seed."""
+    fields, control = dataclasses.asdict(rule.config), cli.CONTROL - {"steps"}
+    return {name: x for name, x in fields.items() if name not in control and not name.startswith("held_out")}
 
 
 def _as_rule(inner: InnerLoop, rule: Trained) -> Rule:

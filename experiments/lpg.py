@@ -65,7 +65,7 @@ class Config(cli.Run):
     held_out_seeds: int = 10
     """Agents per rule and held-out level in the report; 0 for no report."""
     held_out_batch: int = 256
-    """Agents of one seed that live side by side in the report."""
+    """Agents of one seed that live side by side on each device in the report."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -58,7 +58,8 @@ class Config(evolution.Evolution):
         cli.check(self, positive=positive, not_negative=("entropy_coef",))
 
 
-PLAIN_FIELDS = ("clip", "epochs", "minibatches", "agent_learning_rate", "entropy_coef")  # what `plain_agent` reads
+# what `plain_agent` reads
+PLAIN_FIELDS = ("clip", "epochs", "minibatches", "agent_learning_rate", "entropy_coef", "eval_episodes")
 
 LONG = (25, 100, 250, 500, 1000)
 PRESETS = {

@@ -66,10 +66,9 @@ class Judge:
 
     def players(self, inner: InnerLoop, rules: Mapping[str, Rule]) -> dict[str, Player]:
         """One compiled program for all `rules` of `inner` and all lifetimes."""
-        devices = jax.local_devices()
         options = {
             "batch_size": self.config.held_out_batch,
-            "devices": devices if 1 < len(devices) and self.config.held_out_levels % len(devices) == 0 else None,
+            "devices": cli.devices_dividing(self.config.held_out_levels),
         }
         one_seed = jax.jit(partial(final_returns, inner, num_seeds=1, **options))
         keys = jax.random.split(jax.random.key(HELD_OUT - 1), (self.config.held_out_seeds, 2))
@@ -78,6 +77,13 @@ class Judge:
             return jnp.concatenate([one_seed(rule(rule_key), levels=levels, key=key) for rule_key, key in keys])
 
         return {name: partial(play, rule) for name, rule in rules.items()}
+
+    def returns(self, play: Player, levels: Level) -> Array:
+        """What `play` returns on `levels`; an agent that diverged counts as the random policy, and is told of."""
+        returns = play(levels)
+        if lost := int((~jnp.isfinite(returns)).sum()):
+            print(f"{lost} of {returns.size} agents diverged: they count as random", file=sys.stderr)
+        return jnp.where(jnp.isfinite(returns), returns, self.random.mean(0))
 
     def living(self, horizon: int) -> Level:
         """The held-out levels for agents that live `horizon` updates."""
@@ -97,7 +103,7 @@ def held_out_report(judge: Judge, players: Mapping[str, Player]) -> dict[str, di
 
     Of the agents of `players`, of the plain agent, of the random policy and, where it is known, of the optimal one.
     """
-    results = {name: play(judge.levels) for name, play in {**players, **judge.plain}.items()}
+    results = {name: judge.returns(play, judge.levels) for name, play in {**players, **judge.plain}.items()}
     best = list(results.values())[-1]
     results["random"] = judge.random
     if judge.optimal is not None:
@@ -120,7 +126,7 @@ def horizon_report(judge: Judge, players: Mapping[str, Sequence[Player]]) -> dic
     horizons = judge.config.held_out_horizons
 
     def returns(players: Sequence[Player], horizon: int) -> Array:
-        return jnp.stack([play(judge.living(horizon)) for play in players])  # [players, seeds, n]
+        return jnp.stack([judge.returns(play, judge.living(horizon)) for play in players])  # [players, seeds, n]
 
     everyone = {**players, **{name: [player] for name, player in judge.plain.items()}}
     results = {name: {h: returns(kind, h) for h in horizons} for name, kind in everyone.items()}

@@ -53,7 +53,7 @@ def final_returns(
 
 
 class Interval(NamedTuple):
-    """A mean and its 95 % bootstrap interval."""
+    """A mean and its 95 % interval."""
 
     mean: float
     low: float

@@ -16,7 +16,7 @@ from metarl.agents import rl_inner_loop, train_agent
 from metarl.evaluate import final_returns
 from metarl.meta import Objective
 from metarl.networks import gru, mlp, tabular
-from metarl.objectives import a2c, ppo
+from metarl.objectives import a2c, dpo, ppo
 from metarl.objectives.actor_critic import Targets
 from metarl.rollout import Rollout, model, unroll
 from metarl.types import Box, constant_levels
@@ -282,11 +282,12 @@ def test_recurrent_ppo_learns():
     assert after.min() > 1.8  # of 2
 
 
-def test_ppo_learns_continuous_actions():
+@pytest.mark.parametrize("objective", [ppo, dpo])
+def test_ppo_and_dpo_learn_continuous_actions(objective):
     before, after = trained(
         constant_levels(Bullseye(), 1000),
         mlp((16,)),
-        ppo(entropy_coef=0.0),
+        objective(entropy_coef=0.0),
         adam(1e-2),
         80,
         num_envs=16,

@@ -625,8 +625,11 @@ def test_batches_tell_the_variance_of_a_lifetimes_gradient():
     alone = jax.vmap(lambda x: first(backprop(4), inner, jax.tree.map(lambda leaf: leaf[None], x))[0]["rate"])(
         lifetimes
     )
-    *_, metrics = first(backprop(4, batch_size=1), inner, lifetimes)
-    assert metrics["meta_gradient_variance"] == pytest.approx(np.var(np.asarray(alone), ddof=1), rel=1e-4)
+    for size in (1, 3):
+        *_, metrics = first(backprop(4, batch_size=size), inner, lifetimes)
+        means = np.asarray(alone).reshape(-1, size).mean(1)
+        assert metrics["meta_gradient_variance"] == pytest.approx(size * np.var(means, ddof=1), rel=1e-4)
+    assert jnp.isnan(first(backprop(4), inner, lifetimes)[3]["meta_gradient_variance"])
 
 
 DEVICES = """

@@ -55,6 +55,7 @@ def test_the_log_has_the_diagnostics_of_an_estimate(finished):
     assert (columns["lifetimes_ended"] == 2).all()  # lifetimes are whole
 
 
+@pytest.mark.parametrize("finished", ["lpo"], indirect=True)  # whose plain agent is not everybody's
 def test_a_run_and_the_comparison_of_runs_judge_on_the_same_levels(finished, tmp_path):
     _, directory = finished
     horizons.main([str(directory), *REPORT, "--directory", str(tmp_path)])
@@ -86,8 +87,7 @@ def test_a_finished_run_resumes(finished, capsys):
         (("--estimator", "cma"), "'es', 'pes'"),
         (("--shaping", "squash"), "pair_rank"),
         (("--learning-rate-decay", 1.1), "learning_rate_decay must be at most 1, got 1.1"),
-        (("--batch-size", 3), "batch_size must divide num_pairs = 2, got 3"),
-        (("--devices", 3), "devices times batch_size must divide num_pairs = 2, got 3"),
+        (("--devices", 3), "devices must divide num_pairs = 2, got 3"),
         (("--devices", 2, "--num-pairs", 64), "devices must be at most the 1 that there are, got 2"),
         (("--held-out-levels", 1), "held_out_levels must be at least 2, got 1"),
         (("--held-out-horizons", 0), "held_out_horizons must be at least 1"),
@@ -142,14 +142,14 @@ def test_pes_trains_too():
 
 def test_evolution_learns_a_rule_that_is_far_better_than_an_untrained_one():
     config = ta_lpg.Config(
-        num_pairs=32, num_envs=8, hidden=8, longest_life=60, learning_rate=0.05, held_out_levels=24, held_out_seeds=8
+        num_pairs=32, num_envs=8, hidden=8, longest_life=40, learning_rate=0.05, held_out_levels=24, held_out_seeds=4
     )
     levels = evolution.make_levels(config)
     inner = ta_lpg.inner_loop(config, levels)
-    state, log = metarl.train(evolution.make(config, levels, inner), seed=0, steps=60)
+    state, log = metarl.train(evolution.make(config, levels, inner), seed=0, steps=40)
     rules = {"trained": lambda key: state.params, "untrained": inner.init_meta}
     judge = Judge(config, levels, a2c_agent(config, levels))
     report = held_out_report(judge, judge.players(inner, rules))
     assert report["trained"]["low"] > report["untrained"]["high"]
     assert report["trained"]["mean"] > 0.2
-    assert log["fitness"][-15:].mean() > log["fitness"][:5].mean() + 0.1
+    assert log["fitness"][-10:].mean() > log["fitness"][:5].mean() + 0.1

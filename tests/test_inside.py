@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from experiments import horizons, inside, ta_lpg
-from experiments.report import horizon_report
+from experiments.report import Judge, horizon_report
 from metarl import plot
 from metarl.objectives import lpg, lpo
 from metarl.objectives.lpg import LPGInputs, LPGNetwork
@@ -266,6 +266,7 @@ def test_intervals_over_horizons_are_the_hand_worked_ones():
     judge = SimpleNamespace(
         config=SimpleNamespace(held_out_horizons=(1, 10)),
         living=lambda horizon: horizon,
+        returns=lambda play, levels: play(levels),
         plain={"plain": player(0.1)},
         scale=lambda best: (zero, one) if (best == 1.0).all() else None,  # of the longest lifetime, and not shared out
     )
@@ -297,6 +298,24 @@ def test_names_say_how_groups_differ_and_lifetimes_are_shaded_if_they_are_the_sa
     ]
     assert horizons._trained_range([aware, blind]) == (2, 4)
     assert horizons._trained_range([aware, longer]) is None
+
+
+def test_runs_whose_plain_agents_differ_are_refused_if_they_are_of_one_experiment(runs):
+    aware, blind = (
+        horizons.load(str(runs[x]))._replace(plain_fields=("eval_episodes",)) for x in ("aware-0", "blind-0")
+    )
+    longer = blind._replace(config=dataclasses.replace(blind.config, eval_episodes=3))
+    assert len(horizons.group([aware, blind])) == 2
+    with pytest.raises(ValueError, match="eval_episodes is 2 in .* but 3 in"):
+        horizons.group([aware, longer])
+    assert len(horizons.group([aware, longer._replace(experiment="lpo")])) == 2
+
+
+def test_agents_that_diverged_count_as_random_and_are_told_of(capsys):
+    judge = SimpleNamespace(random=jnp.array([[1.0, 2.0], [3.0, 2.0]]))
+    returns = Judge.returns(judge, lambda levels: jnp.array([[5.0, jnp.nan], [jnp.inf, 6.0]]), None)
+    assert returns.tolist() == [[5.0, 2.0], [2.0, 6.0]]
+    assert "2 of 4 agents diverged" in capsys.readouterr().err
 
 
 def one_line(capsys, *arguments):

@@ -14,14 +14,14 @@ from metarl.train import train
 
 TINY = ("--levels", "mdp/random", "--num-lifetimes", "4", "--num-envs", "2", "--rollout-length", "4", "--hidden", "4")
 MDPS = lpg.Config(levels="mdp/random", num_lifetimes=4, num_envs=2, rollout_length=4, hidden=4)
-SMALL = lpg.Config(num_lifetimes=16, num_envs=8, hidden=16, updates=4, held_out_levels=24, held_out_seeds=8)
+SMALL = lpg.Config(num_lifetimes=16, num_envs=8, hidden=16, updates=4, held_out_levels=24, held_out_seeds=4)
 
 
 @pytest.fixture(scope="module")
 def learned():
     """A short meta-training on gridworlds, and its report."""
     levels = envs.make(SMALL.levels)
-    state, log = train(lpg.make(SMALL, levels), seed=0, steps=120)
+    state, log = train(lpg.make(SMALL, levels), seed=0, steps=80)
     inner = lpg.inner_loop(SMALL, levels)
     rules = {"trained": lambda key: state.params, "untrained": inner.init_meta}
     judge = Judge(SMALL, levels, a2c_agent(SMALL, levels))

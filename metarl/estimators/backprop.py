@@ -19,7 +19,7 @@ def backprop(steps: int, *, batch_size: int | None = None, remat: bool = False) 
 
     `batch_size` lifetimes go through at a time (all if None; it must divide their number), and `remat`
     recomputes each inner update backwards instead of storing it: both trade time for memory. Only batches tell
-    how much a lifetime's gradient varies (`meta_gradient_variance`).
+    how much a lifetime's gradient varies (`meta_gradient_variance`, NaN without them).
 
     Raises ValueError if `steps` or `batch_size` is not positive, or if `batch_size` does not divide.
     """
@@ -58,21 +58,21 @@ def backprop(steps: int, *, batch_size: int | None = None, remat: bool = False) 
         parts = (lifetimes, jax.random.split(key, num_lifetimes))
         if size == num_lifetimes:
             gradient, losses, lifetimes, metrics = batch(parts)
-            variance = {}
+            variance = jnp.array(jnp.nan)
         else:
             parts = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), parts)
             gradients, losses, lifetimes, metrics = jax.lax.map(batch, parts)
             gradient = jax.tree.map(lambda x: x.mean(0), gradients)
             # of one lifetime's gradient; without batches it would take a matrix product per lifetime
             between = sum(x.var(0, ddof=1).sum() for x in jax.tree.leaves(gradients))
-            variance = {"meta_gradient_variance": size * between}
+            variance = size * between
             losses, lifetimes = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (losses, lifetimes))
         metrics = jax.tree.map(jnp.nanmean, metrics)  # NaN marks what had nothing to report
         metrics |= {
             "meta_loss": losses.mean(),
             "lifetime_loss": losses,
             **gradient_metrics(gradient, state),
-            **variance,
+            "meta_gradient_variance": variance,
         }
         return gradient, gradient, lifetimes, metrics
 

@@ -44,7 +44,8 @@ def es(
 
     The estimate of the gradient of -fitness is `-mean((w(+) - w(-)) e) / (2 sigma)`, where w is a member's fitness
     ("none"), its rank among all members from -0.5 to 0.5 ("centred_ranks"), or 1 for the better and 0 for the worse
-    of a pair ("pair_rank"). Pairs with a member of non-finite fitness do not count, but are counted.
+    of a pair ("pair_rank"). Pairs with a member of non-finite fitness do not count, but are counted: the estimate is
+    of the fitness of agents that survive.
     Fitness is that at the end, or the mean over measurements after every `measure_every` updates.
 
     `sigma` is multiplied by `sigma_decay` after each estimate. Pairs are dealt out to `devices` (the default one if
