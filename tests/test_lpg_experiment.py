@@ -46,7 +46,7 @@ def test_agents_improve_while_the_rule_learns(learned):
     _, log = learned
     returns = log["episode_return"]
     assert returns[-20:].mean() > returns[:10].mean() + 0.1
-    assert log["lifetime_loss"].shape == (120, 16)
+    assert log["lifetime_loss"].shape == (80, 16)
 
 
 def run(*arguments):

@@ -159,7 +159,7 @@ def test_a_temporal_drift_is_a_blind_one_at_birth_and_changes_with_age():
 
 
 def live(levels, network, objective, num_updates, rollout_length, wrap=jax.jit):
-    settings = {"num_envs": 6, "rollout_length": rollout_length, "epochs": 3, "minibatches": 2}
+    settings = {"num_envs": 6, "rollout_length": rollout_length, "epochs": 2, "minibatches": 2}
     inner = rl_inner_loop(levels.env, network, objective, adam(0.1), **settings)
     level = levels.sample(jax.random.key(0))
     run = wrap(lambda key: train_agent(inner, inner.init_meta(key), level, key, num_updates))
