@@ -347,7 +347,8 @@ def draw(rows: Mapping[str, Mapping[str, float]], path: Path) -> None:
     """The cosine with the true gradient that a mean of estimates has, against the time that they take.
 
     Of N estimates with the direction cosine c and the scaled variance v: c / sqrt(1 + v / N). The dots are the medians
-    of single estimates, as measured: off their line where few great ones make the variance, or successive ones are alike.
+    of single estimates, as measured: off their line where few great ones make the variance, or where successive ones
+    are alike.
     """
     shortest, longest = (f(row["seconds"] for row in rows.values()) for f in (min, max))
     lines = {}
