@@ -182,7 +182,7 @@ def make(config: Config, levels: Levels) -> Meta:
             return Agent(inner_loop(config, levels, rate).init(agent_key, level), jnp.float32(jnp.nan))
 
         agents = jax.vmap(jax.vmap(newborn, (None, 0)), (0, None))(rates, keys)
-        return MetaState(jnp.int32(0), {"learning_rate": rates}, (), (), (), agents)
+        return MetaState(jnp.int32(0), {"learning_rate": rates}, (), (), (), (), agents)
 
     def step(state: MetaState, key: Key) -> tuple[MetaState, Metrics]:
         def live(rate: Array, agent: Agent, key: Key) -> tuple[Agent, Metrics]:

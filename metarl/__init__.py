@@ -2,7 +2,18 @@
 
 from metarl import curricula, estimators, networks, objectives, optimizers
 from metarl.agents import Critic, rl_inner_loop, train_agent
-from metarl.meta import Curriculum, Estimator, InnerLoop, LearnedOptimizer, Meta, MetaState, Objective, Update, compose
+from metarl.meta import (
+    Curriculum,
+    Estimator,
+    InnerLoop,
+    LearnedOptimizer,
+    Meta,
+    MetaState,
+    Objective,
+    Score,
+    Update,
+    compose,
+)
 from metarl.train import train
 from metarl.types import Level, Levels, Progress, constant_levels
 

@@ -209,6 +209,10 @@ def rl_inner_loop(
         older = lifetime._replace(actors=actors, critic=critic_state)
         return value, (select(done(lifetime), lifetime, older), {"agent_loss": value})
 
+    def rollout_and_advantages(lifetime: Lifetime, key: Key) -> tuple[Rollout, Targets]:
+        _, data = collect(lifetime, key)
+        return data, judge_rollout(lifetime.critic, data)[0]
+
     def fitness(meta_params: MetaParams, lifetime: Lifetime, key: Key) -> Array:
         env_params = lifetime.level.env_params
         episodes = evaluate(env, agent, lifetime.params, env_params, key, num_eval_episodes, max_episode_steps)
@@ -216,7 +220,7 @@ def rl_inner_loop(
         finite = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(lifetime.params)]).all()
         return jnp.where(finite, episodes.episode_return.mean(), jnp.nan)
 
-    return InnerLoop(init_meta, init, step, loss, fitness, done)
+    return InnerLoop(init_meta, init, step, loss, fitness, done, rollout_and_advantages if critic else None)
 
 
 def train_agent(

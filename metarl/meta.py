@@ -17,6 +17,7 @@ import optax
 from metarl.types import Array, Key, Level, MetaParams, Metrics, Params, Progress, PyTree
 
 if TYPE_CHECKING:
+    from metarl.objectives.actor_critic import Targets
     from metarl.rollout import Model, Rollout
 
 Lifetime = Any  # an agent, its environments and its level: a NamedTuple of arrays with at least the field `level`
@@ -43,6 +44,8 @@ class InnerLoop(NamedTuple):
     loss: Callable[[MetaParams, Lifetime, Key], tuple[Array, tuple[Lifetime, Metrics]]]  # differentiable
     fitness: Callable[[MetaParams, Lifetime, Key], Array]  # () black-box objective, higher is better
     done: Callable[[Lifetime], Array]  # () bool, horizon reached
+    # one more rollout, and its advantages under the lifetime's own critic; None for loops without one
+    judge: Callable[[Lifetime, Key], tuple[Rollout, Targets]] | None = None
 
 
 class Objective(NamedTuple):
@@ -68,7 +71,7 @@ class LearnedOptimizer(NamedTuple):
 class Curriculum(NamedTuple):
     """Which levels the next lifetimes are spent on."""
 
-    init: Callable[[Key], PyTree]
+    init: Callable[[Key, int], PyTree]  # for so many lifetimes
     # (key, state, needed [n] bool) -> levels with leaves [n, ...]; only the entries that are needed are given out
     sample: Callable[[Key, PyTree, Array], tuple[Level, PyTree]]
     # (state, levels [n], scores [n], ended [n] bool): what the lifetimes that just ended say of their levels
@@ -83,8 +86,21 @@ class Estimator(NamedTuple):
     estimate: Callable[[InnerLoop, MetaParams, PyTree, Lifetimes, Key], tuple[MetaParams, PyTree, Lifetimes, Metrics]]
 
 
-# (inner, meta_params, lifetimes, key) -> [n]: how much each lifetime says for training on its level again
-Score = Callable[[InnerLoop, MetaParams, Lifetimes, Key], Array]
+class Score(NamedTuple):
+    """How much a lifetime that ended says for training on its level again."""
+
+    init: Callable[[Key, Lifetimes], PyTree]  # of newborn lifetimes [n]; leaves [n, ...]
+    # (inner, meta_params, state, lifetimes, ended [n] bool, key) -> scores [n] (of those that ended), state.
+    # Called in every meta-step, so that a score may follow lifetimes while they last.
+    update: Callable[[InnerLoop, MetaParams, PyTree, Lifetimes, Array, Key], tuple[Array, PyTree]]
+
+
+def no_score() -> Score:
+    """Zero, for curricula that do not ask."""
+    return Score(
+        lambda key, lifetimes: (),
+        lambda inner, meta_params, state, lifetimes, ended, key: (jnp.zeros(len(ended)), state),
+    )
 
 
 class MetaState(NamedTuple):
@@ -95,6 +111,7 @@ class MetaState(NamedTuple):
     opt_state: PyTree
     estimator: PyTree
     curriculum: PyTree
+    score: PyTree
     lifetimes: Lifetimes  # leaves [num_lifetimes, ...]
 
 
@@ -121,7 +138,7 @@ def compose(
     optimizer: optax.GradientTransformation,
     curriculum: Curriculum,
     num_lifetimes: int,
-    score: Score | None = None,
+    score: Score = no_score(),  # noqa: B008
 ) -> Meta:
     """One meta-training algorithm out of four parts; `init` and `step` are pure, so jit, vmap and scan them.
 
@@ -141,7 +158,7 @@ def compose(
     def init(key: Key) -> MetaState:
         meta_key, curriculum_key, level_key, lifetime_key = jax.random.split(key, 4)
         params = inner.init_meta(meta_key)
-        curriculum_state = curriculum.init(curriculum_key)
+        curriculum_state = curriculum.init(curriculum_key, num_lifetimes)
         levels, curriculum_state = curriculum.sample(level_key, curriculum_state, jnp.ones(num_lifetimes, bool))
         # ceil(horizon * (i + 1) / n), in integers and without their product, which may overflow
         turn, (whole, rest) = jnp.arange(num_lifetimes) + 1, jnp.divmod(levels.horizon, num_lifetimes)
@@ -153,6 +170,7 @@ def compose(
             opt_state=optimizer.init(params),
             estimator=estimator.init(params, lifetimes),
             curriculum=curriculum_state,
+            score=score.init(jax.random.fold_in(key, 4), lifetimes),
             lifetimes=lifetimes,
         )
 
@@ -168,14 +186,17 @@ def compose(
 
         # 2. tell the curriculum how the lifetimes that ended went
         ended = jax.vmap(inner.done)(lifetimes)
-        scores = jnp.zeros(num_lifetimes) if score is None else score(inner, params, lifetimes, score_key)
+        scores, score_state = score.update(inner, params, state.score, lifetimes, ended, score_key)
         curriculum_state = curriculum.update(state.curriculum, lifetimes.level, scores, ended)
 
         # 3. replace them by newborn agents on new levels
         levels, curriculum_state = curriculum.sample(level_key, curriculum_state, ended)
         lifetimes = select(ended, newborn(lifetime_key, levels), lifetimes)
+        score_state = select(ended, score.init(jax.random.fold_in(key, 4), lifetimes), score_state)
 
-        metrics = {**metrics, "lifetimes_ended": ended.sum()}
-        return MetaState(state.step + 1, params, opt_state, estimator_state, curriculum_state, lifetimes), metrics
+        following = MetaState(
+            state.step + 1, params, opt_state, estimator_state, curriculum_state, score_state, lifetimes
+        )
+        return following, {**metrics, "lifetimes_ended": ended.sum()}
 
     return Meta(init, step)

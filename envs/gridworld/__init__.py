@@ -2,6 +2,7 @@
 
 from envs.gridworld.environment import Gridworld, GridworldParams, GridworldState
 from envs.gridworld.levels import distribution, names
+from envs.gridworld.mutation import mutate
 from envs.gridworld.optimal import action_values, optimal_return, policy_return
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "GridworldState",
     "action_values",
     "distribution",
+    "mutate",
     "names",
     "optimal_return",
     "policy_return",

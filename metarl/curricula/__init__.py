@@ -1,5 +1,7 @@
 """Which levels lifetimes are spent on: each function here returns a `metarl.meta.Curriculum`."""
 
+from metarl.curricula import scores
+from metarl.curricula.replay import replay
 from metarl.curricula.uniform import uniform
 
-__all__ = ["uniform"]
+__all__ = ["replay", "scores", "uniform"]

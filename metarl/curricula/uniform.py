@@ -14,4 +14,4 @@ def uniform(levels: Levels) -> Curriculum:
     def sample(key: Key, state: PyTree, needed: Array) -> tuple[Level, PyTree]:
         return jax.vmap(levels.sample)(jax.random.split(key, needed.shape[0])), state
 
-    return Curriculum(lambda key: (), sample, lambda state, level, scores, ended: state)
+    return Curriculum(lambda key, num_lifetimes: (), sample, lambda state, level, scores, ended: state)

@@ -1,0 +1,158 @@
+"""How much a lifetime that ended says for training on its level again: each function here returns a `metarl.Score`.
+
+For GROOVE (Jackson et al. 2023, arXiv 2310.02782), and what it is compared with. Any function of one lifetime is a
+score, too: `of_ended(lambda inner, meta_params, lifetime, key: ...)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+
+from metarl.meta import InnerLoop, Lifetime, Lifetimes, Score, select
+from metarl.types import Array, Key, MetaParams, PyTree
+
+if TYPE_CHECKING:
+    from metarl.objectives.actor_critic import Targets
+    from metarl.rollout import Rollout
+
+
+def of_ended(function: Callable[[InnerLoop, MetaParams, Lifetime, Key], Array], capacity: int = 4) -> Score:
+    """`function(inner, meta_params, lifetime, key)` () of the lifetimes that ended, and of no other.
+
+    `capacity` of them are scored at a time: the time it takes depends on how many ended, and no shape does.
+    Raises ValueError if `capacity` is not positive.
+    """
+    _check(capacity)
+
+    def update(
+        inner: InnerLoop, meta_params: MetaParams, state: PyTree, lifetimes: Lifetimes, ended: Array, key: Key
+    ) -> tuple[Array, PyTree]:
+        keys = jax.random.split(key, len(ended))
+        return _where(ended, lambda x: function(inner, meta_params, *x), (lifetimes, keys), capacity), state
+
+    return Score(lambda key, lifetimes: (), update)
+
+
+def algorithmic_regret(antagonist: InnerLoop, capacity: int = 4) -> Score:
+    """What an agent of `antagonist` (such as A2C) earns on the level, less what the lifetime's agent does.
+
+    Antagonists are born with the lifetimes (which must have a field `step`), keep pace with them, all side by side,
+    and live as long, on the same level. Both are tested with the same random numbers when they end (Jackson et al.
+    2023, section 4).
+    """
+    _check(capacity)
+    meta_params = antagonist.init_meta(jax.random.key(0))  # of a hand-made agent: nothing
+
+    def init(key: Key, lifetimes: Lifetimes) -> PyTree:
+        levels = lifetimes.level
+        return jax.vmap(antagonist.init)(jax.random.split(key, len(levels.horizon)), levels)
+
+    def update(
+        inner: InnerLoop, rule: MetaParams, agents: PyTree, lifetimes: Lifetimes, ended: Array, key: Key
+    ) -> tuple[Array, PyTree]:
+        learn_key, test_key = jax.random.split(key)
+
+        def learn(loop: tuple[Array, PyTree]) -> tuple[Array, PyTree]:
+            t, agents = loop
+            keys = jax.random.split(jax.random.fold_in(learn_key, t), len(ended))
+            older = jax.vmap(antagonist.step, (None, 0, 0))(meta_params, agents, keys).lifetime
+            return t + 1, select(agents.step < lifetimes.step, older, agents)
+
+        def behind(loop: tuple[Array, PyTree]) -> Array:
+            return (loop[1].step < lifetimes.step).any()
+
+        _, agents = jax.lax.while_loop(behind, learn, (jnp.int32(0), agents))
+
+        def regret(x: tuple[Lifetime, Any, Key]) -> Array:
+            lifetime, agent, key = x
+            return antagonist.fitness(meta_params, agent, key) - inner.fitness(rule, lifetime, key)
+
+        return _where(ended, regret, (lifetimes, agents, jax.random.split(test_key, len(ended))), capacity), agents
+
+    return Score(init, update)
+
+
+def optimal_regret(optimum: Callable[[PyTree], Array] | None, capacity: int = 4) -> Score:
+    """The best return that there is on a level, `optimum(env_params)` (), less what the lifetime's agent earns.
+
+    Raises ValueError if `optimum` is None, which `envs.optimal_return` is where the best return is not known.
+    """
+    if optimum is None:
+        raise ValueError("optimal_regret needs levels whose optimal return is known, such as tabular ones; got None")
+    best = optimum
+
+    def regret(inner: InnerLoop, meta_params: MetaParams, lifetime: Lifetime, key: Key) -> Array:
+        return best(lifetime.level.env_params) - inner.fitness(meta_params, lifetime, key)
+
+    return of_ended(regret, capacity)
+
+
+def positive_value_loss(capacity: int = 4) -> Score:
+    """PVL: the mean of `max(A, 0)` over a rollout, with advantages A (GAE) under the lifetime's own critic."""
+
+    def loss(inner: InnerLoop, meta_params: MetaParams, lifetime: Lifetime, key: Key) -> Array:
+        return jnp.maximum(_judged(inner, lifetime, key)[1].advantage, 0.0).mean()
+
+    return of_ended(loss, capacity)
+
+
+def l1_value_loss(capacity: int = 4) -> Score:
+    """The mean of `|A|` over a rollout, with advantages A (GAE) under the lifetime's own critic."""
+
+    def loss(inner: InnerLoop, meta_params: MetaParams, lifetime: Lifetime, key: Key) -> Array:
+        return jnp.abs(_judged(inner, lifetime, key)[1].advantage).mean()
+
+    return of_ended(loss, capacity)
+
+
+def max_monte_carlo() -> Score:
+    """MaxMC: the greatest return that the lifetime has seen, less the mean value that its own critic expects.
+
+    It looks at one rollout in every meta-step. NaN if no episode ended in any of them.
+    """
+
+    def init(key: Key, lifetimes: Lifetimes) -> Array:
+        return jnp.full(len(lifetimes.level.horizon), -jnp.inf)
+
+    def update(
+        inner: InnerLoop, meta_params: MetaParams, best: Array, lifetimes: Lifetimes, ended: Array, key: Key
+    ) -> tuple[Array, Array]:
+        def look(lifetime: Lifetime, key: Key) -> tuple[Array, Array]:
+            data, targets = _judged(inner, lifetime, key)
+            finished = jnp.where(jnp.isnan(data.episode_return), -jnp.inf, data.episode_return)
+            return finished.max(), (targets.returns - targets.advantage).mean()
+
+        seen, value = jax.vmap(look)(lifetimes, jax.random.split(key, len(ended)))
+        best = jnp.maximum(best, seen)
+        return jnp.where(jnp.isfinite(best), best - value, jnp.nan), best
+
+    return Score(init, update)
+
+
+def _judged(inner: InnerLoop, lifetime: Lifetime, key: Key) -> tuple[Rollout, Targets]:
+    if inner.judge is None:
+        raise ValueError("this score needs the lifetimes' own critic: rl_inner_loop(..., critic=Critic(...))")
+    return inner.judge(lifetime, key)
+
+
+def _where(wanted: Array, function: Callable[[Any], Array], xs: PyTree, capacity: int) -> Array:
+    """`function` of the `wanted` [n] entries of `xs` (leaves [n, ...]), `capacity` at a time; NaN for the others."""
+    count = len(wanted)
+
+    def some(loop: tuple[Array, Array]) -> tuple[Array, Array]:
+        left, values = loop
+        index = jnp.argsort(~left)[:capacity]  # stable: those that are left come first
+        new = jax.vmap(function)(jax.tree.map(lambda x: x[index], xs))
+        values = values.at[jnp.where(left[index], index, count)].set(new, mode="drop")
+        return left.at[index].set(False), values
+
+    return jax.lax.while_loop(lambda loop: loop[0].any(), some, (wanted, jnp.full(count, jnp.nan)))[1]
+
+
+def _check(capacity: int) -> None:
+    if capacity < 1:
+        raise ValueError(f"capacity must be at least 1 lifetime, got {capacity}")
