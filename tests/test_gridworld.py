@@ -433,3 +433,59 @@ def test_errors_teach():
         gridworld.policy_return(ENV, make_level(), jnp.ones((5, 36)))
     with pytest.raises(ValueError, match="max_side"):
         Gridworld(max_side=1)
+
+
+# --- mutation -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def edits():
+    """Levels, each of them after one edit, and after ten."""
+    levels = gridworld.distribution("small")
+
+    @jax.jit
+    def draw(key):
+        keys = jax.random.split(key, 600)
+        before = jax.vmap(levels.sample)(keys)
+        return before, *(jax.vmap(functools.partial(gridworld.mutate, edits=n))(keys, before) for n in (1, 10))
+
+    return draw(jax.random.key(0))
+
+
+def test_edited_levels_are_levels(edits):
+    for before, after in ((edits[0], edits[1]), (edits[0], edits[2])):
+        old, new = before.env_params, after.env_params
+        assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), before)
+        for same in ("max_steps", "num_objects", "types", "terminate", "respawn"):
+            np.testing.assert_array_equal(getattr(new, same), getattr(old, same))
+        np.testing.assert_array_equal(after.horizon, before.horizon)
+        exists = np.arange(new.objects.shape[1]) < new.num_objects[:, None]
+        np.testing.assert_array_equal(new.objects >= 0, exists)
+        assert np.take_along_axis(np.asarray(new.free), np.asarray(new.start)[:, None], 1).all()
+        assert np.take_along_axis(np.asarray(new.free), np.asarray(new.objects), 1)[exists].all()
+        for start, objects in zip(new.start.tolist(), np.asarray(new.objects), strict=True):
+            cells = [start, *objects[objects >= 0].tolist()]
+            assert len(set(cells)) == len(cells)
+        assert (new.reward[:, 0] > 0).all() and (np.abs(new.reward) <= 1).all() and (new.reward[~exists] == 0).all()
+        side = round(new.free.shape[1] ** 0.5)
+        row, column = np.divmod(np.arange(new.free.shape[1]), side)
+        largest = [np.where(free, np.maximum(row, column), 0).max(1) for free in (new.free, old.free)]
+        assert (largest[0] <= largest[1]).all()  # no wall opens a way out of the grid
+
+
+def test_one_edit_is_one_of_four_each_as_likely(edits):
+    old, new = edits[0].env_params, edits[1].env_params
+    changed = {
+        "wall": (old.free != new.free).sum(1),
+        "object": (old.objects != new.objects).sum(1),
+        "reward": (old.reward != new.reward).sum(1),
+        "start": old.start != new.start,
+    }
+    counts = np.stack(list(changed.values())).astype(int)
+    assert counts.max() == 1 and (counts.sum(0) <= 1).all()  # one thing at a time
+    np.testing.assert_allclose(counts.mean(1), 0.25, atol=0.06)
+
+
+def test_edits_must_be_positive():
+    with pytest.raises(ValueError, match="edits must be at least 1, got 0"):
+        gridworld.mutate(jax.random.key(0), gridworld.distribution("small").sample(jax.random.key(0)), edits=0)
