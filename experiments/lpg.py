@@ -18,7 +18,7 @@ from experiments import cli
 from experiments.agents import family
 from experiments.report import Judge, a2c_agent, check_held_out, held_out_report
 from metarl.checkpoint import Log
-from metarl.meta import InnerLoop, Meta, MetaState
+from metarl.meta import Curriculum, InnerLoop, Meta, MetaState, Score, no_score
 from metarl.types import Levels
 
 
@@ -127,29 +127,34 @@ def inner_loop(config: Config, levels: Levels) -> InnerLoop:
     )
 
 
-def make(config: Config, levels: Levels) -> Meta:
-    """The meta-training run that `config` describes."""
+def make(config: Config, levels: Levels, curriculum: Curriculum | None = None, score: Score | None = None) -> Meta:
+    """The meta-training run that `config` describes, with domain randomisation unless there is a `curriculum`."""
     return metarl.compose(
         inner_loop(config, levels),
         metarl.estimators.backprop(config.updates, batch_size=config.batch_size or None, remat=config.remat),
         optax.chain(optax.clip_by_global_norm(config.max_gradient_norm), optax.adam(config.learning_rate)),
-        metarl.curricula.uniform(levels),
+        curriculum or metarl.curricula.uniform(levels),
         config.num_lifetimes,
+        score or no_score(),
     )
+
+
+def report(config: Config, levels: Levels, state: MetaState) -> cli.Report:
+    """The trained and untrained rules on held-out levels."""
+    inner, judge = inner_loop(config, levels), Judge(config, levels, a2c_agent(config, levels))
+    rules = {"trained": lambda key: state.params, "untrained": inner.init_meta}
+    return held_out_report(judge, judge.players(inner, rules))
 
 
 def main(argv: list[str] | None = None) -> None:
     config = cli.parse(Config, PRESETS, argv)
     with cli.clean_exit():
         levels = envs.make(config.levels, config.horizon or None)
-        meta = make(config, levels)
 
-        def report(state: MetaState, log: Log, directory: Path) -> cli.Report:
-            inner, judge = inner_loop(config, levels), Judge(config, levels, a2c_agent(config, levels))
-            rules = {"trained": lambda key: state.params, "untrained": inner.init_meta}
-            return held_out_report(judge, judge.players(inner, rules))
+        def held_out(state: MetaState, log: Log, directory: Path) -> cli.Report:
+            return report(config, levels, state)
 
-        cli.run(meta, config, curves=CURVES, report=report if config.held_out_seeds else None)
+        cli.run(make(config, levels), config, curves=CURVES, report=held_out if config.held_out_seeds else None)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,8 @@ def toy(nan_at=-1, slow_after=-1):
     def init(key):
         params = {"w": jax.random.normal(key, (3,)), "half": jnp.ones(2, jnp.bfloat16)}
         lifetimes = {"age": jnp.zeros(4, jnp.int32), "empty": jnp.zeros((4, 0)), "done": jnp.zeros(4, bool)}
-        return MetaState(jnp.int32(0), params, Momentum(jnp.zeros(3), jnp.int32(0)), key, (), lifetimes)
+        momentum = Momentum(jnp.zeros(3), jnp.int32(0))
+        return MetaState(jnp.int32(0), params, momentum, estimator=key, curriculum=(), score=(), lifetimes=lifetimes)
 
     def step(state, key):
         noise_key, estimator = jax.random.split(jax.random.fold_in(state.estimator, jax.random.bits(key)))
@@ -42,13 +43,12 @@ def toy(nan_at=-1, slow_after=-1):
             trips = jnp.where(state.step < slow_after, 0, 2**30)
             trace = jax.lax.fori_loop(0, trips, lambda _, x: jnp.sin(x) * 1.0001, trace)
         params = {**state.params, "w": state.params["w"] - 0.05 * trace}
-        state = MetaState(
-            state.step + 1,
-            params,
-            Momentum(trace, state.opt_state.count + 1),
-            estimator,
-            (),
-            {**state.lifetimes, "age": state.lifetimes["age"] + 1},
+        state = state._replace(
+            step=state.step + 1,
+            params=params,
+            opt_state=Momentum(trace, state.opt_state.count + 1),
+            estimator=estimator,
+            lifetimes={**state.lifetimes, "age": state.lifetimes["age"] + 1},
         )
         return state, {"meta_loss": losses.mean(), "lifetime_loss": losses, "norm": jnp.linalg.norm(trace)}
 
