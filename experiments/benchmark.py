@@ -3,6 +3,7 @@
 python -m experiments.benchmark lpg
 python -m experiments.benchmark lpg --num-lifetimes 512 --num-envs 64
 python -m experiments.benchmark es
+python -m experiments.benchmark groove
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ import jax.numpy as jnp
 import tyro
 
 import envs
-from experiments import cli, evolution, lpg, ta_lpg
+from experiments import cli, curriculum, evolution, groove, lpg, ta_lpg
 from experiments.agents import family
 from metarl import rollout
 from metarl.estimators.population import live, spread
+from metarl.meta import Meta, MetaState
 from metarl.types import Array, Key
 
 
@@ -82,6 +84,31 @@ class ES:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class GROOVE:
+    """One meta-step of LPG on levels that a score asks for again, against domain randomisation."""
+
+    levels: tuple[str, ...] = (groove.PRESETS["quick"].levels,)
+    """Distributions of levels, one benchmark each."""
+    scores: tuple[curriculum.ScoreName, ...] = ("regret", "optimal", "pvl", "maxmc")
+    """Scores to time."""
+    num_lifetimes: int = groove.PRESETS["quick"].num_lifetimes
+    """Agents that live side by side."""
+    num_envs: int = groove.PRESETS["quick"].num_envs
+    """Environments of each agent."""
+    rollout_length: int = groove.PRESETS["quick"].rollout_length
+    """Environment steps between two agent updates."""
+    hidden: int = groove.PRESETS["quick"].hidden
+    """Width of the meta-network's GRU."""
+    meta_steps: int = 50
+    """Meta-steps in one compiled call: lifetimes that end together should weigh as much as they do in a run."""
+    repeats: int = 3
+    """Timed calls of each program, taken in turns."""
+
+    def __post_init__(self) -> None:
+        cli.check(self, positive=("num_lifetimes", "num_envs", "rollout_length", "hidden", "meta_steps", "repeats"))
+
+
 def time_side_by_side(programs: dict[str, tuple[Callable[..., Any], Any]], repeats: int) -> dict[str, dict[str, Any]]:
     """Seconds of each program `name: (function, argument)`: to compile, and min and median of `repeats` runs.
 
@@ -136,6 +163,15 @@ def forward_products(rows: int, hidden: int, steps: int) -> tuple[Callable[..., 
     return run, jax.random.normal(keys[1], (rows, hidden))
 
 
+def meta_steps(meta: Meta, count: int, state: MetaState) -> MetaState:
+    """`count` meta-steps from `state`."""
+
+    def step(state: MetaState, _: None) -> tuple[MetaState, None]:
+        return meta.step(state, jax.random.fold_in(jax.random.key(0), state.step))[0], None
+
+    return jax.lax.scan(step, state, None, count)[0]
+
+
 def benchmark_lpg(config: LPG, name: str) -> dict[str, Any]:
     """Times of one distribution of levels; environment steps are those of all lifetimes."""
     levels = envs.make(name)
@@ -144,12 +180,6 @@ def benchmark_lpg(config: LPG, name: str) -> dict[str, Any]:
     agent = rollout.model(levels.env, family(name, levels.env).network, {"y": 8})
     length = config.rollout_length * (config.updates + 1)  # the last rollout judges the updated agent
     key = jax.random.key(0)
-
-    def meta_steps(state: Any) -> Any:
-        def step(state: Any, _: None) -> tuple[Any, None]:
-            return meta.step(state, jax.random.fold_in(key, state.step))[0], None
-
-        return jax.lax.scan(step, state, None, config.meta_steps)[0]
 
     def act(act_once: Callable[[rollout.Actors, Any, Key], rollout.Actors], carry: Any) -> Any:
         """Nothing but acting, for as many steps as `meta_steps` takes."""
@@ -177,7 +207,7 @@ def benchmark_lpg(config: LPG, name: str) -> dict[str, Any]:
     rows, steps = config.num_lifetimes * config.num_envs, config.rollout_length * config.updates * config.meta_steps
     times = time_side_by_side(
         {
-            "meta_step": (meta_steps, start),
+            "meta_step": (partial(meta_steps, meta, config.meta_steps), start),
             "environments": (partial(act, at_random), acting),
             "environments_and_policy": (partial(act, with_policy), acting),
             "meta_network_products": products(rows, config.hidden, steps),
@@ -268,6 +298,24 @@ def benchmark_es(config: ES, name: str) -> dict[str, Any]:
     }
 
 
+def benchmark_groove(config: GROOVE, name: str) -> dict[str, Any]:
+    """Times of one distribution of levels, per meta-step."""
+    levels = envs.make(name)
+    settings = {k: getattr(config, k) for k in ("num_lifetimes", "num_envs", "rollout_length", "hidden")}
+    programs: dict[str, tuple[Callable[..., Any], Any]] = {}
+    for score in ("uniform", *config.scores):
+        meta = lpg.make(groove.Config(levels=name, score=score, **settings), levels)
+        programs[score] = partial(meta_steps, meta, config.meta_steps), jax.jit(meta.init)(jax.random.key(0))
+    times = time_side_by_side(programs, config.repeats)
+    for result in times.values():
+        for which in ("min_seconds", "median_seconds"):
+            result[which] /= config.meta_steps
+    ratios = {
+        f"{score} / uniform": times[score]["min_seconds"] / times["uniform"]["min_seconds"] for score in config.scores
+    }
+    return {"levels": name, **times, "ratios": ratios, "peak_memory_mib": _peak_memory()}
+
+
 def _peak_memory() -> float:
     """MiB: of the accelerator where there is one, else of this process so far."""
     stats = jax.devices()[0].memory_stats() or {}
@@ -275,15 +323,21 @@ def _peak_memory() -> float:
     return round(peak / 2**20, 1)
 
 
+BENCHMARKS: dict[type, Callable[[Any, str], dict[str, Any]]] = {
+    LPG: benchmark_lpg,
+    ES: benchmark_es,
+    GROOVE: benchmark_groove,
+}
+
+
 def main(argv: list[str] | None = None) -> None:
     with cli.clean_exit():
         with cli.one_line_errors():
-            config: Any = tyro.extras.subcommand_cli_from_dict({"lpg": LPG, "es": ES}, args=argv, description=__doc__)
+            subcommands = {kind.__name__.lower(): kind for kind in BENCHMARKS}
+            config: Any = tyro.extras.subcommand_cli_from_dict(subcommands, args=argv, description=__doc__)
         if isinstance(config, ES):
             cli.one_device_per_core()
-            benchmarks = [benchmark_es(config, name) for name in config.levels]
-        else:
-            benchmarks = [benchmark_lpg(config, name) for name in config.levels]
+        benchmarks = [BENCHMARKS[type(config)](config, name) for name in config.levels]
         result = {"configuration": dataclasses.asdict(config), "hardware": cli.hardware(), "benchmarks": benchmarks}
         print(json.dumps(jax.tree.map(lambda x: float(f"{x:.4g}") if isinstance(x, float) else x, result), indent=2))
 

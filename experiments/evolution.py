@@ -14,16 +14,16 @@ import optax
 
 import envs
 import metarl
-from experiments import cli, horizons
+from experiments import cli, curriculum, horizons
 from experiments.report import Judge, check_held_out, held_out_report, horizon_report
 from metarl.checkpoint import Log
 from metarl.estimators.es import Shaping
-from metarl.meta import Estimator, InnerLoop, Meta, MetaState
+from metarl.meta import Estimator, InnerLoop, Meta, MetaState, Objective
 from metarl.types import Array, Levels, MetaParams
 
 
 @dataclasses.dataclass(frozen=True)
-class Evolution(cli.Run):
+class Evolution(curriculum.Options):
     """An update rule, meta-trained by evolution strategies."""
 
     temporal: bool = True
@@ -124,13 +124,17 @@ def learning_rate(config: Evolution, step: Array | int) -> Array:
 def make(config: Evolution, levels: Levels, inner: InnerLoop) -> Meta:
     """The meta-training run that `config` describes, of the agents of `inner`."""
     optimizer = optax.adam(partial(learning_rate, config))
-    return metarl.compose(inner, estimator(config), optimizer, metarl.curricula.uniform(levels), config.num_pairs)
+    chosen, score = curriculum.make(config, levels)
+    return curriculum.logged(
+        metarl.compose(inner, estimator(config), optimizer, chosen, config.num_pairs, score),
+    )
 
 
 class Experiment(NamedTuple):
     """What one experiment of this kind adds to the options."""
 
     inner_loop: Callable[[Any, Levels], InnerLoop]
+    objective: Callable[[Any], Objective]  # that its agents follow
     plain: Callable[[Any, Levels], tuple[str, InnerLoop]]  # the agent that reports compare with, and its name
     draw: Callable[[Any, MetaParams, Path], None]  # (config, the objective's meta-parameters, file): looks inside
 
@@ -141,10 +145,13 @@ def main(experiment: Experiment, config: Evolution) -> None:
     with cli.clean_exit():
         levels = make_levels(config)
         inner = experiment.inner_loop(config, levels)
+        meta = make(config, levels, inner)
 
         def report(state: MetaState, log: Log, directory: Path) -> cli.Report:
             params = jax.device_get(state.params)  # from all devices of the training to the one of the reports
             experiment.draw(config, params["objective"], directory / "update.png")
+            objective = experiment.objective(config)
+            curriculum.draw_gallery(config, levels, inner, objective, jax.device_get(state), directory)
             if not config.held_out_seeds:
                 return {}
             judge = Judge(config, levels, experiment.plain(config, levels))
@@ -154,4 +161,4 @@ def main(experiment: Experiment, config: Evolution) -> None:
             horizons.write(over_horizons, directory, trained=(config.shortest_life, config.longest_life))
             return held_out_report(judge, players)
 
-        cli.run(make(config, levels, inner), config, curves=CURVES, report=report)
+        cli.run(meta, config, curves=(*CURVES, *curriculum.curves(meta)), report=report)

@@ -14,22 +14,24 @@ import optax
 
 import envs
 import metarl
-from experiments import cli
+from experiments import cli, curriculum
 from experiments.agents import family
 from experiments.report import Judge, a2c_agent, check_held_out, held_out_report
 from metarl.checkpoint import Log
-from metarl.meta import Curriculum, InnerLoop, Meta, MetaState, Score, no_score
+from metarl.meta import InnerLoop, Meta, MetaState, Objective
 from metarl.types import Levels
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(cli.Run):
+class Config(curriculum.Options):
     """Learned Policy Gradient, meta-trained by backpropagation through a few agent updates."""
 
     levels: str = "gridworld/small"
     """Distribution of levels to meta-train on: any name of envs.names()."""
     horizon: int = 0
     """Lifetime of an agent in updates (0: the distribution's own)."""
+    shortest_life: int = 0
+    """Lifetimes are log-uniform from here to `horizon` (0: all of them are `horizon`)."""
     num_lifetimes: int = 32
     """Agents that live side by side."""
     num_envs: int = 16
@@ -79,8 +81,10 @@ class Config(cli.Run):
             "max_gradient_norm",
         )
         coefficients = tuple(field.name for field in dataclasses.fields(self) if field.name.endswith("_coef"))
-        cli.check(self, positive=positive, not_negative=("horizon", "batch_size", *coefficients))
+        cli.check(self, positive=positive, not_negative=("horizon", "shortest_life", "batch_size", *coefficients))
         check_held_out(self)
+        if self.shortest_life > self.horizon:
+            raise ValueError(f"shortest_life must be at most horizon = {self.horizon}, got {self.shortest_life}")
         if self.bins < 2:
             raise ValueError(f"bins must be at least 2, got {self.bins}")
         if self.batch_size and self.num_lifetimes % self.batch_size:
@@ -104,10 +108,9 @@ PRESETS = {
 CURVES = ("episode_return", "meta_loss", "critic_loss", "policy_entropy", "y_entropy", "meta_gradient_norm")
 
 
-def inner_loop(config: Config, levels: Levels) -> InnerLoop:
-    """Agents of the kind that `config.levels` asks for, learning by a learned policy gradient."""
-    kind = family(config.levels, levels.env)
-    objective = metarl.objectives.lpg(
+def objective(config: Config) -> Objective:
+    """A learned policy gradient."""
+    return metarl.objectives.lpg(
         bins=config.bins,
         hidden=config.hidden,
         y_coef=config.y_coef,
@@ -116,10 +119,15 @@ def inner_loop(config: Config, levels: Levels) -> InnerLoop:
         pi_hat_coef=config.pi_hat_coef,
         y_hat_coef=config.y_hat_coef,
     )
+
+
+def inner_loop(config: Config, levels: Levels) -> InnerLoop:
+    """Agents of the kind that `config.levels` asks for, learning by a learned policy gradient."""
+    kind = family(config.levels, levels.env)
     return metarl.rl_inner_loop(
         levels.env,
         kind.network,
-        objective,
+        objective(config),
         kind.optimizer,
         num_envs=config.num_envs,
         rollout_length=config.rollout_length,
@@ -127,34 +135,42 @@ def inner_loop(config: Config, levels: Levels) -> InnerLoop:
     )
 
 
-def make(config: Config, levels: Levels, curriculum: Curriculum | None = None, score: Score | None = None) -> Meta:
-    """The meta-training run that `config` describes, with domain randomisation unless there is a `curriculum`."""
-    return metarl.compose(
-        inner_loop(config, levels),
-        metarl.estimators.backprop(config.updates, batch_size=config.batch_size or None, remat=config.remat),
-        optax.chain(optax.clip_by_global_norm(config.max_gradient_norm), optax.adam(config.learning_rate)),
-        curriculum or metarl.curricula.uniform(levels),
-        config.num_lifetimes,
-        score or no_score(),
+def make(config: Config, levels: Levels) -> Meta:
+    """The meta-training run that `config` describes."""
+    chosen, score = curriculum.make(config, levels)
+    return curriculum.logged(
+        metarl.compose(
+            inner_loop(config, levels),
+            metarl.estimators.backprop(config.updates, batch_size=config.batch_size or None, remat=config.remat),
+            optax.chain(optax.clip_by_global_norm(config.max_gradient_norm), optax.adam(config.learning_rate)),
+            chosen,
+            config.num_lifetimes,
+            score,
+        )
     )
 
 
-def report(config: Config, levels: Levels, state: MetaState) -> cli.Report:
-    """The trained and untrained rules on held-out levels."""
-    inner, judge = inner_loop(config, levels), Judge(config, levels, a2c_agent(config, levels))
-    rules = {"trained": lambda key: state.params, "untrained": inner.init_meta}
-    return held_out_report(judge, judge.players(inner, rules))
+def run(config: Config) -> None:
+    """Trains, draws what the curriculum chose, and reports on held-out levels."""
+    with cli.clean_exit():
+        lifetimes = (config.shortest_life, config.horizon) if config.shortest_life else config.horizon or None
+        levels = envs.make(config.levels, lifetimes)
+        meta = make(config, levels)
+
+        def report(state: MetaState, log: Log, directory: Path) -> cli.Report:
+            inner = inner_loop(config, levels)
+            curriculum.draw_gallery(config, levels, inner, objective(config), state, directory)
+            if not config.held_out_seeds:
+                return {}
+            judge = Judge(config, levels, a2c_agent(config, levels))
+            rules = {"trained": lambda key: state.params, "untrained": inner.init_meta}
+            return held_out_report(judge, judge.players(inner, rules))
+
+        cli.run(meta, config, curves=(*CURVES, *curriculum.curves(meta)), report=report)
 
 
 def main(argv: list[str] | None = None) -> None:
-    config = cli.parse(Config, PRESETS, argv)
-    with cli.clean_exit():
-        levels = envs.make(config.levels, config.horizon or None)
-
-        def held_out(state: MetaState, log: Log, directory: Path) -> cli.Report:
-            return report(config, levels, state)
-
-        cli.run(make(config, levels), config, curves=CURVES, report=held_out if config.held_out_seeds else None)
+    run(cli.parse(Config, PRESETS, argv))
 
 
 if __name__ == "__main__":

@@ -85,16 +85,20 @@ PRESETS = {
 }
 
 
-def inner_loop(config: Config, levels: Levels) -> InnerLoop:
-    """PPO agents of the kind that `config.levels` asks for, with a learned drift."""
-    objective = metarl.objectives.lpo(
+def objective(config: Config) -> Objective:
+    """PPO's, with a learned drift."""
+    return metarl.objectives.lpo(
         clip=config.clip,
         entropy_coef=config.entropy_coef,
         temporal=config.temporal,
         start=config.start,
         hidden=config.hidden,
     )
-    return _agent(config, levels, objective)
+
+
+def inner_loop(config: Config, levels: Levels) -> InnerLoop:
+    """PPO agents of the kind that `config.levels` asks for, with a learned drift."""
+    return _agent(config, levels, objective(config))
 
 
 def plain_agent(config: Config, levels: Levels) -> tuple[str, InnerLoop]:
@@ -117,7 +121,8 @@ def _agent(config: Config, levels: Levels, objective: Objective) -> InnerLoop:
 
 
 def main(argv: list[str] | None = None) -> None:
-    evolution.main(evolution.Experiment(inner_loop, plain_agent, inside.draw_lpo), cli.parse(Config, PRESETS, argv))
+    experiment = evolution.Experiment(inner_loop, objective, plain_agent, inside.draw_lpo)
+    evolution.main(experiment, cli.parse(Config, PRESETS, argv))
 
 
 if __name__ == "__main__":

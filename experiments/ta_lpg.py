@@ -13,7 +13,7 @@ import metarl
 from experiments import cli, evolution, inside
 from experiments.agents import family
 from experiments.report import a2c_agent as plain_agent
-from metarl.meta import InnerLoop
+from metarl.meta import InnerLoop, Objective
 from metarl.types import Levels
 
 
@@ -44,13 +44,18 @@ PRESETS = {
 }
 
 
+def objective(config: Config) -> Objective:
+    """A learned policy gradient."""
+    return metarl.objectives.lpg(config.bins, config.hidden, config.temporal, config.y_coef)
+
+
 def inner_loop(config: Config, levels: Levels) -> InnerLoop:
     """Agents of the kind that `config.levels` asks for, learning by a learned policy gradient."""
     kind = family(config.levels, levels.env)
     return metarl.rl_inner_loop(
         levels.env,
         kind.network,
-        metarl.objectives.lpg(config.bins, config.hidden, config.temporal, config.y_coef),
+        objective(config),
         kind.optimizer,
         num_envs=config.num_envs,
         rollout_length=config.rollout_length,
@@ -59,7 +64,9 @@ def inner_loop(config: Config, levels: Levels) -> InnerLoop:
 
 
 def main(argv: list[str] | None = None) -> None:
-    evolution.main(evolution.Experiment(inner_loop, plain_agent, inside.draw_lpg), cli.parse(Config, PRESETS, argv))
+    evolution.main(
+        evolution.Experiment(inner_loop, objective, plain_agent, inside.draw_lpg), cli.parse(Config, PRESETS, argv)
+    )
 
 
 if __name__ == "__main__":

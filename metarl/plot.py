@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -173,6 +173,37 @@ def surfaces(
     axes[0].set_ylabel(y_label)
     figure.colorbar(mesh, ax=axes, label=label, fraction=0.05)
     figure.savefig(path, dpi=150)
+
+
+def pictures(images: Mapping[str, Any], path: str | Path, columns: int = 5) -> None:
+    """Pictures [height, width, 3] (uint8) with their names above them, `columns` to a row.
+
+    Raises ValueError if there is nothing to draw or `columns` is not positive.
+    """
+    if not images or columns < 1:
+        raise ValueError(f"need pictures and at least one column, got {len(images)} pictures and {columns} columns")
+    rows = -(-len(images) // columns)
+    figure, axes = _figure(rows, columns, (2.4 * columns, 2.9 * rows))
+    for axis in axes:
+        axis.axis("off")
+    for axis, (name, image) in zip(axes, images.items(), strict=False):
+        axis.imshow(np.asarray(image), interpolation="nearest")
+        axis.set_title(name, loc="left", fontsize=10)
+    figure.savefig(path, dpi=150)
+
+
+def animation(frames: Sequence[Any], path: str | Path, frames_per_second: float = 10.0) -> None:
+    """A GIF of pictures [height, width, 3] (uint8), all of one shape, that begins anew when it is over.
+
+    Raises ValueError if there are no frames or not of one shape.
+    """
+    from PIL import Image  # matplotlib needs it anyway
+
+    arrays = [np.asarray(frame, np.uint8) for frame in frames]
+    if not arrays or len(shapes := {x.shape for x in arrays}) > 1:
+        raise ValueError(f"need frames of one shape, got {shapes if arrays else 'none'}")
+    first, *rest = [Image.fromarray(x).quantize(64) for x in arrays]
+    first.save(path, save_all=True, append_images=rest, duration=round(1000 / frames_per_second), loop=0)
 
 
 def smoothed(values: np.ndarray) -> np.ndarray:

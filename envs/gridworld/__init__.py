@@ -4,6 +4,7 @@ from envs.gridworld.environment import Gridworld, GridworldParams, GridworldStat
 from envs.gridworld.levels import distribution, names
 from envs.gridworld.mutation import mutate
 from envs.gridworld.optimal import action_values, optimal_return, policy_return
+from envs.gridworld.render import render
 
 __all__ = [
     "Gridworld",
@@ -15,4 +16,5 @@ __all__ = [
     "names",
     "optimal_return",
     "policy_return",
+    "render",
 ]

@@ -2,6 +2,6 @@
 
 from metarl.curricula import scores
 from metarl.curricula.replay import replay
-from metarl.curricula.uniform import uniform
+from metarl.curricula.uniform import fixed, uniform
 
-__all__ = ["replay", "scores", "uniform"]
+__all__ = ["fixed", "replay", "scores", "uniform"]

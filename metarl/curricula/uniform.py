@@ -1,4 +1,4 @@
-"""Domain randomisation: every level is a fresh draw."""
+"""Domain randomisation: every level is a fresh draw, from the distribution or from some levels of it."""
 
 from __future__ import annotations
 
@@ -15,3 +15,21 @@ def uniform(levels: Levels) -> Curriculum:
         return jax.vmap(levels.sample)(jax.random.split(key, needed.shape[0])), state
 
     return Curriculum(lambda key, num_lifetimes: (), sample, lambda state, level, scores, ended: state)
+
+
+def fixed(levels: Levels, num_levels: int) -> Curriculum:
+    """A frozen buffer: draws `num_levels` levels at the start, and every level independently from those.
+
+    Raises ValueError if `num_levels` is not positive.
+    """
+    if num_levels < 1:
+        raise ValueError(f"num_levels must be at least 1, got {num_levels}")
+
+    def init(key: Key, num_lifetimes: int) -> Level:
+        return jax.vmap(levels.sample)(jax.random.split(key, num_levels))
+
+    def sample(key: Key, chosen: Level, needed: Array) -> tuple[Level, Level]:
+        which = jax.random.randint(key, needed.shape, 0, num_levels)
+        return jax.tree.map(lambda x: x[which], chosen), chosen
+
+    return Curriculum(init, sample, lambda chosen, level, scores, ended: chosen)
