@@ -333,7 +333,7 @@ BENCHMARKS: dict[type, Callable[[Any, str], dict[str, Any]]] = {
 def main(argv: list[str] | None = None) -> None:
     with cli.clean_exit():
         with cli.one_line_errors():
-            subcommands = {kind.__name__.lower(): kind for kind in BENCHMARKS}
+            subcommands: dict[str, Callable[..., Any]] = {kind.__name__.lower(): kind for kind in BENCHMARKS}
             config: Any = tyro.extras.subcommand_cli_from_dict(subcommands, args=argv, description=__doc__)
         if isinstance(config, ES):
             cli.one_device_per_core()

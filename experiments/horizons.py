@@ -70,8 +70,8 @@ class Trained(NamedTuple):
     plain_fields: tuple[str, ...]  # the options that this depends on, besides `SHARED`
 
 
-def load(run: str) -> Trained:
-    """What `experiments.cli.run` left in the directory `run`.
+def load(run: str, levels: str = "") -> Trained:
+    """What `experiments.cli.run` left in the directory `run`, for agents on its own levels or those named `levels`.
 
     Raises FileNotFoundError if there is no rule, ValueError if it is damaged, or of no experiment or configuration
     that is known here.
@@ -89,18 +89,20 @@ def load(run: str) -> Trained:
     if unknown := options.keys() - fields:
         raise ValueError(f"{file} is of another version: experiments.{name} has no options {sorted(unknown)}")
     config = module.Config(**options)
+    here = dataclasses.replace(config, levels=levels or config.levels)
     plain = getattr(module, "plain_agent", a2c_agent)
     plain_fields = getattr(module, "PLAIN_FIELDS", ())
-    return Trained(run, name, config, params, partial(module.inner_loop, config), partial(plain, config), plain_fields)
+    return Trained(run, name, config, params, partial(module.inner_loop, here), partial(plain, here), plain_fields)
 
 
-def group(rules: Sequence[Trained]) -> dict[str, list[Trained]]:
+def group(rules: Sequence[Trained], shared: Sequence[str] = SHARED) -> dict[str, list[Trained]]:
     """The rules by name: those of one name differ in their seed alone, and a name says how it differs from others.
 
+    All of them must agree in the options `shared`.
     Raises ValueError if two of them are of the same training, or of agents that cannot be compared.
     """
     for other in rules[1:]:
-        for field in (*SHARED, *(rules[0].plain_fields if other.experiment == rules[0].experiment else ())):
+        for field in (*shared, *(rules[0].plain_fields if other.experiment == rules[0].experiment else ())):
             here, there = getattr(rules[0].config, field), getattr(other.config, field)
             if here != there:
                 raise ValueError(
@@ -119,13 +121,12 @@ def group(rules: Sequence[Trained]) -> dict[str, list[Trained]]:
     return groups
 
 
-def compare(options: Options, groups: Mapping[str, Sequence[Trained]]) -> dict[str, dict[int, Interval]]:
-    """`horizon_report` of the rules in `groups`.
+def compare(options: Any, groups: Mapping[str, Sequence[Trained]], levels: Levels) -> dict[str, dict[int, Interval]]:
+    """`horizon_report` of the rules in `groups` on `levels`, which they were loaded for.
 
     Raises ValueError if parameters are not those of their configuration.
     """
     first = next(iter(groups.values()))[0]
-    levels = envs.make(first.config.levels)
     inner = {name: rules[0].inner_loop(levels) for name, rules in groups.items()}
     callables = {name: {rule.run: _as_rule(inner[name], rule) for rule in rules} for name, rules in groups.items()}
     judge = Judge(options, levels, first.plain_agent(levels))
@@ -145,21 +146,22 @@ def write(
     directory.mkdir(parents=True, exist_ok=True)
     rows = {name: {h: interval._asdict() for h, interval in row.items()} for name, row in report.items()}
     cli.write_json(directory / "horizons.json", rows)
-    _show(report)
+    show(report, "lifetime")
     plot.over_horizons(report, directory / "horizons.png", SCORE, trained)
 
 
-def _show(report: Mapping[str, Mapping[int, Interval]]) -> None:
+def show(report: Mapping[str, Mapping[Any, Interval]], corner: str) -> None:
+    """Prints a table, a row per name; `corner` says what the columns are."""
     from rich.console import Console
     from rich.table import Table
 
-    horizons = list(next(iter(report.values())))
+    columns = list(next(iter(report.values())))
     shown = Table(title=f"{SCORE} with 95 % intervals")
-    shown.add_column("lifetime", overflow="fold")  # where it is narrow, names are told apart by their ends
-    for horizon in horizons:
-        shown.add_column(str(horizon))
+    shown.add_column(corner, overflow="fold")  # where it is narrow, names are told apart by their ends
+    for column in columns:
+        shown.add_column(str(column))
     for name, row in report.items():
-        shown.add_row(name, *(f"{row[h].mean:.2f} [{row[h].low:.2f}, {row[h].high:.2f}]" for h in horizons))
+        shown.add_row(name, *(f"{row[x].mean:.2f} [{row[x].low:.2f}, {row[x].high:.2f}]" for x in columns))
     # brackets are no markup here, and a file has no 80 columns
     Console(markup=False, width=None if sys.stdout.isatty() else 160).print(shown)
 
@@ -193,7 +195,7 @@ def main(argv: list[str] | None = None) -> None:
         groups = group(rules)
         directory = Path(options.directory or f"runs/horizons-{datetime.now():%Y%m%d-%H%M%S}")
         directory.mkdir(parents=True, exist_ok=True)  # before hours of work, not after
-        write(compare(options, groups), directory, _trained_range(rules))
+        write(compare(options, groups, envs.make(rules[0].config.levels)), directory, _trained_range(rules))
         print(f"results in {directory}", file=sys.stderr)
 
 

@@ -120,8 +120,8 @@ def horizon_report(judge: Judge, players: Mapping[str, Sequence[Player]]) -> dic
 
     `players` maps a name to one player or to several of its kind, such as the rules of several meta-training seeds.
     The intervals say what other evaluation seeds and levels would give, or, of several players, what other players of
-    their kind would give on these levels. With two names of equally many players, the difference between the two is
-    reported too, player by player, on the same levels, seeds and scale.
+    their kind would give on these levels. The first name's differences from others of equally many players are reported
+    too, player by player, on the same levels, seeds and scale.
     """
     horizons = judge.config.held_out_horizons
 
@@ -138,9 +138,9 @@ def horizon_report(judge: Judge, players: Mapping[str, Sequence[Player]]) -> dic
         return over_runs((returns.mean((1, 2)) - zero.mean()) / (one - zero).mean())
 
     report = {name: {h: interval(x, zero, one) for h, x in row.items()} for name, row in results.items()}
-    if len(players) == 2:
-        (first, these), (second, those) = players.items()
-        if len(these) == len(those):
+    first, *others = players
+    for second in others:
+        if len(players[first]) == len(players[second]):
             report[f"{first} minus {second}"] = {
                 h: interval(results[first][h] - results[second][h], 0.0 * zero, one - zero) for h in horizons
             }

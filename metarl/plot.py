@@ -55,7 +55,7 @@ def intervals(results: Mapping[str, tuple[float, float, float]], path: str | Pat
         raise ValueError("no results to draw")
     for name, interval in results.items():
         _check_interval(name, *interval)
-    figure, (axis,) = _figure(1, 1, (6.4, 1.1 + 0.36 * len(results)))
+    figure, (axis,) = _figure(1, 1, (5.4 + 0.1 * max(map(len, results)), 1.1 + 0.36 * len(results)))
     for row, (mean, low, high) in enumerate(results.values()):
         axis.plot([low, high], [row, row], color=BLUE, linewidth=2.2, alpha=0.55, solid_capstyle="round")
         axis.plot(mean, row, "o", color=BLUE, markersize=6.5)

@@ -36,7 +36,8 @@ def render(env: Gridworld, params: GridworldParams, state: GridworldState | None
     tiles = np.where(edge[:, :, None], LINE, FLOOR) * np.ones((side * side, 1, 1, 1), np.uint8)
     tiles[~level.free] = WALL
     tiles[int(level.start)][(0.38 < radius) & (radius < 0.46)] = START
-    cells = level.objects if now is None or now.objects is None else now.objects
+    nowhere = np.full(env.max_objects, -1)
+    cells = level.objects if env.tabular else nowhere if now is None else now.objects
     present = np.ones(len(cells), bool) if now is None else now.present
     for i in np.flatnonzero((np.arange(len(cells)) < level.num_objects) & (cells >= 0)):
         share = min(abs(level.reward[i]), 1.0)
