@@ -128,7 +128,9 @@ def compare(options: Any, groups: Mapping[str, Sequence[Trained]], levels: Level
     """
     first = next(iter(groups.values()))[0]
     inner = {name: rules[0].inner_loop(levels) for name, rules in groups.items()}
-    callables = {name: {rule.run: _as_rule(inner[name], rule) for rule in rules} for name, rules in groups.items()}
+    callables = {
+        name: {rule.run: _rule(meta_params(inner[name], rule)) for rule in rules} for name, rules in groups.items()
+    }
     judge = Judge(options, levels, first.plain_agent(levels))
     return horizon_report(
         judge, {name: list(judge.players(inner[name], rules).values()) for name, rules in callables.items()}
@@ -172,11 +174,19 @@ def _kind(rule: Trained) -> dict[str, Any]:
     return {name: x for name, x in fields.items() if name not in control and not name.startswith("held_out")}
 
 
-def _as_rule(inner: InnerLoop, rule: Trained) -> Rule:
+def meta_params(inner: InnerLoop, rule: Trained) -> MetaParams:
+    """The rule's parameters for the agents of `inner`.
+
+    Raises ValueError if they are not those of its configuration.
+    """
     born = jax.eval_shape(inner.init_meta, jax.random.key(0))
     params = {part: rule.params.get(part, ()) for part in born}  # a file leaves out what is not learned
     if jax.tree.map(lambda x: x.shape, params) != jax.tree.map(lambda x: x.shape, born):
         raise ValueError(f"the parameters in {rule.run} are not those of its configuration")
+    return params
+
+
+def _rule(params: MetaParams) -> Rule:
     return lambda key: params
 
 

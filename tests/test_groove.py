@@ -13,6 +13,7 @@ from PIL import Image
 import envs
 from envs import gridworld
 from experiments import benchmark, curriculum, groove, lpg, ta_lpg, transfer
+from experiments import scores as score_ranks
 from metarl import curricula, plot
 from metarl.curricula.replay import fingerprint
 from metarl.pretrained import save_params
@@ -255,6 +256,46 @@ def test_rules_are_compared_on_levels_that_they_were_not_trained_on(rules, tmp_p
 def test_comparisons_that_cannot_be_are_one_clear_line(arguments, says, capsys):
     with pytest.raises(SystemExit) as stopped:
         transfer.main(list(arguments))
+    message = capsys.readouterr().err.strip()
+    assert stopped.value.code == 2 and says in message and len(message.splitlines()) == 1
+
+
+# how scores rank levels
+
+
+def test_scores_of_a_rule_are_ranked_against_regret_against_the_optimum(rules, tmp_path, capsys):
+    small = ("--horizon", "4", "--num-levels", "8", "--levels", "mdp/random", "--directory", str(tmp_path))
+    score_ranks.main([rules[0], *small])
+    result = json.loads((tmp_path / "scores.json").read_text())
+    names = {"algorithmic regret", "positive value loss", "L1 value loss", "MaxMC"}
+    assert set(result["rho"]) == names and set(result["scores"]) == {*names, score_ranks.TRUTH}
+    truth = result["scores"][score_ranks.TRUTH]
+    assert len(truth) == 8 and min(truth) > -1e-6
+    assert "algorithmic regret" in capsys.readouterr().out and (tmp_path / "scores.png").exists()
+
+
+def test_rank_correlations_are_spearmans():
+    truth = np.array([1.0, 2.0, 3.0, 4.0, np.nan, 6.0])
+    other = np.array([1.0, 3.0, 2.0, 4.0, 5.0, np.nan])
+    rho = score_ranks.correlations({score_ranks.TRUTH: truth, "same": 2 * other, "less": -other})
+    assert list(rho) == ["same", "less"]
+    assert rho["same"]["mean"] == pytest.approx(0.8) and rho["less"]["mean"] == pytest.approx(-0.8)  # 1 - 6 * 2 / 60
+    assert -1 <= rho["same"]["low"] < 0.8 < rho["same"]["high"] <= 1
+    with pytest.raises(ValueError, match="got 0 of 3"):
+        score_ranks.correlations({score_ranks.TRUTH: truth[:3], "none": np.full(3, np.nan)})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--levels", "CartPole-v1"), "levels must be some whose optimal return is known, got 'CartPole-v1'"),
+        (("--num-levels", "2"), "num_levels must be at least 3, got 2"),
+        (("--score-batch", "0"), "score_batch must be positive"),
+    ],
+)
+def test_ranks_that_cannot_be_are_one_clear_line(arguments, says, rules, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        score_ranks.main([rules[0], *arguments])
     message = capsys.readouterr().err.strip()
     assert stopped.value.code == 2 and says in message and len(message.splitlines()) == 1
 
