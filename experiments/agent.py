@@ -182,7 +182,8 @@ def make(config: Config, levels: Levels) -> Meta:
             return Agent(inner_loop(config, levels, rate).init(agent_key, level), jnp.float32(jnp.nan))
 
         agents = jax.vmap(jax.vmap(newborn, (None, 0)), (0, None))(rates, keys)
-        return MetaState(jnp.int32(0), {"learning_rate": rates}, (), (), (), (), agents)
+        none: dict[str, Any] = dict(opt_state=(), estimator=(), curriculum=(), score=())
+        return MetaState(step=jnp.int32(0), params={"learning_rate": rates}, lifetimes=agents, **none)
 
     def step(state: MetaState, key: Key) -> tuple[MetaState, Metrics]:
         def live(rate: Array, agent: Agent, key: Key) -> tuple[Agent, Metrics]:

@@ -73,7 +73,7 @@ class Run:
 
 
 # How a run is carried out: resuming may change it.
-CONTROL = {field.name for field in dataclasses.fields(Run)} | {"batch_size", "devices"}
+CONTROL = {field.name for field in dataclasses.fields(Run)} | {"batch_size", "devices", "score_batch"}
 
 
 def parse(config: type[Config], presets: Mapping[str, Config], argv: Sequence[str] | None = None) -> Config:

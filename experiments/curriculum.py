@@ -10,6 +10,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import envs
 import metarl
@@ -24,6 +25,7 @@ from metarl.meta import Curriculum, InnerLoop, Meta, MetaState, Objective, Score
 from metarl.types import Key, Level, Levels, Metrics, Params
 
 ScoreName = Literal["uniform", "frozen", "random", "regret", "optimal", "pvl", "l1", "maxmc"]
+NO_REPLAY = ("uniform", "frozen")
 PICTURES = 5  # of each kind in the gallery
 FRAMES = 200  # of the animation
 
@@ -49,7 +51,7 @@ class Options(cli.Run):
     warm_up: int = 32
     """No replay before so many levels have a score."""
     mutation_probability: float = 0.0
-    """How often a level that would be fresh is an edit of one in the buffer (gridworlds only)."""
+    """How often a level that would be fresh is an edit of one in the buffer (tabular gridworlds only)."""
     score_batch: int = 4
     """Lifetimes that are scored at a time."""
 
@@ -59,6 +61,16 @@ class Options(cli.Run):
         for name in ("replay_probability", "staleness", "mutation_probability"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
+        if self.score in NO_REPLAY:
+            if self.mutation_probability:
+                raise ValueError(f"mutation_probability must be 0 with score {self.score}, which has no buffer to edit")
+        elif self.warm_up > self.capacity:
+            raise ValueError(f"warm_up must be at most capacity = {self.capacity}, got {self.warm_up}")
+
+
+def critic(config: Any, optimizer: optax.GradientTransformation) -> metarl.Critic | None:
+    """A critic of each lifetime, if the score of `config` asks for one."""
+    return metarl.Critic(optimizer) if config.score in ("pvl", "l1", "maxmc") else None
 
 
 CURVES = ("score_median", "score_high", "replayed_share", "level_horizon", "level_size", "level_objects")
@@ -67,7 +79,7 @@ CURVES = ("score_median", "score_high", "replayed_share", "level_horizon", "leve
 def make(config: Any, levels: Levels) -> tuple[Curriculum, Score]:
     """The curriculum that `config` describes, and the score that it asks for.
 
-    Raises ValueError for the optimum where it is not known, and for mutation of levels that are not gridworlds.
+    Raises ValueError for the optimum where it is not known, and for mutation of levels that are no tabular gridworlds.
     """
     if config.score == "uniform":
         return curricula.uniform(levels), no_score()
@@ -76,8 +88,8 @@ def make(config: Any, levels: Levels) -> tuple[Curriculum, Score]:
     optimum = envs.optimal_return(levels.env)
     if config.score == "optimal" and optimum is None:
         raise ValueError(f"score optimal needs levels whose optimal return is known, got {config.levels!r}")
-    if config.mutation_probability and not isinstance(levels.env, gridworld.Gridworld):
-        raise ValueError(f"mutation_probability must be 0 for levels that are not gridworlds, got {config.levels!r}")
+    if config.mutation_probability and not (isinstance(levels.env, gridworld.Gridworld) and levels.env.tabular):
+        raise ValueError(f"mutation_probability must be 0 for levels that are no tabular gridworlds: {config.levels!r}")
     curriculum = curricula.replay(
         levels,
         config.capacity,
@@ -152,7 +164,7 @@ def draw_gallery(
         pictures[name] = gridworld.render(env, level.env_params)
     plot.pictures(pictures, directory / "gallery.png", columns=count)
 
-    level = jax.tree.map(lambda x: x[order[0]], buffer.levels)
+    level = jax.tree.map(lambda x: jnp.asarray(x[order[0]]), buffer.levels)
     live = jax.jit(metarl.train_agent, static_argnums=(0, 4))
     agent, _ = live(inner, state.params, level, jax.random.key(0), int(level.horizon))
     model = rollout.model(env, family(config.levels, env).network, dict(objective.outputs))

@@ -93,13 +93,13 @@ class Evolution(curriculum.Options):
         if self.devices and self.num_pairs % self.devices:
             raise ValueError(f"devices must divide num_pairs = {self.num_pairs}, got {self.devices}")
 
+    @property
+    def lifetimes(self) -> tuple[int, int]:
+        """Of agents, as `envs.make` takes them."""
+        return self.shortest_life, self.longest_life
+
 
 CURVES = ("fitness", "fitness_max", "policy_entropy", "meta_gradient_norm", "meta_gradient_cosine", "nonfinite_members")
-
-
-def make_levels(config: Evolution) -> Levels:
-    """The levels of the configuration, with its lifetimes."""
-    return envs.make(config.levels, (config.shortest_life, config.longest_life))
 
 
 def estimator(config: Evolution) -> Estimator:
@@ -143,7 +143,7 @@ def main(experiment: Experiment, config: Evolution) -> None:
     """Trains, reports on held-out levels and over horizons, and draws what was learned."""
     cli.one_device_per_core()
     with cli.clean_exit():
-        levels = make_levels(config)
+        levels = envs.make(config.levels, config.lifetimes)
         inner = experiment.inner_loop(config, levels)
         meta = make(config, levels, inner)
 

@@ -32,7 +32,7 @@ def _groove(config: lpg.Config, **options: object) -> Config:
 
 
 PRESETS = {
-    "quick": _groove(lpg.PRESETS["quick"], levels="gridworld/all_randlife", steps=1000, learning_rate=2e-4),
+    "quick": _groove(lpg.PRESETS["quick"], levels="gridworld/all_randlife", learning_rate=2e-4),
     "small": _groove(lpg.PRESETS["small"], capacity=4000),
     "paper": _groove(lpg.PRESETS["paper"], capacity=4000),
 }

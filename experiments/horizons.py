@@ -192,8 +192,8 @@ def _rule(params: MetaParams) -> Rule:
 
 def _trained_range(rules: Sequence[Trained]) -> tuple[int, int] | None:
     """The lifetimes that all the rules were trained on, if they were the same."""
-    ranges = {(getattr(x.config, "shortest_life", 0), getattr(x.config, "longest_life", 0)) for x in rules}
-    return ranges.pop() if len(ranges) == 1 and (0, 0) not in ranges else None
+    ranges = {x.config.lifetimes for x in rules}
+    return lives if len(ranges) == 1 and isinstance(lives := ranges.pop(), tuple) else None
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -83,12 +83,19 @@ class Config(curriculum.Options):
         coefficients = tuple(field.name for field in dataclasses.fields(self) if field.name.endswith("_coef"))
         cli.check(self, positive=positive, not_negative=("horizon", "shortest_life", "batch_size", *coefficients))
         check_held_out(self)
+        if self.shortest_life and not self.horizon:
+            raise ValueError(f"shortest_life needs horizon, the longest life, got {self.shortest_life} without it")
         if self.shortest_life > self.horizon:
             raise ValueError(f"shortest_life must be at most horizon = {self.horizon}, got {self.shortest_life}")
         if self.bins < 2:
             raise ValueError(f"bins must be at least 2, got {self.bins}")
         if self.batch_size and self.num_lifetimes % self.batch_size:
             raise ValueError(f"batch_size must divide num_lifetimes = {self.num_lifetimes}, got {self.batch_size}")
+
+    @property
+    def lifetimes(self) -> int | tuple[int, int] | None:
+        """Of agents, as `envs.make` takes them."""
+        return (self.shortest_life, self.horizon) if self.shortest_life else self.horizon or None
 
 
 PRESETS = {
@@ -153,8 +160,7 @@ def make(config: Config, levels: Levels) -> Meta:
 def run(config: Config) -> None:
     """Trains, draws what the curriculum chose, and reports on held-out levels."""
     with cli.clean_exit():
-        lifetimes = (config.shortest_life, config.horizon) if config.shortest_life else config.horizon or None
-        levels = envs.make(config.levels, lifetimes)
+        levels = envs.make(config.levels, config.lifetimes)
         meta = make(config, levels)
 
         def report(state: MetaState, log: Log, directory: Path) -> cli.Report:

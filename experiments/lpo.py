@@ -12,7 +12,7 @@ import dataclasses
 import optax
 
 import metarl
-from experiments import cli, evolution, inside
+from experiments import cli, curriculum, evolution, inside
 from experiments.agents import family
 from metarl.meta import InnerLoop, Objective
 from metarl.objectives.lpo import Start
@@ -107,15 +107,17 @@ def plain_agent(config: Config, levels: Levels) -> tuple[str, InnerLoop]:
 
 
 def _agent(config: Config, levels: Levels, objective: Objective) -> InnerLoop:
+    kind = family(config.levels, levels.env)
     return metarl.rl_inner_loop(
         levels.env,
-        family(config.levels, levels.env).network,
+        kind.network,
         objective,
         optax.chain(optax.clip_by_global_norm(0.5), optax.adam(config.agent_learning_rate, eps=1e-5)),
         num_envs=config.num_envs,
         rollout_length=config.rollout_length,
         epochs=config.epochs,
         minibatches=config.minibatches,
+        critic=curriculum.critic(config, kind.critic),
         num_eval_episodes=config.eval_episodes,
     )
 

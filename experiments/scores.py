@@ -38,7 +38,7 @@ class Options:
     levels: str = ""
     """Distribution of levels whose optimal return is known (default: that of the run)."""
     horizon: int = 0
-    """Lifetime of the agents in updates (0: the distribution's own)."""
+    """Lifetime of the agents in updates (0: as in the run, or of other levels their own)."""
     num_levels: int = 128
     """Levels to rank, one agent on each."""
     score_batch: int = 16
@@ -104,7 +104,7 @@ def main(argv: list[str] | None = None) -> None:
             options = tyro.cli(Options, args=argv, description=__doc__)
         rule = horizons.load(options.run, options.levels)
         name = options.levels or rule.config.levels
-        levels = envs.make(name, options.horizon or None)
+        levels = envs.make(name, options.horizon or (None if options.levels else rule.config.lifetimes))
         optimum = envs.optimal_return(levels.env)
         if optimum is None:
             raise ValueError(f"levels must be some whose optimal return is known, got {name!r}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 
 import metarl
-from experiments import cli, evolution, inside
+from experiments import cli, curriculum, evolution, inside
 from experiments.agents import family
 from experiments.report import a2c_agent as plain_agent
 from metarl.meta import InnerLoop, Objective
@@ -59,6 +59,7 @@ def inner_loop(config: Config, levels: Levels) -> InnerLoop:
         kind.optimizer,
         num_envs=config.num_envs,
         rollout_length=config.rollout_length,
+        critic=curriculum.critic(config, kind.critic),
         num_eval_episodes=config.eval_episodes,
     )
 

@@ -96,10 +96,10 @@ class Score(NamedTuple):
 
 
 def no_score() -> Score:
-    """Zero, for curricula that do not ask."""
+    """NaN, for curricula that do not ask: nothing is known of any level."""
     return Score(
         lambda key, lifetimes: (),
-        lambda inner, meta_params, state, lifetimes, ended, key: (jnp.zeros(len(ended)), state),
+        lambda inner, meta_params, state, lifetimes, ended, key: (jnp.full(len(ended), jnp.nan), state),
     )
 
 

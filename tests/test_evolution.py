@@ -138,7 +138,7 @@ def test_presets_show_shorter_lives_than_trained_on_and_two_and_four_times_the_l
 def test_pes_is_an_option_too():
     options = {"estimator": "pes", "truncation": 2}
     config = ta_lpg.Config(levels="mdp/random", longest_life=10, num_pairs=4, num_envs=2, hidden=4, **options)
-    levels = evolution.make_levels(config)
+    levels = envs.make(config.levels, config.lifetimes)
     meta = evolution.make(config, levels, ta_lpg.inner_loop(config, levels))
     key = jax.random.key(0)
     state, metrics = jax.eval_shape(meta.step, jax.eval_shape(meta.init, key), key)
@@ -149,7 +149,7 @@ def test_evolution_learns_a_rule_that_is_far_better_than_an_untrained_one():
     config = ta_lpg.Config(
         num_pairs=24, num_envs=8, hidden=8, longest_life=40, learning_rate=0.05, held_out_levels=24, held_out_seeds=4
     )
-    levels = evolution.make_levels(config)
+    levels = envs.make(config.levels, config.lifetimes)
     inner = ta_lpg.inner_loop(config, levels)
     state, log = metarl.train(evolution.make(config, levels, inner), seed=0, steps=40)
     rules = {"trained": lambda key: state.params, "untrained": inner.init_meta}

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from types import SimpleNamespace
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from PIL import Image
 
 import envs
 from envs import gridworld
-from experiments import benchmark, curriculum, groove, lpg, ta_lpg, transfer
+from experiments import benchmark, curriculum, evolution, groove, horizons, lpg, lpo, ta_lpg, transfer
 from experiments import scores as score_ranks
 from metarl import curricula, plot
 from metarl.curricula.replay import fingerprint
@@ -67,14 +68,14 @@ def test_the_gallery_is_of_the_highest_and_the_lowest_scores(monkeypatch, tmp_pa
     chosen, _ = curriculum.make(dataclasses.replace(config, capacity=40), levels)
     _, buffer = chosen.sample(jax.random.key(0), chosen.init(jax.random.key(1), 32), jnp.ones(32, bool))
     inner, drawn = lpg.inner_loop(config, levels), {}
-    state = SimpleNamespace(params=inner.init_meta(jax.random.key(0)), curriculum=buffer)
+    state = SimpleNamespace(params=inner.init_meta(jax.random.key(0)), curriculum=jax.device_get(buffer))
     curriculum.draw_gallery(config, levels, inner, lpg.objective(config), state, tmp_path)
     assert "no level has a score yet" in capsys.readouterr().err and not any(tmp_path.iterdir())
 
     score = np.where(buffer.filled, np.random.default_rng(0).permutation(40), np.nan).astype(np.float32)
     buffer = buffer._replace(score=jnp.asarray(score), active=jnp.zeros(40, bool))
     monkeypatch.setattr(plot, "pictures", lambda pictures, path, columns: drawn.update(pictures))
-    state.curriculum = buffer
+    state.curriculum = jax.device_get(buffer)
     curriculum.draw_gallery(config, levels, inner, lpg.objective(config), state, tmp_path)
     ranked = np.argsort(-score)[:32]
     places = [0, 1, 2, 3, 4, 27, 28, 29, 30, 31]
@@ -96,10 +97,26 @@ def test_evolution_of_a_rule_that_sees_the_time_works_on_a_curriculum_too(tmp_pa
     assert not (tmp_path / "run" / "gallery.png").exists()  # no gridworlds, no pictures
 
 
+@pytest.mark.parametrize("score", get_args(curriculum.ScoreName))
+@pytest.mark.parametrize("module", [lpg, ta_lpg, lpo])
+def test_every_experiment_takes_every_score(module, score):
+    lives = {"num_lifetimes": 2} if module is lpg else {"num_pairs": 2, "longest_life": 10}
+    config = module.Config(levels="gridworld/small", score=score, num_envs=2, rollout_length=2, hidden=4, **lives)
+    levels = envs.make(config.levels, config.lifetimes)
+    meta = (
+        lpg.make(config, levels) if module is lpg else evolution.make(config, levels, module.inner_loop(config, levels))
+    )
+    state = jax.eval_shape(meta.init, jax.random.key(0))
+    after, metrics = jax.eval_shape(meta.step, state, jax.random.key(0))
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    assert ("score_median" in metrics) == (score not in curriculum.NO_REPLAY)
+    assert set(curriculum.curves(meta)) <= set(metrics)
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--capacity", 3), "capacity must be at least num_lifetimes = 4, got 3"),
+        (("--capacity", 3, "--warm-up", 1), "capacity must be at least num_lifetimes = 4, got 3"),
         (("--capacity", 0), "capacity must be positive"),
         (("--replay-probability", 1.5), "replay_probability must be from 0 to 1, got 1.5"),
         (("--replay-probability", "nan"), "replay_probability must be from 0 to 1, got nan"),
@@ -114,8 +131,12 @@ def test_evolution_of_a_rule_that_sees_the_time_works_on_a_curriculum_too(tmp_pa
             "needs levels whose optimal return is known, got",
         ),
         (("--score", "optimal", "--levels", "gridworld/rand_dense"), "got 'gridworld/rand_dense'"),
-        (("--mutation-probability", 0.5, "--levels", "mdp/random"), "not gridworlds, got 'mdp/random'"),
+        (("--mutation-probability", 0.5, "--levels", "mdp/random"), "no tabular gridworlds: 'mdp/random'"),
+        (("--mutation-probability", 0.5, "--levels", "gridworld/rand_small"), "no tabular gridworlds"),
         (("--shortest-life", 13), "shortest_life must be at most horizon = 12, got 13"),
+        (("--shortest-life", 4, "--horizon", 0), "shortest_life needs horizon, the longest life, got 4 without it"),
+        (("--capacity", 8), "warm_up must be at most capacity = 8, got 32"),
+        (("--score", "uniform", "--mutation-probability", 0.5), "must be 0 with score uniform"),
     ],
 )
 def test_bad_input_is_one_clear_line_and_leaves_nothing(arguments, says, tmp_path, capsys):
@@ -258,6 +279,14 @@ def test_comparisons_that_cannot_be_are_one_clear_line(arguments, says, capsys):
         transfer.main(list(arguments))
     message = capsys.readouterr().err.strip()
     assert stopped.value.code == 2 and says in message and len(message.splitlines()) == 1
+
+
+def test_the_lifetimes_of_a_run_are_those_of_its_options(rules):
+    whole = horizons.load(rules[0])
+    assert whole.config.lifetimes is None and horizons._trained_range([whole]) is None
+    many = whole._replace(config=dataclasses.replace(whole.config, shortest_life=2, horizon=7))
+    assert many.config.lifetimes == (2, 7) and horizons._trained_range([many, many]) == (2, 7)
+    assert dataclasses.replace(whole.config, horizon=7).lifetimes == 7
 
 
 # how scores rank levels

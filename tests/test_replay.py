@@ -160,6 +160,43 @@ def test_all_are_alike_if_no_score_is_positive():
     np.testing.assert_allclose(jnp.exp(log_priorities(buffer, "proportional")), [1 / 3] * 3 + [0.0], atol=1e-6)
 
 
+def test_equal_scores_are_alike():
+    _, buffer = scored([0.0, 2.0, 0.0, 2.0])
+    np.testing.assert_allclose(jnp.exp(log_priorities(buffer)), [1 / 8, 3 / 8, 1 / 8, 3 / 8, 0.0], atol=1e-6)
+
+
+def test_options_may_be_swept():
+    curriculum, buffer = scored([1.0, 4.0, -2.0, 3.0])
+
+    def given(probability, temperature):
+        curriculum = replay(MANY, 5, probability=probability, temperature=temperature)
+        return curriculum.sample(jax.random.key(0), buffer, jnp.array([True]))[1].origin
+
+    origin = jax.vmap(given)(jnp.array([0.0, 1.0]), jnp.array([1.0, 0.1]))
+    np.testing.assert_array_equal(origin[:, 0], [FRESH, REPLAYED])
+
+
+def test_edits_are_of_levels_that_are_chosen_as_for_replay():
+    _, buffer = scored([1.0, 4.0, -2.0, 3.0])
+
+    def marked(key, level):
+        number = level.env_params["number"] + 10 * jax.random.randint(key, (), 1, 2**20)
+        return level._replace(env_params={**level.env_params, "number": number})
+
+    curriculum = replay(MANY, 5, probability=0.0, mutate=marked, mutation_probability=1.0)
+    keys = jax.random.split(jax.random.key(5), 4000)
+    given = jax.jit(jax.vmap(lambda key: curriculum.sample(key, buffer, jnp.array([True]))[0]))(keys)
+    counts = np.bincount(np.asarray(given.env_params["number"][:, 0]) % 10, minlength=4)
+    assert scipy.stats.chisquare(counts, 4000 * np.array([1 / 3, 1, 1 / 4, 1 / 2]) / (25 / 12)).pvalue > 1e-3
+
+
+def test_levels_of_few_bits_have_codes_of_their_own():
+    for dtype in (jnp.bfloat16, jnp.float16, jnp.float32, jnp.int8, jnp.uint32):
+        levels = {"x": jnp.arange(16).astype(dtype) / (32 if jnp.issubdtype(dtype, jnp.floating) else 1)}
+        levels = jax.tree.map(lambda x: x.astype(dtype), levels)  # noqa: B023
+        assert len(np.unique(fingerprint(levels))) == 16, dtype
+
+
 def test_without_replacement_the_second_is_drawn_from_what_is_left():
     curriculum, buffer = scored([1.0, 4.0, -2.0, 3.0], num_lifetimes=2, active=[3])
     keys = jax.random.split(jax.random.key(2), 4000)
@@ -210,7 +247,9 @@ def test_there_is_no_replay_before_enough_levels_have_a_score():
         ({"mutation_probability": 2}, "mutation_probability must be from 0 to 1, got 2"),
         ({"temperature": 0.0}, "temperature must be positive and finite, got 0.0"),
         ({"prioritisation": "top"}, "prioritisation must be one of .* got 'top'"),
-        ({"capacity": 0}, "capacity and warm_up must be at least 1, got 0 and 1"),
+        ({"capacity": 0}, "warm_up must be from 1 to capacity = 0, got 1"),
+        ({"capacity": 4, "warm_up": 0}, "warm_up must be from 1 to capacity = 4, got 0"),
+        ({"capacity": 4, "warm_up": 5}, "warm_up must be from 1 to capacity = 4, got 5"),
     ],
 )
 def test_bad_options_are_named(options, message):

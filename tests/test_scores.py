@@ -12,6 +12,7 @@ import scipy.stats
 import metarl
 from envs import mdp
 from metarl.curricula import replay, scores, uniform
+from metarl.curricula.replay import REPLAYED
 from metarl.networks import tabular
 from metarl.objectives import a2c, lpg
 
@@ -61,7 +62,7 @@ def lived(inner, score, count=256, stride=4, seed=0):
 def regrets():
     """Algorithmic regret of agents that learn as the antagonist does, and of agents that never learn."""
     return {
-        name: lived(inner, scores.algorithmic_regret(LEARNS, capacity=64))
+        name: lived(inner, scores.algorithmic_regret(LEARNS, batch_size=64))
         for name, inner in {"learns": LEARNS, "never": NEVER}.items()
     }
 
@@ -87,13 +88,13 @@ def test_the_regret_of_an_agent_that_never_learns_is_positive_and_ranks_levels_a
     values = np.asarray(regrets["never"][0][2])
     assert values.mean() > 10 * standard_error(values)
     optimum = partial(mdp.optimal_return, LEVELS.env)
-    exact = np.asarray(lived(NEVER, scores.optimal_regret(optimum, capacity=64))[0][2])
+    exact = np.asarray(lived(NEVER, scores.optimal_regret(optimum, batch_size=64))[0][2])
     assert (exact > 0.0).mean() > 0.95 and exact.mean() > values.mean()
     assert scipy.stats.spearmanr(values, exact).statistic > 0.7
 
 
-@pytest.mark.parametrize("capacity", [1, 3, 100])
-def test_every_lifetime_that_ended_is_scored_whatever_the_capacity(capacity):
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_every_lifetime_that_ended_is_scored_whatever_the_batch(batch_size):
     """By a user's own function, of that lifetime's own key."""
 
     def own(inner, rule, lifetime, key):
@@ -101,7 +102,7 @@ def test_every_lifetime_that_ended_is_scored_whatever_the_capacity(capacity):
 
     lifetimes, ended = {"number": jnp.arange(5.0)}, jnp.array([True, False, True, True, False])
     key = jax.random.key(0)
-    values, _ = scores.of_ended(own, capacity).update(None, 10.0, (), lifetimes, ended, key)
+    values, _ = scores.of_ended(own, batch_size).update(None, 10.0, (), lifetimes, ended, key)
     expected = 10.0 + jnp.arange(5) + jax.vmap(jax.random.uniform)(jax.random.split(key, 5))
     np.testing.assert_allclose(values, jnp.where(ended, expected, jnp.nan), rtol=1e-6)
 
@@ -120,7 +121,7 @@ def test_value_losses_are_those_of_the_lifetimes_own_critic():
     np.testing.assert_allclose(values(scores.positive_value_loss())[0], jnp.maximum(advantage, 0).mean(1), rtol=1e-4)
     np.testing.assert_allclose(values(scores.l1_value_loss())[0], jnp.abs(advantage).mean(1), rtol=1e-4)
     best = jnp.nanmax(data.episode_return.reshape(3, -1), 1)
-    value = (targets.returns - targets.advantage).reshape(3, -1).mean(1)
+    value = targets.value.reshape(3, -1).mean(1)
     found, seen = values(scores.max_monte_carlo())
     np.testing.assert_allclose(found, best - value, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(seen, best)
@@ -155,9 +156,31 @@ def test_a_score_and_the_buffer_go_with_every_estimator(estimator, score):
     assert "lifetimes_ended" in metrics
 
 
+def test_a_buffer_serves_lifetimes_that_go_on_between_estimates():
+    """Persistent evolution: lifetimes outlive meta-steps, and end at ages of their own."""
+    meta = groove("pes", scores.algorithmic_regret(LEARNS))
+    state, log = metarl.train(meta, seed=0, steps=20)
+    jax.tree.map(np.testing.assert_array_equal, state.score.level, state.lifetimes.level)
+    np.testing.assert_array_equal(state.score.step, state.lifetimes.step)
+    buffer = state.curriculum
+    assert (log["lifetimes_ended"] < 4).all() and log["lifetimes_ended"].sum() >= 16
+    assert (buffer.filled & ~jnp.isnan(buffer.score)).sum() >= 4 and (buffer.origin == REPLAYED).any()
+    lived = jax.tree.map(lambda x: x[buffer.slot.clip(max=11)], buffer.levels)
+    followed = np.asarray(buffer.slot) < 12
+    np.testing.assert_array_equal(lived.env_params.reward[followed], state.lifetimes.level.env_params.reward[followed])
+
+
+def test_a_buffer_without_a_score_replays_nothing():
+    meta = metarl.compose(LEARNS, ESTIMATORS["es"], optax.sgd(1.0), replay(LEVELS, 12, probability=1.0), 4)
+    state = jax.jit(lambda key: jax.lax.fori_loop(0, 3, lambda i, s: meta.step(s, key)[0], meta.init(key)))(
+        jax.random.key(0)
+    )
+    assert (state.curriculum.origin == 0).all() and state.curriculum.filled.sum() == 4
+
+
 def test_training_with_the_buffer_resumes_exactly(tmp_path):
     def train(steps, **options):
-        meta = groove("backprop", scores.algorithmic_regret(LEARNS, capacity=2))
+        meta = groove("backprop", scores.algorithmic_regret(LEARNS, batch_size=2))
         return metarl.train(meta, seed=1, steps=steps, chunk=5, **options)
 
     whole, log = train(30)
@@ -173,8 +196,8 @@ def test_training_with_the_buffer_resumes_exactly(tmp_path):
 
 
 def test_bad_input_is_named():
-    with pytest.raises(ValueError, match="capacity must be at least 1 lifetime, got 0"):
-        scores.algorithmic_regret(LEARNS, capacity=0)
+    with pytest.raises(ValueError, match="batch_size must be at least 1 lifetime, got 0"):
+        scores.algorithmic_regret(LEARNS, batch_size=0)
     with pytest.raises(ValueError, match="optimal_regret needs levels whose optimal return is known"):
         scores.optimal_regret(None)
     meta = metarl.compose(LEARNS, ESTIMATORS["es"], optax.adam(1e-2), uniform(LEVELS), 4, scores.l1_value_loss())

@@ -16,7 +16,8 @@ def mutate(key: Key, level: Level, edits: int = 3) -> Level:
     is drawn anew; or the agent starts on another cell. The start and the objects stay on free cells of their own, and
     the first object's reward stays positive. An edit for which there is no room changes nothing.
 
-    Raises ValueError if `edits` is not positive.
+    It is for tabular levels, in which objects have places of their own; rewards may turn negative also in distributions
+    where they never are (mazes). Raises ValueError if `edits` is not positive.
     """
     if edits < 1:
         raise ValueError(f"edits must be at least 1, got {edits}")

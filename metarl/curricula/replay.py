@@ -39,22 +39,22 @@ def replay(
     levels: Levels,
     capacity: int = 4000,
     *,
-    probability: float = 0.5,
+    probability: Array | float = 0.5,
     prioritisation: Prioritisation = "rank",
-    temperature: float = 1.0,
-    staleness: float = 0.0,
+    temperature: Array | float = 1.0,
+    staleness: Array | float = 0.0,
     warm_up: int = 1,
     mutate: Mutation | None = None,
-    mutation_probability: float = 0.5,
+    mutation_probability: Array | float = 0.5,
 ) -> Curriculum:
     """Gives a newborn agent, with `probability`, a level of the buffer that nobody lives on, else a fresh one.
 
-    Scored levels are chosen with probabilities `(1 - staleness) P_score + staleness P_stale`: P_score is
-    proportional to `rank^(-1 / temperature)` ("rank", 1 for the greatest score) or to `max(score, 0)^(1 / temperature)`
-    ("proportional"; all alike if no score is positive), P_stale to the time since a level was given out. There is no
+    Scored levels are chosen with probabilities `(1 - staleness) P_score + staleness P_stale`: P_score is proportional
+    to `rank^(-1 / temperature)` ("rank": 1 plus how many scores are greater) or to `max(score, 0)^(1 / temperature)`
+    ("proportional": all alike if no score is positive), P_stale to the time since a level was given out. There is no
     replay before `warm_up` levels have a score. A fresh level takes the place of the lowest score among the levels that
     nobody lives on. With `mutate`, a level that would be fresh is, with `mutation_probability`, an edit of one that was
-    chosen as if for replay.
+    chosen as if for replay (and that somebody may be living on).
 
     A level that comes twice is in the buffer once. While an agent lives on it, others may be given it (a distribution
     may have few levels), but only the first agent's score counts. So do only scores of the whole lifetime of a level
@@ -64,14 +64,14 @@ def replay(
     """
     shares = {"probability": probability, "staleness": staleness, "mutation_probability": mutation_probability}
     for name, value in shares.items():
-        if not 0.0 <= value <= 1.0:
+        if isinstance(value, int | float) and not 0.0 <= value <= 1.0:
             raise ValueError(f"{name} must be from 0 to 1, got {value}")
-    if not 0.0 < temperature < float("inf"):
+    if isinstance(temperature, int | float) and not 1e-30 < temperature < float("inf"):
         raise ValueError(f"temperature must be positive and finite, got {temperature}")
     if prioritisation not in get_args(Prioritisation):
         raise ValueError(f"prioritisation must be one of {get_args(Prioritisation)}, got {prioritisation!r}")
-    if capacity < 1 or warm_up < 1:
-        raise ValueError(f"capacity and warm_up must be at least 1, got {capacity} and {warm_up}")
+    if not 1 <= warm_up <= capacity:
+        raise ValueError(f"warm_up must be from 1 to capacity = {capacity}, got {warm_up}")
 
     def init(key: Key, num_lifetimes: int) -> Buffer:
         if capacity < num_lifetimes:
@@ -162,7 +162,10 @@ def replay(
 
 
 def log_priorities(
-    buffer: Buffer, prioritisation: Prioritisation = "rank", temperature: float = 1.0, staleness: float = 0.0
+    buffer: Buffer,
+    prioritisation: Prioritisation = "rank",
+    temperature: Array | float = 1.0,
+    staleness: Array | float = 0.0,
 ) -> Array:
     """Logarithm of the probability [capacity] with which a level would be chosen for replay if nobody lived on any.
 
@@ -170,8 +173,9 @@ def log_priorities(
     """
     scored = buffer.filled & ~jnp.isnan(buffer.score)
     if prioritisation == "rank":
-        place = jnp.argsort(jnp.argsort(jnp.where(scored, -buffer.score, jnp.inf))) + 1
-        logits = -jnp.log(place) / temperature
+        descending = jnp.where(scored, -buffer.score, jnp.inf)
+        rank = jnp.searchsorted(jnp.sort(descending), descending) + 1  # equal scores have equal ranks
+        logits = -jnp.log(rank) / temperature
     else:
         positive = scored & (buffer.score > 0.0)  # all alike if there is none
         logits = jnp.where(positive, jnp.log(jnp.where(positive, buffer.score, 1.0)) / temperature, -jnp.inf)
@@ -193,6 +197,8 @@ def fingerprint(levels: Level) -> Array:
     """A number [n] (uint32) that equal levels (leaves [n, ...]) share, and others hardly ever do."""
     code = jnp.uint32(0)
     for i, leaf in enumerate(jax.tree.leaves(levels)):
+        if jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.dtype.itemsize < 4:
+            leaf = leaf.astype(jnp.float32)
         small = leaf.dtype.itemsize < 4
         words = leaf.astype(jnp.uint32) if small else jax.lax.bitcast_convert_type(leaf, jnp.uint32)
         words = words.reshape(len(leaf), -1)

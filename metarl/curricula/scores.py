@@ -20,31 +20,32 @@ if TYPE_CHECKING:
     from metarl.rollout import Rollout
 
 
-def of_ended(function: Callable[[InnerLoop, MetaParams, Lifetime, Key], Array], capacity: int = 4) -> Score:
+def of_ended(function: Callable[[InnerLoop, MetaParams, Lifetime, Key], Array], batch_size: int = 4) -> Score:
     """`function(inner, meta_params, lifetime, key)` () of the lifetimes that ended, and of no other.
 
-    `capacity` of them are scored at a time: the time it takes depends on how many ended, and no shape does.
-    Raises ValueError if `capacity` is not positive.
+    `batch_size` of them are scored at a time: the time it takes depends on how many ended, and no shape does.
+    Raises ValueError if `batch_size` is not positive.
     """
-    _check(capacity)
+    _check(batch_size)
 
     def update(
         inner: InnerLoop, meta_params: MetaParams, state: PyTree, lifetimes: Lifetimes, ended: Array, key: Key
     ) -> tuple[Array, PyTree]:
         keys = jax.random.split(key, len(ended))
-        return _where(ended, lambda x: function(inner, meta_params, *x), (lifetimes, keys), capacity), state
+        return _where(ended, lambda x: function(inner, meta_params, *x), (lifetimes, keys), batch_size), state
 
     return Score(lambda key, lifetimes: (), update)
 
 
-def algorithmic_regret(antagonist: InnerLoop, capacity: int = 4) -> Score:
+def algorithmic_regret(antagonist: InnerLoop, batch_size: int = 4) -> Score:
     """What an agent of `antagonist` (such as A2C) earns on the level, less what the lifetime's agent does.
 
     Antagonists are born with the lifetimes (which must have a field `step`), keep pace with them, all side by side,
     and live as long, on the same level. Both are tested with the same random numbers when they end (Jackson et al.
-    2023, section 4).
+    2023, section 4). Under evolution the lifetime's agent is one that the estimator hands on: of `es` the better of a
+    pair, both of which learned by perturbed rules.
     """
-    _check(capacity)
+    _check(batch_size)
     meta_params = antagonist.init_meta(jax.random.key(0))  # of a hand-made agent: nothing
 
     def init(key: Key, lifetimes: Lifetimes) -> PyTree:
@@ -71,12 +72,12 @@ def algorithmic_regret(antagonist: InnerLoop, capacity: int = 4) -> Score:
             lifetime, agent, key = x
             return antagonist.fitness(meta_params, agent, key) - inner.fitness(rule, lifetime, key)
 
-        return _where(ended, regret, (lifetimes, agents, jax.random.split(test_key, len(ended))), capacity), agents
+        return _where(ended, regret, (lifetimes, agents, jax.random.split(test_key, len(ended))), batch_size), agents
 
     return Score(init, update)
 
 
-def optimal_regret(optimum: Callable[[PyTree], Array] | None, capacity: int = 4) -> Score:
+def optimal_regret(optimum: Callable[[PyTree], Array] | None, batch_size: int = 4) -> Score:
     """The best return that there is on a level, `optimum(env_params)` (), less what the lifetime's agent earns.
 
     Raises ValueError if `optimum` is None, which `envs.optimal_return` is where the best return is not known.
@@ -88,31 +89,32 @@ def optimal_regret(optimum: Callable[[PyTree], Array] | None, capacity: int = 4)
     def regret(inner: InnerLoop, meta_params: MetaParams, lifetime: Lifetime, key: Key) -> Array:
         return best(lifetime.level.env_params) - inner.fitness(meta_params, lifetime, key)
 
-    return of_ended(regret, capacity)
+    return of_ended(regret, batch_size)
 
 
-def positive_value_loss(capacity: int = 4) -> Score:
+def positive_value_loss(batch_size: int = 4) -> Score:
     """PVL: the mean of `max(A, 0)` over a rollout, with advantages A (GAE) under the lifetime's own critic."""
 
     def loss(inner: InnerLoop, meta_params: MetaParams, lifetime: Lifetime, key: Key) -> Array:
         return jnp.maximum(_judged(inner, lifetime, key)[1].advantage, 0.0).mean()
 
-    return of_ended(loss, capacity)
+    return of_ended(loss, batch_size)
 
 
-def l1_value_loss(capacity: int = 4) -> Score:
+def l1_value_loss(batch_size: int = 4) -> Score:
     """The mean of `|A|` over a rollout, with advantages A (GAE) under the lifetime's own critic."""
 
     def loss(inner: InnerLoop, meta_params: MetaParams, lifetime: Lifetime, key: Key) -> Array:
         return jnp.abs(_judged(inner, lifetime, key)[1].advantage).mean()
 
-    return of_ended(loss, capacity)
+    return of_ended(loss, batch_size)
 
 
 def max_monte_carlo() -> Score:
-    """MaxMC: the greatest return that the lifetime has seen, less the mean value that its own critic expects.
+    """MaxMC: the greatest return seen on the level, less the mean value that the lifetime's own critic expects.
 
-    It looks at one rollout in every meta-step. NaN if no episode ended in any of them.
+    Seen in this lifetime, and in what it looks at: one further rollout at each meta-step's end. NaN if no episode ended
+    in any of them. (A level that is lived on again starts anew: earlier agents' returns are not remembered.)
     """
 
     def init(key: Key, lifetimes: Lifetimes) -> Array:
@@ -124,7 +126,7 @@ def max_monte_carlo() -> Score:
         def look(lifetime: Lifetime, key: Key) -> tuple[Array, Array]:
             data, targets = _judged(inner, lifetime, key)
             finished = jnp.where(jnp.isnan(data.episode_return), -jnp.inf, data.episode_return)
-            return finished.max(), (targets.returns - targets.advantage).mean()
+            return finished.max(), targets.value.mean()
 
         seen, value = jax.vmap(look)(lifetimes, jax.random.split(key, len(ended)))
         best = jnp.maximum(best, seen)
@@ -139,13 +141,13 @@ def _judged(inner: InnerLoop, lifetime: Lifetime, key: Key) -> tuple[Rollout, Ta
     return inner.judge(lifetime, key)
 
 
-def _where(wanted: Array, function: Callable[[Any], Array], xs: PyTree, capacity: int) -> Array:
-    """`function` of the `wanted` [n] entries of `xs` (leaves [n, ...]), `capacity` at a time; NaN for the others."""
+def _where(wanted: Array, function: Callable[[Any], Array], xs: PyTree, batch_size: int) -> Array:
+    """`function` of the `wanted` [n] entries of `xs` (leaves [n, ...]), `batch_size` at a time; NaN for the others."""
     count = len(wanted)
 
     def some(loop: tuple[Array, Array]) -> tuple[Array, Array]:
         left, values = loop
-        index = jnp.argsort(~left)[:capacity]  # stable: those that are left come first
+        index = jnp.argsort(~left)[:batch_size]  # stable: those that are left come first
         new = jax.vmap(function)(jax.tree.map(lambda x: x[index], xs))
         values = values.at[jnp.where(left[index], index, count)].set(new, mode="drop")
         return left.at[index].set(False), values
@@ -153,6 +155,6 @@ def _where(wanted: Array, function: Callable[[Any], Array], xs: PyTree, capacity
     return jax.lax.while_loop(lambda loop: loop[0].any(), some, (wanted, jnp.full(count, jnp.nan)))[1]
 
 
-def _check(capacity: int) -> None:
-    if capacity < 1:
-        raise ValueError(f"capacity must be at least 1 lifetime, got {capacity}")
+def _check(batch_size: int) -> None:
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1 lifetime, got {batch_size}")
