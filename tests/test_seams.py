@@ -48,7 +48,7 @@ ESTIMATORS: dict[str, Callable] = {
 }
 CURRICULA: dict[str, Callable] = {
     "uniform": metarl.curricula.uniform,
-    "fixed": partial(metarl.curricula.fixed, num_levels=100_000),
+    "fixed": partial(metarl.curricula.fixed, num_levels=1000),
     "replay": partial(metarl.curricula.replay, capacity=6),
 }
 OBJECTIVES: dict[str, Callable] = {
