@@ -14,8 +14,9 @@ def test_the_example_of_the_library_runs(capsys):
 
 
 def test_the_commands_name_what_exists():
-    from experiments import agent, benchmark, estimators, horizons, lpg, lpo, ta_lpg
+    from experiments import agent, benchmark, estimators, groove, horizons, lpg, lpo, scores, ta_lpg, transfer
 
     modules = set(re.findall(r"python -m experiments\.(\w+)", README))
-    assert modules == {m.__name__.split(".")[-1] for m in (agent, benchmark, estimators, horizons, lpg, lpo, ta_lpg)}
+    known = (agent, benchmark, estimators, groove, horizons, lpg, lpo, scores, ta_lpg, transfer)
+    assert modules == {module.__name__.split(".")[-1] for module in known}
     assert "\npython -m pytest\n" in README and "-c constraints.txt -e '.[test]'" in README
