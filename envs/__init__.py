@@ -13,7 +13,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from envs import bandit, gridworld, mdp
+from envs import bandit, gridworld, mdp, tokens
 from metarl.types import Array, Environment, Key, Level, Levels, PyTree
 
 
@@ -47,6 +47,10 @@ _OURS: dict[str, Callable[[], Levels]] = {
     "gridworld/all_vrandlife": partial(gridworld.distribution, "all_vrandlife"),
     "gridworld/tabular": partial(gridworld.distribution, "tabular"),
     "gridworld/mazes": partial(gridworld.distribution, "mazes"),
+    "tokens/general_points": partial(tokens.distribution, "general_points", tries=5),
+    "tokens/countdown": partial(tokens.distribution, "countdown"),
+    "tokens/sorting": partial(tokens.distribution, "sorting"),
+    "tokens/addition": partial(tokens.distribution, "addition"),
 }
 
 
@@ -93,6 +97,8 @@ def optimal_return(env: Environment) -> Callable[[PyTree], Array] | None:
         return partial(bandit.optimal_return, env)
     if isinstance(env, mdp.MDP):
         return partial(mdp.optimal_return, env)
+    if isinstance(env, tokens.TokenEnv):
+        return partial(tokens.optimal_return, env)
     return None
 
 

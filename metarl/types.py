@@ -63,6 +63,8 @@ class Box:
     dtype: Any = jnp.float32
 
     def sample(self, key: Key) -> Array:
+        if jnp.issubdtype(self.dtype, jnp.integer):
+            return jax.random.randint(key, self.shape, int(self.low), int(self.high) + 1, self.dtype)
         return jax.random.uniform(key, self.shape, self.dtype, self.low, self.high)
 
     def contains(self, x: Array) -> Array:
@@ -89,6 +91,62 @@ class Environment(Protocol):
     def action_space(self, params: PyTree) -> Any: ...
 
     def observation_space(self, params: PyTree) -> Any: ...
+
+
+class Verdict(NamedTuple):
+    """What a `TokenTask` says of one answer."""
+
+    reward: Array  # () float32
+    correct: Array  # () bool
+    kind: Array  # () int32, index into the task's `kinds`
+
+
+class TokenTask(Protocol):
+    """Problems that are posed and answered in tokens 0 .. num_tokens - 1. All functions unbatched, jit- and vmap-able.
+
+    An answer ends at its first `end`; what comes after counts for nothing, and one without `end` is never correct.
+    """
+
+    @property
+    def num_tokens(self) -> int:
+        """Size of the vocabulary, shared by all splits of a task: a policy trained on one plays all."""
+        ...
+
+    @property
+    def end(self) -> int:
+        """The token that ends an answer, and pads it after its end."""
+        ...
+
+    @property
+    def prompt_length(self) -> int:
+        """P."""
+        ...
+
+    @property
+    def answer_length(self) -> int:
+        """T, with room for the end token."""
+        ...
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What verdicts there are; the first is that of correct answers."""
+        ...
+
+    def sample(self, key: Key) -> PyTree:
+        """A problem: arrays only."""
+        ...
+
+    def prompt(self, problem: PyTree) -> Array:
+        """The problem in tokens `[P] int32`."""
+        ...
+
+    def demonstrate(self, key: Key, problem: PyTree) -> Array:
+        """A correct answer `[T] int32`, uniformly drawn among those known, ended and padded by `end`."""
+        ...
+
+    def verify(self, problem: PyTree, answer: Array) -> Verdict:
+        """Judges `answer` `[T] int32`, of which only what comes before the first `end` counts."""
+        ...
 
 
 def constant_levels(env: Environment, horizon: int, env_params: PyTree = None) -> Levels:

@@ -160,7 +160,8 @@ def test_varied_cartpoles_vary_within_a_factor_of_two_and_are_consistent():
 
 def test_names_are_ours_then_all_of_gymnax():
     names = envs.names()
-    ours = {f"gridworld/{n}" for n in envs.gridworld.names()} | {
+    ours = {f"gridworld/{n}" for n in envs.gridworld.names()} | {f"tokens/{n}" for n in envs.tokens.names()}
+    ours |= {
         "bandit/bernoulli",
         "bandit/gaussian",
         "mdp/random",
@@ -252,7 +253,9 @@ def test_every_gymnax_environment_steps(name):
     check_types(levels)
 
 
-@pytest.mark.parametrize("name", ["bandit/bernoulli", "bandit/gaussian", "mdp/random", "gridworld/small"])
+@pytest.mark.parametrize(
+    "name", ["bandit/bernoulli", "bandit/gaussian", "mdp/random", "gridworld/small", "tokens/sorting"]
+)
 def test_ours_have_the_same_interface(name):
     levels = envs.make(name)
     check_types(levels)

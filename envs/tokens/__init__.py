@@ -1,0 +1,69 @@
+"""Problems that are posed and answered in tokens, for sequence policies; and any of these tasks as an environment."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+
+from envs.tokens.countdown import Countdown
+from envs.tokens.digits import Addition, Sorting
+from envs.tokens.environment import TokenEnv, TokenState, optimal_return
+from envs.tokens.general_points import SPLITS, GeneralPoints
+from envs.tokens.rpn import Notation, require_choice
+from metarl.types import Key, Level, Levels, TokenTask
+
+__all__ = [
+    "SPLITS",
+    "Addition",
+    "Countdown",
+    "GeneralPoints",
+    "Notation",
+    "Sorting",
+    "TokenEnv",
+    "TokenState",
+    "distribution",
+    "make_task",
+    "names",
+    "optimal_return",
+]
+
+_TASKS: dict[str, Callable[..., TokenTask]] = {
+    "general_points": GeneralPoints,
+    "countdown": Countdown,
+    "sorting": Sorting,
+    "addition": Addition,
+}
+
+
+def names() -> tuple[str, ...]:
+    """Every name that `make_task` and `distribution` accept."""
+    return tuple(_TASKS)
+
+
+def make_task(name: str, **options: Any) -> TokenTask:
+    """The task called `name`; `options` are the fields of its dataclass, such as `split="rule"`.
+
+    Raises ValueError for an unknown name or option, and for values that the task does not take.
+    """
+    require_choice("token task", name, _TASKS)
+    for option in options:
+        require_choice(f"option of {name}", option, inspect.signature(_TASKS[name]).parameters)
+    return _TASKS[name](**options)
+
+
+def distribution(name: str, tries: int = 1, horizon: int = 100, **options: Any) -> Levels:
+    """Levels of `make_task(name, **options)`: one problem each, with `tries` per episode and `horizon` agent updates.
+
+    Raises ValueError for counts below 1, and as `make_task` does.
+    """
+    env = TokenEnv(make_task(name, **options), tries)
+    if horizon < 1:
+        raise ValueError(f"horizon must be at least 1 agent update, got {horizon}")
+
+    def sample(key: Key) -> Level:
+        return Level(env.task.sample(key), jnp.int32(horizon))
+
+    return Levels(env, sample)

@@ -1,0 +1,160 @@
+"""Countdown: make the target of two to four numbers, each used exactly once, in reverse Polish notation.
+
+    prompt  [target, n1, n2, n3, n4]    in any order, a blank where there is no number
+    answer  [7 tokens, end]
+
+How many numbers there are is how hard a problem is. Targets are uniform among those that the numbers can make.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from envs.tokens import rpn
+from metarl.types import Array, Key, Verdict
+
+ROOM = 4  # most numbers of a problem: it sizes prompts and answers of all problems
+
+
+class Problem(NamedTuple):
+    """One problem."""
+
+    numbers: Array  # [4] int32, 0 where there is none
+    target: Array  # () int32
+    row: Array  # () int32, of the table of solutions
+
+
+class Table(NamedTuple):
+    """All H solvable problems of two to four numbers and up to K solutions of each."""
+
+    size: np.ndarray  # [H] int64, how many numbers
+    numbers: np.ndarray  # [H, 4] int32, 0 where there is none
+    target: np.ndarray  # [H] int32
+    weight: np.ndarray  # [H] float64, sums to 1 over the problems of one size
+    answers: np.ndarray  # [H, K, 8] uint8
+    known: np.ndarray  # [H] int32, how many of the K there are
+
+
+@functools.cache
+def table(highest: int, max_target: int, room: int) -> Table:
+    """The problems with numbers and targets up to these; about a second for the defaults of `Countdown`."""
+    notation = rpn.Notation(room)
+    tables = []
+    for size in range(2, ROOM + 1):
+        hands = rpn.multisets(highest, size)
+        solved = rpn.solve(notation, hands, range(1, max_target + 1))
+        orderings, targets = rpn.orderings(hands), np.bincount(solved.hand, minlength=len(hands))
+        weight = (orderings / np.maximum(targets, 1))[solved.hand]
+        wider = ((0, 0), (0, ROOM - size))
+        tables.append(
+            Table(
+                size=np.full(len(weight), size),
+                numbers=np.pad(hands[solved.hand], wider),
+                target=solved.target.astype(np.int32),
+                weight=weight / weight.sum(),
+                answers=np.pad(solved.answers, ((0, 0), (0, 0), (0, 2 * (ROOM - size)))),  # the end token is 0
+                known=solved.known,
+            )
+        )
+    return Table(*(np.concatenate(x) for x in zip(*tables, strict=True)))
+
+
+@functools.cache
+def _probability(task: Countdown) -> np.ndarray:
+    """Of each of the table's problems `[H] float64`: sizes are equally likely."""
+    problems = table(task.highest, task.max_target, task.room)
+    fits = (problems.size >= task.min_numbers) & (problems.size <= task.max_numbers)
+    fits &= problems.target >= task.min_target
+    if task.part != "all":
+        rows = np.concatenate([problems.target[:, None], problems.numbers], 1)
+        fits &= rpn.held_out(rows) == (task.part == "held_out")
+    weight = np.where(fits, problems.weight, 0.0)
+    per_size = np.bincount(problems.size, weight)[problems.size]
+    weight = weight / np.where(per_size > 0, per_size, 1.0)
+    if not weight.any():
+        raise ValueError(f"there is no problem of {task}; choose a larger highest, max_target or max_numbers")
+    return weight / weight.sum()
+
+
+@dataclass(frozen=True)
+class Countdown:
+    """The task (`metarl.types.TokenTask`) with `min_numbers` to `max_numbers` numbers, equally likely.
+
+    Numbers are 1 .. `highest`, targets `min_target` .. `max_target`; the vocabulary has numbers up to `room`, so that a
+    policy can be asked for targets beyond those that it was trained on. `part` is "train", "held_out" (a fixed fifth of
+    the problems) or "all"; `scale` as in General Points. Raises ValueError for counts out of order or range, for
+    numbers that could overflow, and for other choices.
+    """
+
+    min_numbers: int = 2
+    max_numbers: int = 4
+    highest: int = 10
+    min_target: int = 1
+    max_target: int = 30
+    room: int = 30
+    part: str = "train"
+    scale: str = "binary"
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.min_numbers <= self.max_numbers <= ROOM:
+            raise ValueError(
+                f"need 2 <= min_numbers <= max_numbers <= {ROOM}, got {self.min_numbers} and {self.max_numbers}"
+            )
+        if not 1 <= self.highest <= self.room:
+            raise ValueError(f"highest must be from 1 to room = {self.room}, got {self.highest}")
+        if not 1 <= self.min_target <= self.max_target <= self.room:
+            raise ValueError(
+                f"need 1 <= min_target <= max_target <= room = {self.room}, got {self.min_target} and {self.max_target}"
+            )
+        rpn.require_choice("part", self.part, rpn.PARTS)
+        rpn.require_choice("scale", self.scale, rpn.REWARDS)
+        rpn.require_exact(ROOM, self.highest, self.max_target)
+        _ = self.notation  # raises for numbers that are no tokens
+
+    @property
+    def notation(self) -> rpn.Notation:
+        return rpn.Notation(self.room)
+
+    @property
+    def num_tokens(self) -> int:
+        return self.notation.num_tokens
+
+    @property
+    def end(self) -> int:
+        return self.notation.end
+
+    @property
+    def prompt_length(self) -> int:
+        return 1 + ROOM
+
+    @property
+    def answer_length(self) -> int:
+        return 2 * ROOM
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return rpn.KINDS
+
+    def sample(self, key: Key) -> Problem:
+        problems = table(self.highest, self.max_target, self.room)
+        row_key, order_key = jax.random.split(key)
+        row = rpn.draw(row_key, _probability(self))
+        numbers = jnp.asarray(problems.numbers)[row]
+        return Problem(numbers[rpn.shuffle(order_key, numbers > 0)], jnp.asarray(problems.target)[row], row)
+
+    def prompt(self, problem: Problem) -> Array:
+        numbers = jnp.where(problem.numbers > 0, problem.numbers, self.notation.blank)
+        return jnp.append(problem.target, numbers)
+
+    def demonstrate(self, key: Key, problem: Problem) -> Array:
+        problems = table(self.highest, self.max_target, self.room)
+        return rpn.draw_answer(key, problems.answers, problems.known, problem.row, self.answer_length)
+
+    def verify(self, problem: Problem, answer: Array) -> Verdict:
+        return rpn.judge(self.notation, answer, problem.numbers, problem.target, rpn.REWARDS[self.scale])

@@ -1,0 +1,146 @@
+"""Sorting of digits, and addition of numbers digit by digit: problems with one right answer and a length.
+
+    sorting    prompt [d1 .. dn], blanks             answer the digits in ascending order, end
+    addition   prompt [a1 .. an], blanks, plus, [b1 .. bm], blanks     answer the digits of a + b, end
+
+Numbers are written with their ones first, so that every digit of a sum follows from what stands before it. `room` is
+what sizes prompts and answers: a policy trained on short problems plays longer ones of the same room.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from metarl.types import Array, Key, Verdict
+
+END, BLANK, PLUS = 10, 11, 12  # after the ten digits
+KINDS = ("correct", "wrong", "malformed")  # malformed: something else than digits, or no end
+
+
+def _judge(solution: Array, answer: Array) -> Verdict:
+    """1 for the `solution` `[T]`, which is padded by the end token, 0 for any other answer."""
+    before_end = jnp.cumsum(answer == END) == 0
+    correct = jnp.all(jnp.where(before_end, answer, END) == solution)
+    malformed = jnp.any(before_end & ((answer < 0) | (answer > 9))) | before_end[-1]
+    kind = jnp.where(correct, 0, jnp.where(malformed, 2, 1)).astype(jnp.int32)
+    return Verdict(correct.astype(jnp.float32), correct, kind)
+
+
+@dataclass(frozen=True)
+class _Digits:
+    """What both tasks have in common: problems of `shortest` to `longest` digits, with room for `room`."""
+
+    shortest: int = 2
+    longest: int = 5
+    room: int = 8
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.shortest <= self.longest <= self.room <= 8:
+            raise ValueError(
+                f"need 1 <= shortest <= longest <= room <= 8, got {self.shortest}, {self.longest} and {self.room}"
+            )
+
+    @property
+    def num_tokens(self) -> int:
+        return 13
+
+    @property
+    def end(self) -> int:
+        return END
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return KINDS
+
+    def _length(self, key: Key) -> Array:
+        return jax.random.randint(key, (), self.shortest, self.longest + 1)
+
+
+class Unsorted(NamedTuple):
+    """One problem of `Sorting`."""
+
+    digits: Array  # [room] int32, blank where there is none
+
+
+@dataclass(frozen=True)
+class Sorting(_Digits):
+    """The task (`metarl.types.TokenTask`) of sorting `shortest` to `longest` digits, uniform in number and value.
+
+    Raises ValueError for lengths that are out of order or beyond 8.
+    """
+
+    @property
+    def prompt_length(self) -> int:
+        return self.room
+
+    @property
+    def answer_length(self) -> int:
+        return self.room + 1
+
+    def sample(self, key: Key) -> Unsorted:
+        length_key, digits_key = jax.random.split(key)
+        present = jnp.arange(self.room) < self._length(length_key)
+        return Unsorted(jnp.where(present, jax.random.randint(digits_key, (self.room,), 0, 10), BLANK))
+
+    def prompt(self, problem: Unsorted) -> Array:
+        return problem.digits
+
+    def demonstrate(self, key: Key, problem: Unsorted) -> Array:
+        return jnp.append(jnp.minimum(jnp.sort(problem.digits), END), END)  # blanks come last
+
+    def verify(self, problem: Unsorted, answer: Array) -> Verdict:
+        return _judge(self.demonstrate(jax.random.key(0), problem), answer)
+
+
+class Sum(NamedTuple):
+    """One problem of `Addition`."""
+
+    a: Array  # () int32
+    b: Array  # () int32
+
+
+@dataclass(frozen=True)
+class Addition(_Digits):
+    """The task (`metarl.types.TokenTask`) of adding two numbers of `shortest` to `longest` digits each.
+
+    Lengths are uniform, and numbers uniform among those of their length. Raises ValueError for lengths that are out of
+    order or beyond 8.
+    """
+
+    @property
+    def prompt_length(self) -> int:
+        return 2 * self.room + 1
+
+    @property
+    def answer_length(self) -> int:
+        return self.room + 2
+
+    def sample(self, key: Key) -> Sum:
+        def number(key: Key) -> Array:
+            length_key, number_key = jax.random.split(key)
+            length = self._length(length_key)
+            return jax.random.randint(number_key, (), jnp.where(length == 1, 0, 10 ** (length - 1)), 10**length)
+
+        a_key, b_key = jax.random.split(key)
+        return Sum(number(a_key), number(b_key))
+
+    def prompt(self, problem: Sum) -> Array:
+        plus = jnp.array([PLUS], jnp.int32)
+        return jnp.concatenate([_write(problem.a, self.room, BLANK), plus, _write(problem.b, self.room, BLANK)])
+
+    def demonstrate(self, key: Key, problem: Sum) -> Array:
+        return _write(problem.a + problem.b, self.answer_length, END)
+
+    def verify(self, problem: Sum, answer: Array) -> Verdict:
+        return _judge(self.demonstrate(jax.random.key(0), problem), answer)
+
+
+def _write(number: Array, length: int, padding: int) -> Array:
+    """The digits `[length] int32` of `number` `()`, ones first, padded."""
+    powers = 10 ** jnp.minimum(jnp.arange(length), 9)  # 10 ** 10 is no int32, and no number here has that many digits
+    significant = (number >= powers) & (jnp.arange(length) < 9) | (jnp.arange(length) == 0)
+    return jnp.where(significant, number // powers % 10, padding)
