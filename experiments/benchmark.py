@@ -4,6 +4,7 @@ python -m experiments.benchmark lpg
 python -m experiments.benchmark lpg --num-lifetimes 512 --num-envs 64
 python -m experiments.benchmark es
 python -m experiments.benchmark groove
+python -m experiments.benchmark tokens --batch 256
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,7 @@ from experiments import cli, curriculum, evolution, groove, lpg, ta_lpg
 from experiments.agents import family
 from metarl import rollout
 from metarl.estimators.population import live, spread
+from metarl.finetune import policies
 from metarl.meta import Meta, MetaState
 from metarl.types import Array, Key
 
@@ -107,6 +109,31 @@ class GROOVE:
 
     def __post_init__(self) -> None:
         cli.check(self, positive=("num_lifetimes", "num_envs", "rollout_length", "hidden", "meta_steps", "repeats"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+    """Answers drawn through a policy's cache against reading everything so far again for every token."""
+
+    policies: tuple[Literal["transformer", "gru"], ...] = ("transformer", "gru")
+    """Sequence policies, one benchmark each."""
+    batch: int = 64
+    """Answers that are drawn side by side."""
+    length: int = 64
+    """Tokens of an answer."""
+    prompt_length: int = 8
+    """Tokens of a prompt."""
+    num_tokens: int = 32
+    """Size of the vocabulary."""
+    width: int = 64
+    """Width of the policies."""
+    layers: int = 2
+    """Layers of the transformer."""
+    repeats: int = 5
+    """Timed calls of each program, taken in turns."""
+
+    def __post_init__(self) -> None:
+        cli.check(self, positive=[field.name for field in dataclasses.fields(self) if field.name != "policies"])
 
 
 def time_side_by_side(programs: dict[str, tuple[Callable[..., Any], Any]], repeats: int) -> dict[str, dict[str, Any]]:
@@ -265,7 +292,7 @@ def benchmark_es(config: ES, name: str) -> dict[str, Any]:
 
             keys = jax.random.split(key, 2 * config.num_pairs)
             fitness = spread(one, (twice, keys), twice.level.horizon, batch_size, devices)
-            return jax.random.fold_in(key, (1e6 * fitness.sum()).astype(jnp.int32))  # what is not used is not computed
+            return _depends_on(key, fitness)
 
         return lives
 
@@ -316,6 +343,55 @@ def benchmark_groove(config: GROOVE, name: str) -> dict[str, Any]:
     return {"levels": name, **times, "ratios": ratios, "peak_memory_mib": _peak_memory()}
 
 
+def benchmark_tokens(config: Tokens, name: str) -> dict[str, Any]:
+    """Times of one policy."""
+    if name == "transformer":
+        longest = config.prompt_length + config.length
+        policy = policies.transformer(config.num_tokens, config.width, config.layers, max_length=longest)
+    else:
+        policy = policies.gru(config.num_tokens, config.width)
+    prompts = jax.random.randint(jax.random.key(1), (config.batch, config.prompt_length), 0, config.num_tokens)
+
+    def cached(state: tuple[Any, Key]) -> tuple[Any, Key]:
+        params, key = state
+        answers = policies.sample(policy, params, prompts, key, config.length, end=0)
+        return params, _depends_on(key, answers.log_prob + answers.entropy)
+
+    def recomputed(state: tuple[Any, Key]) -> tuple[Any, Key]:
+        """What one writes first: a pass over prompt and answer, as long as they will ever be, for every token."""
+        params, key = state
+
+        def step(tokens: Array, x: tuple[Array, Key]) -> tuple[Array, Array]:
+            i, key = x
+            logits = jax.vmap(policy.apply, (None, 0))(params, tokens)[:, i - 1]
+            drawn = jax.random.categorical(key, logits)
+            log_prob = jnp.take_along_axis(jax.nn.log_softmax(logits), drawn[:, None], axis=1)
+            return tokens.at[:, i].set(drawn), log_prob
+
+        tokens = jnp.pad(prompts, ((0, 0), (0, config.length)))
+        places = config.prompt_length + jnp.arange(config.length)
+        log_prob = jax.lax.scan(step, tokens, (places, jax.random.split(key, config.length)))[1]
+        return params, _depends_on(key, log_prob)
+
+    start = (jax.jit(policy.init)(jax.random.key(0)), jax.random.key(2))
+    times = time_side_by_side({"cached": (cached, start), "recomputed": (recomputed, start)}, config.repeats)
+    for result in times.values():
+        result["tokens_per_second"] = config.batch * config.length / result["min_seconds"]
+    ratio = times["cached"]["tokens_per_second"] / times["recomputed"]["tokens_per_second"]
+    return {
+        "policy": name,
+        "parameters": sum(x.size for x in jax.tree.leaves(start[0])),
+        **times,
+        "ratios": {"tokens per second, cached / recomputed": ratio},
+        "peak_memory_mib": _peak_memory(),
+    }
+
+
+def _depends_on(key: Key, values: Array) -> Key:
+    """A key that cannot be had without `values`: what is not used is not computed."""
+    return jax.random.fold_in(key, (1e6 * values.sum()).astype(jnp.int32))
+
+
 def _peak_memory() -> float:
     """MiB: of the accelerator where there is one, else of this process so far."""
     stats = jax.devices()[0].memory_stats() or {}
@@ -327,6 +403,7 @@ BENCHMARKS: dict[type, Callable[[Any, str], dict[str, Any]]] = {
     LPG: benchmark_lpg,
     ES: benchmark_es,
     GROOVE: benchmark_groove,
+    Tokens: benchmark_tokens,
 }
 
 
@@ -337,7 +414,8 @@ def main(argv: list[str] | None = None) -> None:
             config: Any = tyro.extras.subcommand_cli_from_dict(subcommands, args=argv, description=__doc__)
         if isinstance(config, ES):
             cli.one_device_per_core()
-        benchmarks = [BENCHMARKS[type(config)](config, name) for name in config.levels]
+        names = config.policies if isinstance(config, Tokens) else config.levels
+        benchmarks = [BENCHMARKS[type(config)](config, name) for name in names]
         result = {"configuration": dataclasses.asdict(config), "hardware": cli.hardware(), "benchmarks": benchmarks}
         print(json.dumps(jax.tree.map(lambda x: float(f"{x:.4g}") if isinstance(x, float) else x, result), indent=2))
 

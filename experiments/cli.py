@@ -30,6 +30,7 @@ import numpy as np
 
 from metarl import plot
 from metarl.checkpoint import Log
+from metarl.evaluate import Interval
 from metarl.meta import Meta, MetaState
 from metarl.pretrained import save_params
 from metarl.sinks import CSV, Progress, Sink, TensorBoard, WandB
@@ -230,6 +231,22 @@ def clean_exit() -> Iterator[None]:
         if sys.flags.dev_mode:
             raise
         _fail(error, 2)
+
+
+def show_intervals(report: Mapping[str, Mapping[Any, Interval]], corner: str, score: str) -> None:
+    """Prints a table of intervals, a row per name; `corner` says what the columns are, `score` what the numbers."""
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = list(next(iter(report.values())))
+    shown = Table(title=f"{score} with 95 % intervals")
+    shown.add_column(corner, overflow="fold")  # where it is narrow, names are told apart by their ends
+    for column in columns:
+        shown.add_column(str(column))
+    for name, row in report.items():
+        shown.add_row(name, *(f"{row[x].mean:.2f} [{row[x].low:.2f}, {row[x].high:.2f}]" for x in columns))
+    # brackets are no markup here, and a file has no 80 columns
+    Console(markup=False, width=None if sys.stdout.isatty() else 160).print(shown)
 
 
 def _show(table: Report, score: str) -> None:

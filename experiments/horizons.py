@@ -148,24 +148,8 @@ def write(
     directory.mkdir(parents=True, exist_ok=True)
     rows = {name: {h: interval._asdict() for h, interval in row.items()} for name, row in report.items()}
     cli.write_json(directory / "horizons.json", rows)
-    show(report, "lifetime")
+    cli.show_intervals(report, "lifetime", SCORE)
     plot.over_horizons(report, directory / "horizons.png", SCORE, trained)
-
-
-def show(report: Mapping[str, Mapping[Any, Interval]], corner: str) -> None:
-    """Prints a table, a row per name; `corner` says what the columns are."""
-    from rich.console import Console
-    from rich.table import Table
-
-    columns = list(next(iter(report.values())))
-    shown = Table(title=f"{SCORE} with 95 % intervals")
-    shown.add_column(corner, overflow="fold")  # where it is narrow, names are told apart by their ends
-    for column in columns:
-        shown.add_column(str(column))
-    for name, row in report.items():
-        shown.add_row(name, *(f"{row[x].mean:.2f} [{row[x].low:.2f}, {row[x].high:.2f}]" for x in columns))
-    # brackets are no markup here, and a file has no 80 columns
-    Console(markup=False, width=None if sys.stdout.isatty() else 160).print(shown)
 
 
 def _kind(rule: Trained) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
             rows = {name: {x: interval._asdict() for x, interval in row.items()} for name, row in report.items()}
             cli.write_json(directory / "transfer.json", rows)
             print(f"done: {place}", file=sys.stderr)
-        horizons.show(report, "levels")
+        cli.show_intervals(report, "levels", horizons.SCORE)
         drawn = {f"{place}: {name}": report[name][place] for place in levels for name in report}
         plot.intervals(drawn, directory / "transfer.png", horizons.SCORE)
         print(f"results in {directory}", file=sys.stderr)

@@ -135,6 +135,30 @@ def lines(
     figure.savefig(path, dpi=150)
 
 
+def trajectories(panels: Mapping[str, Mapping[str, tuple[Any, Any]]], path: str | Path, x_label: str = "") -> None:
+    """Lines over a training, side by side; `panels` is title -> {name: (x [n], y [runs, n])}.
+
+    A line is the mean of its runs, its band their range. A name has the same colour everywhere. Raises ValueError if
+    there is nothing to draw.
+    """
+    names = list(dict.fromkeys(name for panel in panels.values() for name in panel))
+    if not names:
+        raise ValueError("no lines to draw")
+    colours = dict(zip(names, cycle(COLOURS), strict=False))
+    styles = {name: ("-", "--", ":", "-.")[i // len(COLOURS) % 4] for i, name in enumerate(names)}
+    figure, axes = _figure(1, len(panels), (4.8 * len(panels) + 1.6, 3.8))
+    for axis, (title, panel) in zip(axes, panels.items(), strict=True):
+        for name, (x, y) in panel.items():
+            values = np.atleast_2d(np.asarray(y, float))
+            axis.fill_between(x, values.min(0), values.max(0), color=colours[name], alpha=0.12, linewidth=0)
+            axis.plot(x, values.mean(0), styles[name], color=colours[name], linewidth=1.8, label=name)
+        axis.set_title(title, loc="left", fontsize=11)
+        axis.set_xlabel(x_label)
+    handles = {label: h for axis in axes for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles, loc="outside right upper", frameon=False, fontsize=9)
+    figure.savefig(path, dpi=150)
+
+
 def surfaces(
     panels: Mapping[str, Any],
     x: Any,

@@ -1,0 +1,408 @@
+"""AMFT (arXiv 2508.06944) against other ways to weigh imitation and reward, on small token tasks.
+
+python -m experiments.amft                       # Countdown with three numbers, minutes on a laptop CPU
+python -m experiments.amft --arms sft rl amft --num-seeds 5
+python -m experiments.amft --preset full         # General Points, all arms: for a GPU
+python -m experiments.amft --directory runs/amft --resume
+
+The paper was withdrawn by its authors (version 3, October 2025), and its public code has no reinforcement learning and
+the sign of the meta-gradient wrong. What is tested here is the idea, from the paper's equations, on its own merits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import metarl
+from envs import tokens
+from experiments import cli
+from experiments.report import HELD_OUT
+from metarl import checkpoint, optimizers, plot
+from metarl.checkpoint import Log
+from metarl.evaluate import over_runs
+from metarl.finetune import controllers, credit, policies, terms
+from metarl.finetune.controllers import Controller
+from metarl.finetune.loop import Settings, finetune, success_rate
+from metarl.finetune.policies import SequencePolicy
+from metarl.meta import Meta, MetaState
+from metarl.sweep import side_by_side
+from metarl.types import Array, Key, Level, Levels, Metrics, Params, TokenTask
+
+Arm = Literal[
+    "sft",
+    "rl",
+    "sft_rl",
+    "fixed_02",
+    "fixed_05",
+    "fixed_08",
+    "cosine",
+    "srft",
+    "servo",
+    "dual",
+    "relift",
+    "prefix_rft",
+    "amft",
+    "amft_entropy",
+    "amft_meta",
+    "amft_other_sign",
+    "amft_entropy_other_sign",
+]
+GOAL = 0.6  # held-out success: how many steps does it take
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(cli.Run):
+    """Fine-tunes copies of a base policy, each arm with its own weights of imitation and reward, and compares them."""
+
+    task: Literal["countdown", "general_points"] = "countdown"
+    """Countdown with three numbers and targets up to 20, or General Points with J = Q = K = 10. The base policy learns
+    from more: two to four numbers and targets up to 30, and the eight rules of the diverse set."""
+    arms: tuple[Arm, ...] = ("sft", "rl", "sft_rl", "fixed_05", "cosine", "amft")
+    """What is compared."""
+    num_seeds: int = 3
+    """Base policies, and runs of each arm."""
+    network: Literal["transformer", "gru"] = "transformer"
+    """The policy."""
+    width: int = 64
+    """Of the policy."""
+    base_steps: int = 400
+    """Steps of supervised learning that make the base policy."""
+    base_batch: int = 128
+    """Demonstrations in each of them."""
+    base_learning_rate: float = 1e-3
+    """Adam's learning rate for the base policy."""
+    num_prompts: int = 24
+    """Problems that are answered in a step (AMFT's validation problems are among them)."""
+    group_size: int = 8
+    """Answers to each."""
+    num_demonstrations: int = 64
+    """Demonstrations in a step."""
+    num_validation: int = 8
+    """Problems on which AMFT measures the utility of a step."""
+    learning_rate: float = 3e-4
+    """Adam's learning rate in the arms."""
+    meta_rate: float = 0.05
+    """AMFT: step size of the weight's logit along the normalised meta-gradient."""
+    entropy_rate: float = 1.0
+    """AMFT: how much a nat of entropy counts, compared with a meta-gradient of cosine 1."""
+    servo_rate: float = 0.02
+    """Entropy servo: change of the weight per nat."""
+    initial_weight: float = 0.5
+    """AMFT, entropy servo: the weight of imitation after the warm-up."""
+    warm_up: int = 10
+    """AMFT, entropy servo: steps of imitation before."""
+    utility: Literal["reward", "cross_entropy"] = "reward"
+    """AMFT: what the meta-gradient climbs."""
+    eval_every: int = 10
+    """Steps between two looks at held-out problems."""
+    eval_problems: int = 256
+    """Problems of each look, and twice as many of each at the end."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        counts = ("width", "base_steps", "base_batch", "num_prompts", "num_demonstrations")
+        rates = ("base_learning_rate", "learning_rate", "meta_rate")
+        cli.check(
+            self,
+            positive=(*counts, "num_validation", "eval_every", "eval_problems", *rates),
+            not_negative=("entropy_rate", "servo_rate", "warm_up"),
+        )
+        for name in ("num_seeds", "group_size"):
+            if getattr(self, name) < 2:
+                raise ValueError(f"{name} must be at least 2, got {getattr(self, name)}")
+        if not 0.05 < self.initial_weight < 0.95:
+            raise ValueError(f"initial_weight must lie between 0.05 and 0.95, got {self.initial_weight}")
+        if self.num_validation >= self.num_prompts:
+            raise ValueError(
+                f"num_validation must be below num_prompts = {self.num_prompts}, got {self.num_validation}"
+            )
+        if len(set(self.arms)) < len(self.arms):
+            raise ValueError(f"arms must be different, got {self.arms}")
+
+
+PRESETS = {
+    "quick": Config(steps=150),
+    "small": Config(steps=300, num_seeds=5, arms=get_args(Arm)),
+    "full": Config(
+        task="general_points",
+        steps=500,
+        num_seeds=5,
+        arms=get_args(Arm),
+        width=128,
+        base_steps=4000,
+        base_batch=256,
+        num_prompts=64,
+        num_validation=16,
+        num_demonstrations=256,
+        eval_problems=1024,
+    ),
+}
+CURVES = ("success", "entropy", "imitation_weight", "imitation_loss")
+
+
+class Tasks(NamedTuple):
+    """What policies learn from, and what is asked of them then. All have one vocabulary."""
+
+    base: TokenTask  # wider than what the arms train on: an arm can forget some of it, or carry its progress over
+    train: TokenTask  # of the arms
+    questions: dict[str, TokenTask]  # the first is held out, but otherwise alike
+
+
+def tasks(config: Config) -> Tasks:
+    """The problems of the configuration."""
+    if config.task == "countdown":
+        some = partial(tokens.make_task, "countdown", max_numbers=3, max_target=20)
+        return Tasks(
+            tokens.make_task("countdown"),
+            some(min_numbers=3),
+            {
+                "held out": some(min_numbers=3, part="held_out"),
+                "other targets": tokens.make_task(
+                    "countdown", part="held_out", min_numbers=3, max_numbers=3, min_target=21
+                ),
+                "four numbers": tokens.make_task("countdown", part="held_out", min_numbers=4),
+            },
+        )
+    make = partial(tokens.make_task, "general_points", max_cards=5, scale="binary")
+    return Tasks(
+        make(split="diverse"),
+        make(split="id"),
+        {
+            "held out": make(split="id", part="held_out"),
+            "rule shift": make(split="rule", part="held_out"),
+            "large cards": make(split="large", part="held_out"),
+            "five cards": make(split="five", part="held_out"),
+            "fake": make(split="fake", part="held_out"),
+        },
+    )
+
+
+def policy(config: Config) -> SequencePolicy:
+    """The policy that everybody trains."""
+    task = tasks(config).train
+    if config.network == "gru":
+        return policies.gru(task.num_tokens, config.width)
+    longest = task.prompt_length + task.answer_length
+    return policies.transformer(task.num_tokens, config.width, max_length=longest)
+
+
+def optimizer(learning_rate: float) -> optax.GradientTransformation:
+    """Adam on clipped gradients, with derivatives that are finite."""
+    return optax.chain(optimizers.clip_by_global_norm(1.0), optimizers.adam(learning_rate))
+
+
+class Way(NamedTuple):
+    """How an arm trains."""
+
+    controller: Controller
+    settings: Settings
+    credit: credit.Credit
+
+
+def way(config: Config, arm: str) -> Way:
+    """What makes `arm` what it is. All arms draw as many answers and make as many steps."""
+    settings = Settings(
+        num_prompts=config.num_prompts,
+        group_size=config.group_size,
+        num_demonstrations=config.num_demonstrations,
+        num_validation=config.num_validation,
+        utility=config.utility,
+    )
+    given = credit.dr_grpo(config.group_size)
+    simple: dict[str, Controller] = {
+        "sft": controllers.constant(1.0),
+        "rl": controllers.constant(0.0),
+        "sft_rl": controllers.schedule(controllers.switch(0.5)),
+        "fixed_02": controllers.constant(0.2),
+        "fixed_05": controllers.constant(0.5),
+        "fixed_08": controllers.constant(0.8),
+        "cosine": controllers.schedule(controllers.cosine(0.9, 0.1)),
+        "srft": controllers.srft(),
+        "servo": controllers.entropy_servo(config.initial_weight, config.servo_rate, warm_up=config.warm_up),
+        "dual": controllers.dual_ascent(limit=0.5),
+    }
+    if arm in simple:
+        return Way(simple[arm], settings, given)
+    if arm == "relift":
+        size = config.num_demonstrations
+        return Way(controllers.success_gate(size), settings._replace(failures=size), given)
+    if arm == "prefix_rft":
+        shown = credit.prefix_group(config.group_size, lone="reward")
+        return Way(controllers.prefix_schedule(), settings._replace(hybrid=True), shown)
+    controller = controllers.amft(
+        config.initial_weight,
+        entropy_rate=0.0 if arm == "amft_meta" else config.entropy_rate,
+        meta_every=0 if arm.startswith("amft_entropy") else 1,
+        sign=-1.0 if arm.endswith("other_sign") else 1.0,
+        warm_up=config.warm_up,
+    )
+    if not arm.startswith("amft_entropy"):  # validation has its share of the answers
+        settings = settings._replace(num_prompts=config.num_prompts - config.num_validation)
+    return Way(controller, settings, given)
+
+
+def _training(config: Config, horizon: int) -> metarl.Levels:
+    return Levels(None, lambda key: Level((), jnp.int32(horizon + 1)))  # type: ignore[arg-type]
+
+
+def base(config: Config) -> Meta:
+    """Supervised learning from nothing, one policy per seed."""
+    settings = Settings(num_prompts=1, group_size=2, num_demonstrations=config.base_batch)
+    learner = policy(config)
+
+    def make(seed: Array) -> Meta:
+        inner = finetune(
+            learner,
+            tasks(config).base,
+            learner.init,
+            controllers.constant(1.0),
+            optimizer(config.base_learning_rate),
+            credit.dr_grpo(2),
+            settings,
+        )
+        return _compose(config, inner, config.base_steps)
+
+    return _watched(config, side_by_side(make, jnp.arange(config.num_seeds)))
+
+
+def tuned(config: Config, arm: str, start: Params) -> Meta:
+    """The runs of one arm, from the base policies `start` (leaves [num_seeds, ...])."""
+    controller, settings, given = way(config, arm)
+
+    def make(params: Params) -> Meta:
+        inner = finetune(
+            policy(config),
+            tasks(config).train,
+            lambda key: params,
+            controller,
+            optimizer(config.learning_rate),
+            given,
+            settings,
+            reward=terms.dual_clip,
+        )
+        return _compose(config, inner, config.steps)
+
+    return _watched(config, side_by_side(make, start))
+
+
+def _compose(config: Config, inner: metarl.InnerLoop, horizon: int) -> Meta:
+    return metarl.compose(
+        inner,
+        metarl.estimators.backprop(1),
+        optax.sgd(config.meta_rate),
+        metarl.curricula.uniform(_training(config, horizon)),
+        num_lifetimes=1,
+    )
+
+
+def _watched(config: Config, meta: Meta) -> Meta:
+    """`meta`, which looks at held-out problems every so often: `held_out` [num_seeds], NaN in between."""
+    learner, question = policy(config), next(iter(tasks(config).questions.values()))
+
+    def look(params: Params) -> Array:
+        key = jax.random.key(HELD_OUT)
+        return jax.vmap(lambda p: success_rate(learner, question, p, key, config.eval_problems))(params)
+
+    def step(state: MetaState, key: Key) -> tuple[MetaState, Metrics]:
+        state, metrics = meta.step(state, key)
+        params = jax.tree.map(lambda x: x[:, 0], state.lifetimes.params)  # of the only lifetime of each seed
+        held_out = jax.lax.cond(
+            state.step % config.eval_every == 0, look, lambda params: jnp.full(config.num_seeds, jnp.nan), params
+        )
+        return state, {**metrics, "held_out": held_out}
+
+    return Meta(meta.init, step)
+
+
+def part(config: Config, directory: Path, name: str, meta: Meta, steps: int) -> tuple[Params, Log]:
+    """One run of the comparison, with its own files; the trained policies (leaves [num_seeds, ...]) and its log."""
+    place = directory / name
+    started = bool(checkpoint.steps(place)) if place.exists() else False
+    own = dataclasses.replace(
+        config, arms=(name,) if name in config.arms else (), directory=str(place), steps=steps, resume=started
+    )
+    state, log = cli.run(meta, own, curves=CURVES)
+    return jax.tree.map(lambda x: x[:, 0], state.lifetimes.params), log
+
+
+def examine(config: Config, params: Params) -> dict[str, np.ndarray]:
+    """Success [num_seeds] of each policy (leaves [num_seeds, ...]) on each kind of problems, and sampled answers'."""
+    learner, key, count = policy(config), jax.random.key(HELD_OUT - 1), 2 * config.eval_problems
+
+    def rate(task: TokenTask, temperature: float) -> np.ndarray:
+        one = partial(success_rate, learner, task, key=key, count=count, temperature=temperature)
+        return np.asarray(jax.jit(jax.vmap(lambda p: one(params=p)))(params))
+
+    questions = tasks(config).questions
+    found = {name: rate(task, 0.0) for name, task in questions.items()}
+    first, task = next(iter(questions.items()))
+    return {**found, f"{first}, sampled": rate(task, 1.0)}
+
+
+def steps_to_goal(log: Log) -> list[int | None]:
+    """For each seed, the first step at which held-out success was seen to be at least `GOAL`."""
+    seen = np.asarray(log["held_out"])  # [steps, num_seeds]
+    reached = [np.flatnonzero(column >= GOAL) for column in seen.T]
+    return [int(steps[0]) + 1 if len(steps) else None for steps in reached]
+
+
+def main(argv: list[str] | None = None) -> None:
+    config = cli.parse(Config, PRESETS, argv)
+    with cli.clean_exit():
+        directory = Path(config.directory or f"runs/amft-{datetime.now():%Y%m%d-%H%M%S}-seed{config.seed}")
+        if directory.exists() and any(directory.iterdir()) and not config.resume:
+            raise FileExistsError(f"{directory} is not empty: give resume to go on with it, or another directory")
+        start, _ = part(config, directory, "base", base(config), config.base_steps)
+        found, logs = {"base": examine(config, start)}, dict[str, Log]()
+        for arm in config.arms:
+            params, logs[arm] = part(config, directory, arm, tuned(config, arm, start), config.steps)
+            found[arm] = examine(config, params)
+        report = {name: {x: over_runs(jnp.asarray(values)) for x, values in row.items()} for name, row in found.items()}
+        cli.show_intervals(report, "arm", "share of problems solved")
+        cli.write_json(
+            directory / "amft.json",
+            {
+                "config": dataclasses.asdict(config),
+                "hardware": cli.hardware(),
+                "success": found,
+                "intervals": {name: {x: i._asdict() for x, i in row.items()} for name, row in report.items()},
+                f"steps to {GOAL:g} held out": {arm: steps_to_goal(log) for arm, log in logs.items()},
+                "last": {
+                    arm: {name: np.mean(log[name][-10:]) for name in ("entropy", "imitation_weight", "reward_weight")}
+                    for arm, log in logs.items()
+                },
+            },
+        )
+        draw(logs, directory / "amft.png")
+        print(f"results in {directory}", file=sys.stderr)
+
+
+def draw(logs: Mapping[str, Log], path: Path) -> None:
+    """What the arms did over their training: held-out success, entropy, and the weight of imitation."""
+
+    def curves(name: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        rows = {arm: np.asarray(log[name]).reshape(len(log[name]), -1) for arm, log in logs.items()}
+        looks = {arm: np.flatnonzero(np.isfinite(x).all(1)) for arm, x in rows.items()}
+        return {arm: (at + 1, rows[arm][at].T) for arm, at in looks.items() if len(at)}
+
+    panels = {
+        "held-out success": curves("held_out"),
+        "entropy in nats per token": curves("entropy"),
+        "weight of imitation": curves("imitation_weight"),
+    }
+    plot.trajectories({name: x for name, x in panels.items() if x}, path, "training step")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""Weight controllers: how much a policy imitates demonstrations and how much it explores for reward, step by step.
+
+Each function here returns a `Controller`. Its hyperparameters may be arrays, so a controller vmaps and sweeps; what it
+remembers is its state. Only `amft` has a meta-parameter, the weight itself, which an `Estimator` moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from metarl.types import Array, MetaParams, Progress, PyTree
+
+
+class Signals(NamedTuple):
+    """What a controller sees of the training step that it weighs. Leaves ()."""
+
+    progress: Progress
+    entropy: Array  # of the policy on its own answers, nats per token
+    success: Array  # share of its answers that are correct
+    imitation_loss: Array  # cross-entropy of the demonstrations, nats per token
+    failures: Array  # int32, problems in the buffer of those on which every answer failed
+
+
+class Weights(NamedTuple):
+    """What a step does: it follows the gradient of `imitation * L_imitation + reward * L_reward`. Leaves ()."""
+
+    imitation: Array
+    reward: Array
+    prefix: Array  # share of a demonstration that is shown to the answers that go on from one
+
+
+class Controller(NamedTuple):
+    """Decides weights. Pure functions; `update` returns the next state and a penalty () of the meta-objective."""
+
+    init_meta: Callable[[], MetaParams]  # () unless a meta-gradient decides
+    init: Callable[[], PyTree]
+    weights: Callable[[MetaParams, PyTree, Signals], Weights]
+    update: Callable[[MetaParams, PyTree, Signals], tuple[PyTree, Array]]
+
+
+def mixture(imitation: Array | float, prefix: Array | float = 0.0) -> Weights:
+    """Weights that sum to one. At 0 and 1 a step is one of pure reward and of pure imitation."""
+    imitation = jnp.asarray(imitation, float)
+    return Weights(imitation, 1.0 - imitation, jnp.asarray(prefix, float))
+
+
+def _memoryless(weights: Callable[[Signals], Weights]) -> Controller:
+    return Controller(
+        lambda: (), lambda: (), lambda meta, state, signals: weights(signals), lambda meta, state, signals: ((), _no())
+    )
+
+
+def _no() -> Array:
+    return jnp.zeros(())
+
+
+def constant(imitation: Array | float) -> Controller:
+    """The same weight at every step: 1 is supervised fine-tuning, 0 reinforcement learning alone."""
+    _check("imitation", imitation, 0.0, 1.0)
+    return _memoryless(lambda signals: mixture(imitation))
+
+
+def schedule(imitation: Callable[[Array], Array]) -> Controller:
+    """Any function of the share of the training that is over, from 0 to 1: `switch(0.5)`, `cosine(0.9, 0.1)`."""
+    return _memoryless(lambda signals: mixture(imitation(_share(signals.progress))))
+
+
+def switch(share: Array | float) -> Callable[[Array], Array]:
+    """Imitation for the first `share` of the training, then reward alone."""
+    return lambda x: (x < share).astype(jnp.float32)
+
+
+def cosine(first: Array | float, last: Array | float) -> Callable[[Array], Array]:
+    """From `first` to `last` along half a period of a cosine."""
+    return lambda x: last + (first - last) * 0.5 * (1.0 + jnp.cos(jnp.pi * x))
+
+
+def srft(imitation: Array | float = 0.5, reward: Array | float = 0.5) -> Controller:
+    """Entropy-aware weights (SRFT): imitation is trusted less the higher the policy's entropy H is, by `exp(-H)`.
+
+    Both weights have this factor, as in the configuration that AMFT's authors compare with.
+    """
+    _check("imitation", imitation, 0.0)
+    _check("reward", reward, 0.0)
+
+    def weights(signals: Signals) -> Weights:
+        trust = jnp.exp(-jax.lax.stop_gradient(signals.entropy))
+        return Weights(imitation * trust, reward * trust, _no())
+
+    return _memoryless(weights)
+
+
+def prefix_schedule(first: Array | float = 0.95, last: Array | float = 0.0) -> Controller:
+    """Prefix-RFT: reward alone, while the demonstration that an answer goes on from shrinks along a cosine."""
+    _check("first", first, 0.0, 1.0)
+    _check("last", last, 0.0, 1.0)
+    return _memoryless(lambda signals: mixture(0.0, cosine(first, last)(_share(signals.progress))))
+
+
+def success_gate(failures: int) -> Controller:
+    """ReLIFT: reward alone, but a step of imitation whenever `failures` problems that it fails on have gathered."""
+    _check("failures", failures, 1)
+    return _memoryless(lambda signals: mixture((signals.failures >= failures).astype(jnp.float32)))
+
+
+def entropy_servo(
+    initial: Array | float = 0.5,
+    rate: Array | float = 0.05,
+    target: Array | float | None = None,
+    warm_up: Array | int = 0,
+    sign: Array | float = 1.0,
+    low: Array | float = 0.05,
+    high: Array | float = 0.95,
+) -> Controller:
+    """AMFT's entropy term alone: `mu <- clip(mu + sign rate (H* - H), low, high)`, after `warm_up` steps of imitation.
+
+    H* is `target`, or if None the entropy at the end of the warm-up. The sign of the paper's equation is +1; its prose
+    says -1.
+    """
+    _check_bounds(initial, low, high)
+
+    def update(meta: MetaParams, state: tuple[Array, Array], signals: Signals) -> tuple[PyTree, Array]:
+        mu, aim = state
+        warming = signals.progress.step < warm_up
+        aim = _aim(aim, signals, warming, target)
+        moved = jnp.clip(mu + sign * rate * (aim - signals.entropy), low, high)
+        return (jnp.where(warming, mu, moved), aim), _no()
+
+    def weights(meta: MetaParams, state: tuple[Array, Array], signals: Signals) -> Weights:
+        return mixture(jnp.where(signals.progress.step < warm_up, 1.0, state[0]))
+
+    return Controller(lambda: (), lambda: (jnp.float32(initial), _first_aim(target)), weights, update)
+
+
+def dual_ascent(limit: Array | float, rate: Array | float = 0.05, initial: Array | float = 1.0) -> Controller:
+    """Reward under the constraint `L_imitation <= limit` (nats per token), by ascent of the multiplier.
+
+    `lambda <- max(lambda + rate (L_imitation - limit), 0)`; the weights are `lambda / (1 + lambda)` and
+    `1 / (1 + lambda)`, which is the Lagrangian's gradient up to a step size (as in constrained RLHF).
+    """
+    _check("initial", initial, 0.0)
+
+    def update(meta: MetaParams, multiplier: Array, signals: Signals) -> tuple[PyTree, Array]:
+        return jnp.maximum(multiplier + rate * (signals.imitation_loss - limit), 0.0), _no()
+
+    def weights(meta: MetaParams, multiplier: Array, signals: Signals) -> Weights:
+        return mixture(multiplier / (1.0 + multiplier))
+
+    return Controller(lambda: (), lambda: jnp.float32(initial), weights, update)
+
+
+def amft(
+    initial: Array | float = 0.5,
+    *,
+    entropy_rate: Array | float = 1.0,
+    target: Array | float | None = None,
+    warm_up: Array | int = 0,
+    meta_every: Array | int = 1,
+    sign: Array | float = 1.0,
+    low: Array | float = 0.05,
+    high: Array | float = 0.95,
+) -> Controller:
+    """AMFT (arXiv 2508.06944, eq. 3-6): a meta-gradient and an entropy term move the weight of imitation.
+
+    The weight is `mu = low + (high - low) sigmoid(m)` with the meta-parameter m. Descending the penalty
+    `-sign entropy_rate (H* - H) mu` is the entropy term (0 turns it off); the utility of the updated policy, which the
+    inner loop's `loss` measures, is the other, in every `meta_every`-th step (0: in none). For the first `warm_up`
+    steps the policy imitates and m stays. H* is `target`, or if None the entropy at the end of the warm-up.
+
+    The paper was withdrawn by its authors (version 3, October 2025), and its public code has the sign of the
+    meta-gradient wrong. This is the idea, from its equations. They and the prose disagree on the sign of the entropy
+    term, too: +1 is the equation's.
+    """
+    _check_bounds(initial, low, high)
+
+    def mu(meta: MetaParams) -> Array:
+        return low + (high - low) * jax.nn.sigmoid(meta["logit"])
+
+    def init_meta() -> MetaParams:
+        share = (jnp.float32(initial) - low) / (high - low)
+        return {"logit": jnp.log(share) - jnp.log1p(-share)}
+
+    def weights(meta: MetaParams, aim: Array, signals: Signals) -> Weights:
+        step = signals.progress.step
+        # the first step after the warm-up is the first with a meta-gradient
+        counts = (jnp.asarray(meta_every) > 0) & ((step - warm_up) % jnp.maximum(meta_every, 1) == 0)
+        moves = jnp.where(counts, mu(meta), jax.lax.stop_gradient(mu(meta)))
+        return mixture(jnp.where(step < warm_up, 1.0, moves))
+
+    def update(meta: MetaParams, aim: Array, signals: Signals) -> tuple[PyTree, Array]:
+        warming = signals.progress.step < warm_up
+        aim = _aim(aim, signals, warming, target)
+        pull = sign * entropy_rate * jax.lax.stop_gradient(aim - signals.entropy)
+        return aim, jnp.where(warming, 0.0, -pull * mu(meta))
+
+    return Controller(init_meta, lambda: _first_aim(target), weights, update)
+
+
+def _share(progress: Progress) -> Array:
+    return progress.step / progress.horizon
+
+
+def _first_aim(target: Array | float | None) -> Array:
+    return jnp.full((), jnp.nan) if target is None else jnp.float32(target)
+
+
+def _aim(aim: Array, signals: Signals, warming: Array, target: Array | float | None) -> Array:
+    """H*: given, or the last entropy of the warm-up (of the first step if there is none)."""
+    if target is not None:
+        return aim
+    return jax.lax.stop_gradient(jnp.where(warming | jnp.isnan(aim), signals.entropy, aim))
+
+
+def _check(name: str, value: Array | float, low: float, high: float = float("inf")) -> None:
+    """Raises ValueError for a number out of range; arrays, as in a sweep, are not looked at."""
+    if isinstance(value, int | float) and not low <= value <= high:
+        raise ValueError(f"{name} must be from {low} to {high}, got {value}")
+
+
+def _check_bounds(initial: Array | float, low: Array | float, high: Array | float) -> None:
+    _check("low", low, 0.0, 1.0)
+    _check("high", high, 0.0, 1.0)
+    if all(isinstance(x, int | float) for x in (initial, low, high)) and not low < initial < high:
+        raise ValueError(f"initial must lie between low and high, got {low}, {initial} and {high}")

@@ -1,0 +1,231 @@
+"""Credit: what each token of an answer is to be blamed or praised for.
+
+A `Credit` maps a batch to advantages [B, T], zero after the end of an answer. Groups are answers to one prompt:
+`group_size` rows after one another. The leaf functions below the credits are of one group, or of one answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from metarl.finetune.batch import Batch, forced
+from metarl.types import Array
+
+Credit = Callable[[Batch], Array]
+Lone = Literal["zero", "reward"]
+
+# --- credits --------------------------------------------------------------------------------------------------
+
+
+def grpo(group_size: int, eps: float = 1e-6) -> Credit:
+    """Group relative advantages (Shao et al. 2024, arXiv 2402.03300): `standardised` rewards.
+
+    Raises ValueError for a `group_size` below 2, or, when called, one that does not divide the batch; or for a negative
+    `eps`.
+    """
+    if not eps >= 0.0:
+        raise ValueError(f"eps must not be negative, got {eps}")
+    return _of_outcome(lambda reward: standardised(reward, eps), group_size)
+
+
+def dr_grpo(group_size: int) -> Credit:
+    """GRPO done right (Liu et al. 2025, arXiv 2503.20783): `centred` rewards. Reduce with `constant_length`.
+
+    Raises ValueError as `grpo` does.
+    """
+    return _of_outcome(centred, group_size)
+
+
+def rloo(group_size: int) -> Credit:
+    """REINFORCE leave-one-out (Ahmadian et al. 2024, arXiv 2402.14740): `leave_one_out` rewards.
+
+    Raises ValueError as `grpo` does.
+    """
+    return _of_outcome(leave_one_out, group_size)
+
+
+def gae(discount: float = 1.0, gae_lambda: float = 0.95) -> Credit:
+    """Generalised advantages under the critic of `batch.value`; the reward comes with the last token.
+
+    Raises ValueError if `discount` or `gae_lambda` is outside [0, 1], or, when called, if the batch has no values.
+    """
+    _check_shares(discount=discount, gae_lambda=gae_lambda)
+
+    def credit(batch: Batch) -> Array:
+        value = _needed(batch.value, "gae", "value")
+
+        def one(reward: Array, value: Array, mask: Array) -> Array:
+            return answer_gae(at_the_end(reward, mask), value, mask, discount, gae_lambda)
+
+        return jax.vmap(one)(batch.reward, value, batch.mask)
+
+    return credit
+
+
+def prefix_group(group_size: int, top: float = 0.2, lone: Lone = "zero") -> Credit:
+    """Credit of Prefix-RFT (Huang et al. 2025, arXiv 2507.01679): answers that a demonstration may have begun.
+
+    Tokens that the policy gave have the reward, `centred` among the answers to the prompt with the same number of
+    forced tokens (so with the same prefix). Forced ones have `prefix_advantage`, and nothing unless they are, by
+    `batch.entropy`, of the `top` share of all forced tokens of the batch, where the policy was least sure.
+
+    An answer that shares its prefix with no other is centred on itself: its continuation earns nothing, or with
+    `lone="reward"` its reward. The official code has both.
+
+    Raises ValueError as `grpo` does, for `top` outside [0, 1], for an unknown `lone`, or, when called, if the batch has
+    no entropies.
+    """
+    _check_group_size(group_size)
+    _check_shares(top=top)
+    if lone not in get_args(Lone):
+        raise ValueError(f"lone must be one of {get_args(Lone)}, got {lone!r}")
+
+    def advantages(reward: Array, prefix_length: Array) -> tuple[Array, Array]:
+        return prefix_advantage(reward, prefix_length), continuation_advantage(reward, prefix_length, lone)
+
+    def credit(batch: Batch) -> Array:
+        entropy = _needed(batch.entropy, "prefix_group", "entropy")
+        prefix = forced(batch)
+        begun, given = by_group(advantages, group_size)(batch.reward, batch.prefix_length)
+        begun = to_tokens(begun, highest(entropy, prefix, top))
+        return jnp.where(prefix, begun, to_tokens(given, batch.mask))
+
+    return credit
+
+
+# --- of one group ---------------------------------------------------------------------------------------------
+
+
+def centred(reward: Array) -> Array:
+    """`R_i - mean(R)` [G]."""
+    reward = reward - reward[0]  # makes equal rewards exactly zero, which the rounding of a mean does not
+    return reward - reward.mean()
+
+
+def standardised(reward: Array, eps: float = 1e-6) -> Array:
+    """`(R_i - mean(R)) / (std(R) + eps)` [G], with the deviation of the group, not that estimated from it."""
+    return centred(reward) / (centred(reward).std() + eps)
+
+
+def leave_one_out(reward: Array) -> Array:
+    """`R_i - mean_{j != i}(R_j)` [G]."""
+    return centred(reward) * (len(reward) / (len(reward) - 1))
+
+
+def continuation_advantage(reward: Array, prefix_length: Array, lone: Lone = "zero") -> Array:
+    """`R_i - mean_{j: l_j = l_i}(R_j)` [G] of rewards and prefix lengths [G]; for `lone` see `prefix_group`."""
+    same = prefix_length[:, None] == prefix_length[None]
+    alone = same.sum(1) == 1
+    return jnp.where(alone & (lone == "reward"), reward, reward - _mean(reward, same))
+
+
+def prefix_advantage(reward: Array, prefix_length: Array) -> Array:
+    """`(R_i - mean_{j: l_j = 0}(R_j)) / n_i` [G]: what starting with a prefix was better than starting without.
+
+    n_i answers start with it. Zero where l_i = 0; the mean is 0 if no answer of the group is on policy.
+    """
+    same = prefix_length[:, None] == prefix_length[None]
+    advantage = (reward - _mean(reward, prefix_length == 0)) / same.sum(1, dtype=reward.dtype)
+    return jnp.where(prefix_length == 0, 0.0, advantage)
+
+
+# --- of one answer --------------------------------------------------------------------------------------------
+
+
+def at_the_end(reward: Array, mask: Array) -> Array:
+    """Rewards [T] that are `reward` () at the last token of the answer, 0 elsewhere."""
+    return jnp.where(mask & ~_next(mask), reward, 0.0)
+
+
+def renorm(process: Array, outcome: Array) -> Array:
+    """`r_t = p_t + R - 1` [T] of process rewards p in [0, 1] [T] and an outcome R in {0, 1} ().
+
+    ReNorm of PPR (Xu et al. 2025, arXiv 2509.25598). Nowhere positive in a wrong answer and nowhere negative in a right
+    one, so steps that please an imperfect judge cannot pay for failing. Rewards, not advantages: for `answer_gae`.
+    """
+    return process + outcome - 1.0
+
+
+def answer_gae(
+    reward: Array, value: Array, mask: Array, discount: Array | float = 1.0, gae_lambda: Array | float = 0.95
+) -> Array:
+    """Generalised advantages [T] of the tokens of an answer (Schulman et al. 2015, arXiv 1506.02438, eq. 16).
+
+    `reward` [T] comes with a token, `value` [T] is V before it. Nothing is bootstrapped after the last one.
+    """
+    import rlax
+
+    chex.assert_equal_shape([reward, value, mask])
+    continues = jnp.where(_next(mask), discount, jnp.zeros_like(value))
+    values = jnp.append(value, jnp.zeros_like(value[:1]))
+    advantage = rlax.truncated_generalized_advantage_estimation(reward, continues, gae_lambda, values)
+    return jnp.where(mask, advantage, 0.0)
+
+
+# --- plumbing -------------------------------------------------------------------------------------------------
+
+
+def by_group(function: Callable[..., Any], group_size: int) -> Callable[..., Any]:
+    """`function` of one group's arrays [G, ...], made one of a batch's [B, ...]; results [G, ...] join to [B, ...].
+
+    Raises ValueError for a `group_size` below 2, or, when called, one that does not divide B.
+    """
+    _check_group_size(group_size)
+
+    def over_groups(*arrays: Array) -> Any:
+        rows = len(arrays[0])
+        if rows % group_size:
+            raise ValueError(f"group_size must divide the {rows} rows of the batch, got {group_size}")
+        groups = [x.reshape(-1, group_size, *x.shape[1:]) for x in arrays]
+        return jax.tree.map(lambda x: x.reshape(rows, *x.shape[2:]), jax.vmap(function)(*groups))
+
+    return over_groups
+
+
+def to_tokens(advantage: Array, mask: Array) -> Array:
+    """The advantage [B] of an answer for each of its tokens [B, T], 0 after its end."""
+    return jnp.where(mask, advantage[:, None], 0.0)
+
+
+def highest(x: Array, where: Array, share: float) -> Array:
+    """Whether an entry is one of the greatest `round(share * where.sum())` of `x` [...], among those in `where`."""
+    order = jnp.argsort(-jnp.where(where, x, -jnp.inf), axis=None)
+    rank = jnp.zeros(x.size, jnp.int32).at[order].set(jnp.arange(x.size, dtype=jnp.int32)).reshape(x.shape)
+    return where & (rank < jnp.round(share * where.sum(dtype=x.dtype)).astype(jnp.int32))
+
+
+def _of_outcome(function: Callable[[Array], Array], group_size: int) -> Credit:
+    grouped = by_group(function, group_size)
+    return lambda batch: to_tokens(grouped(batch.reward), batch.mask)
+
+
+def _next(mask: Array) -> Array:
+    return jnp.append(mask[1:], False)
+
+
+def _mean(x: Array, where: Array) -> Array:
+    """Means of `x` [G] where `where` [..., G]; 0 where that is nowhere."""
+    weight = where.astype(x.dtype)
+    return weight @ x / jnp.maximum(weight.sum(-1), 1.0)
+
+
+def _needed(array: Array | None, credit: str, name: str) -> Array:
+    if array is None:
+        raise ValueError(f"{credit} needs batch.{name}, got None")
+    return array
+
+
+def _check_group_size(group_size: int) -> None:
+    if group_size < 2:
+        raise ValueError(f"group_size must be at least 2 answers, got {group_size}")
+
+
+def _check_shares(**shares: float) -> None:
+    for name, value in shares.items():
+        if not 0.0 <= value <= 1.0:
+            raise ValueError(f"{name} must be from 0 to 1, got {value}")

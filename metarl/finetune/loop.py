@@ -1,0 +1,304 @@
+"""Fine-tuning a sequence policy as an inner loop: imitation and reward, weighed by a controller, one lifetime.
+
+A training step draws answers and demonstrations, takes the gradients of both losses at the policy, asks the controller
+for their weights, and follows the weighted sum. Behind the seam `InnerLoop`, so `compose` and every `Estimator` serve
+the weight of AMFT as they serve a learned objective: it is the meta-parameter of a lifetime that lasts the whole
+training. For one step the meta-gradient costs hardly more than the gradient of the utility, because the weight only
+enters where two finished gradients are added up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metarl.finetune import terms
+from metarl.finetune.batch import Batch
+from metarl.finetune.controllers import Controller, Signals, Weights
+from metarl.finetune.credit import Credit, by_group
+from metarl.finetune.policies import Samples, SequencePolicy, evaluate_answers, sample, until_end
+from metarl.meta import InnerLoop, Update, select
+from metarl.types import Array, Key, Level, MetaParams, Metrics, Params, Progress, PyTree, TokenTask
+
+
+class Failures(NamedTuple):
+    """The last problems on which every answer failed (ReLIFT's buffer)."""
+
+    problems: PyTree  # leaves [capacity, ...]
+    gathered: Array  # () int32, since the last step of imitation
+
+
+class Tuning(NamedTuple):
+    """A policy that is being tuned, one lifetime."""
+
+    params: Params
+    opt_state: PyTree
+    controller: PyTree
+    failures: Failures | tuple[()]
+    level: Level  # its horizon is the training's length; it has no other parameters
+    step: Array  # () int32, training steps so far
+
+
+class Settings(NamedTuple):
+    """Sizes and switches of `finetune`."""
+
+    num_prompts: int = 16  # problems that the policy answers in a step
+    group_size: int = 8  # answers to each
+    num_demonstrations: int = 64  # of a step of imitation
+    num_validation: int = 16  # problems on which the utility is measured, `group_size` answers each
+    temperature: float = 1.0  # of sampling
+    utility: Literal["reward", "cross_entropy"] = "reward"  # what AMFT's meta-gradient climbs, on validation problems
+    normalise: bool = True  # meta-gradient as a cosine, see `finetune`
+    hybrid: bool = False  # the last answer of each group goes on from a demonstration (Prefix-RFT)
+    failures: int = 0  # demonstrations are of so many problems that the policy failed on (ReLIFT), not fresh ones
+
+
+def finetune(
+    policy: SequencePolicy,
+    task: TokenTask,
+    start: Callable[[Key], Params],
+    controller: Controller,
+    optimizer: optax.GradientTransformation,
+    credit: Credit,
+    settings: Settings = Settings(),  # noqa: B008
+    *,
+    validation: TokenTask | None = None,
+    imitation: Callable[[Array], Array] = terms.sft,
+    reward: Callable[[Array, Array, Array], Array] = terms.ppo_clip,
+    reduce: Callable[[Array, Array], Array] = terms.token_mean,
+) -> InnerLoop:
+    """Tunes `policy`, from the parameters `start(key)`, on `task`; its answers are judged by `task.verify`.
+
+    One step: `settings.num_prompts` problems, `group_size` answers to each with advantages by `credit`, and
+    `num_demonstrations` demonstrations. `imitation(log_prob)` and `reward(log_prob, old_log_prob, advantage)` give the
+    losses of tokens, `reduce(loss, mask)` one number of them. The policy follows the gradient of the sum that the
+    controller weighs with `optimizer`, which must have finite derivatives (`metarl.optimizers`) for a controller with a
+    meta-parameter.
+
+    The meta-objective is the utility of the updated policy on fresh problems of `validation` (default `task`): its
+    expected reward, estimated by REINFORCE with the mean of each group as baseline, or minus its cross-entropy on
+    demonstrations. With `normalise`, the meta-gradient of a one-step truncation is the cosine between the utility's
+    gradient at the updated policy and the direction in which a heavier weight of imitation would have moved it (instead
+    of a number whose scale is that of both learning rates): between -1 and 1.
+
+    Its `fitness` is the share of correct answers, one each to `num_prompts` fresh problems of `validation`.
+
+    Raises ValueError for a setting out of range, and for a task whose vocabulary is not the policy's.
+    """
+    for name in ("num_prompts", "num_demonstrations", "num_validation"):
+        if getattr(settings, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(settings, name)}")
+    if settings.group_size < 2:
+        raise ValueError(f"group_size must be at least 2 answers, got {settings.group_size}")
+    if settings.failures < 0:
+        raise ValueError(f"failures must not be negative, got {settings.failures}")
+    if settings.utility not in ("reward", "cross_entropy"):
+        raise ValueError(f"utility must be 'reward' or 'cross_entropy', got {settings.utility!r}")
+    held_in = validation or task
+    for place in (task, held_in):
+        if place.num_tokens != policy.num_tokens:
+            raise ValueError(f"the task has {place.num_tokens} tokens, but the policy {policy.num_tokens}")
+    learns = bool(jax.tree.leaves(jax.eval_shape(controller.init_meta)))
+
+    def log_probs(params: Params, prompts: Array, answers: Array) -> Samples:
+        return evaluate_answers(policy, params, prompts, answers, task.end)
+
+    def answer(place: TokenTask, params: Params, problems: PyTree, key: Key, **prefix: Array) -> tuple[Batch, Array]:
+        """One answer to each of `problems` (leaves [B, ...]) and its reward; and whether it is correct [B]."""
+        prompts = jax.vmap(place.prompt)(problems)
+        drawn = sample(policy, params, prompts, key, place.answer_length, place.end, settings.temperature, **prefix)
+        drawn = jax.lax.stop_gradient(drawn)
+        verdict = jax.vmap(place.verify)(problems, drawn.tokens)
+        return Batch(
+            tokens=prompts,
+            answers=drawn.tokens,
+            mask=drawn.mask,
+            old_log_prob=drawn.log_prob,
+            ref_log_prob=drawn.log_prob,
+            reward=verdict.reward,
+            prefix_length=prefix.get("prefix_length", jnp.zeros(len(prompts), jnp.int32)),
+            entropy=drawn.entropy,
+        ), verdict.correct
+
+    def problems_of(place: TokenTask, key: Key, count: int, copies: int = 1) -> PyTree:
+        """`count` problems, each `copies` times in a row."""
+        problems = jax.vmap(place.sample)(jax.random.split(key, count))
+        return jax.tree.map(lambda x: jnp.repeat(x, copies, 0), problems)
+
+    def demonstrations(place: TokenTask, problems: PyTree, key: Key) -> tuple[Array, Array]:
+        keys = jax.random.split(key, len(jax.tree.leaves(problems)[0]))
+        return jax.vmap(place.prompt)(problems), jax.vmap(place.demonstrate)(keys, problems)
+
+    def imitation_loss(params: Params, prompts: Array, answers: Array) -> Array:
+        found = log_probs(params, prompts, answers)
+        return reduce(imitation(found.log_prob), found.mask)
+
+    def reward_loss(params: Params, batch: Batch) -> Array:
+        found = log_probs(params, batch.tokens, batch.answers)
+        return reduce(reward(found.log_prob, batch.old_log_prob, credit(batch)), batch.mask)
+
+    def prefixes(problems: PyTree, share: Array, key: Key) -> dict[str, Array]:
+        """Of the last answer of each group: the first `share` of a demonstration."""
+        if not settings.hybrid:
+            return {}
+        _, shown = demonstrations(task, problems, key)
+        length = jnp.floor(share * until_end(shown, task.end).sum(1)).astype(jnp.int32)
+        last = jnp.arange(len(shown)) % settings.group_size == settings.group_size - 1
+        return {"prefix": shown, "prefix_length": jnp.where(last, length, 0)}
+
+    def init_meta(key: Key) -> MetaParams:
+        return controller.init_meta()
+
+    def init(key: Key, level: Level) -> Tuning:
+        params = start(key)
+        failures: Failures | tuple[()] = ()
+        if settings.failures:
+            failures = Failures(problems_of(task, key, settings.failures), jnp.int32(0))
+        return Tuning(params, optimizer.init(params), controller.init(), failures, level, jnp.int32(0))
+
+    def step(meta_params: MetaParams, tuning: Tuning, key: Key) -> Update:
+        problem_key, demo_problem_key, demo_key, prefix_key, sample_key = jax.random.split(key, 5)
+        params, progress = tuning.params, Progress(tuning.step, tuning.level.horizon)
+
+        # 1. what the policy answers, and what it is shown
+        problems = problems_of(task, problem_key, settings.num_prompts, settings.group_size)
+        nothing = jnp.zeros(())  # is known yet, but how far the training is
+        unknown = Signals(progress, nothing, nothing, nothing, jnp.int32(0))
+        share = controller.weights(meta_params, tuning.controller, unknown).prefix
+        batch, correct = answer(task, params, problems, sample_key, **prefixes(problems, share, prefix_key))
+        assert batch.entropy is not None  # `answer` fills it in
+        if isinstance(tuning.failures, Failures):
+            shown_problems, missed = tuning.failures.problems, tuning.failures.gathered
+        else:
+            shown_problems = problems_of(task, demo_problem_key, settings.num_demonstrations)
+            missed = jnp.int32(0)
+        shown = demonstrations(task, shown_problems, demo_key)
+
+        # 2. where imitation and reward would take it
+        imitates, imitation_gradient = jax.value_and_grad(imitation_loss)(params, *shown)
+        rewards, reward_gradient = jax.value_and_grad(reward_loss)(params, batch)
+
+        # 3. how much of each
+        own = batch.prefix_length == 0
+        signals = jax.lax.stop_gradient(
+            Signals(
+                progress,
+                entropy=terms.token_mean(batch.entropy, batch.mask & own[:, None]),
+                success=(correct & own).sum() / own.sum(),
+                imitation_loss=imitates,
+                failures=missed,
+            )
+        )
+        weights = controller.weights(meta_params, tuning.controller, signals)
+
+        def updates(imitation: Array, reward: Array) -> tuple[Params, PyTree]:
+            gradient = jax.tree.map(lambda i, r: imitation * i + reward * r, imitation_gradient, reward_gradient)
+            return optimizer.update(gradient, tuning.opt_state, params)
+
+        if learns and settings.normalise:
+            weights = _unit_effect(updates, weights)
+        moves, opt_state = updates(weights.imitation, weights.reward)
+        state, penalty = controller.update(meta_params, tuning.controller, signals)
+
+        failures = tuning.failures
+        if isinstance(failures, Failures):
+            failures = _remember(failures, problems, correct, settings.group_size)
+            failures = failures._replace(gathered=jnp.where(weights.imitation > 0.0, 0, failures.gathered))
+        older = Tuning(optax.apply_updates(params, moves), opt_state, state, failures, tuning.level, tuning.step + 1)
+        frozen = done(tuning)
+        metrics = {
+            "success": signals.success,
+            "reward": (batch.reward * own).sum() / own.sum(),
+            "entropy": signals.entropy,
+            "imitation_loss": imitates,
+            "reward_loss": rewards,
+            "imitation_weight": weights.imitation,
+            "reward_weight": weights.reward,
+            "prefix_share": weights.prefix,
+            "imitation_gradient_norm": optax.tree.norm(imitation_gradient),
+            "reward_gradient_norm": optax.tree.norm(reward_gradient),
+        }
+        return Update(select(frozen, tuning, older), jnp.where(frozen, 0.0, penalty), jax.lax.stop_gradient(metrics))
+
+    def loss(meta_params: MetaParams, tuning: Tuning, key: Key) -> tuple[Array, tuple[Tuning, Metrics]]:
+        if not learns:  # nothing to learn: no need to look
+            return jnp.zeros(()), (tuning, {})
+        problem_key, sample_key = jax.random.split(key)
+        place = jax.lax.stop_gradient(tuning.params)
+        if settings.utility == "cross_entropy":
+            shown = demonstrations(held_in, problems_of(held_in, problem_key, settings.num_validation), sample_key)
+
+            def surrogate(params: Params) -> Array:
+                found = log_probs(params, *shown)
+                return terms.token_mean(terms.sft(found.log_prob), found.mask)
+
+            utility = -surrogate(place)
+        else:
+            problems = problems_of(held_in, problem_key, settings.num_validation, settings.group_size)
+            batch, _ = answer(held_in, place, problems, sample_key)
+            advantage = by_group(lambda x: x - x.mean(), settings.group_size)(batch.reward)
+
+            def surrogate(params: Params) -> Array:
+                found = log_probs(params, batch.tokens, batch.answers)
+                return -(advantage * terms.of_answer(found.log_prob, found.mask)).mean()
+
+            utility = batch.reward.mean()
+        gradient = jax.grad(surrogate)(place)
+        norm = optax.tree.norm(gradient)
+        if settings.normalise:
+            gradient = jax.tree.map(lambda g: g / jnp.maximum(norm, 1e-12), gradient)
+        # its value is the loss, and its gradient at the updated policy is the one that was found
+        slope = optax.tree.vdot(gradient, jax.tree.map(jnp.subtract, tuning.params, place))
+        metrics = {"utility": utility, "utility_gradient_norm": norm}
+        return slope - utility, (tuning, metrics)
+
+    def fitness(meta_params: MetaParams, tuning: Tuning, key: Key) -> Array:
+        problem_key, sample_key = jax.random.split(key)
+        _, correct = answer(held_in, tuning.params, problems_of(held_in, problem_key, settings.num_prompts), sample_key)
+        return correct.mean()
+
+    def done(tuning: Tuning) -> Array:
+        return tuning.step >= tuning.level.horizon
+
+    return InnerLoop(init_meta, init, step, loss, fitness, done)
+
+
+def _unit_effect(updates: Callable[[Array, Array], tuple[Params, PyTree]], weights: Weights) -> Weights:
+    """The same weights, through which a derivative is that of a policy that moves by one per unit of the weight."""
+
+    def moved(x: Array) -> Params:
+        return updates(weights.imitation + x, weights.reward - x)[0]
+
+    effect = jax.jvp(moved, (jnp.zeros(()),), (jnp.ones(()),))[1]
+    scale = 1.0 / jnp.maximum(jax.lax.stop_gradient(optax.tree.norm(effect)), 1e-12)
+
+    def scaled(x: Array) -> Array:
+        fixed = jax.lax.stop_gradient(x)
+        return fixed + scale * (x - fixed)
+
+    return weights._replace(imitation=scaled(weights.imitation), reward=scaled(weights.reward))
+
+
+def _remember(failures: Failures, problems: PyTree, correct: Array, group_size: int) -> Failures:
+    """Puts the problems that no answer of a group solved in the places of the oldest."""
+    failed = ~correct.reshape(-1, group_size).any(1)
+    capacity = len(jax.tree.leaves(failures.problems)[0])
+    place = jnp.where(failed, (failures.gathered + jnp.cumsum(failed) - 1) % capacity, capacity)
+    new = jax.tree.map(lambda x: x[::group_size], problems)
+    stored = jax.tree.map(lambda x, y: x.at[place].set(y, mode="drop"), failures.problems, new)
+    return Failures(stored, failures.gathered + failed.sum(dtype=jnp.int32))
+
+
+def success_rate(
+    policy: SequencePolicy, task: TokenTask, params: Params, key: Key, count: int, temperature: Array | float = 0.0
+) -> Array:
+    """Share () of `count` problems of `task` to which the policy gives a correct answer; greedily by default."""
+    problem_key, sample_key = jax.random.split(key)
+    problems = jax.vmap(task.sample)(jax.random.split(problem_key, count))
+    prompts = jax.vmap(task.prompt)(problems)
+    answers = sample(policy, params, prompts, sample_key, task.answer_length, task.end, temperature)
+    return jax.vmap(task.verify)(problems, answers.tokens).correct.mean()

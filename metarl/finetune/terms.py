@@ -1,0 +1,271 @@
+"""Terms of fine-tuning losses: the loss of each token, or of each answer, and never a mean of them.
+
+Arrays [...] are of tokens, usually [B, T]; logits and whatever else has an axis of its own are [..., V]. Advantages and
+everything `old` or `ref` are data: nothing here stops a gradient through them, so that one may flow on to what made
+them. The reducers at the end take losses [B, T] to a scalar. They differ on purpose: which one is right is a part of
+the algorithm.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, get_args
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from metarl.types import Array, Key
+
+Weight = Literal["dr_grpo", "grpo", "one"]
+
+# --- learning from demonstrations -----------------------------------------------------------------------------
+
+
+def sft(log_prob: Array) -> Array:
+    """`-log pi` [...]: supervised fine-tuning, cross-entropy on demonstrated tokens."""
+    return -log_prob
+
+
+def dft(log_prob: Array) -> Array:
+    """`-sg[pi] log pi` [...]: dynamic fine-tuning (Wu et al. 2025, arXiv 2508.05629). The gradient is that of `-pi`."""
+    return -jax.lax.stop_gradient(jnp.exp(log_prob)) * log_prob
+
+
+def asft(logits: Array, ref_logits: Array, token: Array, kl_coef: Array | float = 0.1) -> Array:
+    """`-sg[pi] log pi + kl_coef KL(ref || pi)` [...]: anchored fine-tuning (Zhu et al. 2025, arXiv 2509.23753).
+
+    Of logits [..., V] and demonstrated tokens [...]. The KL is the forward one, as in the official code.
+    """
+    return dft(log_prob_of(logits, token)) + kl_coef * forward_kl(logits, ref_logits)
+
+
+def forward_kl(logits: Array, ref_logits: Array) -> Array:
+    """`KL(ref || pi) = sum_a ref(a) log(ref(a) / pi(a))` [...] of logits [..., V]."""
+    import distrax
+
+    chex.assert_equal_shape([logits, ref_logits])
+    return distrax.Categorical(logits=ref_logits).kl_divergence(distrax.Categorical(logits=logits))
+
+
+def otr(logits: Array, token: Array, sampled: Array, beta: Array | float) -> Array:
+    """`-mean_k r_k log pi(a_k)` with `r_k = 1` if `a_k` is the demonstrated token, else `beta` [...].
+
+    One-token rollout (Ming et al. 2025, arXiv 2509.26313) of logits [..., V], tokens [...] and `sampled` ones [..., K]
+    from `otr_samples`; `beta` is small and negative. At temperature 1 its expected gradient is `1 - beta` times that of
+    `dft`, which has no variance.
+    """
+    reward = jnp.where(sampled == token[..., None], 1.0, beta)
+    log_pi = jax.nn.log_softmax(logits)
+    return -(reward * jnp.take_along_axis(log_pi, sampled, axis=-1)).mean(-1)
+
+
+def otr_samples(key: Key, logits: Array, num_samples: int = 256, temperature: float = 1.3) -> Array:
+    """Tokens [..., num_samples] from `softmax(logits / temperature)`, logits [..., V].
+
+    Raises ValueError if `num_samples` is below 1 or `temperature` not positive and finite.
+    """
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1, got {num_samples}")
+    _check_positive(temperature=temperature)
+    return jax.random.categorical(key, logits[..., None, :] / temperature, shape=(*logits.shape[:-1], num_samples))
+
+
+# --- learning from rewards ------------------------------------------------------------------------------------
+
+
+def reinforce(log_prob: Array, advantage: Array) -> Array:
+    """`-A log pi` [...] (Williams 1992)."""
+    chex.assert_equal_shape([log_prob, advantage])
+    return -advantage * log_prob
+
+
+def ppo_clip(
+    log_prob: Array,
+    old_log_prob: Array,
+    advantage: Array,
+    clip: Array | float = 0.2,
+    clip_high: Array | float | None = None,
+) -> Array:
+    """`-min(rho A, clip(rho, 1 - clip, 1 + clip_high) A)`, `rho = pi / pi_old` [...] (Schulman et al. 2017, eq. 7).
+
+    `clip_high` is `clip` unless it is given (DAPO; Yu et al. 2025, arXiv 2503.14476). log rho is clipped to [-20, 20],
+    so that nothing overflows.
+    """
+    chex.assert_equal_shape([log_prob, old_log_prob, advantage])
+    ratio = _ratio(log_prob, old_log_prob)
+    clipped = jnp.clip(ratio, 1.0 - clip, 1.0 + (clip if clip_high is None else clip_high))
+    return -jnp.minimum(ratio * advantage, clipped * advantage)
+
+
+def dual_clip(
+    log_prob: Array,
+    old_log_prob: Array,
+    advantage: Array,
+    clip: Array | float = 0.2,
+    clip_high: Array | float | None = None,
+    bound: Array | float = 3.0,
+) -> Array:
+    """`min(L, -bound A)` where A < 0, else L, the loss L of `ppo_clip` [...] (Ye et al. 2020, arXiv 1912.09729).
+
+    Without it the loss of an action that has become far more likely is unbounded. Raises ValueError for a number
+    `bound` that is not above 1.
+    """
+    if isinstance(bound, int | float) and not bound > 1.0:
+        raise ValueError(f"bound must be above 1, got {bound}")
+    loss = ppo_clip(log_prob, old_log_prob, advantage, clip, clip_high)
+    return jnp.where(advantage < 0.0, jnp.minimum(loss, -bound * advantage), loss)
+
+
+def nft(
+    log_prob: Array,
+    old_log_prob: Array,
+    reward: Array,
+    success_rate: Array,
+    eps: float = 1.0,
+    weight: Weight = "dr_grpo",
+) -> Array:
+    """Negative-aware fine-tuning (Chen et al. 2025, arXiv 2505.18116): wrong answers train an implicit negative policy.
+
+    `-w [r log rho + (1 - r) log max_v((1 - q rho) / (1 - q), eps)]` [...] with `rho = pi / pi_old`, the reward r of the
+    answer, 0 or 1, and the share q of right ones among the answers to the prompt (both [...], or () for one answer).
+    `max_v(x, eps) = sg[max(x, eps) - x] + x` passes the gradient straight through. Zero where q is 0 or 1.
+
+    w is `1 - q` ("dr_grpo"), `sqrt((1 - q) / q)` ("grpo") or 1 ("one"): on policy, with `eps=1`, the gradient is that
+    of `reinforce` with the advantages of the same name. log rho is clipped to [-20, 20].
+
+    Raises ValueError for an unknown `weight` or `eps` that is not positive and finite.
+    """
+    chex.assert_equal_shape([log_prob, old_log_prob])
+    _check_positive(eps=eps)
+    if weight not in get_args(Weight):
+        raise ValueError(f"weight must be one of {get_args(Weight)}, got {weight!r}")
+    mixed = (success_rate > 0.0) & (success_rate < 1.0)
+    q = jnp.where(mixed, success_rate, 0.5)  # any number that divides by no zero
+    w = {"dr_grpo": 1.0 - q, "grpo": jnp.sqrt((1.0 - q) / q), "one": jnp.ones_like(q)}[weight]
+    ratio = _ratio(log_prob, old_log_prob)
+    negative = (1.0 - q * ratio) / (1.0 - q)
+    floored = jax.lax.stop_gradient(jnp.maximum(negative, eps) - negative) + negative
+    return -jnp.where(mixed, w, 0.0) * (reward * jnp.log(ratio) + (1.0 - reward) * jnp.log(floored))
+
+
+# --- learning from whole answers ------------------------------------------------------------------------------
+
+
+def copg(log_ratio: Array, reward: Array, beta: Array | float) -> Array:
+    """Contrastive policy gradient (Flet-Berliac et al. 2024, arXiv 2406.19185): losses [k] of k answers to one prompt.
+
+    `k / (2 (k - 1)) (S_i - mean(S))^2` with `S = R - beta log(pi / ref)` of rewards R and log-ratios [k] of whole
+    answers, from wherever they come. Their sum is `1 / (k - 1)` times the sum of `(S_i - S_j)^2 / 2` over the pairs,
+    and its gradient that of REINFORCE with leave-one-out advantages of S, times beta.
+
+    Raises ValueError for fewer than two answers.
+    """
+    chex.assert_equal_shape([log_ratio, reward])
+    chex.assert_rank(reward, 1)
+    k = len(reward)
+    if k < 2:
+        raise ValueError(f"copg needs at least 2 answers to a prompt, got {k}")
+    score = reward - beta * log_ratio
+    return jnp.square(score - score.mean()) * (k / (2 * (k - 1)))
+
+
+def dpo(chosen: Array, rejected: Array, beta: Array | float = 0.1) -> Array:
+    """`-log sigmoid(beta (d_w - d_l))` [...] (Rafailov et al. 2023, arXiv 2305.18290, eq. 7).
+
+    `d = log(pi / ref)` [...] of the whole chosen and rejected answer. Raises ValueError for a number `beta` that is not
+    positive and finite.
+    """
+    chex.assert_equal_shape([chosen, rejected])
+    _check_positive(beta=beta)
+    return -jax.nn.log_sigmoid(beta * (chosen - rejected))
+
+
+def ipo(chosen: Array, rejected: Array, tau: Array | float = 0.1) -> Array:
+    """`(d_w - d_l - 1 / (2 tau))^2` [...] (Azar et al. 2023, arXiv 2310.12036), of the same d as `dpo`.
+
+    Raises ValueError for a number `tau` that is not positive and finite.
+    """
+    chex.assert_equal_shape([chosen, rejected])
+    _check_positive(tau=tau)
+    return jnp.square(chosen - rejected - 1.0 / (2.0 * tau))
+
+
+# --- staying close, staying open ------------------------------------------------------------------------------
+
+
+def kl_k1(log_prob: Array, ref_log_prob: Array) -> Array:
+    """`d = log(pi / ref)` [...] of sampled tokens, an estimate of KL(pi || ref) (Schulman 2020, "Approximating KL").
+
+    It is for rewards and for looking at: as a loss its gradient is zero in expectation, for the score's mean is.
+    """
+    chex.assert_equal_shape([log_prob, ref_log_prob])
+    return log_prob - ref_log_prob
+
+
+def kl_k3(log_prob: Array, ref_log_prob: Array) -> Array:
+    """`exp(-d) - 1 + d` with `d = log(pi / ref)` [...]: as `kl_k1`, but never negative and of less variance.
+
+    As a loss on sampled tokens its expected gradient is that of the forward KL(ref || pi), not of KL(pi || ref).
+    """
+    d = kl_k1(log_prob, ref_log_prob)
+    return jnp.expm1(-d) + d
+
+
+def entropy_bonus(logits: Array) -> Array:
+    """`-H(pi)` [...] of logits [..., V]: a loss, so the weight of a bonus is positive."""
+    import distrax
+
+    return -distrax.Categorical(logits=logits).entropy()
+
+
+# --- from logits to log-probabilities -------------------------------------------------------------------------
+
+
+def log_prob_of(logits: Array, token: Array) -> Array:
+    """`log pi(token)` [...] of logits [..., V] and tokens [...]."""
+    return jnp.take_along_axis(jax.nn.log_softmax(logits), token[..., None], axis=-1)[..., 0]
+
+
+def of_answer(x: Array, mask: Array) -> Array:
+    """`sum_t x_t` [...] over the tokens [..., T] of an answer: from log-probabilities of tokens to those of answers."""
+    chex.assert_equal_shape([x, mask])
+    return jnp.where(mask, x, 0.0).sum(-1)
+
+
+# --- reducers: losses and mask [B, T] -> () -------------------------------------------------------------------
+
+
+def token_mean(loss: Array, mask: Array) -> Array:
+    """`sum_it l_it / sum_i n_i`: every token counts alike, so long answers count more. 0 if there is none."""
+    return of_answer(loss, mask).sum() / jnp.maximum(mask.sum(dtype=loss.dtype), 1.0)
+
+
+def sequence_mean(loss: Array, mask: Array) -> Array:
+    """`mean_i (sum_t l_it / n_i)`: every answer counts alike, so tokens of long ones count less, as in GRPO.
+
+    The mean is over answers with a token in the mask.
+    """
+    length = mask.sum(-1, dtype=loss.dtype)
+    answers = (length > 0.0).sum(dtype=loss.dtype)
+    return (of_answer(loss, mask) / jnp.maximum(length, 1.0)).sum() / jnp.maximum(answers, 1.0)
+
+
+def constant_length(loss: Array, mask: Array, length: int) -> Array:
+    """`sum_it l_it / (B length)`: one weight for every token whatever else is in the batch, as in Dr. GRPO.
+
+    `length` is usually the longest that an answer may be. Raises ValueError if it is below 1.
+    """
+    if length < 1:
+        raise ValueError(f"length must be at least 1 token, got {length}")
+    return of_answer(loss, mask).sum() / (len(loss) * length)
+
+
+def _ratio(log_prob: Array, old_log_prob: Array) -> Array:
+    return jnp.exp(jnp.clip(log_prob - old_log_prob, -20.0, 20.0))
+
+
+def _check_positive(**numbers: Array | float) -> None:
+    for name, value in numbers.items():
+        if isinstance(value, int | float) and not 0.0 < value < math.inf:
+            raise ValueError(f"{name} must be positive and finite, got {value}")

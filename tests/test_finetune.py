@@ -1,0 +1,406 @@
+"""Fine-tuning as an inner loop: controllers, what a step follows, and the meta-gradient of the weight of imitation."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import metarl
+from metarl import optimizers
+from metarl.finetune import controllers, terms
+from metarl.finetune.controllers import Signals
+from metarl.finetune.credit import dr_grpo, prefix_group
+from metarl.finetune.loop import Settings, finetune, success_rate
+from metarl.finetune.policies import gru
+from metarl.types import Level, Progress, Verdict
+
+END = 0
+
+
+class Problem(NamedTuple):
+    token: jax.Array
+
+
+class Echo:
+    """Say the token that the prompt has, twice, and end. Demonstrations are right; or `says` something else."""
+
+    num_tokens, end, prompt_length, answer_length, kinds = 4, END, 1, 3, ("right", "wrong")
+
+    def __init__(self, says=None):
+        self.says = says
+
+    def sample(self, key):
+        return Problem(jax.random.randint(key, (), 1, 4))
+
+    def prompt(self, problem):
+        return problem.token[None]
+
+    def demonstrate(self, key, problem):
+        token = problem.token if self.says is None else jnp.int32(self.says)
+        return jnp.array([token, token, END])
+
+    def verify(self, problem, answer):
+        right = (answer == jnp.array([problem.token, problem.token, END])).all()
+        # some credit for a good beginning, so that a newborn policy has something to go by
+        reward = jnp.where(right, 1.0, 0.3 * (answer[0] == problem.token))
+        return Verdict(reward.astype(jnp.float32), right, jnp.where(right, 0, 1))
+
+
+POLICY = gru(4, width=8)
+SIZES = Settings(num_prompts=4, group_size=4, num_demonstrations=8, num_validation=8)
+
+
+def loop(controller, optimizer=None, settings=SIZES, task=None, **options):
+    options = {"reward": terms.ppo_clip, **options}
+    optimizer = optax.sgd(0.5) if optimizer is None else optimizer
+    credit = options.pop("credit", dr_grpo(settings.group_size))
+    return finetune(POLICY, task or Echo(), POLICY.init, controller, optimizer, credit, settings, **options)
+
+
+def newborn(inner, horizon=100, seed=0):
+    return inner.init(jax.random.key(seed), Level((), jnp.int32(horizon)))
+
+
+def signals(step=0, horizon=10, entropy=1.0, success=0.5, imitation_loss=1.0, failures=0):
+    return Signals(
+        Progress(jnp.int32(step), jnp.int32(horizon)),
+        *(jnp.float32(x) for x in (entropy, success, imitation_loss)),
+        jnp.int32(failures),
+    )
+
+
+# --- controllers --------------------------------------------------------------------------------------------
+
+
+def weight(controller, state=None, **seen):
+    return float(
+        controller.weights(
+            controller.init_meta(), controller.init() if state is None else state, signals(**seen)
+        ).imitation
+    )
+
+
+def test_controllers_without_a_memory_give_the_weights_of_their_formulas():
+    assert weight(controllers.constant(0.3)) == pytest.approx(0.3)
+    switch = controllers.schedule(controllers.switch(0.5))
+    assert [weight(switch, step=t) for t in (0, 4, 5, 9)] == [1.0, 1.0, 0.0, 0.0]
+    cosine = controllers.schedule(controllers.cosine(0.9, 0.1))
+    assert [weight(cosine, step=t) for t in (0, 5, 10)] == pytest.approx([0.9, 0.5, 0.1])
+    gate = controllers.success_gate(8)
+    assert [weight(gate, failures=n) for n in (0, 7, 8, 20)] == [0.0, 0.0, 1.0, 1.0]
+    srft = controllers.srft(0.5, 0.1).weights((), (), signals(entropy=2.0))
+    assert (float(srft.imitation), float(srft.reward)) == pytest.approx((0.5 * np.exp(-2), 0.1 * np.exp(-2)))
+    prefix = controllers.prefix_schedule(0.9, 0.1).weights((), (), signals(step=5))
+    assert (float(prefix.imitation), float(prefix.reward), float(prefix.prefix)) == pytest.approx((0.0, 1.0, 0.5))
+
+
+def test_the_servo_imitates_less_while_entropy_is_above_its_target():
+    """AMFT's equation 6 without the meta-gradient; the prose has the other sign."""
+    servo = controllers.entropy_servo(0.5, rate=0.1, target=1.0, low=0.2, high=0.9)
+    for entropy, expected in ((2.0, 0.4), (0.0, 0.6), (9.0, 0.2), (-9.0, 0.9)):
+        state, penalty = servo.update((), servo.init(), signals(entropy=entropy))
+        assert weight(servo, state) == pytest.approx(expected) and penalty == 0.0
+    other = controllers.entropy_servo(0.5, rate=0.1, target=1.0, sign=-1.0)
+    assert weight(other, other.update((), other.init(), signals(entropy=2.0))[0]) == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize("make", [controllers.entropy_servo, controllers.amft])
+def test_a_warm_up_imitates_and_its_last_entropy_is_the_target(make):
+    controller = make(0.5, warm_up=3)
+    state = controller.init()
+    for step, entropy in enumerate((5.0, 4.0, 3.0)):
+        assert weight(controller, state, step=step) == 1.0
+        state, penalty = controller.update(controller.init_meta(), state, signals(step=step, entropy=entropy))
+        assert penalty == 0.0
+    assert weight(controller, state, step=3) == pytest.approx(0.5)
+    target = state[1] if make is controllers.entropy_servo else state
+    assert target == 3.0
+    after, _ = controller.update(controller.init_meta(), state, signals(step=3, entropy=1.0))
+    assert (after[1] if make is controllers.entropy_servo else after) == 3.0
+
+
+def test_dual_ascent_raises_the_multiplier_until_the_constraint_holds():
+    dual = controllers.dual_ascent(limit=0.5, rate=0.1, initial=1.0)
+    assert weight(dual) == 0.5
+    state, _ = dual.update((), dual.init(), signals(imitation_loss=2.5))
+    assert state == pytest.approx(1.2) and weight(dual, state) == pytest.approx(1.2 / 2.2)
+    assert dual.update((), jnp.float32(0.01), signals(imitation_loss=0.0))[0] == 0.0
+
+
+def test_amfts_penalty_pulls_as_the_equation_says():
+    """Descending it moves mu by entropy_rate (H* - H), times sign."""
+    for sign in (1.0, -1.0):
+        amft = controllers.amft(0.4, entropy_rate=0.7, target=1.0, sign=sign, low=0.1, high=0.9)
+        meta = amft.init_meta()
+        assert weight(amft) == pytest.approx(0.4)
+        slope = jax.grad(lambda meta: amft.update(meta, amft.init(), signals(entropy=3.0))[1])(meta)["logit"]  # noqa: B023
+        mu = jax.grad(lambda meta: amft.weights(meta, amft.init(), signals()).imitation)(meta)["logit"]  # noqa: B023
+        assert -slope == pytest.approx(float(sign * 0.7 * (1.0 - 3.0) * mu), rel=1e-5)
+
+
+def test_amft_moves_by_meta_gradients_only_as_often_as_it_is_told():
+    def moves(every, step):
+        amft = controllers.amft(0.5, warm_up=2, target=1.0, meta_every=every)
+        return float(
+            jax.grad(lambda meta: amft.weights(meta, amft.init(), signals(step=step)).imitation)(amft.init_meta())[
+                "logit"
+            ]
+        )
+
+    assert [moves(1, t) != 0 for t in range(5)] == [False, False, True, True, True]
+    assert [moves(3, t) != 0 for t in range(9)] == [False, False, True, False, False, True, False, False, True]
+    assert not any(moves(0, t) for t in range(5))
+
+
+def test_a_controller_vmaps_over_its_hyperparameters():
+    def run(rate):
+        servo = controllers.entropy_servo(0.5, rate=rate, target=1.0)
+        return servo.update((), servo.init(), signals(entropy=2.0))[0][0]
+
+    np.testing.assert_allclose(jax.vmap(run)(jnp.array([0.0, 0.1, 0.2])), [0.5, 0.4, 0.3], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: controllers.constant(1.2), "imitation must be from 0.0 to 1.0, got 1.2"),
+        (lambda: controllers.constant(float("nan")), "imitation must be from 0.0 to 1.0, got nan"),
+        (lambda: controllers.srft(-1.0), "imitation must be from 0.0"),
+        (lambda: controllers.success_gate(0), "failures must be from 1"),
+        (lambda: controllers.amft(0.01), "initial must lie between low and high, got 0.05, 0.01 and 0.95"),
+        (lambda: controllers.entropy_servo(0.5, high=1.5), "high must be from 0.0 to 1.0, got 1.5"),
+        (lambda: controllers.prefix_schedule(2.0), "first must be from 0.0 to 1.0, got 2.0"),
+    ],
+)
+def test_bad_hyperparameters_are_named(make, says):
+    with pytest.raises(ValueError, match=says):
+        make()
+
+
+# --- steps --------------------------------------------------------------------------------------------------
+
+
+def step_of(inner, tuning, key=1, meta=None):
+    return jax.jit(inner.step)(
+        inner.init_meta(jax.random.key(0)) if meta is None else meta, tuning, jax.random.key(key)
+    )
+
+
+@pytest.mark.parametrize(("mu", "pure"), [(1.0, "imitation"), (0.0, "reward")])
+def test_at_its_bounds_a_step_is_pure_imitation_and_pure_reward_bit_for_bit(mu, pure):
+    """AMFT's weight at a bound, against a loop in which the other loss is nothing at all."""
+    amft = controllers.amft(0.5, low=0.0, high=1.0, entropy_rate=0.0)
+    inner = loop(amft)
+    meta = {"logit": jnp.float32(200.0 if mu else -200.0)}
+    after = step_of(inner, newborn(inner), meta=meta)
+    assert after.metrics["imitation_weight"] == mu and after.metrics["reward_weight"] == 1.0 - mu
+    silent = (
+        {"reward": lambda log_prob, old, advantage: 0.0 * log_prob}
+        if mu
+        else {"imitation": lambda log_prob: 0.0 * log_prob}
+    )
+    alone = loop(controllers.constant(mu), **silent)
+    jax.tree.map(np.testing.assert_array_equal, after.lifetime.params, step_of(alone, newborn(alone)).lifetime.params)
+    start = newborn(inner).params
+    assert any(
+        (x != y).any() for x, y in zip(jax.tree.leaves(start), jax.tree.leaves(after.lifetime.params), strict=True)
+    )
+
+
+def test_a_step_follows_the_weighted_sum_of_both_gradients():
+    start = newborn(loop(controllers.constant(0.5))).params
+    moved = {
+        mu: jax.tree.map(jnp.subtract, step_of(inner, newborn(inner)).lifetime.params, start)
+        for mu in (0.0, 0.25, 1.0)
+        for inner in [loop(controllers.constant(mu))]
+    }
+    jax.tree.map(
+        lambda a, r, i: np.testing.assert_allclose(a, 0.75 * r + 0.25 * i, rtol=1e-4, atol=1e-6),
+        moved[0.25],
+        moved[0.0],
+        moved[1.0],
+    )
+
+
+@pytest.mark.parametrize(("mu", "least"), [(0.0, 0.6), (0.5, 0.95), (1.0, 0.95)])
+def test_policies_learn_the_task(mu, least):
+    """Reward alone may forget one of the three tokens for good: nothing brings it back."""
+    inner = loop(controllers.constant(mu), optax.adam(0.03), SIZES._replace(num_prompts=8, num_demonstrations=32))
+
+    @jax.jit
+    def train(tuning):
+        def step(tuning, key):
+            after = inner.step((), tuning, key)
+            return after.lifetime, after.metrics
+
+        return jax.lax.scan(step, tuning, jax.random.split(jax.random.key(2), 200))
+
+    tuning, metrics = train(newborn(inner, horizon=1000))
+    rate = partial(success_rate, POLICY, Echo(), key=jax.random.key(3), count=64)
+    assert rate(params=tuning.params) > least > 0.5 > rate(params=newborn(inner).params)
+    assert metrics["success"][-20:].mean() > least - 0.2 and metrics["entropy"][-1] < metrics["entropy"][0]
+    fitness = jax.jit(jax.vmap(lambda key: inner.fitness((), tuning, key)))(jax.random.split(jax.random.key(4), 8))
+    assert fitness.mean() > least - 0.2
+
+
+def test_a_finished_training_is_frozen():
+    inner = loop(controllers.constant(0.5))
+    tuning = newborn(inner, horizon=1)
+    once = step_of(inner, tuning).lifetime
+    assert inner.done(once) and not inner.done(tuning)
+    jax.tree.map(np.testing.assert_array_equal, once, step_of(inner, once, key=5).lifetime)
+
+
+def test_problems_that_every_answer_fails_on_are_shown_once_enough_have_gathered():
+    """ReLIFT: imitation only then, of those; and the count starts anew."""
+    inner = loop(controllers.success_gate(6), settings=SIZES._replace(failures=6))
+    tuning, weights, counts = newborn(inner), [], []
+    for key in range(6):
+        update = step_of(inner, tuning, key)
+        tuning = update.lifetime
+        weights.append(float(update.metrics["imitation_weight"]))
+        counts.append(int(tuning.failures.gathered))
+    assert set(weights) == {0.0, 1.0} and weights[0] == 0.0
+    assert all(count == 0 for count, w in zip(counts, weights, strict=True) if w)
+    assert all(later >= before for before, later, w in zip(counts, counts[1:], weights[1:], strict=False) if not w)
+
+
+def test_the_last_answer_of_a_group_goes_on_from_a_demonstration():
+    """Prefix-RFT on a task whose demonstrations say 3: with the whole prefix, its own tokens never count."""
+    settings = SIZES._replace(hybrid=True)
+    seen = []
+
+    def credit(batch):
+        seen.append(batch)
+        return prefix_group(4)(batch)
+
+    inner = loop(controllers.prefix_schedule(0.7, 0.7), settings=settings, task=Echo(says=3), credit=credit)
+    with jax.disable_jit():
+        inner.step((), newborn(inner), jax.random.key(0))
+    batch = seen[0]
+    np.testing.assert_array_equal(batch.prefix_length.reshape(4, 4), [[0, 0, 0, 2]] * 4)  # floor(0.7 * 3)
+    np.testing.assert_array_equal(batch.answers[3::4, :2], 3)
+
+
+# --- the meta-gradient --------------------------------------------------------------------------------------
+
+
+def tilt(x):
+    """AMFT whose weight is x itself at x = 0.5, with slope 1."""
+    return {"logit": jnp.log(x) - jnp.log1p(-x)}
+
+
+@pytest.fixture(scope="module")
+def utility():
+    """The utility after one step as a function of the weight, on fixed draws; and what the estimator makes of it."""
+    with jax.enable_x64(True):
+        settings = SIZES._replace(normalise=False, utility="cross_entropy")
+        amft = controllers.amft(0.5, low=0.0, high=1.0, entropy_rate=0.0)
+        inner = loop(amft, optax.sgd(0.5), settings)
+        tuning = jax.tree.map(lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, newborn(inner))
+        key = jax.random.key(7)
+
+        def after(meta):
+            step_key, loss_key = jax.random.split(key)
+            return inner.loss(meta, inner.step(meta, tuning, step_key).lifetime, loss_key)[0]
+
+        mu = 0.3
+        meta = {"logit": jnp.log(jnp.float64(mu)) - jnp.log1p(-jnp.float64(mu))}
+        exact = jax.grad(after)(meta)["logit"]
+        eps = 1e-5
+        numeric = (after({"logit": meta["logit"] + eps}) - after({"logit": meta["logit"] - eps})) / (2 * eps)
+        return float(exact), float(numeric), inner, tuning, meta, key
+
+
+def test_the_meta_gradient_is_that_of_finite_differences(utility):
+    exact, numeric, *_ = utility
+    assert exact == pytest.approx(numeric, rel=1e-6) and abs(exact) > 1e-6
+
+
+def test_the_meta_gradient_is_the_inner_product_after_the_step(utility):
+    """`d L_val(theta') / d mu = -eta <grad L_val(theta'), g_imitation - g_reward>`: an explicit SGD step."""
+    exact, _, inner, tuning, meta, key = utility
+    with jax.enable_x64(True):
+        step_key, loss_key = jax.random.split(key)
+
+        def moved(mu):
+            fixed = loop(controllers.constant(mu), optax.sgd(0.5), SIZES)
+            return fixed.step((), tuning._replace(controller=()), step_key).lifetime.params
+
+        # SGD's step is linear in the weight: the difference of the pure ones is -eta (g_imitation - g_reward)
+        direction = jax.tree.map(jnp.subtract, moved(1.0), moved(0.0))
+        there = inner.step(meta, tuning, step_key).lifetime
+        gradient = jax.grad(lambda params: inner.loss(meta, there._replace(params=params), loss_key)[0])(there.params)
+        slope = 0.3 * 0.7  # of the sigmoid
+        assert exact == pytest.approx(float(slope * optax.tree.vdot(gradient, direction)), rel=1e-6)
+
+
+@pytest.mark.parametrize("says", [None, END])
+@pytest.mark.parametrize("measure", ["reward", "cross_entropy"])
+def test_the_weight_moves_toward_what_is_useful(says, measure):
+    """Right demonstrations are worth imitating for a newborn policy, and ones that say nothing at all are not."""
+    settings = SIZES._replace(num_validation=64, num_prompts=32, utility=measure)
+    amft = controllers.amft(0.5, low=0.0, high=1.0, entropy_rate=0.0)
+    inner = loop(amft, optimizers.adam(0.02), settings, Echo(says), validation=Echo())
+    meta = metarl.compose(inner, metarl.estimators.backprop(1), optax.sgd(0.5), constant_levels(100), 1)
+    state, log = metarl.train(meta, seed=0, steps=40)
+    mu = jax.nn.sigmoid(state.params["logit"])
+    assert (mu > 0.55) if says is None else (mu < 0.45)
+    assert log["success"].shape == (40,) and np.isfinite(log["utility"]).all()
+
+
+def constant_levels(horizon):
+    return metarl.curricula.uniform(metarl.Levels(None, lambda key: Level((), jnp.int32(horizon))))
+
+
+@pytest.mark.parametrize("optimizer", [optax.sgd(0.5), optimizers.adam(0.02)])
+def test_a_normalised_meta_gradient_is_a_cosine(optimizer):
+    settings = SIZES._replace(num_validation=16)
+    amft = controllers.amft(0.3, low=0.0, high=1.0, entropy_rate=0.0)
+    inner = loop(amft, optimizer, settings)
+    tuning, meta, key = newborn(inner), amft.init_meta(), jax.random.key(3)
+    step_key, loss_key = jax.random.split(key)
+
+    def after(meta, tuning):
+        return inner.loss(meta, inner.step(meta, tuning, step_key).lifetime, loss_key)[0]
+
+    found = jax.jit(jax.grad(after))(meta, tuning)["logit"] / (0.3 * 0.7)
+    raw = loop(amft, optimizer, settings._replace(normalise=False))
+    there = inner.step(meta, tuning, step_key).lifetime
+    gradient = jax.grad(lambda params: raw.loss(meta, there._replace(params=params), loss_key)[0])(there.params)
+    direction = jax.jacfwd(lambda x: raw.step({"logit": x}, tuning, step_key).lifetime.params)(meta["logit"])
+    cosine = optax.tree.vdot(gradient, direction) / (optax.tree.norm(gradient) * optax.tree.norm(direction))
+    assert found == pytest.approx(float(cosine), rel=1e-3) and -1.0 <= found <= 1.0
+
+
+def test_more_steps_per_estimate_agree_with_one_step_at_one():
+    """The K-step option is the estimator's: its gradient flows through K training steps."""
+    amft = controllers.amft(0.5, low=0.0, high=1.0, entropy_rate=0.0)
+    inner = loop(amft, optimizers.adam(0.02), SIZES._replace(normalise=False))
+    lifetimes = jax.tree.map(lambda x: x[None], newborn(inner))
+    meta = amft.init_meta()
+    gradients = {}
+    for steps in (1, 3):
+        estimator = metarl.estimators.backprop(steps)
+        estimate = jax.jit(partial(estimator.estimate, inner))
+        gradient, _, after, metrics = estimate(meta, estimator.init(meta, lifetimes), lifetimes, jax.random.key(1))
+        assert (after.step == steps).all() and jnp.isfinite(gradient["logit"])
+        gradients[steps] = float(gradient["logit"])
+    assert gradients[1] != gradients[3] != 0.0
+
+
+def test_bad_settings_are_named():
+    for change, says in (
+        ({"num_prompts": 0}, "num_prompts must be at least 1, got 0"),
+        ({"group_size": 1}, "group_size must be at least 2 answers, got 1"),
+        ({"failures": -1}, "failures must not be negative, got -1"),
+        ({"utility": "fun"}, "utility must be 'reward' or 'cross_entropy', got 'fun'"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            loop(controllers.constant(0.5), settings=SIZES._replace(**change), credit=dr_grpo(4))
+    with pytest.raises(ValueError, match="the task has 4 tokens, but the policy 5"):
+        finetune(gru(5, 4), Echo(), gru(5, 4).init, controllers.constant(0.5), optax.sgd(1.0), dr_grpo(8))

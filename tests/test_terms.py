@@ -1,0 +1,557 @@
+"""Credit and terms of fine-tuning: hand-worked numbers, and the identities that tie the methods to one another."""
+
+from functools import partial
+from itertools import product
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metarl.finetune import credit, terms
+from metarl.finetune.batch import Batch, forced
+
+LOGITS = np.array([0.3, -1.2, 2.0, 0.0, 0.7])
+REF_LOGITS = np.array([1.0, 0.4, 0.5, -2.0, 2.1])
+B, T, V = 6, 4, 5
+LENGTHS = np.array([4, 2, 3, 1, 4, 2])
+
+
+def softmax(x):
+    return np.exp(x) / np.exp(x).sum()
+
+
+def score(token):
+    """The gradient of `log pi(token)` by the logits."""
+    return np.eye(V)[token] - softmax(LOGITS)
+
+
+def batch(**changes):
+    """Two prompts with three answers each; the last two of each begin with a demonstration."""
+    numbers = np.random.default_rng(0).normal(size=(4, B, T)).astype(np.float32)
+    fields = {
+        "tokens": jnp.zeros((B, 2), jnp.int32),
+        "answers": jnp.arange(B * T, dtype=jnp.int32).reshape(B, T) % V,
+        "mask": jnp.array(np.arange(T) < LENGTHS[:, None]),
+        "old_log_prob": jnp.array(-np.abs(numbers[0])),
+        "ref_log_prob": jnp.array(-np.abs(numbers[1])),
+        "reward": jnp.array([1.0, 0.0, 0.25, 0.0, 2.0, 1.0]),
+        "prefix_length": jnp.array([0, 1, 1, 0, 2, 2], jnp.int32),
+        "value": jnp.array(numbers[2]),
+        "entropy": jnp.array(np.abs(numbers[3])),
+    }
+    return Batch(**(fields | changes))
+
+
+CREDITS = {
+    "grpo": jax.jit(credit.grpo(3)),
+    "dr_grpo": jax.jit(credit.dr_grpo(3)),
+    "rloo": jax.jit(credit.rloo(3)),
+    "gae": jax.jit(credit.gae(0.9, 0.8)),
+    "prefix_group": jax.jit(credit.prefix_group(3, top=0.5)),
+}
+every_credit = pytest.mark.parametrize("name", CREDITS)
+
+
+# --- credit ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("leaf", "expected"),
+    [
+        (credit.centred, [0.0, -1.0, -1.0, 2.0]),
+        (credit.leave_one_out, [0.0, -4 / 3, -4 / 3, 8 / 3]),
+        (credit.standardised, np.array([0.0, -1.0, -1.0, 2.0]) / np.sqrt(1.5)),
+        (lambda reward: credit.standardised(reward, 1.0), np.array([0.0, -1.0, -1.0, 2.0]) / (np.sqrt(1.5) + 1.0)),
+    ],
+)
+def test_advantages_of_a_group_are_the_hand_worked_ones(leaf, expected, strict):
+    advantage = leaf(jnp.array([1.0, 0.0, 0.0, 3.0]))
+    assert (advantage.shape, advantage.dtype) == ((4,), jnp.float32)
+    np.testing.assert_allclose(advantage, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [credit.grpo, credit.dr_grpo, credit.rloo])
+@pytest.mark.parametrize("reward", [0.0, 1.0, 0.1, -1.7, 1e4 / 3])
+def test_a_group_whose_rewards_are_equal_learns_exactly_nothing(make, reward):
+    for size in (3, 7):
+        equal = batch(reward=jnp.full(size, reward), mask=jnp.ones((size, T), bool))
+        np.testing.assert_array_equal(make(size)(equal), np.zeros((size, T)))
+
+
+@pytest.mark.parametrize("right", range(9))
+def test_the_mean_size_of_advantages_is_greatest_where_half_of_the_answers_are_right(right, x64):
+    """What SEC takes as the worth of a category: 2 p (1 - p), or 2 sqrt(p (1 - p)) after division by the deviation."""
+    reward, p = jnp.where(jnp.arange(8) < right, 1.0, 0.0), right / 8
+    assert jnp.abs(credit.centred(reward)).mean() == pytest.approx(2 * p * (1 - p), abs=1e-12)
+    expected = 2 * np.sqrt(p * (1 - p))
+    assert jnp.abs(credit.standardised(reward, 1e-12)).mean() == pytest.approx(expected, abs=1e-10)
+
+
+@pytest.mark.parametrize(("leaf", "scale"), [(credit.leave_one_out, 1.0), (credit.centred, 2 / 3)])
+def test_leaving_one_out_is_unbiased_and_centring_shrinks(leaf, scale, x64):
+    """Over all groups of three answers to a bandit's prompt; centring counts an answer in its own baseline."""
+    value = np.array([1.0, -0.3, 0.2, 4.0, 0.0])
+    pi = softmax(LOGITS)
+    groups = np.array(list(product(range(V), repeat=3)))
+    advantage = jax.vmap(leaf)(jnp.array(value[groups]))
+    scores = np.eye(V)[groups] - pi
+    gradient = np.einsum("n,ng,ngv->v", pi[groups].prod(1), advantage, scores) / 3
+    np.testing.assert_allclose(gradient, scale * pi * (value - pi @ value), atol=1e-12)
+
+
+@every_credit
+def test_credit_ends_with_the_answer_and_stays_in_its_group(name, strict):
+    advantage = CREDITS[name](batch())
+    assert (advantage.shape, advantage.dtype) == ((B, T), jnp.float32)
+    assert (advantage[~batch().mask] == 0.0).all() and (advantage[:3] != 0.0).any() and (advantage[3:] != 0.0).any()
+    other = batch(reward=batch().reward.at[3:].set(jnp.array([5.0, -1.0, 0.3])))
+    np.testing.assert_array_equal(CREDITS[name](other)[:3], advantage[:3])
+    assert (CREDITS[name](other)[3:] != advantage[3:]).any()
+
+
+@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "rloo"])
+def test_every_token_of_an_answer_has_the_advantage_of_the_answer(name):
+    leaf = {"grpo": credit.standardised, "dr_grpo": credit.centred, "rloo": credit.leave_one_out}[name]
+    reward = batch().reward
+    expected = np.concatenate([leaf(reward[:3]), leaf(reward[3:])])
+    np.testing.assert_allclose(CREDITS[name](batch()), np.where(batch().mask, expected[:, None], 0.0), atol=1e-6)
+
+
+def test_gae_of_an_answer_is_the_hand_worked_one(strict):
+    """delta = 0, .1, .4 and A = delta + .25 A of the next; what is after the end is not looked at."""
+    value, mask = jnp.array([0.1, 0.2, 0.6, 7.0]), jnp.array([True, True, True, False])
+    reward = credit.at_the_end(jnp.float32(1.0), mask)
+    np.testing.assert_array_equal(reward, [0.0, 0.0, 1.0, 0.0])
+    np.testing.assert_allclose(credit.answer_gae(reward, value, mask, 0.5, 0.5), [0.05, 0.2, 0.4, 0.0], atol=1e-6)
+    of_two = credit.gae(0.5, 0.5)(batch(reward=jnp.ones(B), value=jnp.tile(value, (B, 1))))
+    np.testing.assert_allclose(of_two[2], [0.05, 0.2, 0.4, 0.0], atol=1e-6)
+    np.testing.assert_allclose(of_two[3], [0.9, 0.0, 0.0, 0.0], atol=1e-6)
+
+
+def test_gae_without_discount_is_the_reward_less_the_value():
+    x = batch()
+    expected = jnp.where(x.mask, x.reward[:, None] - x.value, 0.0)
+    np.testing.assert_allclose(credit.gae(1.0, 1.0)(x), expected, atol=1e-5)
+
+
+def test_renormed_rewards_have_the_sign_of_the_outcome(strict):
+    process = jnp.array([0.0, 0.25, 1.0])
+    np.testing.assert_array_equal(credit.renorm(process, jnp.float32(1.0)), [0.0, 0.25, 1.0])
+    np.testing.assert_array_equal(credit.renorm(process, jnp.float32(0.0)), [-1.0, -0.75, 0.0])
+    mask, value = jnp.ones(3, bool), jnp.zeros(3)
+    advantage = [credit.answer_gae(credit.renorm(process, jnp.float32(r)), value, mask, 1.0, 1.0) for r in (0, 1)]
+    np.testing.assert_allclose(advantage, [[-1.75, -0.75, 0.0], [1.25, 1.25, 1.0]], atol=1e-6)
+
+
+REWARD = [1.0, 0.0, 0.0, 1.0, 0.0, 1.0]  # of six answers to one prompt
+PREFIX = [0, 0, 0, 2, 2, 3]
+
+
+@pytest.mark.parametrize("lone", ["zero", "reward"])
+def test_credit_of_prefixes_is_the_hand_worked_one(lone, strict):
+    """On policy a third is right. Two answers continue a prefix of 2 tokens, one continues a prefix of 3."""
+    entropy = jnp.zeros((B, T)).at[3:5, 0].set(2.0).at[5, 1:3].set(1.0).at[0].set(9.0)  # on policy it does not matter
+    fields = {"reward": jnp.array(REWARD), "prefix_length": jnp.array(PREFIX, jnp.int32), "entropy": entropy}
+    x = batch(**fields, mask=jnp.ones((B, T), bool))
+    third, alone = 1 / 3, {"zero": 0.0, "reward": 1.0}[lone]
+    expected = np.array(
+        [
+            *([[2 * third] * 4, [-third] * 4, [-third] * 4]),
+            [third, third, 0.5, 0.5],  # (1 - 1/3) / 2 and 1 - 1/2
+            [-third / 2, -third / 2, -0.5, -0.5],
+            [2 * third, 2 * third, 2 * third, alone],
+        ]
+    )
+    np.testing.assert_allclose(credit.prefix_group(6, 1.0, lone)(x), expected, atol=1e-6)
+    expected[3:5, 1] = expected[5, 0] = 0.0  # 4 of the 7 forced tokens are left
+    np.testing.assert_allclose(credit.prefix_group(6, 0.57, lone)(x), expected, atol=1e-6)
+    expected[5, 1:3] = 0.0  # 2
+    np.testing.assert_allclose(credit.prefix_group(6, 0.29, lone)(x), expected, atol=1e-6)
+    expected[3:5, 0] = 0.0
+    np.testing.assert_allclose(credit.prefix_group(6, 0.0, lone)(x), expected, atol=1e-6)
+
+
+def test_a_batch_without_prefixes_has_the_credit_of_dr_grpo():
+    x = batch(prefix_length=jnp.zeros(B, jnp.int32))
+    np.testing.assert_allclose(CREDITS["prefix_group"](x), CREDITS["dr_grpo"](x), atol=1e-6)
+
+
+def test_a_demonstration_is_forced_to_its_end():
+    assert forced(batch()).sum(1).tolist() == [0, 1, 1, 0, 2, 2]
+    np.testing.assert_array_equal(forced(batch(prefix_length=jnp.full(B, T))), batch().mask)
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.1, 0), (0.25, 1), (0.5, 2), (0.75, 3), (1.0, 4)])
+def test_as_many_of_the_highest_as_asked_for_even_among_equals(share, count):
+    x = jnp.array([[5.0, 1.0, 2.0], [2.0, 9.0, 2.0]])
+    where = jnp.array([[True, False, True], [True, False, True]])
+    chosen = credit.highest(x, where, share)
+    assert chosen.sum() == count and not (chosen & ~where).any()
+    assert chosen[0, 0] == (count > 0)
+
+
+# --- demonstrations -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("token", range(V))
+def test_dft_is_sft_slowed_down_by_the_probability(token, x64):
+    logits = jnp.array(LOGITS)
+    slope = {
+        f: jax.grad(lambda x, f=f: f(terms.log_prob_of(x, jnp.int32(token))))(logits) for f in (terms.sft, terms.dft)
+    }
+    np.testing.assert_allclose(slope[terms.sft], -score(token), atol=1e-14)
+    np.testing.assert_allclose(slope[terms.dft], softmax(LOGITS)[token] * slope[terms.sft], atol=1e-14)
+    assert terms.dft(jnp.log(0.25)) == pytest.approx(0.25 * np.log(4))
+
+
+def test_asft_without_an_anchor_is_dft():
+    logits, ref = jnp.array(LOGITS, jnp.float32), jnp.array(REF_LOGITS, jnp.float32)
+    value, slope = jax.jit(jax.value_and_grad(terms.asft))(logits, ref, jnp.int32(2), 0.0)
+    dft = jax.jit(jax.value_and_grad(lambda x: terms.dft(terms.log_prob_of(x, jnp.int32(2)))))
+    expected, expected_slope = dft(logits)
+    assert float(value) == pytest.approx(float(expected), abs=1e-6)
+    np.testing.assert_allclose(slope, expected_slope, atol=1e-6)
+
+
+def test_the_anchor_of_asft_is_the_forward_kl(x64):
+    """Its gradient is `pi - ref`; that of the reverse KL would weigh by pi."""
+    pi, ref = softmax(LOGITS), softmax(REF_LOGITS)
+    arguments = jnp.array(LOGITS), jnp.array(REF_LOGITS)
+    value, slope = jax.jit(jax.value_and_grad(terms.forward_kl))(*arguments)
+    assert value == pytest.approx((ref * np.log(ref / pi)).sum(), abs=1e-12)
+    assert abs(value - (pi * np.log(pi / ref)).sum()) > 0.1
+    np.testing.assert_allclose(slope, pi - ref, atol=1e-12)
+    anchored = jax.jit(jax.grad(terms.asft))(*arguments, jnp.int32(1), 0.3)
+    np.testing.assert_allclose(anchored, -pi[1] * score(1) + 0.3 * (pi - ref), atol=1e-12)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("beta", [-0.1, 0.0, 0.5])
+@pytest.mark.parametrize("token", [1, 2])
+def test_one_token_rollout_is_the_sampled_twin_of_dft(token, beta, count, x64):
+    """Over every possible sample, for a likely and an unlikely token: `1 - beta` times DFT's gradient."""
+    logits, pi = jnp.array(LOGITS), softmax(LOGITS)
+    samples = np.array(list(product(range(V), repeat=count)))
+    slopes = jax.vmap(jax.grad(terms.otr), (None, None, 0, None))(logits, jnp.int32(token), jnp.array(samples), beta)
+    dft = jax.grad(lambda x: terms.dft(terms.log_prob_of(x, jnp.int32(token))))(logits)
+    np.testing.assert_allclose(pi[samples].prod(1) @ slopes, (1 - beta) * dft, atol=1e-14)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_tokens_are_sampled_at_the_temperature(temperature):
+    logits = jnp.array([[0.0, 2.0, -1.0], [1.0, 0.0, 0.0]])
+    sampled = terms.otr_samples(jax.random.key(0), logits, 20_000, temperature)
+    assert sampled.shape == (2, 20_000)
+    seen = (sampled[..., None] == jnp.arange(3)).mean(1)
+    np.testing.assert_allclose(seen, jax.nn.softmax(logits / temperature), atol=0.02)  # 5 deviations
+
+
+# --- rewards --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "expected", "dual"),
+    [
+        (1.0, 2.0, -2.0, -2.0),
+        (1.5, 2.0, -2.4, -2.4),
+        (0.5, 2.0, -1.0, -1.0),
+        (0.5, -1.0, 0.8, 0.8),
+        (1.5, -1.0, 1.5, 1.5),
+        (8.0, -1.0, 8.0, 3.0),
+        (8.0, 1.0, -1.2, -1.2),
+    ],
+)
+def test_clipped_losses_are_the_hand_worked_ones(ratio, advantage, expected, dual, strict):
+    arguments = jnp.log(jnp.float32(ratio)) - 1.0, jnp.float32(-1.0), jnp.float32(advantage)
+    assert float(terms.ppo_clip(*arguments)) == pytest.approx(expected, rel=1e-5)
+    assert float(terms.dual_clip(*arguments)) == pytest.approx(dual, rel=1e-5)
+    higher = terms.ppo_clip(*arguments, clip_high=0.28)
+    assert float(higher) == pytest.approx(expected * (1.28 / 1.2 if expected in (-2.4, -1.2) else 1.0), rel=1e-5)
+
+
+def test_on_policy_clipping_does_not_matter():
+    log_prob = jax.nn.log_softmax(jnp.array(LOGITS, jnp.float32))
+    advantage = jnp.array([1.0, -2.0, 0.0, 0.5, -0.1])
+
+    def slope(term):
+        return jax.jit(jax.grad(lambda x: term(x).sum()))(log_prob)
+
+    expected = slope(lambda x: terms.reinforce(x, advantage))
+    np.testing.assert_allclose(expected, -advantage, atol=1e-6)
+    for term in (terms.ppo_clip, terms.dual_clip):
+        np.testing.assert_allclose(slope(lambda x, term=term: term(x, log_prob, advantage)), expected, atol=1e-6)
+
+
+def test_dual_clipping_bounds_the_loss_of_bad_actions():
+    log_prob, old = jnp.linspace(-60.0, 0.0, 61), jnp.full(61, -30.0)
+    advantage = jnp.full(61, -2.0)
+    assert terms.ppo_clip(log_prob, old, advantage).max() > 1e6
+    loss, slope = jax.jit(jax.vmap(jax.value_and_grad(terms.dual_clip)))(log_prob, old, advantage)
+    assert loss.max() == 6.0 and (slope[log_prob > old + 2.0] == 0.0).all()
+    tighter = terms.dual_clip(log_prob, old, advantage, bound=1.5)
+    assert tighter.max() == 3.0
+
+
+@pytest.mark.parametrize("right", [1, 4, 7])
+@pytest.mark.parametrize("weight", ["grpo", "dr_grpo"])
+def test_on_policy_nft_is_grpo(weight, right, x64):
+    """Supervised learning with an implicit negative policy has the gradient of REINFORCE with group advantages."""
+    reward, rate = jnp.where(jnp.arange(8) < right, 1.0, 0.0), jnp.array(right / 8)
+    old = jnp.linspace(-3.0, -0.1, 8)
+    slope = jax.jit(jax.grad(lambda x: terms.nft(x, old, reward, rate, weight=weight).sum()))(old)
+    advantage = credit.standardised(reward, 0.0) if weight == "grpo" else credit.centred(reward)
+    np.testing.assert_allclose(slope, -advantage, atol=1e-12)
+    if (weight, right) == ("grpo", 1):
+        np.testing.assert_allclose(-slope[:2], [2.6457513, -0.3779645], atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("reward", "ratio", "eps", "expected", "slope"),
+    [
+        (1.0, 1.5, 1.0, -np.log(1.5), -1.0),
+        (0.0, 1.5, 1.0, 0.0, 1.5),  # (1 - .75) / .5 = .5 is raised to 1, and the gradient passes
+        (0.0, 1.5, 0.1, -np.log(0.5), 3.0),
+        (0.0, 0.5, 1.0, -np.log(1.5), 1 / 3),  # (1 - .25) / .5
+    ],
+)
+def test_nft_off_policy_is_the_hand_worked_one(reward, ratio, eps, expected, slope, strict):
+    """Half of the answers are right; the gradient by log pi of `-log((1 - q rho) / (1 - q))` is `rho` over it."""
+    arguments = jnp.float32(np.log(ratio) - 1.0), jnp.float32(-1.0), jnp.float32(reward), jnp.float32(0.5)
+    value, gradient = jax.jit(jax.value_and_grad(partial(terms.nft, eps=eps, weight="one")))(*arguments)
+    assert (float(value), float(gradient)) == pytest.approx((expected, slope), abs=1e-5)
+    assert float(terms.nft(*arguments, eps)) == pytest.approx(0.5 * expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_nft_learns_nothing_where_all_answers_are_alike(rate):
+    for weight in ("dr_grpo", "grpo", "one"):
+        loss = jax.value_and_grad(lambda x, weight=weight: terms.nft(x, jnp.array(-1.0), rate, rate, weight=weight))
+        assert [float(x) for x in jax.jit(loss)(jnp.array(-0.3))] == [0.0, 0.0]
+
+
+# --- whole answers --------------------------------------------------------------------------------------------
+
+REWARDS = np.array([1.0, 0.0, 0.3, -2.0, 0.5])
+
+
+@pytest.mark.parametrize("k", [2, 3, 5])
+def test_copg_is_the_pairwise_loss_and_has_leave_one_out_gradients(k, x64):
+    reward, log_ratio, beta = jnp.array(REWARDS[:k]), jnp.array(LOGITS[:k]), 0.4
+    loss, slope = jax.jit(jax.value_and_grad(lambda d: terms.copg(d, reward, beta).sum()))(log_ratio)
+    regularised = REWARDS[:k] - beta * LOGITS[:k]
+    pairs = [(regularised[i] - regularised[j]) ** 2 / 2 for i in range(k) for j in range(i)]
+    assert loss == pytest.approx(sum(pairs) / (k - 1), abs=1e-14)
+    others = [np.delete(regularised, i).mean() for i in range(k)]
+    np.testing.assert_allclose(slope, -beta * (regularised - others), atol=1e-14)
+    np.testing.assert_allclose(slope, -beta * credit.leave_one_out(jnp.array(regularised)), atol=1e-14)
+
+
+def test_copg_is_zero_at_the_regularised_optimum_and_nowhere_near_it(x64):
+    """pi ∝ ref exp(R / beta) zeroes it for whatever answers, which no gradient estimated from samples does."""
+    beta, ref = 0.4, softmax(REF_LOGITS)
+    optimum = softmax(REF_LOGITS + REWARDS / beta)
+    for answers in ([0, 1], [3, 3, 4], [4, 2, 1, 0, 3]):
+        x = np.array(answers)
+        log_ratio = jnp.array(np.log(optimum / ref)[x])
+        copg = jax.jit(jax.value_and_grad(lambda d, x=x: terms.copg(d, jnp.array(REWARDS[x]), beta).sum()))
+        loss, slope = copg(log_ratio)
+        assert loss == pytest.approx(0.0, abs=1e-20)
+        np.testing.assert_allclose(slope, 0.0, atol=1e-12)
+        assert copg(log_ratio + 0.1 * x)[0] > 1e-5
+
+
+def test_ipo_is_copg_with_one_margin(x64):
+    """`1 / (2 tau) = c / beta` for rewards c and 0; as losses they differ by `beta^2 / 2`."""
+    beta, margin = 0.3, 0.7
+    pair = jnp.array([0.4, -1.1])
+    copg = jax.value_and_grad(lambda d: terms.copg(d, jnp.array([margin, 0.0]), beta).sum())(pair)
+    ipo = jax.value_and_grad(lambda d: beta**2 / 2 * terms.ipo(*d, tau=beta / (2 * margin)))(pair)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-14), copg, ipo)
+    assert terms.ipo(*pair, tau=0.5) == pytest.approx(0.25)  # (1.5 - 1)^2
+
+
+@pytest.mark.parametrize(("gap", "expected", "slope"), [(0.0, np.log(2), -0.25), (2.0, 0.3132617, -0.1344707)])
+def test_dpo_is_the_hand_worked_one(gap, expected, slope, strict):
+    value, slopes = jax.value_and_grad(terms.dpo, (0, 1))(jnp.float32(gap - 1.0), jnp.float32(-1.0), 0.5)
+    assert (float(value), *map(float, slopes)) == pytest.approx((expected, slope, -slope), abs=1e-6)
+
+
+# --- divergences and entropy ----------------------------------------------------------------------------------
+
+
+def test_estimators_of_the_kl_expect_the_kl_but_not_its_gradient(x64):
+    """As losses on samples: k1's gradient is zero, and k3's is that of the other KL."""
+    pi, ref = softmax(LOGITS), softmax(REF_LOGITS)
+
+    def expected(estimator):
+        def under(logits):
+            return pi @ estimator(jax.nn.log_softmax(logits), jnp.log(ref))
+
+        return jax.jit(jax.value_and_grad(under))(jnp.array(LOGITS))
+
+    kl = (pi * np.log(pi / ref)).sum()
+    for estimator, slope in ((terms.kl_k1, np.zeros(V)), (terms.kl_k3, pi - ref)):
+        value, gradient = expected(estimator)
+        assert value == pytest.approx(kl, abs=1e-12)
+        np.testing.assert_allclose(gradient, slope, atol=1e-12)
+    d = jnp.linspace(-3.0, 3.0, 61)
+    assert (terms.kl_k3(d, jnp.zeros(61)) >= 0.0).all() and terms.kl_k3(d[30], d[30]) == 0.0
+
+
+def test_the_entropy_bonus_is_a_loss_and_bears_impossible_tokens():
+    assert terms.entropy_bonus(jnp.zeros((2, 8))) == pytest.approx(-np.log([8.0, 8.0]), abs=1e-6)
+    logits = jnp.array([0.0, 1.0, -jnp.inf])
+    pi = softmax(np.array([0.0, 1.0]))
+    value, slope = jax.jit(jax.value_and_grad(terms.entropy_bonus))(logits)
+    assert value == pytest.approx((pi * np.log(pi)).sum(), abs=1e-6)
+    np.testing.assert_allclose(slope, [*(pi * (np.log(pi) - value)), 0.0], atol=1e-6)
+
+
+# --- reducers and masks ---------------------------------------------------------------------------------------
+
+LOSS = jnp.array([[1.0, 2.0, 3.0], [4.0, 100.0, jnp.nan]])
+MASK = jnp.array([[True, True, True], [True, False, False]])
+
+
+def of_five(loss, mask):
+    return terms.constant_length(loss, mask, 5)
+
+
+REDUCERS = [terms.token_mean, terms.sequence_mean, of_five]
+
+
+@pytest.mark.parametrize(("reduce", "expected"), zip(REDUCERS, [10 / 4, (6 / 3 + 4) / 2, 10 / (2 * 5)], strict=True))
+def test_reducers_are_the_hand_worked_ones(reduce, expected, strict):
+    value, weight = jax.jit(jax.value_and_grad(reduce))(LOSS, MASK)
+    assert (value.shape, value.dtype) == ((), jnp.float32)
+    assert float(value) == pytest.approx(expected)
+    assert (weight[~MASK] == 0.0).all()
+    assert float(jax.jit(reduce)(LOSS, jnp.zeros_like(MASK))) == 0.0
+
+
+def test_an_answer_without_tokens_is_not_an_answer():
+    loss, mask = np.concatenate([LOSS, np.ones((3, 3), np.float32)]), np.concatenate([MASK, np.zeros((3, 3), bool)])
+    for reduce in (terms.token_mean, terms.sequence_mean):
+        assert jax.jit(reduce)(loss, mask) == jax.jit(reduce)(LOSS, MASK)
+
+
+# every term of tokens, from logits [B, T, V], a batch and advantages [B, T]
+TERMS = {
+    "sft": lambda x, b, a: terms.sft(terms.log_prob_of(x, b.answers)),
+    "dft": lambda x, b, a: terms.dft(terms.log_prob_of(x, b.answers)),
+    "asft": lambda x, b, a: terms.asft(x, 0.5 * x[..., ::-1], b.answers),
+    "otr": lambda x, b, a: terms.otr(x, b.answers, terms.otr_samples(jax.random.key(0), x, 3), -0.1),
+    "reinforce": lambda x, b, a: terms.reinforce(terms.log_prob_of(x, b.answers), a),
+    "ppo_clip": lambda x, b, a: terms.ppo_clip(terms.log_prob_of(x, b.answers), b.old_log_prob, a),
+    "dual_clip": lambda x, b, a: terms.dual_clip(terms.log_prob_of(x, b.answers), b.old_log_prob, a),
+    "nft": lambda x, b, a: terms.nft(
+        terms.log_prob_of(x, b.answers), b.old_log_prob, (b.reward > 0.5)[:, None].astype(x.dtype), jnp.float32(0.5)
+    ),
+    "kl_k1": lambda x, b, a: terms.kl_k1(terms.log_prob_of(x, b.answers), b.ref_log_prob),
+    "kl_k3": lambda x, b, a: terms.kl_k3(terms.log_prob_of(x, b.answers), b.ref_log_prob),
+    "entropy_bonus": lambda x, b, a: terms.entropy_bonus(x),
+}
+
+
+def corrupted(x):
+    """The same batch with other tokens, and wild numbers of them, after the ends of the answers."""
+
+    def spoil(leaf, junk):
+        return jnp.where(x.mask, leaf, junk)
+
+    return x._replace(
+        answers=spoil(x.answers, (x.answers + 1) % V),
+        old_log_prob=spoil(x.old_log_prob, -9.0),
+        ref_log_prob=spoil(x.ref_log_prob, -40.0),
+        value=spoil(x.value, 1e3),
+        entropy=spoil(x.entropy, 50.0),
+    )
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_nothing_after_the_end_of_an_answer_matters(term, strict):
+    """To no reducer, in value or gradient, and each token's loss is its own."""
+    logits = jnp.array(np.random.default_rng(1).normal(size=(B, T, V)).astype(np.float32))
+    x, mask = batch(), batch().mask
+
+    @jax.jit
+    def look(logits, x):
+        def losses(logits):
+            loss = TERMS[term](logits, x, credit.dr_grpo(3)(x))
+            return jnp.stack([reduce(loss, x.mask) for reduce in REDUCERS]), loss
+
+        return (*losses(logits), jax.jacrev(losses, has_aux=True)(logits)[0])
+
+    reduced, loss, slope = look(logits, x)
+    assert (loss.shape, loss.dtype) == ((B, T), jnp.float32)
+    other = look(jnp.where(mask[..., None], logits, 3.0 * logits[:, ::-1]), corrupted(x))
+    for before, after in ((reduced, other[0]), (loss[mask], other[1][mask]), (slope, other[2])):
+        np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-6)
+    assert (slope[:, ~mask] == 0.0).all() and (jnp.abs(slope[:, mask]).sum(-1) > 0.0).any()
+
+
+@every_credit
+def test_nothing_after_the_end_of_an_answer_is_credited(name):
+    np.testing.assert_array_equal(CREDITS[name](corrupted(batch())), CREDITS[name](batch()))
+
+
+def test_the_log_probability_of_an_answer_is_that_of_its_tokens():
+    x = batch()
+    expected = [np.asarray(x.old_log_prob)[i, : LENGTHS[i]].sum() for i in range(B)]
+    np.testing.assert_allclose(terms.of_answer(x.old_log_prob, x.mask), expected, rtol=1e-6)
+
+
+# --- bad input ------------------------------------------------------------------------------------------------
+
+ONE, TWO = jnp.zeros(1), jnp.zeros(2)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: credit.grpo(1), "group_size must be at least 2 answers, got 1"),
+        (lambda: credit.rloo(0), "group_size must be at least 2 answers, got 0"),
+        (lambda: credit.prefix_group(1), "group_size must be at least 2 answers, got 1"),
+        (lambda: credit.dr_grpo(4)(batch()), "group_size must divide the 6 rows of the batch, got 4"),
+        (lambda: credit.prefix_group(5)(batch()), "group_size must divide the 6 rows of the batch, got 5"),
+        (lambda: credit.grpo(2, eps=-1.0), "eps must not be negative, got -1.0"),
+        (lambda: credit.grpo(2, eps=float("nan")), "eps must not be negative, got nan"),
+        (lambda: credit.gae(discount=1.1), "discount must be from 0 to 1, got 1.1"),
+        (lambda: credit.gae(gae_lambda=-0.1), "gae_lambda must be from 0 to 1, got -0.1"),
+        (lambda: credit.gae()(batch(value=None)), "gae needs batch.value, got None"),
+        (lambda: credit.prefix_group(3, top=20), "top must be from 0 to 1, got 20"),
+        (lambda: credit.prefix_group(3, lone="mean"), "lone must be .* got 'mean'"),
+        (lambda: credit.prefix_group(3)(batch(entropy=None)), "prefix_group needs batch.entropy, got None"),
+        (lambda: terms.dual_clip(ONE, ONE, ONE, bound=1.0), "bound must be above 1, got 1.0"),
+        (lambda: terms.otr_samples(jax.random.key(0), ONE, 0), "num_samples must be at least 1, got 0"),
+        (lambda: terms.otr_samples(jax.random.key(0), ONE, 1, 0.0), "temperature must be positive and finite, got 0.0"),
+        (lambda: terms.nft(ONE, ONE, ONE, ONE, weight="rloo"), "weight must be .* got 'rloo'"),
+        (lambda: terms.nft(ONE, ONE, ONE, ONE, eps=0.0), "eps must be positive and finite, got 0.0"),
+        (lambda: terms.copg(ONE, ONE, 0.1), "copg needs at least 2 answers to a prompt, got 1"),
+        (lambda: terms.dpo(ONE, ONE, -0.1), "beta must be positive and finite, got -0.1"),
+        (lambda: terms.ipo(ONE, ONE, float("inf")), "tau must be positive and finite, got inf"),
+        (lambda: terms.constant_length(LOSS, MASK, 0), "length must be at least 1 token, got 0"),
+    ],
+)
+def test_bad_options_are_named_with_their_values(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: terms.reinforce(jnp.zeros((2, 2)), TWO),
+        lambda: terms.ppo_clip(jnp.zeros((2, 2)), jnp.zeros((2, 2)), TWO),
+        lambda: terms.nft(jnp.zeros((2, 2)), TWO, 1.0, 0.5),
+        lambda: terms.kl_k3(jnp.zeros((2, 2)), TWO),
+        lambda: terms.token_mean(jnp.zeros((2, 2)), jnp.ones(2, bool)),
+        lambda: terms.copg(TWO, jnp.zeros(3), 0.1),
+        lambda: terms.dpo(TWO, jnp.zeros(1)),
+    ],
+)
+def test_advantages_of_answers_do_not_pass_for_those_of_tokens(call):
+    """They would broadcast, over the wrong axis, where there are as many answers as tokens."""
+    with pytest.raises(AssertionError):
+        call()
