@@ -32,8 +32,9 @@ from metarl import checkpoint, optimizers, plot
 from metarl.checkpoint import Log
 from metarl.evaluate import over_runs
 from metarl.finetune import controllers, credit, policies, terms
+from metarl.finetune.batch import Batch
 from metarl.finetune.controllers import Controller
-from metarl.finetune.loop import Settings, finetune, success_rate
+from metarl.finetune.loop import Imitation, Judged, Settings, finetune, sft, success_rate
 from metarl.finetune.policies import SequencePolicy
 from metarl.meta import Meta, MetaState
 from metarl.sweep import side_by_side
@@ -208,6 +209,7 @@ class Way(NamedTuple):
     controller: Controller
     settings: Settings
     credit: credit.Credit
+    imitation: Imitation = sft
 
 
 def way(config: Config, arm: str) -> Way:
@@ -236,7 +238,8 @@ def way(config: Config, arm: str) -> Way:
         return Way(simple[arm], settings, given)
     if arm == "relift":
         size = config.num_demonstrations
-        return Way(controllers.success_gate(size), settings._replace(failures=size), given)
+        settings = settings._replace(failures=size, separate=True)
+        return Way(controllers.success_gate(size), settings, given, _with_entropy)
     if arm == "prefix_rft":
         shown = credit.prefix_group(config.group_size, lone="reward")
         return Way(controllers.prefix_schedule(), settings._replace(hybrid=True), shown)
@@ -250,6 +253,15 @@ def way(config: Config, arm: str) -> Way:
     if not arm.startswith("amft_entropy"):  # validation has its share of the answers
         settings = settings._replace(num_prompts=config.num_prompts - config.num_validation)
     return Way(controller, settings, given)
+
+
+def _dual_clip(x: Judged, batch: Batch, advantage: Array) -> Array:
+    return terms.dual_clip(x.log_prob, batch.old_log_prob, advantage)
+
+
+def _with_entropy(x: Judged) -> Array:
+    """ReLIFT's loss of demonstrations, with the coefficient of the paper's last version."""
+    return sft(x) + 1e-4 * terms.entropy_bonus(x.logits)
 
 
 def _training(config: Config, horizon: int) -> metarl.Levels:
@@ -278,7 +290,7 @@ def base(config: Config) -> Meta:
 
 def tuned(config: Config, arm: str, start: Params) -> Meta:
     """The runs of one arm, from the base policies `start` (leaves [num_seeds, ...])."""
-    controller, settings, given = way(config, arm)
+    controller, settings, given, imitation = way(config, arm)
 
     def make(params: Params) -> Meta:
         inner = finetune(
@@ -289,7 +301,8 @@ def tuned(config: Config, arm: str, start: Params) -> Meta:
             optimizer(config.learning_rate),
             given,
             settings,
-            reward=terms.dual_clip,
+            imitation=imitation,
+            reward=_dual_clip,
         )
         return _compose(config, inner, config.steps)
 

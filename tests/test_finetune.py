@@ -55,7 +55,6 @@ SIZES = Settings(num_prompts=4, group_size=4, num_demonstrations=8, num_validati
 
 
 def loop(controller, optimizer=None, settings=SIZES, task=None, **options):
-    options = {"reward": terms.ppo_clip, **options}
     optimizer = optax.sgd(0.5) if optimizer is None else optimizer
     credit = options.pop("credit", dr_grpo(settings.group_size))
     return finetune(POLICY, task or Echo(), POLICY.init, controller, optimizer, credit, settings, **options)
@@ -199,9 +198,7 @@ def test_at_its_bounds_a_step_is_pure_imitation_and_pure_reward_bit_for_bit(mu, 
     after = step_of(inner, newborn(inner), meta=meta)
     assert after.metrics["imitation_weight"] == mu and after.metrics["reward_weight"] == 1.0 - mu
     silent = (
-        {"reward": lambda log_prob, old, advantage: 0.0 * log_prob}
-        if mu
-        else {"imitation": lambda log_prob: 0.0 * log_prob}
+        {"reward": lambda x, batch, advantage: 0.0 * x.log_prob} if mu else {"imitation": lambda x: 0.0 * x.log_prob}
     )
     alone = loop(controllers.constant(mu), **silent)
     jax.tree.map(np.testing.assert_array_equal, after.lifetime.params, step_of(alone, newborn(alone)).lifetime.params)
@@ -247,6 +244,51 @@ def test_policies_learn_the_task(mu, least):
     assert fitness.mean() > least - 0.2
 
 
+def test_separate_optimizers_rest_while_their_weight_is_zero():
+    """ReLIFT: what imitation learns of the size of its gradients is not what reward learns of its own."""
+    settings, rate = SIZES._replace(separate=True), 0.01
+    for mu, moves in ((0.0, (0, 1)), (1.0, (1, 0)), (0.5, (1, 1))):
+        inner = loop(controllers.constant(mu), optax.adam(rate), settings)
+        tuning = newborn(inner)
+        after = step_of(inner, tuning).lifetime
+        assert tuple(int(state[0].count) for state in after.opt_state) == moves
+        size = max(
+            float(jnp.abs(x - y).max())
+            for x, y in zip(*map(jax.tree.leaves, (after.params, tuning.params)), strict=True)
+        )
+        assert size == pytest.approx(rate * sum(moves), rel=0.05)  # each is as long as Adam's first step
+
+
+TERMS = {
+    "dft": {"imitation": lambda x: terms.dft(x.log_prob)},
+    "asft": {"imitation": lambda x: terms.asft(x.logits, x.ref_logits, x.tokens, 0.1)},
+    "otr": {"imitation": lambda x: terms.otr(x.logits, x.tokens, x.tokens[..., None], -0.1)},
+    "entropy": {"imitation": lambda x: terms.sft(x.log_prob) + 0.01 * terms.entropy_bonus(x.logits)},
+    "reinforce": {"reward": lambda x, batch, advantage: terms.reinforce(x.log_prob, advantage)},
+    "kl": {
+        "reward": lambda x, batch, advantage: (
+            terms.ppo_clip(x.log_prob, batch.old_log_prob, advantage)
+            + 0.1 * terms.kl_k3(x.log_prob, terms.log_prob_of(x.ref_logits, x.tokens))
+        )
+    },
+    "nft": {
+        "reward": lambda x, batch, advantage: terms.nft(
+            x.log_prob, batch.old_log_prob, batch.reward[:, None], jnp.float32(0.5)
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_every_term_serves_in_a_step(term):
+    """On the first step the policy is the one that it began with: a divergence from it is 0, and so is its gradient."""
+    inner, plain = (loop(controllers.constant(0.5), **options) for options in (TERMS[term], {}))
+    tuning = newborn(inner)
+    after, usual = (jax.eval_shape(x.step, (), tuning, jax.random.key(0)) for x in (inner, plain))
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), usual)
+    jax.tree.map(np.testing.assert_array_equal, tuning.params, tuning.reference)
+
+
 def test_a_finished_training_is_frozen():
     inner = loop(controllers.constant(0.5))
     tuning = newborn(inner, horizon=1)
@@ -270,20 +312,24 @@ def test_problems_that_every_answer_fails_on_are_shown_once_enough_have_gathered
 
 
 def test_the_last_answer_of_a_group_goes_on_from_a_demonstration():
-    """Prefix-RFT on a task whose demonstrations say 3: with the whole prefix, its own tokens never count."""
-    settings = SIZES._replace(hybrid=True)
-    seen = []
+    """Prefix-RFT, on a task whose demonstrations say 3: two of the three tokens are forced on every fourth answer."""
 
-    def credit(batch):
-        seen.append(batch)
-        return prefix_group(4)(batch)
+    def code(x, batch, advantage):  # what the step saw, as a loss
+        threes = (batch.answers[:, :2] == 3).all(1)
+        hybrid = jnp.where(batch.prefix_length > 0, 100.0 * batch.prefix_length + threes, 0.0)  # 201 each
+        return (
+            jnp.broadcast_to(hybrid.reshape(4, 4) @ jnp.array([1e3, 1e3, 1e3, 1.0]), (3, 4)).mean() + 0.0 * x.log_prob
+        )
 
-    inner = loop(controllers.prefix_schedule(0.7, 0.7), settings=settings, task=Echo(says=3), credit=credit)
-    with jax.disable_jit():
-        inner.step((), newborn(inner), jax.random.key(0))
-    batch = seen[0]
-    np.testing.assert_array_equal(batch.prefix_length.reshape(4, 4), [[0, 0, 0, 2]] * 4)  # floor(0.7 * 3)
-    np.testing.assert_array_equal(batch.answers[3::4, :2], 3)
+    inner = loop(
+        controllers.prefix_schedule(0.7, 0.7),
+        settings=SIZES._replace(hybrid=True),
+        task=Echo(says=3),
+        credit=prefix_group(4),
+        reward=code,
+    )
+    metrics = step_of(inner, newborn(inner)).metrics
+    assert metrics["reward_loss"] == 201.0 and metrics["prefix_share"] == pytest.approx(0.7)
 
 
 # --- the meta-gradient --------------------------------------------------------------------------------------
@@ -368,13 +414,20 @@ def test_a_normalised_meta_gradient_is_a_cosine(optimizer):
     def after(meta, tuning):
         return inner.loss(meta, inner.step(meta, tuning, step_key).lifetime, loss_key)[0]
 
-    found = jax.jit(jax.grad(after))(meta, tuning)["logit"] / (0.3 * 0.7)
     raw = loop(amft, optimizer, settings._replace(normalise=False))
-    there = inner.step(meta, tuning, step_key).lifetime
-    gradient = jax.grad(lambda params: raw.loss(meta, there._replace(params=params), loss_key)[0])(there.params)
-    direction = jax.jacfwd(lambda x: raw.step({"logit": x}, tuning, step_key).lifetime.params)(meta["logit"])
-    cosine = optax.tree.vdot(gradient, direction) / (optax.tree.norm(gradient) * optax.tree.norm(direction))
-    assert found == pytest.approx(float(cosine), rel=1e-3) and -1.0 <= found <= 1.0
+
+    @jax.jit
+    def both(meta, tuning):
+        there = raw.step(meta, tuning, step_key).lifetime
+        gradient = jax.grad(lambda params: raw.loss(meta, there._replace(params=params), loss_key)[0])(there.params)
+        direction = jax.jvp(
+            lambda x: raw.step({"logit": x}, tuning, step_key).lifetime.params, (meta["logit"],), (jnp.ones(()),)
+        )[1]
+        size = optax.tree.norm(gradient) * optax.tree.norm(direction)
+        return jax.grad(after)(meta, tuning)["logit"], optax.tree.vdot(gradient, direction) / size
+
+    found, cosine = both(meta, tuning)
+    assert found / (0.3 * 0.7) == pytest.approx(float(cosine), rel=1e-3) and -1.0 <= cosine <= 1.0
 
 
 def test_more_steps_per_estimate_agree_with_one_step_at_one():

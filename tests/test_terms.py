@@ -34,7 +34,6 @@ def batch(**changes):
         "answers": jnp.arange(B * T, dtype=jnp.int32).reshape(B, T) % V,
         "mask": jnp.array(np.arange(T) < LENGTHS[:, None]),
         "old_log_prob": jnp.array(-np.abs(numbers[0])),
-        "ref_log_prob": jnp.array(-np.abs(numbers[1])),
         "reward": jnp.array([1.0, 0.0, 0.25, 0.0, 2.0, 1.0]),
         "prefix_length": jnp.array([0, 1, 1, 0, 2, 2], jnp.int32),
         "value": jnp.array(numbers[2]),
@@ -448,8 +447,8 @@ TERMS = {
     "nft": lambda x, b, a: terms.nft(
         terms.log_prob_of(x, b.answers), b.old_log_prob, (b.reward > 0.5)[:, None].astype(x.dtype), jnp.float32(0.5)
     ),
-    "kl_k1": lambda x, b, a: terms.kl_k1(terms.log_prob_of(x, b.answers), b.ref_log_prob),
-    "kl_k3": lambda x, b, a: terms.kl_k3(terms.log_prob_of(x, b.answers), b.ref_log_prob),
+    "kl_k1": lambda x, b, a: terms.kl_k1(terms.log_prob_of(x, b.answers), b.old_log_prob),
+    "kl_k3": lambda x, b, a: terms.kl_k3(terms.log_prob_of(x, b.answers), b.old_log_prob),
     "entropy_bonus": lambda x, b, a: terms.entropy_bonus(x),
 }
 
@@ -463,7 +462,6 @@ def corrupted(x):
     return x._replace(
         answers=spoil(x.answers, (x.answers + 1) % V),
         old_log_prob=spoil(x.old_log_prob, -9.0),
-        ref_log_prob=spoil(x.ref_log_prob, -40.0),
         value=spoil(x.value, 1e3),
         entropy=spoil(x.entropy, 50.0),
     )

@@ -20,7 +20,6 @@ class Batch(NamedTuple):
     answers: Array  # [B, T] int32
     mask: Array  # [B, T] bool, up to the token that ends the answer, which is included
     old_log_prob: Array  # [B, T] of the answer's tokens, under the policy that acted
-    ref_log_prob: Array  # [B, T] the same under the frozen reference
     reward: Array  # [B] of the whole answer
     prefix_length: Array  # [B] int32: 0 on policy; T, or the answer's length, for a demonstration
     value: Array | None = None  # [B, T] what the critic expects before each token, if there is one

@@ -10,7 +10,7 @@ enters where two finished gradients are added up.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from metarl.finetune import terms
 from metarl.finetune.batch import Batch
 from metarl.finetune.controllers import Controller, Signals, Weights
 from metarl.finetune.credit import Credit, by_group
-from metarl.finetune.policies import Samples, SequencePolicy, evaluate_answers, sample, until_end
+from metarl.finetune.policies import SequencePolicy, answer_logits, evaluate_answers, of_logits, sample, until_end
 from metarl.meta import InnerLoop, Update, select
 from metarl.types import Array, Key, Level, MetaParams, Metrics, Params, Progress, PyTree, TokenTask
 
@@ -36,11 +36,37 @@ class Tuning(NamedTuple):
     """A policy that is being tuned, one lifetime."""
 
     params: Params
+    reference: Params  # those that it began with
     opt_state: PyTree
     controller: PyTree
     failures: Failures | tuple[()]
     level: Level  # its horizon is the training's length; it has no other parameters
     step: Array  # () int32, training steps so far
+
+
+class Judged(NamedTuple):
+    """What the policy says now of answers or demonstrations: what terms are made of. Leaves [B, T, ...]."""
+
+    tokens: Array  # int32
+    mask: Array  # bool, up to and including the first end
+    logits: Array  # [B, T, V]
+    log_prob: Array  # 0 after the end
+    entropy: Array  # 0 after the end
+    ref_logits: Array  # [B, T, V] of the policy that the training began with; constant
+
+
+Imitation = Callable[[Judged], Array]  # losses [B, T] of demonstrations
+Reward = Callable[[Judged, Batch, Array], Array]  # losses [B, T] of answers with these advantages [B, T]
+
+
+def sft(x: Judged) -> Array:
+    """Cross-entropy."""
+    return terms.sft(x.log_prob)
+
+
+def ppo_clip(x: Judged, batch: Batch, advantage: Array) -> Array:
+    """PPO's clipped objective."""
+    return terms.ppo_clip(x.log_prob, batch.old_log_prob, advantage)
 
 
 class Settings(NamedTuple):
@@ -55,6 +81,7 @@ class Settings(NamedTuple):
     normalise: bool = True  # meta-gradient as a cosine, see `finetune`
     hybrid: bool = False  # the last answer of each group goes on from a demonstration (Prefix-RFT)
     failures: int = 0  # demonstrations are of so many problems that the policy failed on (ReLIFT), not fresh ones
+    separate: bool = False  # imitation and reward have optimizers of their own, which rest while their weight is 0
 
 
 def finetune(
@@ -67,17 +94,17 @@ def finetune(
     settings: Settings = Settings(),  # noqa: B008
     *,
     validation: TokenTask | None = None,
-    imitation: Callable[[Array], Array] = terms.sft,
-    reward: Callable[[Array, Array, Array], Array] = terms.ppo_clip,
+    imitation: Imitation = sft,
+    reward: Reward = ppo_clip,
     reduce: Callable[[Array, Array], Array] = terms.token_mean,
 ) -> InnerLoop:
     """Tunes `policy`, from the parameters `start(key)`, on `task`; its answers are judged by `task.verify`.
 
     One step: `settings.num_prompts` problems, `group_size` answers to each with advantages by `credit`, and
-    `num_demonstrations` demonstrations. `imitation(log_prob)` and `reward(log_prob, old_log_prob, advantage)` give the
-    losses of tokens, `reduce(loss, mask)` one number of them. The policy follows the gradient of the sum that the
-    controller weighs with `optimizer`, which must have finite derivatives (`metarl.optimizers`) for a controller with a
-    meta-parameter.
+    `num_demonstrations` demonstrations. `imitation` and `reward` give the losses of tokens, from the terms of
+    `metarl.finetune.terms`, `reduce(loss, mask)` one number of them. The policy follows the gradient of the sum that
+    the controller weighs with `optimizer`, which must have finite derivatives (`metarl.optimizers`) for a controller
+    with a meta-parameter.
 
     The meta-objective is the utility of the updated policy on fresh problems of `validation` (default `task`): its
     expected reward, estimated by REINFORCE with the mean of each group as baseline, or minus its cross-entropy on
@@ -104,8 +131,11 @@ def finetune(
             raise ValueError(f"the task has {place.num_tokens} tokens, but the policy {policy.num_tokens}")
     learns = bool(jax.tree.leaves(jax.eval_shape(controller.init_meta)))
 
-    def log_probs(params: Params, prompts: Array, answers: Array) -> Samples:
-        return evaluate_answers(policy, params, prompts, answers, task.end)
+    def judge(params: Params, reference: Params, prompts: Array, answers: Array) -> Judged:
+        logits = answer_logits(policy, params, prompts, answers)
+        found = of_logits(logits, answers, until_end(answers, task.end))
+        ref_logits = jax.lax.stop_gradient(answer_logits(policy, reference, prompts, answers))
+        return Judged(answers, found.mask, logits, found.log_prob, found.entropy, ref_logits)
 
     def answer(place: TokenTask, params: Params, problems: PyTree, key: Key, **prefix: Array) -> tuple[Batch, Array]:
         """One answer to each of `problems` (leaves [B, ...]) and its reward; and whether it is correct [B]."""
@@ -118,7 +148,6 @@ def finetune(
             answers=drawn.tokens,
             mask=drawn.mask,
             old_log_prob=drawn.log_prob,
-            ref_log_prob=drawn.log_prob,
             reward=verdict.reward,
             prefix_length=prefix.get("prefix_length", jnp.zeros(len(prompts), jnp.int32)),
             entropy=drawn.entropy,
@@ -133,13 +162,14 @@ def finetune(
         keys = jax.random.split(key, len(jax.tree.leaves(problems)[0]))
         return jax.vmap(place.prompt)(problems), jax.vmap(place.demonstrate)(keys, problems)
 
-    def imitation_loss(params: Params, prompts: Array, answers: Array) -> Array:
-        found = log_probs(params, prompts, answers)
-        return reduce(imitation(found.log_prob), found.mask)
+    def imitation_loss(params: Params, reference: Params, prompts: Array, answers: Array) -> tuple[Array, Array]:
+        """And the cross-entropy."""
+        found = judge(params, reference, prompts, answers)
+        return reduce(imitation(found), found.mask), terms.token_mean(terms.sft(found.log_prob), found.mask)
 
-    def reward_loss(params: Params, batch: Batch) -> Array:
-        found = log_probs(params, batch.tokens, batch.answers)
-        return reduce(reward(found.log_prob, batch.old_log_prob, credit(batch)), batch.mask)
+    def reward_loss(params: Params, reference: Params, batch: Batch) -> Array:
+        found = judge(params, reference, batch.tokens, batch.answers)
+        return reduce(reward(found, batch, credit(batch)), found.mask)
 
     def prefixes(problems: PyTree, share: Array, key: Key) -> dict[str, Array]:
         """Of the last answer of each group: the first `share` of a demonstration."""
@@ -158,7 +188,10 @@ def finetune(
         failures: Failures | tuple[()] = ()
         if settings.failures:
             failures = Failures(problems_of(task, key, settings.failures), jnp.int32(0))
-        return Tuning(params, optimizer.init(params), controller.init(), failures, level, jnp.int32(0))
+        opt_state = optimizer.init(params)
+        if settings.separate:
+            opt_state = (opt_state, opt_state)
+        return Tuning(params, params, opt_state, controller.init(), failures, level, jnp.int32(0))
 
     def step(meta_params: MetaParams, tuning: Tuning, key: Key) -> Update:
         problem_key, demo_problem_key, demo_key, prefix_key, sample_key = jax.random.split(key, 5)
@@ -179,8 +212,11 @@ def finetune(
         shown = demonstrations(task, shown_problems, demo_key)
 
         # 2. where imitation and reward would take it
-        imitates, imitation_gradient = jax.value_and_grad(imitation_loss)(params, *shown)
-        rewards, reward_gradient = jax.value_and_grad(reward_loss)(params, batch)
+        reference = tuning.reference
+        (imitates, unlike), imitation_gradient = jax.value_and_grad(imitation_loss, has_aux=True)(
+            params, reference, *shown
+        )
+        rewards, reward_gradient = jax.value_and_grad(reward_loss)(params, reference, batch)
 
         # 3. how much of each
         own = batch.prefix_length == 0
@@ -189,15 +225,19 @@ def finetune(
                 progress,
                 entropy=terms.token_mean(batch.entropy, batch.mask & own[:, None]),
                 success=(correct & own).sum() / own.sum(),
-                imitation_loss=imitates,
+                imitation_loss=unlike,
                 failures=missed,
             )
         )
         weights = controller.weights(meta_params, tuning.controller, signals)
 
         def updates(imitation: Array, reward: Array) -> tuple[Params, PyTree]:
-            gradient = jax.tree.map(lambda i, r: imitation * i + reward * r, imitation_gradient, reward_gradient)
-            return optimizer.update(gradient, tuning.opt_state, params)
+            if not settings.separate:
+                gradient = jax.tree.map(lambda i, r: imitation * i + reward * r, imitation_gradient, reward_gradient)
+                return optimizer.update(gradient, tuning.opt_state, params)
+            own = zip((imitation, reward), (imitation_gradient, reward_gradient), tuning.opt_state, strict=True)
+            parts = [_unless_zero(weight, optimizer.update, gradient, state) for weight, gradient, state in own]
+            return jax.tree.map(jnp.add, *(moves for moves, _ in parts)), tuple(state for _, state in parts)
 
         if learns and settings.normalise:
             weights = _unit_effect(updates, weights)
@@ -208,7 +248,13 @@ def finetune(
         if isinstance(failures, Failures):
             failures = _remember(failures, problems, correct, settings.group_size)
             failures = failures._replace(gathered=jnp.where(weights.imitation > 0.0, 0, failures.gathered))
-        older = Tuning(optax.apply_updates(params, moves), opt_state, state, failures, tuning.level, tuning.step + 1)
+        older = tuning._replace(
+            params=optax.apply_updates(params, moves),
+            opt_state=opt_state,
+            controller=state,
+            failures=failures,
+            step=tuning.step + 1,
+        )
         frozen = done(tuning)
         metrics = {
             "success": signals.success,
@@ -233,7 +279,7 @@ def finetune(
             shown = demonstrations(held_in, problems_of(held_in, problem_key, settings.num_validation), sample_key)
 
             def surrogate(params: Params) -> Array:
-                found = log_probs(params, *shown)
+                found = evaluate_answers(policy, params, *shown, task.end)
                 return terms.token_mean(terms.sft(found.log_prob), found.mask)
 
             utility = -surrogate(place)
@@ -243,7 +289,7 @@ def finetune(
             advantage = by_group(lambda x: x - x.mean(), settings.group_size)(batch.reward)
 
             def surrogate(params: Params) -> Array:
-                found = log_probs(params, batch.tokens, batch.answers)
+                found = evaluate_answers(policy, params, batch.tokens, batch.answers, task.end)
                 return -(advantage * terms.of_answer(found.log_prob, found.mask)).mean()
 
             utility = batch.reward.mean()
@@ -265,6 +311,13 @@ def finetune(
         return tuning.step >= tuning.level.horizon
 
     return InnerLoop(init_meta, init, step, loss, fitness, done)
+
+
+def _unless_zero(weight: Array, update: Callable[..., tuple[Params, PyTree]], gradient: Params, state: PyTree) -> Any:
+    """An optimizer's step along `weight * gradient`; where the weight is 0, none, and its state stays."""
+    moves, after = update(jax.tree.map(lambda g: weight * g, gradient), state)
+    rests = weight == 0.0
+    return select(rests, jax.tree.map(jnp.zeros_like, moves), moves), select(rests, state, after)
 
 
 def _unit_effect(updates: Callable[[Array, Array], tuple[Params, PyTree]], weights: Weights) -> Weights:

@@ -128,7 +128,7 @@ def sample(
         # arg max (logits / temperature + noise), but defined at 0
         tokens = jnp.argmax(logits + temperature * noise, -1).astype(jnp.int32)
         tokens = jnp.where(forced, prefix, tokens)
-        return _samples(logits, jnp.where(alive, tokens, end), alive)
+        return of_logits(logits, jnp.where(alive, tokens, end), alive)
 
     def step(carry: tuple[PyTree, Array, Array], x: tuple[Array, Array, Array]) -> tuple[Any, Samples]:
         cache, tokens, alive = carry
@@ -163,7 +163,7 @@ def evaluate_answers(policy: SequencePolicy, params: Params, prompts: Array, ans
     Differentiable in `params`. Raises ValueError as `answer_logits` does, and for an `end` that is no token.
     """
     _check_end(policy, end)
-    return _samples(answer_logits(policy, params, prompts, answers), answers, until_end(answers, end))
+    return of_logits(answer_logits(policy, params, prompts, answers), answers, until_end(answers, end))
 
 
 def until_end(tokens: Array, end: int) -> Array:
@@ -172,7 +172,7 @@ def until_end(tokens: Array, end: int) -> Array:
     return jnp.cumsum(ends, axis=-1) - ends == 0
 
 
-def _samples(logits: Array, tokens: Array, mask: Array) -> Samples:
+def of_logits(logits: Array, tokens: Array, mask: Array) -> Samples:
     """Log-probability and entropy of `tokens` [...] under `logits` [..., V], zero outside `mask` [...]."""
     log_probs = jax.nn.log_softmax(logits)
     log_prob = jnp.take_along_axis(log_probs, tokens[..., None], axis=-1)[..., 0]
