@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -349,18 +349,21 @@ def part(config: Config, directory: Path, name: str, meta: Meta, steps: int) -> 
     return jax.tree.map(lambda x: x[:, 0], state.lifetimes.params), log
 
 
-def examine(config: Config, params: Params) -> dict[str, np.ndarray]:
-    """Success [num_seeds] of each policy (leaves [num_seeds, ...]) on each kind of problems, and sampled answers'."""
+def examiner(config: Config) -> Callable[[Params], dict[str, np.ndarray]]:
+    """Gives the success [num_seeds] of policies (leaves [num_seeds, ...]) on each kind of problems, greedy and sampled.
+
+    Every kind is compiled once, for all arms.
+    """
     learner, key, count = policy(config), jax.random.key(HELD_OUT - 1), 2 * config.eval_problems
 
-    def rate(task: TokenTask, temperature: float) -> np.ndarray:
-        one = partial(success_rate, learner, task, key=key, count=count, temperature=temperature)
-        return np.asarray(jax.jit(jax.vmap(lambda p: one(params=p)))(params))
+    def rate(task: TokenTask, temperature: float) -> Callable[[Params], Array]:
+        return jax.jit(jax.vmap(lambda params: success_rate(learner, task, params, key, count, temperature)))
 
     questions = tasks(config).questions
-    found = {name: rate(task, 0.0) for name, task in questions.items()}
+    exams = {name: rate(task, 0.0) for name, task in questions.items()}
     first, task = next(iter(questions.items()))
-    return {**found, f"{first}, sampled": rate(task, 1.0)}
+    exams[f"{first}, sampled"] = rate(task, 1.0)
+    return lambda params: {name: np.asarray(exam(params)) for name, exam in exams.items()}
 
 
 def steps_to_goal(log: Log) -> list[int | None]:
@@ -377,10 +380,11 @@ def main(argv: list[str] | None = None) -> None:
         if directory.exists() and any(directory.iterdir()) and not config.resume:
             raise FileExistsError(f"{directory} is not empty: give resume to go on with it, or another directory")
         start, _ = part(config, directory, "base", base(config), config.base_steps)
-        found, logs = {"base": examine(config, start)}, dict[str, Log]()
+        examine = examiner(config)
+        found, logs = {"base": examine(start)}, dict[str, Log]()
         for arm in config.arms:
             params, logs[arm] = part(config, directory, arm, tuned(config, arm, start), config.steps)
-            found[arm] = examine(config, params)
+            found[arm] = examine(params)
         report = {name: {x: over_runs(jnp.asarray(values)) for x, values in row.items()} for name, row in found.items()}
         cli.show_intervals(report, "arm", "share of problems solved")
         cli.write_json(
