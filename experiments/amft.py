@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -264,10 +263,6 @@ def _with_entropy(x: Judged) -> Array:
     return sft(x) + 1e-4 * terms.entropy_bonus(x.logits)
 
 
-def _training(config: Config, horizon: int) -> metarl.Levels:
-    return Levels(None, lambda key: Level((), jnp.int32(horizon + 1)))  # type: ignore[arg-type]
-
-
 def base(config: Config) -> Meta:
     """Supervised learning from nothing, one policy per seed."""
     settings = Settings(num_prompts=1, group_size=2, num_demonstrations=config.base_batch)
@@ -310,13 +305,19 @@ def tuned(config: Config, arm: str, start: Params) -> Meta:
 
 
 def _compose(config: Config, inner: metarl.InnerLoop, horizon: int) -> Meta:
+    training = Levels(None, lambda key: Level((), jnp.int32(horizon + 1)))  # type: ignore[arg-type]
     return metarl.compose(
         inner,
         metarl.estimators.backprop(1),
         optax.sgd(config.meta_rate),
-        metarl.curricula.uniform(_training(config, horizon)),
+        metarl.curricula.uniform(training),
         num_lifetimes=1,
     )
+
+
+def _policies(state: MetaState) -> Params:
+    """Leaves [num_seeds, ...]: those of the only lifetime of each seed."""
+    return jax.tree.map(lambda x: x[:, 0], state.lifetimes.params)
 
 
 def _watched(config: Config, meta: Meta) -> Meta:
@@ -329,9 +330,11 @@ def _watched(config: Config, meta: Meta) -> Meta:
 
     def step(state: MetaState, key: Key) -> tuple[MetaState, Metrics]:
         state, metrics = meta.step(state, key)
-        params = jax.tree.map(lambda x: x[:, 0], state.lifetimes.params)  # of the only lifetime of each seed
         held_out = jax.lax.cond(
-            state.step % config.eval_every == 0, look, lambda params: jnp.full(config.num_seeds, jnp.nan), params
+            state.step % config.eval_every == 0,
+            look,
+            lambda params: jnp.full(config.num_seeds, jnp.nan),
+            _policies(state),
         )
         return state, {**metrics, "held_out": held_out}
 
@@ -341,12 +344,12 @@ def _watched(config: Config, meta: Meta) -> Meta:
 def part(config: Config, directory: Path, name: str, meta: Meta, steps: int) -> tuple[Params, Log]:
     """One run of the comparison, with its own files; the trained policies (leaves [num_seeds, ...]) and its log."""
     place = directory / name
-    started = bool(checkpoint.steps(place)) if place.exists() else False
+    started = bool(checkpoint.steps(place))
     own = dataclasses.replace(
         config, arms=(name,) if name in config.arms else (), directory=str(place), steps=steps, resume=started
     )
     state, log = cli.run(meta, own, curves=CURVES)
-    return jax.tree.map(lambda x: x[:, 0], state.lifetimes.params), log
+    return _policies(state), log
 
 
 def examiner(config: Config) -> Callable[[Params], dict[str, np.ndarray]]:
@@ -376,7 +379,7 @@ def steps_to_goal(log: Log) -> list[int | None]:
 def main(argv: list[str] | None = None) -> None:
     config = cli.parse(Config, PRESETS, argv)
     with cli.clean_exit():
-        directory = Path(config.directory or f"runs/amft-{datetime.now():%Y%m%d-%H%M%S}-seed{config.seed}")
+        directory = cli.run_directory(config.directory, "amft", config.seed)
         if directory.exists() and any(directory.iterdir()) and not config.resume:
             raise FileExistsError(f"{directory} is not empty: give resume to go on with it, or another directory")
         start, _ = part(config, directory, "base", base(config), config.base_steps)

@@ -117,7 +117,7 @@ def run(
     printed, drawn in `report.png` and added to `results.json`, and `score` says what its numbers are. Whoever stops the
     report finds all else in place, and resuming the finished run repeats it.
     """
-    directory = Path(config.directory or _new_directory(config))
+    directory = run_directory(config.directory, Path(sys.argv[0]).stem or "run", config.seed)
     check_directory(directory, config.resume)
     sinks: list[Sink] = [CSV(directory / "metrics.csv"), Progress(config.steps, curves or ())]
     if config.tensorboard:
@@ -160,6 +160,12 @@ def run(
             plot.intervals(rows, directory / "report.png", score)
     print(f"results in {directory}", file=sys.stderr)
     return state, log
+
+
+def run_directory(directory: str, name: str, seed: int | None = None) -> Path:
+    """Where files go: `directory`, or if it is empty a new one under runs/, called after `name`, time and seed."""
+    named = f"{name}-{datetime.now():%Y%m%d-%H%M%S}" + ("" if seed is None else f"-seed{seed}")
+    return Path(directory or Path("runs") / named)
 
 
 def one_device_per_core() -> None:
@@ -281,11 +287,6 @@ def one_line_errors() -> Iterator[None]:
             _fail(ValueError(" ".join(message[:rule]) + " (see --help)"), 2)
         raise
     sys.stderr.write(printed.getvalue())
-
-
-def _new_directory(config: Run) -> Path:
-    name = Path(sys.argv[0]).stem or "run"
-    return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}-seed{config.seed}"
 
 
 def hardware() -> dict[str, Any]:

@@ -122,21 +122,25 @@ def features(levels: Level) -> Metrics:
     return means
 
 
+def chosen(state: MetaState) -> Metrics:
+    """What levels the agents live on, and what the buffer, if there is one, is and does."""
+    buffer = replay_metrics(state.curriculum) if isinstance(state.curriculum, Buffer) else {}
+    return {**buffer, **features(state.lifetimes.level)}
+
+
 def logged(meta: Meta) -> Meta:
-    """`meta`, whose metrics also tell what levels the agents live on, and what the buffer is and does."""
+    """`meta`, whose metrics also have `chosen`."""
 
     def step(state: MetaState, key: Key) -> tuple[MetaState, Metrics]:
         state, metrics = meta.step(state, key)
-        chosen = replay_metrics(state.curriculum) if isinstance(state.curriculum, Buffer) else {}
-        return state, {**metrics, **chosen, **features(state.lifetimes.level)}
+        return state, {**metrics, **chosen(state)}
 
     return Meta(meta.init, step)
 
 
 def curves(meta: Meta) -> tuple[str, ...]:
-    """Those of `CURVES` that `meta` logs."""
-    key = jax.random.key(0)
-    metrics = jax.eval_shape(meta.step, jax.eval_shape(meta.init, key), key)[1]
+    """Those of `CURVES` that `meta`, which is `logged`, logs. Traces its `init`, but no step."""
+    metrics = jax.eval_shape(chosen, jax.eval_shape(meta.init, jax.random.key(0)))
     return tuple(name for name in CURVES if name in metrics)
 
 

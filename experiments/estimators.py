@@ -25,7 +25,6 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -363,8 +362,7 @@ def main(argv: list[str] | None = None) -> None:
     with cli.clean_exit():
         with cli.one_line_errors():
             config = tyro.cli(Config, args=argv, description=__doc__)
-        name = f"estimators-{datetime.now():%Y%m%d-%H%M%S}-seed{config.seed}"
-        directory = Path(config.directory or Path("runs") / name)
+        directory = cli.run_directory(config.directory, "estimators", config.seed)
         check_directory(directory, resume=False)
         results = bake_off(config, envs.make(config.levels, config.horizon))
         show(results)

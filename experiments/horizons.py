@@ -12,7 +12,6 @@ import importlib
 import pkgutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -187,7 +186,7 @@ def main(argv: list[str] | None = None) -> None:
         cli.one_device_per_core()
         rules = [load(run) for run in options.runs]
         groups = group(rules)
-        directory = Path(options.directory or f"runs/horizons-{datetime.now():%Y%m%d-%H%M%S}")
+        directory = cli.run_directory(options.directory, "horizons")
         directory.mkdir(parents=True, exist_ok=True)  # before hours of work, not after
         write(compare(options, groups, envs.make(rules[0].config.levels)), directory, _trained_range(rules))
         print(f"results in {directory}", file=sys.stderr)

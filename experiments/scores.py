@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -108,7 +106,7 @@ def main(argv: list[str] | None = None) -> None:
         optimum = envs.optimal_return(levels.env)
         if optimum is None:
             raise ValueError(f"levels must be some whose optimal return is known, got {name!r}")
-        directory = Path(options.directory or f"runs/scores-{datetime.now():%Y%m%d-%H%M%S}")
+        directory = cli.run_directory(options.directory, "scores")
         directory.mkdir(parents=True, exist_ok=True)
         inner = rule.inner_loop(levels)
         params = horizons.meta_params(inner, rule)

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from datetime import datetime
-from pathlib import Path
 
 import tyro
 
@@ -61,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
         cli.one_device_per_core()
         levels = {name: envs.make(name) for name in options.levels}
         horizons.group([horizons.load(run) for run in options.runs], SHARED)  # fails before hours of work, not after
-        directory = Path(options.directory or f"runs/transfer-{datetime.now():%Y%m%d-%H%M%S}")
+        directory = cli.run_directory(options.directory, "transfer")
         directory.mkdir(parents=True, exist_ok=True)
         report: dict[str, dict[str, Interval]] = {}
         for place, those in levels.items():

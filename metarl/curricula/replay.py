@@ -99,7 +99,7 @@ def replay(
         order = jnp.argsort(-(free + jax.random.gumbel(order_key, (capacity,))))
         wishes = needed & jax.random.bernoulli(replay_key, probability, (count,))
         turn = jnp.cumsum(wishes) - 1
-        ready = (buffer.filled & ~jnp.isnan(buffer.score)).sum() >= warm_up
+        ready = has_score(buffer).sum() >= warm_up
         replays = wishes & ready & (turn < jnp.isfinite(free).sum())
         slot = jnp.where(replays, order[turn], capacity)
         active = buffer.active.at[slot].set(True, mode="drop")
@@ -161,6 +161,11 @@ def replay(
     return Curriculum(init, sample, update)
 
 
+def has_score(buffer: Buffer) -> Array:
+    """[capacity] bool, the levels that may be replayed when nobody lives on them."""
+    return buffer.filled & ~jnp.isnan(buffer.score)
+
+
 def log_priorities(
     buffer: Buffer,
     prioritisation: Prioritisation = "rank",
@@ -171,7 +176,7 @@ def log_priorities(
 
     -inf for levels without a score; all of it if there is none.
     """
-    scored = buffer.filled & ~jnp.isnan(buffer.score)
+    scored = has_score(buffer)
     if prioritisation == "rank":
         descending = jnp.where(scored, -buffer.score, jnp.inf)
         rank = jnp.searchsorted(jnp.sort(descending), descending) + 1  # equal scores have equal ranks
@@ -210,7 +215,7 @@ def fingerprint(levels: Level) -> Array:
 
 def replay_metrics(buffer: Buffer) -> Metrics:
     """What the buffer is and does: its levels, their scores, and how many lifetimes are replays and edits."""
-    scored = buffer.filled & ~jnp.isnan(buffer.score)
+    scored = has_score(buffer)
     scores = jnp.where(scored, buffer.score, jnp.nan)
     low, middle, high = jnp.nanquantile(scores, jnp.array([0.1, 0.5, 0.9]))
     return {

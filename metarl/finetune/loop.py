@@ -19,7 +19,7 @@ import optax
 from metarl.finetune import terms
 from metarl.finetune.batch import Batch
 from metarl.finetune.controllers import Controller, Signals, Weights
-from metarl.finetune.credit import Credit, by_group
+from metarl.finetune.credit import Credit, by_group, centred
 from metarl.finetune.policies import SequencePolicy, answer_logits, evaluate_answers, of_logits, sample, until_end
 from metarl.meta import InnerLoop, Update, select
 from metarl.types import Array, Key, Level, MetaParams, Metrics, Params, Progress, PyTree, TokenTask
@@ -286,7 +286,7 @@ def finetune(
         else:
             problems = problems_of(held_in, problem_key, settings.num_validation, settings.group_size)
             batch, _ = answer(held_in, place, problems, sample_key)
-            advantage = by_group(lambda x: x - x.mean(), settings.group_size)(batch.reward)
+            advantage = by_group(centred, settings.group_size)(batch.reward)
 
             def surrogate(params: Params) -> Array:
                 found = evaluate_answers(policy, params, batch.tokens, batch.answers, task.end)
@@ -303,9 +303,7 @@ def finetune(
         return slope - utility, (tuning, metrics)
 
     def fitness(meta_params: MetaParams, tuning: Tuning, key: Key) -> Array:
-        problem_key, sample_key = jax.random.split(key)
-        _, correct = answer(held_in, tuning.params, problems_of(held_in, problem_key, settings.num_prompts), sample_key)
-        return correct.mean()
+        return success_rate(policy, held_in, tuning.params, key, settings.num_prompts, settings.temperature)
 
     def done(tuning: Tuning) -> Array:
         return tuning.step >= tuning.level.horizon
