@@ -33,7 +33,7 @@ from metarl.evaluate import over_runs
 from metarl.finetune import controllers, credit, policies, terms
 from metarl.finetune.batch import Batch
 from metarl.finetune.controllers import Controller
-from metarl.finetune.loop import Imitation, Judged, Settings, finetune, sft, success_rate
+from metarl.finetune.loop import Critic, Imitation, Judged, Settings, finetune, sft, success_rate
 from metarl.finetune.policies import SequencePolicy
 from metarl.meta import Meta, MetaState
 from metarl.sweep import side_by_side
@@ -42,6 +42,7 @@ from metarl.types import Array, Key, Level, Levels, Metrics, Params, TokenTask
 Arm = Literal[
     "sft",
     "rl",
+    "ppo",
     "sft_rl",
     "fixed_02",
     "fixed_05",
@@ -68,7 +69,7 @@ class Config(cli.Run):
     task: Literal["countdown", "general_points"] = "countdown"
     """Countdown with three numbers and targets up to 20, or General Points with J = Q = K = 10. The base policy learns
     from more: two to four numbers and targets up to 30, and the eight rules of the diverse set."""
-    arms: tuple[Arm, ...] = ("sft", "rl", "sft_rl", "fixed_05", "cosine", "amft")
+    arms: tuple[Arm, ...] = ("sft", "rl", "sft_rl", "fixed_02", "fixed_05", "fixed_08", "cosine", "amft", "amft_meta")
     """What is compared."""
     num_seeds: int = 3
     """Base policies, and runs of each arm."""
@@ -76,7 +77,7 @@ class Config(cli.Run):
     """The policy."""
     width: int = 64
     """Of the policy."""
-    base_steps: int = 400
+    base_steps: int = 1200
     """Steps of supervised learning that make the base policy."""
     base_batch: int = 128
     """Demonstrations in each of them."""
@@ -92,9 +93,11 @@ class Config(cli.Run):
     """Problems on which AMFT measures the utility of a step."""
     learning_rate: float = 3e-4
     """Adam's learning rate in the arms."""
-    meta_rate: float = 0.05
+    critic_learning_rate: float = 1e-3
+    """PPO: Adam's learning rate for the critic."""
+    meta_rate: float = 3.0
     """AMFT: step size of the weight's logit along the normalised meta-gradient."""
-    entropy_rate: float = 1.0
+    entropy_rate: float = 0.3
     """AMFT: how much a nat of entropy counts, compared with a meta-gradient of cosine 1."""
     servo_rate: float = 0.02
     """Entropy servo: change of the weight per nat."""
@@ -104,7 +107,7 @@ class Config(cli.Run):
     """AMFT, entropy servo: steps of imitation before."""
     utility: Literal["reward", "cross_entropy"] = "reward"
     """AMFT: what the meta-gradient climbs."""
-    eval_every: int = 10
+    eval_every: int = 20
     """Steps between two looks at held-out problems."""
     eval_problems: int = 256
     """Problems of each look, and twice as many of each at the end."""
@@ -112,7 +115,7 @@ class Config(cli.Run):
     def __post_init__(self) -> None:
         super().__post_init__()
         counts = ("width", "base_steps", "base_batch", "num_prompts", "num_demonstrations")
-        rates = ("base_learning_rate", "learning_rate", "meta_rate")
+        rates = ("base_learning_rate", "learning_rate", "critic_learning_rate", "meta_rate")
         cli.check(
             self,
             positive=(*counts, "num_validation", "eval_every", "eval_problems", *rates),
@@ -132,8 +135,8 @@ class Config(cli.Run):
 
 
 PRESETS = {
-    "quick": Config(steps=150),
-    "small": Config(steps=300, num_seeds=5, arms=get_args(Arm)),
+    "quick": Config(steps=400),
+    "small": Config(steps=400, num_seeds=5, arms=get_args(Arm)),
     "full": Config(
         task="general_points",
         steps=500,
@@ -188,13 +191,13 @@ def tasks(config: Config) -> Tasks:
     )
 
 
-def policy(config: Config) -> SequencePolicy:
-    """The policy that everybody trains."""
+def policy(config: Config, outputs: int | None = None) -> SequencePolicy:
+    """The policy that everybody trains; with one output, a critic like it."""
     task = tasks(config).train
     if config.network == "gru":
-        return policies.gru(task.num_tokens, config.width)
+        return policies.gru(task.num_tokens, config.width, outputs)
     longest = task.prompt_length + task.answer_length
-    return policies.transformer(task.num_tokens, config.width, max_length=longest)
+    return policies.transformer(task.num_tokens, config.width, max_length=longest, outputs=outputs)
 
 
 def optimizer(learning_rate: float) -> optax.GradientTransformation:
@@ -209,6 +212,7 @@ class Way(NamedTuple):
     settings: Settings
     credit: credit.Credit
     imitation: Imitation = sft
+    critic: Critic | None = None
 
 
 def way(config: Config, arm: str) -> Way:
@@ -220,7 +224,7 @@ def way(config: Config, arm: str) -> Way:
         num_validation=config.num_validation,
         utility=config.utility,
     )
-    given = credit.dr_grpo(config.group_size)
+    given = credit.grpo(config.group_size)
     simple: dict[str, Controller] = {
         "sft": controllers.constant(1.0),
         "rl": controllers.constant(0.0),
@@ -235,6 +239,9 @@ def way(config: Config, arm: str) -> Way:
     }
     if arm in simple:
         return Way(simple[arm], settings, given)
+    if arm == "ppo":
+        judge = Critic(policy(config, outputs=1), optimizer(config.critic_learning_rate))
+        return Way(controllers.constant(0.0), settings, credit.gae(), critic=judge)
     if arm == "relift":
         size = config.num_demonstrations
         settings = settings._replace(failures=size, separate=True)
@@ -285,7 +292,7 @@ def base(config: Config) -> Meta:
 
 def tuned(config: Config, arm: str, start: Params) -> Meta:
     """The runs of one arm, from the base policies `start` (leaves [num_seeds, ...])."""
-    controller, settings, given, imitation = way(config, arm)
+    controller, settings, given, imitation, critic = way(config, arm)
 
     def make(params: Params) -> Meta:
         inner = finetune(
@@ -296,6 +303,7 @@ def tuned(config: Config, arm: str, start: Params) -> Meta:
             optimizer(config.learning_rate),
             given,
             settings,
+            critic=critic,
             imitation=imitation,
             reward=_dual_clip,
         )

@@ -13,9 +13,10 @@ import metarl
 from metarl import optimizers
 from metarl.finetune import controllers, terms
 from metarl.finetune.controllers import Signals
-from metarl.finetune.credit import dr_grpo, prefix_group
-from metarl.finetune.loop import Settings, finetune, success_rate
+from metarl.finetune.credit import dr_grpo, gae, prefix_group
+from metarl.finetune.loop import Critic, Settings, finetune, success_rate
 from metarl.finetune.policies import gru
+from metarl.sweep import side_by_side
 from metarl.types import Level, Progress, Verdict
 
 END = 0
@@ -223,10 +224,16 @@ def test_a_step_follows_the_weighted_sum_of_both_gradients():
     )
 
 
-@pytest.mark.parametrize(("mu", "least"), [(0.0, 0.6), (0.5, 0.95), (1.0, 0.95)])
-def test_policies_learn_the_task(mu, least):
+ACTOR_CRITIC = {"credit": gae(), "critic": Critic(gru(4, width=8, outputs=1), optax.adam(0.03))}
+
+
+@pytest.mark.parametrize(
+    ("mu", "options", "least"), [(0.0, {}, 0.6), (0.0, ACTOR_CRITIC, 0.6), (0.5, {}, 0.95), (1.0, {}, 0.95)]
+)
+def test_policies_learn_the_task(mu, options, least):
     """Reward alone may forget one of the three tokens for good: nothing brings it back."""
-    inner = loop(controllers.constant(mu), optax.adam(0.03), SIZES._replace(num_prompts=8, num_demonstrations=32))
+    sizes = SIZES._replace(num_prompts=8, num_demonstrations=32)
+    inner = loop(controllers.constant(mu), optax.adam(0.03), sizes, **options)
 
     @jax.jit
     def train(tuning):
@@ -242,6 +249,72 @@ def test_policies_learn_the_task(mu, least):
     assert metrics["success"][-20:].mean() > least - 0.2 and metrics["entropy"][-1] < metrics["entropy"][0]
     fitness = jax.jit(jax.vmap(lambda key: inner.fitness((), tuning, key)))(jax.random.split(jax.random.key(4), 8))
     assert fitness.mean() > least - 0.2
+
+
+def test_a_critic_learns_the_returns_of_its_own_credit():
+    """Its step against one by hand: toward the lambda-return, with the advantages that the policy's terms saw."""
+    seen = []
+
+    def note(x, batch, advantage):
+        jax.debug.callback(lambda *x: seen.append(x), batch, advantage)
+        return x.log_prob * advantage
+
+    critic = Critic(gru(4, width=4, outputs=1), optax.sgd(0.1))
+    inner = loop(controllers.constant(0.0), credit=gae(1.0, 0.9), critic=critic, reward=note)
+    tuning = newborn(inner)
+    after = step_of(inner, tuning).lifetime
+    jax.effects_barrier()
+    batch, advantage = jax.tree.map(jnp.asarray, seen[-1])
+    before, forward = tuning.critic[0], jax.jit(critic.network.apply)
+    for row in range(len(batch.reward)):
+        tokens = jnp.append(batch.tokens[row], batch.answers[row])[:-1]
+        value, count = np.asarray(forward(before, tokens))[:, 0], int(batch.mask[row].sum())
+        np.testing.assert_allclose(batch.value[row], value, rtol=1e-4, atol=1e-6)
+        expected = 0.0  # from the last token back
+        for t in reversed(range(count)):
+            last = t == count - 1
+            delta = (float(batch.reward[row]) if last else value[t + 1]) - value[t]
+            expected = delta + 0.9 * expected
+            assert float(advantage[row, t]) == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    target = batch.value + advantage
+
+    def loss(params):
+        def squares(prompt, answer, target, mask):
+            value = critic.network.apply(params, jnp.append(prompt, answer)[:-1])[:, 0]
+            return (0.5 * (value - target) ** 2 * mask).sum()
+
+        return jax.vmap(squares)(batch.tokens, batch.answers, target, batch.mask).sum() / batch.mask.sum()
+
+    by_hand = jax.tree.map(lambda x, g: x - 0.1 * g, before, jax.jit(jax.grad(loss))(before))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), after.critic[0], by_hand)
+
+
+def test_credit_that_needs_a_critic_says_so():
+    inner = loop(controllers.constant(0.0), credit=gae())
+    with pytest.raises(ValueError, match="gae needs batch.value, got None"):
+        jax.eval_shape(inner.step, (), jax.eval_shape(lambda: newborn(inner)), jax.random.key(0))
+
+
+def test_a_sweep_over_a_controllers_hyperparameter_is_the_single_runs():
+    """The weight as an array leaf: trainings at several weights, side by side in one program."""
+    levels = metarl.Levels(None, lambda key: Level((), jnp.int32(100)))
+
+    def make(imitation):
+        inner = loop(controllers.constant(imitation))
+        uniform, nothing = metarl.curricula.uniform(levels), metarl.estimators.backprop(1)
+        return metarl.compose(inner, nothing, optax.sgd(0.1), uniform, num_lifetimes=1)
+
+    weights = jnp.array([0.0, 0.3, 1.0])
+    meta, keys = side_by_side(make, weights), jax.random.split(jax.random.key(1), 3)
+    state, metrics = jax.jit(meta.step)(meta.init(jax.random.key(0)), jax.random.key(1))
+    np.testing.assert_allclose(metrics["imitation_weight"].ravel(), weights)
+    single = make(0.3)
+    alone, _ = jax.jit(single.step)(single.init(jax.random.split(jax.random.key(0), 3)[1]), keys[1])
+    jax.tree.map(
+        lambda many, one: np.testing.assert_allclose(many[1], one, rtol=1e-4, atol=1e-6),
+        state.lifetimes.params,
+        alone.lifetimes.params,
+    )
 
 
 def test_separate_optimizers_rest_while_their_weight_is_zero():

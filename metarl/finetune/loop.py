@@ -39,6 +39,7 @@ class Tuning(NamedTuple):
     reference: Params  # those that it began with
     opt_state: PyTree
     controller: PyTree
+    critic: tuple[Params, PyTree] | tuple[()]  # with its optimizer's state
     failures: Failures | tuple[()]
     level: Level  # its horizon is the training's length; it has no other parameters
     step: Array  # () int32, training steps so far
@@ -53,6 +54,28 @@ class Judged(NamedTuple):
     log_prob: Array  # 0 after the end
     entropy: Array  # 0 after the end
     ref_logits: Array  # [B, T, V] of the policy that the training began with; constant
+
+
+class Critic(NamedTuple):
+    """Learns what reward is to be expected before each token of an answer: for credit that needs `batch.value`."""
+
+    network: SequencePolicy  # with one output instead of logits
+    optimizer: optax.GradientTransformation
+
+    def value(self, params: Params, batch: Batch) -> Array:
+        """[B, T], before each token."""
+        return answer_logits(self.network, params, batch.tokens, batch.answers)[..., 0]
+
+    def fit(self, state: tuple[Params, PyTree], batch: Batch, advantage: Array) -> tuple[Params, PyTree]:
+        """After one step toward the returns `advantage + batch.value`."""
+        params, opt_state = state
+
+        def loss(params: Params) -> Array:
+            error = self.value(params, batch) - (advantage + batch.value)
+            return terms.token_mean(0.5 * jnp.square(error), batch.mask)
+
+        moves, opt_state = self.optimizer.update(jax.grad(loss)(params), opt_state, params)
+        return optax.apply_updates(params, moves), opt_state
 
 
 Imitation = Callable[[Judged], Array]  # losses [B, T] of demonstrations
@@ -94,6 +117,7 @@ def finetune(
     settings: Settings = Settings(),  # noqa: B008
     *,
     validation: TokenTask | None = None,
+    critic: Critic | None = None,
     imitation: Imitation = sft,
     reward: Reward = ppo_clip,
     reduce: Callable[[Array, Array], Array] = terms.token_mean,
@@ -104,7 +128,7 @@ def finetune(
     `num_demonstrations` demonstrations. `imitation` and `reward` give the losses of tokens, from the terms of
     `metarl.finetune.terms`, `reduce(loss, mask)` one number of them. The policy follows the gradient of the sum that
     the controller weighs with `optimizer`, which must have finite derivatives (`metarl.optimizers`) for a controller
-    with a meta-parameter.
+    with a meta-parameter. Credit by `gae` needs a `critic`, which makes a step of its own on the same answers.
 
     The meta-objective is the utility of the updated policy on fresh problems of `validation` (default `task`): its
     expected reward, estimated by REINFORCE with the mean of each group as baseline, or minus its cross-entropy on
@@ -167,9 +191,9 @@ def finetune(
         found = judge(params, reference, prompts, answers)
         return reduce(imitation(found), found.mask), terms.token_mean(terms.sft(found.log_prob), found.mask)
 
-    def reward_loss(params: Params, reference: Params, batch: Batch) -> Array:
+    def reward_loss(params: Params, reference: Params, batch: Batch, advantage: Array) -> Array:
         found = judge(params, reference, batch.tokens, batch.answers)
-        return reduce(reward(found, batch, credit(batch)), found.mask)
+        return reduce(reward(found, batch, advantage), found.mask)
 
     def prefixes(problems: PyTree, share: Array, key: Key) -> dict[str, Array]:
         """Of the last answer of each group: the first `share` of a demonstration."""
@@ -185,13 +209,17 @@ def finetune(
 
     def init(key: Key, level: Level) -> Tuning:
         params = start(key)
+        judges: tuple[Params, PyTree] | tuple[()] = ()
+        if critic is not None:
+            newborn = critic.network.init(jax.random.fold_in(key, 1))
+            judges = newborn, critic.optimizer.init(newborn)
         failures: Failures | tuple[()] = ()
         if settings.failures:
             failures = Failures(problems_of(task, key, settings.failures), jnp.int32(0))
         opt_state = optimizer.init(params)
         if settings.separate:
             opt_state = (opt_state, opt_state)
-        return Tuning(params, params, opt_state, controller.init(), failures, level, jnp.int32(0))
+        return Tuning(params, params, opt_state, controller.init(), judges, failures, level, jnp.int32(0))
 
     def step(meta_params: MetaParams, tuning: Tuning, key: Key) -> Update:
         problem_key, demo_problem_key, demo_key, prefix_key, sample_key = jax.random.split(key, 5)
@@ -216,7 +244,10 @@ def finetune(
         (imitates, unlike), imitation_gradient = jax.value_and_grad(imitation_loss, has_aux=True)(
             params, reference, *shown
         )
-        rewards, reward_gradient = jax.value_and_grad(reward_loss)(params, reference, batch)
+        if critic is not None:
+            batch = batch._replace(value=critic.value(tuning.critic[0], batch))
+        advantage = credit(batch)
+        rewards, reward_gradient = jax.value_and_grad(reward_loss)(params, reference, batch, advantage)
 
         # 3. how much of each
         own = batch.prefix_length == 0
@@ -252,6 +283,7 @@ def finetune(
             params=optax.apply_updates(params, moves),
             opt_state=opt_state,
             controller=state,
+            critic=() if critic is None else critic.fit(tuning.critic, batch, advantage),
             failures=failures,
             step=tuning.step + 1,
         )

@@ -48,12 +48,19 @@ class Samples(NamedTuple):
 
 
 def transformer(
-    num_tokens: int, width: int = 64, layers: int = 2, heads: int = 4, max_length: int = 64, mlp_ratio: int = 4
+    num_tokens: int,
+    width: int = 64,
+    layers: int = 2,
+    heads: int = 4,
+    max_length: int = 64,
+    mlp_ratio: int = 4,
+    outputs: int | None = None,
 ) -> SequencePolicy:
     """A causal transformer with normalisation before each layer (Vaswani et al. 2017, arXiv 1706.03762; Xiong et al.
     2020, arXiv 2002.04745) and learned positions; the cache holds keys and values. About 100k parameters as it is.
 
     `max_length` bounds prompt and answer together; the last token of an answer is never read, so it does not count.
+    It gives a logit per token, or `outputs` numbers: one for a critic (`finetune.loop.Critic`).
 
     Raises ValueError if a size is not positive or `heads` does not divide `width`; its functions raise ValueError
     for a sequence that is longer than `max_length`.
@@ -62,7 +69,9 @@ def transformer(
     _check_positive(num_tokens=num_tokens, **sizes)
     if width % heads:
         raise ValueError(f"heads must divide width, got heads={heads} and width={width}")
-    module = _Transformer(num_tokens, width, layers, heads, max_length, mlp_ratio)
+    outputs = num_tokens if outputs is None else outputs
+    _check_positive(outputs=outputs)
+    module = _Transformer(num_tokens, outputs, width, layers, heads, max_length, mlp_ratio)
 
     def empty(room: int) -> _KeyValues:
         if room > max_length:
@@ -73,13 +82,15 @@ def transformer(
     return _policy(module, num_tokens, empty)
 
 
-def gru(num_tokens: int, width: int = 128) -> SequencePolicy:
+def gru(num_tokens: int, width: int = 128, outputs: int | None = None) -> SequencePolicy:
     """A gated recurrent unit (Cho et al. 2014, arXiv 1406.1078) between an embedding and a linear read-out.
 
-    The cache is its state, so sequences may be of any length. Raises ValueError if a size is not positive.
+    The cache is its state, so sequences may be of any length. `outputs` as in `transformer`. Raises ValueError if a
+    size is not positive.
     """
-    _check_positive(num_tokens=num_tokens, width=width)
-    return _policy(_Recurrent(num_tokens, width), num_tokens, lambda room: jnp.zeros(width))
+    outputs = num_tokens if outputs is None else outputs
+    _check_positive(num_tokens=num_tokens, width=width, outputs=outputs)
+    return _policy(_Recurrent(num_tokens, outputs, width), num_tokens, lambda room: jnp.zeros(width))
 
 
 def sample(
@@ -256,6 +267,7 @@ class _Block(nn.Module):
 
 class _Transformer(nn.Module):
     num_tokens: int
+    outputs: int
     width: int
     layers: int
     heads: int
@@ -273,12 +285,13 @@ class _Transformer(nn.Module):
             x, k, v = block(x, cache.keys[i], cache.values[i], cache.position)
             keys.append(k)
             values.append(v)
-        logits = nn.Dense(self.num_tokens, kernel_init=_SMALL, name="logits")(nn.LayerNorm()(x))
+        logits = nn.Dense(self.outputs, kernel_init=_SMALL, name="logits")(nn.LayerNorm()(x))
         return logits, _KeyValues(tuple(keys), tuple(values), cache.position + len(tokens))
 
 
 class _Recurrent(nn.Module):
     num_tokens: int
+    outputs: int
     width: int
 
     @nn.compact
@@ -288,7 +301,7 @@ class _Recurrent(nn.Module):
         cell = nn.GRUCell(self.width, recurrent_kernel_init=nn.initializers.lecun_normal(), name="cell")
         scan = nn.scan(lambda cell, h, x: cell(h, x), variable_broadcast="params", split_rngs={"params": False})
         state, hidden = scan(cell, state, x)
-        return nn.Dense(self.num_tokens, kernel_init=_SMALL, name="logits")(hidden), state
+        return nn.Dense(self.outputs, kernel_init=_SMALL, name="logits")(hidden), state
 
 
 def _check_positive(**sizes: int) -> None:
