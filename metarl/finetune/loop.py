@@ -39,7 +39,7 @@ class Tuning(NamedTuple):
     reference: Params  # those that it began with
     opt_state: PyTree
     controller: PyTree
-    critic: tuple[Params, PyTree] | tuple[()]  # with its optimizer's state
+    critic: PyTree  # parameters and its optimizer's state; () without one
     failures: Failures | tuple[()]
     level: Level  # its horizon is the training's length; it has no other parameters
     step: Array  # () int32, training steps so far
@@ -62,20 +62,21 @@ class Critic(NamedTuple):
     network: SequencePolicy  # with one output instead of logits
     optimizer: optax.GradientTransformation
 
-    def value(self, params: Params, batch: Batch) -> Array:
-        """[B, T], before each token."""
-        return answer_logits(self.network, params, batch.tokens, batch.answers)[..., 0]
-
-    def fit(self, state: tuple[Params, PyTree], batch: Batch, advantage: Array) -> tuple[Params, PyTree]:
-        """After one step toward the returns `advantage + batch.value`."""
+    def advantage(self, state: PyTree, batch: Batch, credit: Credit) -> tuple[Array, PyTree]:
+        """Advantages [B, T] by `credit`, and the critic's state after a step toward the returns that they imply."""
         params, opt_state = state
 
+        def value(params: Params) -> Array:
+            return answer_logits(self.network, params, batch.tokens, batch.answers)[..., 0]
+
+        expected = value(params)
+        advantage = credit(batch._replace(value=expected))
+
         def loss(params: Params) -> Array:
-            error = self.value(params, batch) - (advantage + batch.value)
-            return terms.token_mean(0.5 * jnp.square(error), batch.mask)
+            return terms.token_mean(optax.squared_error(value(params), expected + advantage) / 2, batch.mask)
 
         moves, opt_state = self.optimizer.update(jax.grad(loss)(params), opt_state, params)
-        return optax.apply_updates(params, moves), opt_state
+        return advantage, (optax.apply_updates(params, moves), opt_state)
 
 
 Imitation = Callable[[Judged], Array]  # losses [B, T] of demonstrations
@@ -209,10 +210,10 @@ def finetune(
 
     def init(key: Key, level: Level) -> Tuning:
         params = start(key)
-        judges: tuple[Params, PyTree] | tuple[()] = ()
+        judges: PyTree = ()
         if critic is not None:
             newborn = critic.network.init(jax.random.fold_in(key, 1))
-            judges = newborn, critic.optimizer.init(newborn)
+            judges = (newborn, critic.optimizer.init(newborn))
         failures: Failures | tuple[()] = ()
         if settings.failures:
             failures = Failures(problems_of(task, key, settings.failures), jnp.int32(0))
@@ -232,6 +233,8 @@ def finetune(
         share = controller.weights(meta_params, tuning.controller, unknown).prefix
         batch, correct = answer(task, params, problems, sample_key, **prefixes(problems, share, prefix_key))
         assert batch.entropy is not None  # `answer` fills it in
+        own = batch.prefix_length == 0
+        entropy = terms.token_mean(batch.entropy, batch.mask & own[:, None])
         if isinstance(tuning.failures, Failures):
             shown_problems, missed = tuning.failures.problems, tuning.failures.gathered
         else:
@@ -244,17 +247,17 @@ def finetune(
         (imitates, unlike), imitation_gradient = jax.value_and_grad(imitation_loss, has_aux=True)(
             params, reference, *shown
         )
-        if critic is not None:
-            batch = batch._replace(value=critic.value(tuning.critic[0], batch))
-        advantage = credit(batch)
+        if critic is None:
+            advantage, judges = credit(batch), ()
+        else:
+            advantage, judges = critic.advantage(tuning.critic, batch, credit)
         rewards, reward_gradient = jax.value_and_grad(reward_loss)(params, reference, batch, advantage)
 
         # 3. how much of each
-        own = batch.prefix_length == 0
         signals = jax.lax.stop_gradient(
             Signals(
                 progress,
-                entropy=terms.token_mean(batch.entropy, batch.mask & own[:, None]),
+                entropy,
                 success=(correct & own).sum() / own.sum(),
                 imitation_loss=unlike,
                 failures=missed,
@@ -266,8 +269,8 @@ def finetune(
             if not settings.separate:
                 gradient = jax.tree.map(lambda i, r: imitation * i + reward * r, imitation_gradient, reward_gradient)
                 return optimizer.update(gradient, tuning.opt_state, params)
-            own = zip((imitation, reward), (imitation_gradient, reward_gradient), tuning.opt_state, strict=True)
-            parts = [_unless_zero(weight, optimizer.update, gradient, state) for weight, gradient, state in own]
+            each = zip((imitation, reward), (imitation_gradient, reward_gradient), tuning.opt_state, strict=True)
+            parts = [_unless_zero(weight, optimizer.update, gradient, state) for weight, gradient, state in each]
             return jax.tree.map(jnp.add, *(moves for moves, _ in parts)), tuple(state for _, state in parts)
 
         if learns and settings.normalise:
@@ -283,7 +286,7 @@ def finetune(
             params=optax.apply_updates(params, moves),
             opt_state=opt_state,
             controller=state,
-            critic=() if critic is None else critic.fit(tuning.critic, batch, advantage),
+            critic=judges,
             failures=failures,
             step=tuning.step + 1,
         )
