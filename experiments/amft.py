@@ -1,8 +1,9 @@
 """AMFT (arXiv 2508.06944) against other ways to weigh imitation and reward, on small token tasks.
 
-python -m experiments.amft                       # Countdown with three numbers, minutes on a laptop CPU
+python -m experiments.amft                       # Countdown with three numbers, a quarter of an hour
 python -m experiments.amft --arms sft rl amft --num-seeds 5
-python -m experiments.amft --preset full         # General Points, all arms: for a GPU
+python -m experiments.amft --preset points       # General Points, an hour
+python -m experiments.amft --preset full         # General Points, all arms, larger: for a GPU
 python -m experiments.amft --directory runs/amft --resume
 
 The paper was withdrawn by its authors (version 3, October 2025), and its public code has no reinforcement learning and
@@ -29,7 +30,7 @@ from experiments import cli
 from experiments.report import HELD_OUT
 from metarl import checkpoint, optimizers, plot
 from metarl.checkpoint import Log
-from metarl.evaluate import over_runs
+from metarl.evaluate import Interval, over_runs
 from metarl.finetune import controllers, credit, policies, terms
 from metarl.finetune.batch import Batch
 from metarl.finetune.controllers import Controller
@@ -59,6 +60,7 @@ Arm = Literal[
     "amft_other_sign",
     "amft_entropy_other_sign",
 ]
+LAST = 20  # steps that show where an arm has come to
 GOAL = 0.6  # held-out success: how many steps does it take
 
 
@@ -137,6 +139,13 @@ class Config(cli.Run):
 PRESETS = {
     "quick": Config(steps=400),
     "small": Config(steps=400, num_seeds=5, arms=get_args(Arm)),
+    "points": Config(
+        task="general_points",
+        steps=400,
+        arms=("sft", "rl", "sft_rl", "fixed_02", "fixed_05", "fixed_08", "amft", "amft_meta", "relift", "prefix_rft"),
+        base_steps=4000,
+        base_batch=256,
+    ),
     "full": Config(
         task="general_points",
         steps=500,
@@ -377,6 +386,17 @@ def examiner(config: Config) -> Callable[[Params], dict[str, np.ndarray]]:
     return lambda params: {name: np.asarray(exam(params)) for name, exam in exams.items()}
 
 
+def intervals(found: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, dict[str, Interval]]:
+    """Over seeds, of what was found of each arm (values [num_seeds])."""
+    return {arm: {name: over_runs(jnp.asarray(x)) for name, x in row.items()} for arm, row in found.items()}
+
+
+def at_the_end(log: Log) -> dict[str, np.ndarray]:
+    """For each seed [num_seeds], what its last steps were like."""
+    names = ("success", "entropy", "imitation_weight", "reward_weight")
+    return {name: np.asarray(log[name])[-LAST:].mean(0).reshape(-1) for name in names}
+
+
 def steps_to_goal(log: Log) -> list[int | None]:
     """For each seed, the first step at which held-out success was seen to be at least `GOAL`."""
     seen = np.asarray(log["held_out"])  # [steps, num_seeds]
@@ -396,20 +416,29 @@ def main(argv: list[str] | None = None) -> None:
         for arm in config.arms:
             params, logs[arm] = part(config, directory, arm, tuned(config, arm, start), config.steps)
             found[arm] = examine(params)
-        report = {name: {x: over_runs(jnp.asarray(values)) for x, values in row.items()} for name, row in found.items()}
-        cli.show_intervals(report, "arm", "share of problems solved")
+        success = intervals(found)
+        cli.show_intervals(success, "arm", "share of problems solved")
+        others = {arm: {x: found["amft"][x] - row[x] for x in row} for arm, row in found.items() if "amft" in found}
+        others.pop("amft", None)
+        lead = intervals(others)
+        if lead:
+            cli.show_intervals(lead, "arm", "share of problems solved by amft minus that by the arm, seed by seed,")
+        last = intervals({arm: at_the_end(log) for arm, log in logs.items()})
+        cli.show_intervals(last, "arm", f"means over the last {LAST} steps")
+        goal = {arm: steps_to_goal(log) for arm, log in logs.items()}
+        for name, steps in goal.items():
+            print(f"{name}: steps to {GOAL:g} held out, by seed: {', '.join(map(str, steps))}")
         cli.write_json(
             directory / "amft.json",
             {
                 "config": dataclasses.asdict(config),
                 "hardware": cli.hardware(),
                 "success": found,
-                "intervals": {name: {x: i._asdict() for x, i in row.items()} for name, row in report.items()},
-                f"steps to {GOAL:g} held out": {arm: steps_to_goal(log) for arm, log in logs.items()},
-                "last": {
-                    arm: {name: np.mean(log[name][-10:]) for name in ("entropy", "imitation_weight", "reward_weight")}
-                    for arm, log in logs.items()
+                **{
+                    name: {row: {x: i._asdict() for x, i in columns.items()} for row, columns in table.items()}
+                    for name, table in (("intervals", success), ("amft minus", lead), ("at the end", last))
                 },
+                f"steps to {GOAL:g} held out": goal,
             },
         )
         draw(logs, directory / "amft.png")

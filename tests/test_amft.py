@@ -37,8 +37,12 @@ def test_a_comparison_leaves_a_run_per_arm_a_table_and_a_figure(finished):
         assert list(row) == ["held out", "other targets", "four numbers", "held out, sampled"]
         assert all(x["low"] <= x["mean"] <= x["high"] for x in row.values())
     assert all(len(x) == 2 for row in results["success"].values() for x in row.values())
-    assert results["last"]["sft"]["imitation_weight"] == 1.0
-    assert 0.05 <= results["last"]["amft"]["imitation_weight"] <= 1.0  # its warm-up imitates
+    ends, lead = results["at the end"], results["amft minus"]
+    assert ends["sft"]["imitation_weight"]["mean"] == 1.0
+    assert 0.05 <= ends["amft"]["imitation_weight"]["mean"] <= 1.0  # its warm-up imitates
+    assert set(lead) == {"base", "sft"} and results["steps to 0.6 held out"] == {"sft": [None] * 2, "amft": [None] * 2}
+    differences = np.subtract(results["success"]["amft"]["held out"], results["success"]["sft"]["held out"])
+    assert lead["sft"]["held out"]["mean"] == pytest.approx(differences.mean(), abs=1e-6)
     for name in ("base", "sft", "amft"):
         assert {"metrics.csv", "results.json", "checkpoints", "curves.png"} <= {
             x.name for x in (finished / name).iterdir()
