@@ -19,6 +19,15 @@ class Network(NamedTuple):
     # (params, obs, first, carry) -> {output: [size]}, carry; `first` () bool marks the first step of an episode
     apply: Callable[[Params, Array, Array, PyTree], tuple[dict[str, Array], PyTree]]
     carry: PyTree  # before the first step; without leaves for a feed-forward network
+    # as `apply`, and then what its layers' neurons say: a tree of `Activity` in the place of each layer's parameters
+    watch: Callable[[Params, Array, Array, PyTree], tuple[dict[str, Array], PyTree, PyTree]] | None = None
+
+
+class Activity(NamedTuple):
+    """What the neurons of one layer say of one observation."""
+
+    depth: Array  # () of the layer, from 0 at the input to 1 at the output
+    size: Array  # [n] absolute activation of its neurons, for a convolution their mean over the board
 
 
 # (observation space, {output: size}) -> Network: how a user says what agents are made of
@@ -62,10 +71,14 @@ def tabular(observation_space: Any, outputs: Mapping[str, int]) -> Network:
     if not hasattr(observation_space, "n"):
         raise ValueError(f"a tabular network needs a Discrete observation space, got {observation_space!r}")
 
-    def apply(params: Params, obs: Array, first: Array, carry: PyTree) -> tuple[dict[str, Array], PyTree]:
-        return {name: params[name][obs] for name in outputs}, carry
+    def init(key: Key) -> Params:
+        return {name: jnp.zeros((observation_space.n, size)) for name, size in outputs.items()}
 
-    return Network(lambda key: {k: jnp.zeros((observation_space.n, size)) for k, size in outputs.items()}, apply, ())
+    def watch(params: Params, obs: Array, first: Array, carry: PyTree) -> tuple[dict[str, Array], PyTree, PyTree]:
+        results = {name: params[name][obs] for name in outputs}
+        return results, carry, {name: _activity(x, 1, 1) for name, x in results.items()}
+
+    return Network(init, _unwatched(watch), (), watch)
 
 
 def mlp(sizes: Sequence[int] = (64, 64)) -> NetworkFactory:
@@ -76,7 +89,7 @@ def mlp(sizes: Sequence[int] = (64, 64)) -> NetworkFactory:
 def minatar_conv(channels: int = 16, size: int = 128) -> NetworkFactory:
     """A 3x3 convolution and a dense layer with relu (Young and Tian 2019, arXiv 1903.03176), for [10, 10, c] boards."""
 
-    def layers() -> list[Callable[[Array], Array]]:
+    def layers() -> list[nn.Module]:
         return [
             nn.Conv(channels, (3, 3), padding="VALID", kernel_init=_HIDDEN),
             nn.Dense(size, kernel_init=_HIDDEN),
@@ -112,21 +125,36 @@ def _output_scale(name: str) -> float:
     return 0.01 if name == "policy" else 1.0  # nearly uniform at birth
 
 
-class _Stack(nn.Module):
-    """Hidden layers, then one linear output; the unused carry gives it the signature of `_Recurrent`."""
+def _activity(x: Array, layer: int, last: int) -> Activity:
+    return Activity(jnp.float32(layer / last), jnp.abs(x).mean(tuple(range(x.ndim - 1))))
 
-    layers: Callable[[], Sequence[Callable[[Array], Array]]]
+
+def _unwatched(watch: Callable[..., tuple[Any, Any, Any]]) -> Callable[..., tuple[Any, Any]]:
+    return lambda *args: watch(*args)[:2]
+
+
+class _Stack(nn.Module):
+    """Hidden layers, then one linear output; the unused carry gives it the signature of `_Recurrent`.
+
+    Both return their carry, output, and the `Activity` of their layers by name.
+    """
+
+    layers: Callable[[], Sequence[Any]]
     activation: Callable[[Array], Array]
     size: int
     scale: float
 
     @nn.compact
-    def __call__(self, carry: PyTree, x: Array) -> tuple[PyTree, Array]:
-        for layer in self.layers():
+    def __call__(self, carry: PyTree, x: Array) -> tuple[PyTree, Array, PyTree]:
+        layers, seen = self.layers(), {}
+        for i, layer in enumerate(layers):
             if isinstance(layer, nn.Dense):
                 x = x.reshape(-1)
             x = self.activation(layer(x))
-        return carry, nn.Dense(self.size, kernel_init=_kernel(self.scale))(x)
+            seen[layer.name] = _activity(x, i, len(layers))
+        output = nn.Dense(self.size, kernel_init=_kernel(self.scale))
+        x = output(x)
+        return carry, x, {**seen, output.name: _activity(x, 1, 1)}
 
 
 class _Recurrent(nn.Module):
@@ -135,16 +163,20 @@ class _Recurrent(nn.Module):
     scale: float
 
     @nn.compact
-    def __call__(self, carry: Array, x: Array) -> tuple[Array, Array]:
-        carry, x = nn.GRUCell(self.hidden, recurrent_kernel_init=_kernel(1.0))(
-            carry, nn.tanh(nn.Dense(self.hidden, kernel_init=_HIDDEN)(x))
-        )
-        return carry, nn.Dense(self.size, kernel_init=_kernel(self.scale))(x)
+    def __call__(self, carry: Array, x: Array) -> tuple[Array, Array, PyTree]:
+        first = nn.Dense(self.hidden, kernel_init=_HIDDEN)
+        cell = nn.GRUCell(self.hidden, recurrent_kernel_init=_kernel(1.0))
+        output = nn.Dense(self.size, kernel_init=_kernel(self.scale))
+        x = nn.tanh(first(x))
+        carry, remembered = cell(carry, x)
+        y = output(remembered)
+        seen = {first.name: x, cell.name: remembered, output.name: y}
+        return carry, y, {name: _activity(x, i, 2) for i, (name, x) in enumerate(seen.items())}
 
 
 def _feedforward(
     prepare: Callable[[Array], Array],
-    layers: Callable[[], Sequence[Callable[[Array], Array]]],
+    layers: Callable[[], Sequence[Any]],
     activation: Callable[[Array], Array],
 ) -> NetworkFactory:
     def factory(observation_space: Any, outputs: Mapping[str, int]) -> Network:
@@ -165,10 +197,11 @@ def _network(observation_space: Any, prepare: Callable, modules: Mapping[str, nn
         x = features(jnp.zeros(observation_space.shape, observation_space.dtype))
         return {name: m.init(k, carry[name], x)["params"] for k, (name, m) in zip(keys, modules.items(), strict=True)}
 
-    def apply(params: Params, obs: Array, first: Array, state: PyTree) -> tuple[dict[str, Array], PyTree]:
+    def watch(params: Params, obs: Array, first: Array, state: PyTree) -> tuple[dict[str, Array], PyTree, PyTree]:
         state = jax.tree.map(lambda now, start: jnp.where(first, start, now), state, carry)
         x = features(obs)
         results: dict[str, Any] = {n: m.apply({"params": params[n]}, state[n], x) for n, m in modules.items()}
-        return {n: output for n, (_, output) in results.items()}, {n: new for n, (new, _) in results.items()}
+        carries, outputs, seen = ({n: result[i] for n, result in results.items()} for i in range(3))
+        return outputs, carries, seen
 
-    return Network(init, apply, carry)
+    return Network(init, _unwatched(watch), carry, watch)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from metarl.meta import select
-from metarl.networks import Network, NetworkFactory, PolicyHead, policy_head
-from metarl.types import Array, Environment, Key, Params, PyTree
+from metarl.networks import Activity, Network, NetworkFactory, PolicyHead, policy_head
+from metarl.types import Array, Environment, Key, Layer, Params, PyTree
 
 
 class Model(NamedTuple):
@@ -160,6 +161,37 @@ def unroll(model: Model, params: Params, rollout: Rollout) -> tuple[dict[str, Ar
         next_outputs, _ = over_envs(params, x.next_obs, jnp.zeros_like(x.first), carry)
         return carry, (outputs, next_outputs)
 
+    return _over_time(step, rollout)
+
+
+def layers(model: Model, params: Params, rollout: Rollout) -> PyTree:
+    """The layers of the network as they are on `rollout`: a tree of `Layer`, or () of a network that is not watched."""
+    watch = model.network.watch
+    if watch is None:
+        return ()
+    over_envs = jax.vmap(watch, (None, 0, 0, 0))
+
+    def step(carry: PyTree, x: Rollout) -> tuple[PyTree, PyTree]:
+        _, carry, seen = over_envs(params, x.obs, x.first, carry)
+        return carry, jax.tree.map(lambda x: x.mean(0), seen)
+
+    seen = _over_time(step, rollout)
+    return {name: _layers(tree, actor=name == "policy") for name, tree in seen.items()}
+
+
+def _layers(seen: PyTree, actor: bool) -> PyTree:
+    def layer(x: Activity) -> Layer:
+        size = x.size.mean(0)
+        mean = size.mean()
+        # a layer that says nothing at all (tables at birth) has no dormant neurons
+        dormancy = jnp.where(mean > 0.0, size / jnp.where(mean > 0.0, mean, 1.0), 1.0)
+        return Layer(x.depth[0], dormancy, jnp.float32(actor))
+
+    return jax.tree.map(layer, seen, is_leaf=lambda x: isinstance(x, Activity))
+
+
+def _over_time(step: Callable[[PyTree, Rollout], tuple[PyTree, PyTree]], rollout: Rollout) -> PyTree:
+    """Results [T, ...] of `step` on every time step: at once for a network without a memory."""
     if not jax.tree.leaves(rollout.carry):
         return jax.vmap(lambda x: step(rollout.carry, x)[1])(rollout._replace(carry=()))
     return jax.lax.scan(step, rollout.carry, rollout._replace(carry=()))[1]

@@ -38,6 +38,17 @@ class Progress(NamedTuple):
     horizon: Array  # () int32, agent updates in this lifetime
 
 
+class Layer(NamedTuple):
+    """A layer of a network, as an optimizer may see it that is learned.
+
+    A tree of layers has one in the place of the parameters of each, whose last axis is that of its n neurons.
+    """
+
+    depth: Array  # () from 0 at the input to 1 at the output
+    dormancy: Array  # [n] mean absolute activation of each neuron, over the mean of the layer's neurons
+    actor: Array  # () 1 if it acts, else 0
+
+
 @dataclass(frozen=True)
 class Discrete:
     """The integers 0 .. n-1 (interface of `gymnax.environments.spaces.Discrete`)."""
