@@ -43,7 +43,7 @@ from metarl.types import Array, Key, Level, Levels, Metrics, Params, TokenTask
 Arm = Literal[
     "sft",
     "rl",
-    "ppo",
+    "rl_critic",
     "sft_rl",
     "fixed_02",
     "fixed_05",
@@ -96,7 +96,7 @@ class Config(cli.Run):
     learning_rate: float = 3e-4
     """Adam's learning rate in the arms."""
     critic_learning_rate: float = 1e-3
-    """PPO: Adam's learning rate for the critic."""
+    """Arm rl_critic: Adam's learning rate for the critic."""
     meta_rate: float = 3.0
     """AMFT: step size of the weight's logit along the normalised meta-gradient."""
     entropy_rate: float = 0.3
@@ -132,8 +132,8 @@ class Config(cli.Run):
             raise ValueError(
                 f"num_validation must be below num_prompts = {self.num_prompts}, got {self.num_validation}"
             )
-        if len(set(self.arms)) < len(self.arms):
-            raise ValueError(f"arms must be different, got {self.arms}")
+        if not self.arms or len(set(self.arms)) < len(self.arms):
+            raise ValueError(f"arms must be different, and at least one, got {self.arms}")
 
 
 PRESETS = {
@@ -248,7 +248,7 @@ def way(config: Config, arm: str) -> Way:
     }
     if arm in simple:
         return Way(simple[arm], settings, given)
-    if arm == "ppo":
+    if arm == "rl_critic":
         judge = Critic(policy(config, outputs=1), optimizer(config.critic_learning_rate))
         return Way(controllers.constant(0.0), settings, credit.gae(), critic=judge)
     if arm == "relift":
@@ -257,7 +257,7 @@ def way(config: Config, arm: str) -> Way:
         return Way(controllers.success_gate(size), settings, given, _with_entropy)
     if arm == "prefix_rft":
         shown = credit.prefix_group(config.group_size, lone="reward")
-        return Way(controllers.prefix_schedule(), settings._replace(hybrid=True), shown)
+        return Way(controllers.prefix_schedule(), settings._replace(hybrid=0.95), shown)
     controller = controllers.amft(
         config.initial_weight,
         entropy_rate=0.0 if arm == "amft_meta" else config.entropy_rate,
@@ -265,8 +265,8 @@ def way(config: Config, arm: str) -> Way:
         sign=-1.0 if arm.endswith("other_sign") else 1.0,
         warm_up=config.warm_up,
     )
-    if not arm.startswith("amft_entropy"):  # validation has its share of the answers
-        settings = settings._replace(num_prompts=config.num_prompts - config.num_validation)
+    # validation has its share of the answers
+    settings = settings._replace(num_prompts=config.num_prompts - config.num_validation)
     return Way(controller, settings, given)
 
 
@@ -362,6 +362,10 @@ def part(config: Config, directory: Path, name: str, meta: Meta, steps: int) -> 
     """One run of the comparison, with its own files; the trained policies (leaves [num_seeds, ...]) and its log."""
     place = directory / name
     started = bool(checkpoint.steps(place))
+    if started:  # how long it lasts is a part of what it is: schedules are stretched to it
+        _, state, _ = checkpoint.restore(place, jax.eval_shape(meta.init, jax.random.key(0)))
+        if (was := int(state.lifetimes.level.horizon.max()) - 1) != steps:
+            raise ValueError(f"{place} was begun as a run of {was} steps: it cannot become one of {steps}")
     own = dataclasses.replace(
         config, arms=(name,) if name in config.arms else (), directory=str(place), steps=steps, resume=started
     )
@@ -397,6 +401,12 @@ def at_the_end(log: Log) -> dict[str, np.ndarray]:
     return {name: np.asarray(log[name])[-LAST:].mean(0).reshape(-1) for name in names}
 
 
+def best_fixed(success: Mapping[str, Mapping[str, np.ndarray]], question: str) -> str | None:
+    """Of the arms of one weight throughout, the one that is best on `question`, which favours it; None without any."""
+    fixed = [arm for arm in success if arm.startswith("fixed_")]
+    return max(fixed, key=lambda arm: success[arm][question].mean(), default=None)
+
+
 def steps_to_goal(log: Log) -> list[int | None]:
     """For each seed, the first step at which held-out success was seen to be at least `GOAL`."""
     seen = np.asarray(log["held_out"])  # [steps, num_seeds]
@@ -423,6 +433,11 @@ def main(argv: list[str] | None = None) -> None:
         lead = intervals(others)
         if lead:
             cli.show_intervals(lead, "arm", "share of problems solved by amft minus that by the arm, seed by seed,")
+        question = next(iter(tasks(config).questions))
+        best = best_fixed(found, question)
+        if best and lead:
+            by = lead[best][question]
+            print(f"amft minus the best fixed weight ({best}), {question}: {by.mean:.3f} [{by.low:.3f}, {by.high:.3f}]")
         last = intervals({arm: at_the_end(log) for arm, log in logs.items()})
         cli.show_intervals(last, "arm", f"means over the last {LAST} steps")
         goal = {arm: steps_to_goal(log) for arm, log in logs.items()}
@@ -438,6 +453,7 @@ def main(argv: list[str] | None = None) -> None:
                     name: {row: {x: i._asdict() for x, i in columns.items()} for row, columns in table.items()}
                     for name, table in (("intervals", success), ("amft minus", lead), ("at the end", last))
                 },
+                "best fixed weight": best,
                 f"steps to {GOAL:g} held out": goal,
             },
         )

@@ -30,7 +30,7 @@ class Weights(NamedTuple):
 
     imitation: Array
     reward: Array
-    prefix: Array  # share of a demonstration that is shown to the answers that go on from one
+    prefix: Array  # least share of a demonstration that is shown to the answers that go on from one
 
 
 class Controller(NamedTuple):
@@ -79,10 +79,11 @@ def cosine(first: Array | float, last: Array | float) -> Callable[[Array], Array
     return lambda x: last + (first - last) * 0.5 * (1.0 + jnp.cos(jnp.pi * x))
 
 
-def srft(imitation: Array | float = 0.5, reward: Array | float = 0.5) -> Controller:
-    """Entropy-aware weights (SRFT): imitation is trusted less the higher the policy's entropy H is, by `exp(-H)`.
+def srft(imitation: Array | float = 0.5, reward: Array | float = 0.1) -> Controller:
+    """Entropy-aware weights (SRFT): both lose weight by `exp(-H)` the higher the policy's entropy H is.
 
-    Both weights have this factor, as in the configuration that AMFT's authors compare with.
+    These are the weights of the configuration that AMFT's authors compare with. Their ratio is constant, so that an
+    optimizer which makes up for the size of gradients, as Adam does, hardly sees the entropy.
     """
     _check("imitation", imitation, 0.0)
     _check("reward", reward, 0.0)
@@ -95,7 +96,10 @@ def srft(imitation: Array | float = 0.5, reward: Array | float = 0.5) -> Control
 
 
 def prefix_schedule(first: Array | float = 0.95, last: Array | float = 0.0) -> Controller:
-    """Prefix-RFT: reward alone, while the demonstration that an answer goes on from shrinks along a cosine."""
+    """Prefix-RFT: reward alone, while the least share of a demonstration that an answer goes on from falls.
+
+    It falls along a cosine; the loop draws shares from there up to `Settings.hybrid`.
+    """
     _check("first", first, 0.0, 1.0)
     _check("last", last, 0.0, 1.0)
     return _memoryless(lambda signals: mixture(0.0, cosine(first, last)(_share(signals.progress))))
@@ -118,15 +122,14 @@ def entropy_servo(
 ) -> Controller:
     """AMFT's entropy term alone: `mu <- clip(mu + sign rate (H* - H), low, high)`, after `warm_up` steps of imitation.
 
-    H* is `target`, or if None the entropy at the end of the warm-up. The sign of the paper's equation is +1; its prose
-    says -1.
+    H* is `target`, or if None the entropy after the warm-up. The sign of the paper's equation is +1; its prose says -1.
     """
     _check_bounds(initial, low, high)
 
     def update(meta: MetaParams, state: tuple[Array, Array], signals: Signals) -> tuple[PyTree, Array]:
         mu, aim = state
         warming = signals.progress.step < warm_up
-        aim = _aim(aim, signals, warming, target)
+        aim = _aim(aim, signals, warm_up, target)
         moved = jnp.clip(mu + sign * rate * (aim - signals.entropy), low, high)
         return (jnp.where(warming, mu, moved), aim), _no()
 
@@ -169,7 +172,7 @@ def amft(
     The weight is `mu = low + (high - low) sigmoid(m)` with the meta-parameter m. Descending the penalty
     `-sign entropy_rate (H* - H) mu` is the entropy term (0 turns it off); the utility of the updated policy, which the
     inner loop's `loss` measures, is the other, in every `meta_every`-th step (0: in none). For the first `warm_up`
-    steps the policy imitates and m stays. H* is `target`, or if None the entropy at the end of the warm-up.
+    steps the policy imitates and m stays. H* is `target`, or if None the entropy after the warm-up.
 
     The paper was withdrawn by its authors (version 3, October 2025), and its public code has the sign of the
     meta-gradient wrong. This is the idea, from its equations. They and the prose disagree on the sign of the entropy
@@ -193,7 +196,7 @@ def amft(
 
     def update(meta: MetaParams, aim: Array, signals: Signals) -> tuple[PyTree, Array]:
         warming = signals.progress.step < warm_up
-        aim = _aim(aim, signals, warming, target)
+        aim = _aim(aim, signals, warm_up, target)
         pull = sign * entropy_rate * jax.lax.stop_gradient(aim - signals.entropy)
         return aim, jnp.where(warming, 0.0, -pull * mu(meta))
 
@@ -208,11 +211,11 @@ def _first_aim(target: Array | float | None) -> Array:
     return jnp.full((), jnp.nan) if target is None else jnp.float32(target)
 
 
-def _aim(aim: Array, signals: Signals, warming: Array, target: Array | float | None) -> Array:
-    """H*: given, or the last entropy of the warm-up (of the first step if there is none)."""
+def _aim(aim: Array, signals: Signals, warm_up: Array | int, target: Array | float | None) -> Array:
+    """H*: given, or the entropy of the policy that the warm-up leaves."""
     if target is not None:
         return aim
-    return jax.lax.stop_gradient(jnp.where(warming | jnp.isnan(aim), signals.entropy, aim))
+    return jax.lax.stop_gradient(jnp.where(signals.progress.step <= warm_up, signals.entropy, aim))
 
 
 def _check(name: str, value: Array | float, low: float, high: float = float("inf")) -> None:

@@ -25,11 +25,11 @@ Lone = Literal["zero", "reward"]
 def grpo(group_size: int, eps: float = 1e-6) -> Credit:
     """Group relative advantages (Shao et al. 2024, arXiv 2402.03300): `standardised` rewards.
 
-    Raises ValueError for a `group_size` below 2, or, when called, one that does not divide the batch; or for a negative
-    `eps`.
+    Raises ValueError for a `group_size` below 2, or, when called, one that does not divide the batch; or for an `eps`
+    that is not positive, with which a group of equal rewards would have no finite advantages.
     """
-    if not eps >= 0.0:
-        raise ValueError(f"eps must not be negative, got {eps}")
+    if not eps > 0.0:
+        raise ValueError(f"eps must be positive, got {eps}")
     return _of_outcome(lambda reward: standardised(reward, eps), group_size)
 
 

@@ -19,7 +19,7 @@ import optax
 from metarl.finetune import terms
 from metarl.finetune.batch import Batch
 from metarl.finetune.controllers import Controller, Signals, Weights
-from metarl.finetune.credit import Credit, by_group, centred
+from metarl.finetune.credit import Credit, by_group, leave_one_out
 from metarl.finetune.policies import SequencePolicy, answer_logits, evaluate_answers, of_logits, sample, until_end
 from metarl.meta import InnerLoop, Update, select
 from metarl.types import Array, Key, Level, MetaParams, Metrics, Params, Progress, PyTree, TokenTask
@@ -103,7 +103,7 @@ class Settings(NamedTuple):
     temperature: float = 1.0  # of sampling
     utility: Literal["reward", "cross_entropy"] = "reward"  # what AMFT's meta-gradient climbs, on validation problems
     normalise: bool = True  # meta-gradient as a cosine, see `finetune`
-    hybrid: bool = False  # the last answer of each group goes on from a demonstration (Prefix-RFT)
+    hybrid: float = 0.0  # the last answer of each group goes on from at most this share of a demonstration (Prefix-RFT)
     failures: int = 0  # demonstrations are of so many problems that the policy failed on (ReLIFT), not fresh ones
     separate: bool = False  # imitation and reward have optimizers of their own, which rest while their weight is 0
 
@@ -132,10 +132,10 @@ def finetune(
     with a meta-parameter. Credit by `gae` needs a `critic`, which makes a step of its own on the same answers.
 
     The meta-objective is the utility of the updated policy on fresh problems of `validation` (default `task`): its
-    expected reward, estimated by REINFORCE with the mean of each group as baseline, or minus its cross-entropy on
-    demonstrations. With `normalise`, the meta-gradient of a one-step truncation is the cosine between the utility's
-    gradient at the updated policy and the direction in which a heavier weight of imitation would have moved it (instead
-    of a number whose scale is that of both learning rates): between -1 and 1.
+    expected reward, estimated by REINFORCE with the mean of the group's other answers as baseline, or minus its
+    cross-entropy on demonstrations. With `normalise`, the meta-gradient of a one-step truncation is the cosine between
+    the utility's gradient at the updated policy and the direction in which a heavier weight of imitation would have
+    moved it (instead of a number whose scale is that of both learning rates): between -1 and 1.
 
     Its `fitness` is the share of correct answers, one each to `num_prompts` fresh problems of `validation`.
 
@@ -146,6 +146,8 @@ def finetune(
             raise ValueError(f"{name} must be at least 1, got {getattr(settings, name)}")
     if settings.group_size < 2:
         raise ValueError(f"group_size must be at least 2 answers, got {settings.group_size}")
+    if not 0.0 <= settings.hybrid <= 1.0:
+        raise ValueError(f"hybrid must be from 0 to 1, got {settings.hybrid}")
     if settings.failures < 0:
         raise ValueError(f"failures must not be negative, got {settings.failures}")
     if settings.utility not in ("reward", "cross_entropy"):
@@ -196,11 +198,13 @@ def finetune(
         found = judge(params, reference, batch.tokens, batch.answers)
         return reduce(reward(found, batch, advantage), found.mask)
 
-    def prefixes(problems: PyTree, share: Array, key: Key) -> dict[str, Array]:
-        """Of the last answer of each group: the first `share` of a demonstration."""
+    def prefixes(problems: PyTree, least: Array, key: Key) -> dict[str, Array]:
+        """Of the last answer of each group: the first tokens of a demonstration, at least this share of them."""
         if not settings.hybrid:
             return {}
-        _, shown = demonstrations(task, problems, key)
+        demonstration_key, share_key = jax.random.split(key)
+        _, shown = demonstrations(task, problems, demonstration_key)
+        share = jax.random.uniform(share_key, (len(shown),), minval=least, maxval=settings.hybrid)
         length = jnp.floor(share * until_end(shown, task.end).sum(1)).astype(jnp.int32)
         last = jnp.arange(len(shown)) % settings.group_size == settings.group_size - 1
         return {"prefix": shown, "prefix_length": jnp.where(last, length, 0)}
@@ -230,8 +234,8 @@ def finetune(
         problems = problems_of(task, problem_key, settings.num_prompts, settings.group_size)
         nothing = jnp.zeros(())  # is known yet, but how far the training is
         unknown = Signals(progress, nothing, nothing, nothing, jnp.int32(0))
-        share = controller.weights(meta_params, tuning.controller, unknown).prefix
-        batch, correct = answer(task, params, problems, sample_key, **prefixes(problems, share, prefix_key))
+        least = controller.weights(meta_params, tuning.controller, unknown).prefix
+        batch, correct = answer(task, params, problems, sample_key, **prefixes(problems, least, prefix_key))
         assert batch.entropy is not None  # `answer` fills it in
         own = batch.prefix_length == 0
         entropy = terms.token_mean(batch.entropy, batch.mask & own[:, None])
@@ -244,9 +248,7 @@ def finetune(
 
         # 2. where imitation and reward would take it
         reference = tuning.reference
-        (imitates, unlike), imitation_gradient = jax.value_and_grad(imitation_loss, has_aux=True)(
-            params, reference, *shown
-        )
+        (_, unlike), imitation_gradient = jax.value_and_grad(imitation_loss, has_aux=True)(params, reference, *shown)
         if critic is None:
             advantage, judges = credit(batch), ()
         else:
@@ -280,8 +282,8 @@ def finetune(
 
         failures = tuning.failures
         if isinstance(failures, Failures):
-            failures = _remember(failures, problems, correct, settings.group_size)
             failures = failures._replace(gathered=jnp.where(weights.imitation > 0.0, 0, failures.gathered))
+            failures = _remember(failures, problems, correct, settings.group_size)
         older = tuning._replace(
             params=optax.apply_updates(params, moves),
             opt_state=opt_state,
@@ -295,7 +297,7 @@ def finetune(
             "success": signals.success,
             "reward": (batch.reward * own).sum() / own.sum(),
             "entropy": signals.entropy,
-            "imitation_loss": imitates,
+            "imitation_loss": unlike,
             "reward_loss": rewards,
             "imitation_weight": weights.imitation,
             "reward_weight": weights.reward,
@@ -321,7 +323,7 @@ def finetune(
         else:
             problems = problems_of(held_in, problem_key, settings.num_validation, settings.group_size)
             batch, _ = answer(held_in, place, problems, sample_key)
-            advantage = by_group(centred, settings.group_size)(batch.reward)
+            advantage = by_group(leave_one_out, settings.group_size)(batch.reward)
 
             def surrogate(params: Params) -> Array:
                 found = evaluate_answers(policy, params, batch.tokens, batch.answers, task.end)

@@ -208,7 +208,7 @@ def kl_k3(log_prob: Array, ref_log_prob: Array) -> Array:
 
     As a loss on sampled tokens its expected gradient is that of the forward KL(ref || pi), not of KL(pi || ref).
     """
-    d = kl_k1(log_prob, ref_log_prob)
+    d = jnp.clip(kl_k1(log_prob, ref_log_prob), -20.0, 20.0)
     return jnp.expm1(-d) + d
 
 
