@@ -132,8 +132,8 @@ class Config(cli.Run):
             raise ValueError(
                 f"num_validation must be below num_prompts = {self.num_prompts}, got {self.num_validation}"
             )
-        if not self.arms or len(set(self.arms)) < len(self.arms):
-            raise ValueError(f"arms must be different, and at least one, got {self.arms}")
+        if len(set(self.arms)) < len(self.arms):
+            raise ValueError(f"arms must be different, got {self.arms}")
 
 
 PRESETS = {
@@ -417,6 +417,8 @@ def steps_to_goal(log: Log) -> list[int | None]:
 def main(argv: list[str] | None = None) -> None:
     config = cli.parse(Config, PRESETS, argv)
     with cli.clean_exit():
+        if not config.arms:
+            raise ValueError("arms must name at least one")
         directory = cli.run_directory(config.directory, "amft", config.seed)
         if directory.exists() and any(directory.iterdir()) and not config.resume:
             raise FileExistsError(f"{directory} is not empty: give resume to go on with it, or another directory")
