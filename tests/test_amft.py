@@ -59,9 +59,10 @@ def test_another_arm_joins_a_finished_comparison(finished, capsys):
     for name in before["success"]:
         assert before["success"][name] == after["success"][name]
     assert times == {name: (finished / name / "metrics.csv").stat().st_mtime_ns for name in times}
-    with pytest.raises(SystemExit) as stopped:
-        run(finished)
-    assert stopped.value.code == 2 and "give resume" in capsys.readouterr().err
+    for arguments, says in (((), "give resume"), (("--arms", "sft", "--steps", 6, "--resume"), "a run of 4 steps")):
+        with pytest.raises(SystemExit) as stopped:
+            run(finished, *arguments)
+        assert stopped.value.code == 2 and says in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arm", amft.PRESETS["full"].arms)
@@ -78,6 +79,12 @@ def test_every_arm_makes_a_step(arm):
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
     assert metrics["held_out"].shape == (2,) and metrics["imitation_weight"].shape == (2,)
     assert ("logit" in state.params) == arm.startswith("amft")
+    if arm in ("rl_critic", "relift", "prefix_rft"):  # those whose step has parts of its own
+        params = jax.vmap(policy.init)(jax.random.split(jax.random.key(0), 2))
+        meta = amft.tuned(config, arm, params)
+        after, metrics = jax.jit(meta.step)(meta.init(jax.random.key(0)), jax.random.key(1))
+        assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(after.lifetimes.params))
+        assert jnp.isfinite(metrics["reward_loss"]).all() and (metrics["reward_weight"] == 1.0).all()
 
 
 @pytest.mark.parametrize("task", ["countdown", "general_points"])
@@ -106,6 +113,7 @@ def test_the_steps_to_the_goal_are_counted_by_seed():
     [
         (("--arms", "rl", "rl"), "arms must be different"),
         (("--arms", "magic"), "magic"),
+        (("--arms",), "arms must name at least one"),
         (("--num-seeds", 1), "num_seeds must be at least 2, got 1"),
         (("--group-size", 1), "group_size must be at least 2, got 1"),
         (("--num-validation", 4), "num_validation must be below num_prompts = 4, got 4"),

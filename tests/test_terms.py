@@ -190,17 +190,24 @@ def test_as_many_of_the_highest_as_asked_for_even_among_equals(share, count):
     assert chosen[0, 0] == (count > 0)
 
 
+@pytest.fixture(params=[jnp.float32, jnp.float64])
+def precision(request):
+    """How far numbers may be apart."""
+    with jax.enable_x64(request.param == jnp.float64):
+        yield 1e-12 if request.param == jnp.float64 else 1e-5
+
+
 # --- demonstrations -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("token", range(V))
-def test_dft_is_sft_slowed_down_by_the_probability(token, x64):
+def test_dft_is_sft_slowed_down_by_the_probability(token, precision):
     logits = jnp.array(LOGITS)
     slope = {
         f: jax.grad(lambda x, f=f: f(terms.log_prob_of(x, jnp.int32(token))))(logits) for f in (terms.sft, terms.dft)
     }
-    np.testing.assert_allclose(slope[terms.sft], -score(token), atol=1e-14)
-    np.testing.assert_allclose(slope[terms.dft], softmax(LOGITS)[token] * slope[terms.sft], atol=1e-14)
+    np.testing.assert_allclose(slope[terms.sft], -score(token), atol=precision)
+    np.testing.assert_allclose(slope[terms.dft], softmax(LOGITS)[token] * slope[terms.sft], atol=precision)
     assert terms.dft(jnp.log(0.25)) == pytest.approx(0.25 * np.log(4))
 
 
@@ -213,28 +220,28 @@ def test_asft_without_an_anchor_is_dft():
     np.testing.assert_allclose(slope, expected_slope, atol=1e-6)
 
 
-def test_the_anchor_of_asft_is_the_forward_kl(x64):
+def test_the_anchor_of_asft_is_the_forward_kl(precision):
     """Its gradient is `pi - ref`; that of the reverse KL would weigh by pi."""
     pi, ref = softmax(LOGITS), softmax(REF_LOGITS)
     arguments = jnp.array(LOGITS), jnp.array(REF_LOGITS)
     value, slope = jax.jit(jax.value_and_grad(terms.forward_kl))(*arguments)
-    assert value == pytest.approx((ref * np.log(ref / pi)).sum(), abs=1e-12)
+    assert value == pytest.approx((ref * np.log(ref / pi)).sum(), abs=precision)
     assert abs(value - (pi * np.log(pi / ref)).sum()) > 0.1
-    np.testing.assert_allclose(slope, pi - ref, atol=1e-12)
+    np.testing.assert_allclose(slope, pi - ref, atol=precision)
     anchored = jax.jit(jax.grad(terms.asft))(*arguments, jnp.int32(1), 0.3)
-    np.testing.assert_allclose(anchored, -pi[1] * score(1) + 0.3 * (pi - ref), atol=1e-12)
+    np.testing.assert_allclose(anchored, -pi[1] * score(1) + 0.3 * (pi - ref), atol=precision)
 
 
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("beta", [-0.1, 0.0, 0.5])
 @pytest.mark.parametrize("token", [1, 2])
-def test_one_token_rollout_is_the_sampled_twin_of_dft(token, beta, count, x64):
+def test_one_token_rollout_is_the_sampled_twin_of_dft(token, beta, count, precision):
     """Over every possible sample, for a likely and an unlikely token: `1 - beta` times DFT's gradient."""
     logits, pi = jnp.array(LOGITS), softmax(LOGITS)
     samples = np.array(list(product(range(V), repeat=count)))
     slopes = jax.vmap(jax.grad(terms.otr), (None, None, 0, None))(logits, jnp.int32(token), jnp.array(samples), beta)
     dft = jax.grad(lambda x: terms.dft(terms.log_prob_of(x, jnp.int32(token))))(logits)
-    np.testing.assert_allclose(pi[samples].prod(1) @ slopes, (1 - beta) * dft, atol=1e-14)
+    np.testing.assert_allclose(pi[samples].prod(1) @ slopes, (1 - beta) * dft, atol=precision)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
@@ -294,15 +301,15 @@ def test_dual_clipping_bounds_the_loss_of_bad_actions():
 
 @pytest.mark.parametrize("right", [1, 4, 7])
 @pytest.mark.parametrize("weight", ["grpo", "dr_grpo"])
-def test_on_policy_nft_is_grpo(weight, right, x64):
+def test_on_policy_nft_is_grpo(weight, right, precision):
     """Supervised learning with an implicit negative policy has the gradient of REINFORCE with group advantages."""
     reward, rate = jnp.where(jnp.arange(8) < right, 1.0, 0.0), jnp.array(right / 8)
     old = jnp.linspace(-3.0, -0.1, 8)
     slope = jax.jit(jax.grad(lambda x: terms.nft(x, old, reward, rate, weight=weight).sum()))(old)
     advantage = credit.standardised(reward, 0.0) if weight == "grpo" else credit.centred(reward)
-    np.testing.assert_allclose(slope, -advantage, atol=1e-12)
+    np.testing.assert_allclose(slope, -advantage, atol=precision)
     if (weight, right) == ("grpo", 1):
-        np.testing.assert_allclose(-slope[:2], [2.6457513, -0.3779645], atol=1e-7)
+        np.testing.assert_allclose(-slope[:2], [2.6457513, -0.3779645], atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -335,15 +342,15 @@ REWARDS = np.array([1.0, 0.0, 0.3, -2.0, 0.5])
 
 
 @pytest.mark.parametrize("k", [2, 3, 5])
-def test_copg_is_the_pairwise_loss_and_has_leave_one_out_gradients(k, x64):
+def test_copg_is_the_pairwise_loss_and_has_leave_one_out_gradients(k, precision):
     reward, log_ratio, beta = jnp.array(REWARDS[:k]), jnp.array(LOGITS[:k]), 0.4
     loss, slope = jax.jit(jax.value_and_grad(lambda d: terms.copg(d, reward, beta).sum()))(log_ratio)
     regularised = REWARDS[:k] - beta * LOGITS[:k]
     pairs = [(regularised[i] - regularised[j]) ** 2 / 2 for i in range(k) for j in range(i)]
-    assert loss == pytest.approx(sum(pairs) / (k - 1), abs=1e-14)
+    assert loss == pytest.approx(sum(pairs) / (k - 1), abs=precision)
     others = [np.delete(regularised, i).mean() for i in range(k)]
-    np.testing.assert_allclose(slope, -beta * (regularised - others), atol=1e-14)
-    np.testing.assert_allclose(slope, -beta * credit.leave_one_out(jnp.array(regularised)), atol=1e-14)
+    np.testing.assert_allclose(slope, -beta * (regularised - others), atol=precision)
+    np.testing.assert_allclose(slope, -beta * credit.leave_one_out(jnp.array(regularised)), atol=precision)
 
 
 def test_copg_is_zero_at_the_regularised_optimum_and_nowhere_near_it(x64):
@@ -360,13 +367,13 @@ def test_copg_is_zero_at_the_regularised_optimum_and_nowhere_near_it(x64):
         assert copg(log_ratio + 0.1 * x)[0] > 1e-5
 
 
-def test_ipo_is_copg_with_one_margin(x64):
+def test_ipo_is_copg_with_one_margin(precision):
     """`1 / (2 tau) = c / beta` for rewards c and 0; as losses they differ by `beta^2 / 2`."""
     beta, margin = 0.3, 0.7
     pair = jnp.array([0.4, -1.1])
     copg = jax.value_and_grad(lambda d: terms.copg(d, jnp.array([margin, 0.0]), beta).sum())(pair)
     ipo = jax.value_and_grad(lambda d: beta**2 / 2 * terms.ipo(*d, tau=beta / (2 * margin)))(pair)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-14), copg, ipo)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=precision), copg, ipo)
     assert terms.ipo(*pair, tau=0.5) == pytest.approx(0.25)  # (1.5 - 1)^2
 
 
@@ -513,8 +520,8 @@ ONE, TWO = jnp.zeros(1), jnp.zeros(2)
         (lambda: credit.prefix_group(1), "group_size must be at least 2 answers, got 1"),
         (lambda: credit.dr_grpo(4)(batch()), "group_size must divide the 6 rows of the batch, got 4"),
         (lambda: credit.prefix_group(5)(batch()), "group_size must divide the 6 rows of the batch, got 5"),
-        (lambda: credit.grpo(2, eps=-1.0), "eps must not be negative, got -1.0"),
-        (lambda: credit.grpo(2, eps=float("nan")), "eps must not be negative, got nan"),
+        (lambda: credit.grpo(2, eps=-1.0), "eps must be positive, got -1.0"),
+        (lambda: credit.grpo(2, eps=float("nan")), "eps must be positive, got nan"),
         (lambda: credit.gae(discount=1.1), "discount must be from 0 to 1, got 1.1"),
         (lambda: credit.gae(gae_lambda=-0.1), "gae_lambda must be from 0 to 1, got -0.1"),
         (lambda: credit.gae()(batch(value=None)), "gae needs batch.value, got None"),
