@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +13,18 @@ from metarl.meta import InnerLoop, LearnedOptimizer, Objective, Update, select
 from metarl.networks import NetworkFactory
 from metarl.objectives.actor_critic import Targets, actor_critic_targets
 from metarl.returns import normalise
-from metarl.rollout import Actors, Rollout, check_environment, empty_carry, evaluate, model, reset, rollout, unroll
+from metarl.rollout import (
+    Actors,
+    Rollout,
+    check_environment,
+    empty_carry,
+    evaluate,
+    layers,
+    model,
+    reset,
+    rollout,
+    unroll,
+)
 from metarl.types import Array, Environment, Key, Level, MetaParams, Metrics, Params, Progress, PyTree
 
 
@@ -133,28 +145,42 @@ def rl_inner_loop(
         rule, optim = meta_params["objective"], transform(meta_params)
         targets, penalty = objective.targets(rule, params, agent, data, progress)
 
-        def follow(learner: tuple[Params, PyTree], part: tuple[Rollout, PyTree]) -> tuple[Any, Metrics]:
+        def follow(
+            learner: tuple[Params, PyTree], part: tuple[Rollout, PyTree], key: Key, turn: Array | int = 0
+        ) -> tuple[Any, Metrics]:
             params, opt_state = learner
             gradient, metrics = jax.grad(
                 lambda params: objective.loss(rule, params, agent, *part, progress), has_aux=True
             )(params)
-            updates, opt_state = optim.update(gradient, opt_state, params, progress=progress)
+            updates, opt_state = optim.update(
+                gradient,
+                opt_state,
+                params,
+                progress=progress,
+                epoch_progress=turn / max(epochs * minibatches - 1, 1),
+                layers=layers(agent, params, part[0]),
+                key=key,
+            )
             return (optax.apply_updates(params, updates), opt_state), metrics
 
         learner = (params, opt_state)
         if epochs == minibatches == 1:
-            learner, metrics = follow(learner, (data, targets))
+            learner, metrics = follow(learner, (data, targets), key)
             return *learner, penalty, metrics
 
         batch = (data._replace(carry=()), targets)
         if not recurrent:
             batch = jax.tree.map(lambda x: x.reshape(1, rows, *x.shape[2:]), batch)
 
-        def epoch(learner: tuple[Params, PyTree], key: Key) -> tuple[Any, Metrics]:
+        def epoch(learner: tuple[Params, PyTree], x: tuple[Key, Array]) -> tuple[Any, Metrics]:
+            key, turns = x
             (parts, targets), carry = _minibatches(key, batch, data.carry, minibatches)
-            return jax.lax.scan(follow, learner, (parts._replace(carry=carry), targets))
+            keys = jax.vmap(partial(jax.random.fold_in, key))(turns)
+            parts = (parts._replace(carry=carry), targets)
+            return jax.lax.scan(lambda learner, x: follow(learner, *x), learner, (parts, keys, turns))
 
-        learner, metrics = jax.lax.scan(epoch, learner, jax.random.split(key, epochs))
+        turns = jnp.arange(epochs * minibatches).reshape(epochs, minibatches)
+        learner, metrics = jax.lax.scan(epoch, learner, (jax.random.split(key, epochs), turns))
         return *learner, penalty, jax.tree.map(jnp.mean, metrics)
 
     def judge_rollout(critic_state: PyTree, data: Rollout) -> tuple[Targets, PyTree, Metrics]:

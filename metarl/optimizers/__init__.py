@@ -3,8 +3,14 @@
 import optax
 
 from metarl.optimizers.differentiable import adam, clip_by_global_norm, scale_by_adam
+from metarl.optimizers.mlp import adafac, no_features
+from metarl.optimizers.open import open_rl
+from metarl.optimizers.schedules import schedule
 
-__all__ = ["adam", "clip_by_global_norm", "per_output", "scale_by_adam"]
+__all__ = [
+    *("adafac", "adam", "clip_by_global_norm", "no_features", "open_rl"),
+    *("per_output", "scale_by_adam", "schedule"),
+]
 
 
 def per_output(**optimizers: optax.GradientTransformation) -> optax.GradientTransformation:

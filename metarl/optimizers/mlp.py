@@ -1,0 +1,100 @@
+"""Learned optimizers for any gradient: a small network on a parameter's gradients, with few features or with many."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from metarl.meta import LearnedOptimizer
+from metarl.optimizers.per_parameter import Moment, Tensor, columns, momenta, per_parameter, second_moment
+from metarl.types import Array
+
+DECAYS = (0.9, 0.99, 0.999)  # of momenta and of factored second moments
+TIMES = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)
+
+
+def no_features(
+    width: int = 16, *, decay: float = 0.9, scale: float = 1e-3, max_norm: float | None = 0.5
+) -> LearnedOptimizer:
+    """The gradient, one momentum and the parameter, as they are (Goldie et al. 2025, "How should we meta-learn
+    reinforcement learning algorithms?"): what OPEN is without its features.
+
+    Raises ValueError for a `decay` outside [0, 1), or sizes as `per_parameter`.
+    """
+    if not 0.0 <= decay < 1.0:
+        raise ValueError(f"decay must be from 0 to below 1, got {decay}")
+
+    def features(tensor: Tensor, moment: Moment) -> Array:
+        return columns(tensor.gradient, tensor.memory, tensor.param)
+
+    return per_parameter(
+        features,
+        3,
+        jnp.zeros_like,
+        lambda memory, gradient, count: momenta(jnp.array([decay]), memory, gradient)[0],
+        width=width,
+        scale=scale,
+        max_norm=max_norm,
+    )
+
+
+class Accumulators(NamedTuple):
+    """Of one tensor [...]: momenta, second moment, and second moments whose last two axes are factored."""
+
+    momenta: Array  # [3, ...]
+    square: Array  # [...]
+    rows: Array  # [3, ..., n, 1], or [3, ...] for fewer than two axes
+    cols: Array  # [3, ..., 1, m], or [3, ...]
+
+
+def adafac(width: int = 32, *, scale: float = 1e-3, max_norm: float | None = None) -> LearnedOptimizer:
+    """The AdaFac MLP (Metz et al. 2022, arXiv 2203.11860, section 3): 39 features, with Adafactor's accumulators.
+
+    Gradient, parameter, three momenta, the second moment and what Adam and Adafactor make of them, over the root of
+    their mean square in the tensor; and the number of updates in eleven `tanh(t / x - 1)`.
+
+    Raises ValueError for sizes as `per_parameter`.
+    """
+    decays = jnp.array(DECAYS)
+
+    def remember(param: Array) -> Accumulators:
+        rows, cols = _means(jnp.zeros_like(param))
+        many = [jnp.zeros((len(DECAYS), *x.shape)) for x in (param, rows, cols)]
+        return Accumulators(many[0], jnp.zeros_like(param), many[1], many[2])
+
+    def recall(memory: Accumulators, gradient: Array, count: Array) -> Accumulators:
+        square = jnp.square(gradient)
+        rows, cols = _means(square)
+        return Accumulators(
+            momenta(decays, memory.momenta, gradient),
+            0.999 * memory.square + 0.001 * square,
+            momenta(decays, memory.rows, rows),
+            momenta(decays, memory.cols, cols),
+        )
+
+    def features(tensor: Tensor, moment: Moment) -> Array:
+        m = tensor.memory
+        adam = jax.lax.rsqrt(m.square + 1e-6)
+        rows, cols = jax.lax.rsqrt(m.rows + 1e-8), jax.lax.rsqrt(m.cols + 1e-8)
+        if tensor.param.ndim < 2:
+            factored = rows
+        else:
+            factored = rows * cols * jnp.sqrt(m.rows.mean(-2, keepdims=True) + 1e-8)
+        whole = [jnp.broadcast_to(x, m.momenta.shape) for x in (m.rows, m.cols, rows, cols)]
+        own = columns(
+            *(tensor.gradient, tensor.param, m.momenta, m.square, m.momenta * adam, adam),
+            *(tensor.gradient * factored, *whole, m.momenta * factored),
+        )
+        times = jnp.tanh(moment.updates / jnp.array(TIMES) - 1.0)
+        return jnp.concatenate([second_moment(own), jnp.broadcast_to(times, (len(own), len(TIMES)))], axis=1)
+
+    return per_parameter(features, 39, remember, recall, width=width, scale=scale, max_norm=max_norm)
+
+
+def _means(square: Array) -> tuple[Array, Array]:
+    """Over the last axis and over the last but one, both kept; fewer axes are not factored."""
+    if square.ndim < 2:
+        return square, square
+    return square.mean(-1, keepdims=True), square.mean(-2, keepdims=True)

@@ -1,0 +1,81 @@
+"""OPEN: a learned optimizer for reinforcement learning (Goldie et al. 2024, arXiv 2407.07082)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import jax.numpy as jnp
+
+from metarl.meta import LearnedOptimizer
+from metarl.optimizers.per_parameter import Moment, Tensor, columns, momenta, per_parameter, second_moment
+from metarl.types import Array
+
+Group = Literal["parameter", "momenta", "gradient", "progress", "layer", "epoch", "dormancy", "noise"]
+
+DECAYS = (0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)
+# how many columns of the 19 are of which group, in their order
+GROUPS: dict[Group, int] = {
+    "parameter": 1,
+    "momenta": 2 * len(DECAYS),
+    "gradient": 2,
+    "progress": 1,
+    "layer": 1,
+    "epoch": 1,
+    "dormancy": 1,
+}
+
+
+def open_rl(
+    hidden: int = 8,
+    width: int = 16,
+    *,
+    without: Sequence[Group] = (),
+    scale: float = 1e-3,
+    max_norm: float | None = 0.5,
+) -> LearnedOptimizer:
+    """OPEN (section 5 of the paper): a recurrent network (feed-forward with `hidden=0`) on the 19 `features`.
+
+    It explores: the parameters of layers that act get noise whose size it learns. `without` leaves out groups of
+    features, or the noise.
+
+    Raises ValueError for an unknown group, or sizes as `per_parameter`.
+    """
+    if unknown := set(without) - set(get_args(Group)):
+        raise ValueError(f"without must be of {get_args(Group)}, got {sorted(unknown)}")
+    kept = [name not in without for name, count in GROUPS.items() for _ in range(count)]
+
+    def chosen(tensor: Tensor, moment: Moment) -> Array:
+        return features(tensor, moment)[:, jnp.array(kept).nonzero(size=sum(kept))[0]]
+
+    return per_parameter(
+        chosen,
+        sum(kept),
+        lambda param: jnp.zeros((len(DECAYS), *param.shape)),
+        lambda memory, gradient, count: momenta(jnp.array(DECAYS), memory, gradient),
+        hidden=hidden,
+        width=width,
+        scale=scale,
+        explores="noise" not in without,
+        centred=True,
+        max_norm=max_norm,
+    )
+
+
+def features(tensor: Tensor, moment: Moment) -> Array:
+    """The 19 features [size, 19] of a tensor's parameters, in the order of `GROUPS`.
+
+    The parameter; signs and log-magnitudes of six momenta, and of the gradient: these fifteen over the root of their
+    mean square in the tensor. Then training progress, the layer's depth, progress of the passes over the batch, and the
+    dormancy of the neuron, which is the last axis.
+    """
+    own = second_moment(
+        columns(tensor.param, *_sign_and_size(tensor.memory), *_sign_and_size(tensor.gradient)),
+    )
+    dormancy = jnp.broadcast_to(tensor.layer.dormancy, tensor.param.shape).reshape(-1)
+    common = [moment.progress, tensor.layer.depth, moment.epoch, dormancy]
+    return jnp.concatenate([own, *(jnp.broadcast_to(x, len(own))[:, None] for x in common)], axis=1)
+
+
+def _sign_and_size(x: Array) -> tuple[Array, Array]:
+    return jnp.sign(x), jnp.log(jnp.abs(x) + 1e-13)
