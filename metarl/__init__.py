@@ -14,6 +14,7 @@ from metarl.meta import (
     Update,
     compose,
 )
+from metarl.supervised import supervised_inner_loop
 from metarl.train import train
 from metarl.types import Level, Levels, Progress, constant_levels
 

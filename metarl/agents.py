@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metarl.meta import InnerLoop, LearnedOptimizer, Objective, Update, select
+from metarl.meta import InnerLoop, LearnedOptimizer, Objective, Update, all_finite, as_learned, select
 from metarl.networks import NetworkFactory
 from metarl.objectives.actor_critic import Targets, actor_critic_targets
 from metarl.returns import normalise
@@ -102,18 +102,12 @@ def rl_inner_loop(
         raise ValueError(f"minibatches must divide {what} = {rows}, got {minibatches}")
     judge = model(env, critic.network or network, {"value": 1}) if critic else None
 
-    def transform(meta_params: MetaParams) -> optax.GradientTransformationExtraArgs:
-        if isinstance(optimizer, LearnedOptimizer):
-            return optimizer.transform(meta_params["optimizer"])
-        return optax.with_extra_args_support(optimizer)
-
-    def init_optimizer(key: Key) -> MetaParams:
-        return optimizer.init(key) if isinstance(optimizer, LearnedOptimizer) else ()
+    learned = as_learned(optimizer)
 
     def init_learner(param_key: Key, optimizer_key: Key) -> tuple[Params, PyTree]:
         params = agent.network.init(param_key)
         # an optimizer's first state depends on the shapes of its meta-parameters only
-        return params, transform({"optimizer": init_optimizer(optimizer_key)}).init(params)
+        return params, learned.transform(learned.init(optimizer_key)).init(params)
 
     try:
         jax.eval_shape(init_learner, jax.random.key(0), jax.random.key(0))
@@ -124,7 +118,7 @@ def rl_inner_loop(
 
     def init_meta(key: Key) -> MetaParams:
         objective_key, optimizer_key = jax.random.split(key)
-        return {"objective": objective.init(objective_key), "optimizer": init_optimizer(optimizer_key)}
+        return {"objective": objective.init(objective_key), "optimizer": learned.init(optimizer_key)}
 
     def init(key: Key, level: Level) -> Lifetime:
         param_key, optimizer_key, env_key, critic_key = jax.random.split(key, 4)
@@ -142,7 +136,8 @@ def rl_inner_loop(
         meta_params: MetaParams, params: Params, opt_state: PyTree, data: Rollout, progress: Progress, key: Key
     ) -> tuple[Params, PyTree, Array, Metrics]:
         """One agent update on the rollout `data`: new parameters and optimizer state, penalty, metrics."""
-        rule, optim = meta_params["objective"], transform(meta_params)
+        # meta-parameters that were saved leave out what is not learned
+        rule, optim = meta_params["objective"], learned.transform(meta_params.get("optimizer", ()))
         targets, penalty = objective.targets(rule, params, agent, data, progress)
 
         def follow(
@@ -243,8 +238,7 @@ def rl_inner_loop(
         env_params = lifetime.level.env_params
         episodes = evaluate(env, agent, lifetime.params, env_params, key, num_eval_episodes, max_episode_steps)
         # logits that are not numbers would still be sampled from, and an agent that has diverged seem to play
-        finite = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(lifetime.params)]).all()
-        return jnp.where(finite, episodes.episode_return.mean(), jnp.nan)
+        return jnp.where(all_finite(lifetime.params), episodes.episode_return.mean(), jnp.nan)
 
     return InnerLoop(init_meta, init, step, loss, fitness, done, rollout_and_advantages if critic else None)
 

@@ -68,6 +68,13 @@ class LearnedOptimizer(NamedTuple):
     transform: Callable[[MetaParams], optax.GradientTransformationExtraArgs]
 
 
+def as_learned(optimizer: optax.GradientTransformation | LearnedOptimizer) -> LearnedOptimizer:
+    """`optimizer` as one that is learned: the meta-parameters of an optax transformation are `()`."""
+    if isinstance(optimizer, LearnedOptimizer):
+        return optimizer
+    return LearnedOptimizer(lambda key: (), lambda meta_params: optax.with_extra_args_support(optimizer))
+
+
 class Curriculum(NamedTuple):
     """Which levels the next lifetimes are spent on."""
 
@@ -130,6 +137,11 @@ def select(condition: Array, new: PyTree, old: PyTree) -> PyTree:
         return jnp.where(mask, new, old)
 
     return jax.tree.map(leaf, new, old)
+
+
+def all_finite(tree: PyTree) -> Array:
+    """() bool."""
+    return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()
 
 
 def compose(

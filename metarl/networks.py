@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from metarl.types import Array, Key, Params, PyTree
+from metarl.types import Array, Key, Layer, Params, PyTree
 
 
 class Network(NamedTuple):
@@ -28,6 +28,19 @@ class Activity(NamedTuple):
 
     depth: Array  # () of the layer, from 0 at the input to 1 at the output
     size: Array  # [n] absolute activation of its neurons, for a convolution their mean over the board
+
+
+def as_layers(seen: PyTree, actor: bool) -> PyTree:
+    """The tree of `Layer` for what the layers of one output say: a tree of `Activity` of B observations [B, ...]."""
+
+    def layer(x: Activity) -> Layer:
+        size = x.size.mean(0)
+        mean = size.mean()
+        # a layer that says nothing at all (tables at birth) has no dormant neurons
+        dormancy = jnp.where(mean > 0.0, size / jnp.where(mean > 0.0, mean, 1.0), 1.0)
+        return Layer(x.depth[0], dormancy, jnp.float32(actor))
+
+    return jax.tree.map(layer, seen, is_leaf=lambda x: isinstance(x, Activity))
 
 
 # (observation space, {output: size}) -> Network: how a user says what agents are made of

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from metarl.meta import select
-from metarl.networks import Activity, Network, NetworkFactory, PolicyHead, policy_head
-from metarl.types import Array, Environment, Key, Layer, Params, PyTree
+from metarl.networks import Network, NetworkFactory, PolicyHead, as_layers, policy_head
+from metarl.types import Array, Environment, Key, Params, PyTree
 
 
 class Model(NamedTuple):
@@ -176,18 +176,7 @@ def layers(model: Model, params: Params, rollout: Rollout) -> PyTree:
         return carry, jax.tree.map(lambda x: x.mean(0), seen)
 
     seen = _over_time(step, rollout)
-    return {name: _layers(tree, actor=name == "policy") for name, tree in seen.items()}
-
-
-def _layers(seen: PyTree, actor: bool) -> PyTree:
-    def layer(x: Activity) -> Layer:
-        size = x.size.mean(0)
-        mean = size.mean()
-        # a layer that says nothing at all (tables at birth) has no dormant neurons
-        dormancy = jnp.where(mean > 0.0, size / jnp.where(mean > 0.0, mean, 1.0), 1.0)
-        return Layer(x.depth[0], dormancy, jnp.float32(actor))
-
-    return jax.tree.map(layer, seen, is_leaf=lambda x: isinstance(x, Activity))
+    return {name: as_layers(tree, actor=name == "policy") for name, tree in seen.items()}
 
 
 def _over_time(step: Callable[[PyTree, Rollout], tuple[PyTree, PyTree]], rollout: Rollout) -> PyTree:

@@ -104,6 +104,18 @@ class Environment(Protocol):
     def observation_space(self, params: PyTree) -> Any: ...
 
 
+class Task(NamedTuple):
+    """A distribution of supervised problems. Functions are pure and of one problem."""
+
+    sample: Callable[[Key], PyTree]  # a problem: arrays only, () if there is just one
+    init: Callable[[Key, PyTree], Params]  # (key, problem) -> parameters at the start
+    # (params, problem, key) -> () loss on a minibatch that the key draws (or without noise)
+    loss: Callable[[Params, PyTree, Key], Array]
+    test: Callable[[Params, PyTree], Array]  # (params, problem) -> () mean of `loss` over all minibatches
+    # (params, problem, key) -> tree of `Layer` on the minibatch of `loss`; None if there are no layers to be seen
+    layers: Callable[[Params, PyTree, Key], PyTree] | None = None
+
+
 class Verdict(NamedTuple):
     """What a `TokenTask` says of one answer."""
 
