@@ -46,6 +46,8 @@ class Evolution(curriculum.Options):
     """Evolution strategies, or persistent ones (which need `truncation`)."""
     truncation: int = 0
     """Agent updates between two meta-steps (0: whole lifetimes)."""
+    measure_every: int = 0
+    """Fitness is the mean over measurements after so many agent updates (es only; 0: that at the end)."""
     shaping: Shaping = "pair_rank"
     """What counts for fitness (es only): fitness as it is, ranks in the population, or the rank within a pair."""
     sigma: float = 0.1
@@ -79,7 +81,7 @@ class Evolution(curriculum.Options):
                 *("shortest_life", "longest_life", "num_pairs", "num_envs", "rollout_length", "eval_episodes"),
                 *("sigma", "sigma_decay", "learning_rate", "learning_rate_decay", "last_learning_rate"),
             ),
-            not_negative=("truncation", "batch_size", "devices"),
+            not_negative=("truncation", "measure_every", "batch_size", "devices"),
         )
         check_held_out(self)
         if self.learning_rate_decay > 1:
@@ -112,7 +114,8 @@ def estimator(config: Evolution) -> Estimator:
     }
     if config.estimator == "pes":
         return metarl.estimators.pes(config.truncation, **options)
-    return metarl.estimators.es(config.truncation or config.longest_life, shaping=config.shaping, **options)
+    steps, measured = config.truncation or config.longest_life, config.measure_every or None
+    return metarl.estimators.es(steps, shaping=config.shaping, measure_every=measured, **options)
 
 
 def learning_rate(config: Evolution, step: Array | int) -> Array:

@@ -1,7 +1,8 @@
 """What an agent minimises: each function here returns a `metarl.meta.Objective`."""
 
 from metarl.objectives.actor_critic import a2c, ppo
+from metarl.objectives.fixed import fixed
 from metarl.objectives.lpg import lpg
 from metarl.objectives.lpo import dpo, lpo
 
-__all__ = ["a2c", "dpo", "lpg", "lpo", "ppo"]
+__all__ = ["a2c", "dpo", "fixed", "lpg", "lpo", "ppo"]

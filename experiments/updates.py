@@ -1,0 +1,89 @@
+"""What a learned optimizer does: its update over gradients and momenta, over the training, and over dormancy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from metarl import plot
+from metarl.meta import LearnedOptimizer
+from metarl.types import Array, Layer, MetaParams, Progress
+
+POINTS = 41  # of each axis; odd, so that zero is one of them
+PAST = 20  # equal gradients that make a momentum
+HORIZON = 1000
+
+
+def surface(transform: optax.GradientTransformationExtraArgs, progress: float = 0.5) -> tuple[Array, Array]:
+    """Gradients and momenta [POINTS] from -1 to 1, and the update [momenta, gradients] that follows.
+
+    Every point of the grid is a parameter, 0 as it is, of one tensor: it has had `PAST` gradients that were its
+    momentum, and then has its gradient.
+    """
+    axis = jnp.linspace(-1.0, 1.0, POINTS)
+    momentum, gradient = (x.reshape(-1) for x in jnp.meshgrid(axis, axis, indexing="ij"))
+    past = jnp.broadcast_to(momentum, (PAST, momentum.size))
+    moves = _last_move(transform, jnp.concatenate([past, gradient[None]]), progress=_at(progress))
+    return axis, moves.reshape(POINTS, POINTS)
+
+
+def sizes_over_progress(transform: optax.GradientTransformationExtraArgs, points: int = POINTS) -> tuple[Array, Array]:
+    """Shares of the training [points], and the mean size [points] of updates on the same normal gradients then."""
+    shares = jnp.linspace(0.0, 1.0, points)
+    return shares, jax.vmap(lambda share: _mean_size(transform, progress=_at(share)))(shares)
+
+
+def sizes_over_dormancy(transform: optax.GradientTransformationExtraArgs, points: int = POINTS) -> tuple[Array, Array]:
+    """Dormancies [points] from 0 to 3, and the mean size [points] of updates on the same normal gradients there."""
+    dormancy = jnp.linspace(0.0, 3.0, points)
+
+    def size(x: Array) -> Array:
+        return _mean_size(transform, progress=_at(0.5), layers=Layer(jnp.float32(0.5), x, jnp.float32(0.0)))
+
+    return dormancy, jax.vmap(size)(dormancy)
+
+
+def draw(optimizer: LearnedOptimizer, meta_params: MetaParams, path: Path) -> None:
+    """The surface in `path`, beside Adam's; and in `..._sizes.png`, next to it, what sizes depend on."""
+    transforms = {
+        "learned": optimizer.transform(meta_params),
+        "Adam at 0.001": optax.with_extra_args_support(optax.adam(1e-3)),
+    }
+    surfaces = {name: surface(transform) for name, transform in transforms.items()}
+    axis = np.asarray(surfaces["learned"][0])
+    plot.surfaces({name: np.asarray(x) for name, (_, x) in surfaces.items()}, axis, axis, path, "gradient", "momentum")
+
+    def curves(sizes: Callable[[optax.GradientTransformationExtraArgs], tuple[Array, Array]]) -> dict[str, Any]:
+        found = {name: sizes(transform) for name, transform in transforms.items()}
+        return {name: (np.asarray(x), np.asarray(y)[None]) for name, (x, y) in found.items()}
+
+    panels = {
+        "mean size of an update over the share of the training": curves(sizes_over_progress),
+        "mean size of an update over the dormancy of its neuron": curves(sizes_over_dormancy),
+    }
+    plot.trajectories(panels, path.with_name(f"{path.stem}_sizes.png"))
+
+
+def _at(share: Array | float) -> Progress:
+    return Progress(jnp.asarray(share) * HORIZON, jnp.int32(HORIZON))
+
+
+def _mean_size(transform: optax.GradientTransformationExtraArgs, **known: Any) -> Array:
+    return jnp.abs(_last_move(transform, jax.random.normal(jax.random.key(0), (PAST, 64)), **known)).mean()
+
+
+def _last_move(transform: optax.GradientTransformationExtraArgs, gradients: Array, **known: Any) -> Array:
+    """The last update [n] of parameters that are 0 and stay so, with `gradients` [steps, n]."""
+    params = jnp.zeros(gradients.shape[1])
+
+    def step(state: Any, gradient: Array) -> tuple[Any, Array]:
+        moves, state = transform.update(gradient, state, params, **known)
+        return state, moves
+
+    return jax.jit(lambda: jax.lax.scan(step, transform.init(params), gradients)[1][-1])()

@@ -1,0 +1,23 @@
+"""A learned objective as it is: nothing in it is learned any further."""
+
+from __future__ import annotations
+
+from metarl.meta import Objective
+from metarl.rollout import Model, Rollout
+from metarl.types import Array, MetaParams, Metrics, Params, Progress, PyTree
+
+
+def fixed(objective: Objective, meta_params: MetaParams) -> Objective:
+    """`objective` with these meta-parameters, and none of its own: what else is learned beside it learns alone."""
+
+    def targets(
+        _: MetaParams, params: Params, model: Model, rollout: Rollout, progress: Progress
+    ) -> tuple[PyTree, Array]:
+        return objective.targets(meta_params, params, model, rollout, progress)
+
+    def loss(
+        _: MetaParams, params: Params, model: Model, rollout: Rollout, targets: PyTree, progress: Progress
+    ) -> tuple[Array, Metrics]:
+        return objective.loss(meta_params, params, model, rollout, targets, progress)
+
+    return Objective(lambda key: (), objective.outputs, targets, loss)
