@@ -37,6 +37,7 @@ from metarl.supervised import levels as problems
 from metarl.supervised import supervised_inner_loop
 from metarl.types import Array, Levels, Task
 
+CURVES = ("fitness", "fitness_max", "meta_gradient_norm", "meta_gradient_cosine", "nonfinite_members")
 OptimizerName = Literal["open", "open_feedforward", "no_features", "adafac", "schedule"]
 Rate = Array | float
 
@@ -266,15 +267,15 @@ def main(argv: list[str] | None = None) -> None:
             updates.draw(learned(config), params["optimizer"], directory / "update.png")
             if not config.held_out_seeds:
                 return {}
-            table = {}
+            table: cli.Report = {}
             for name, where in places.items():
                 rates = tuned.get(name) or tune(config, where)
                 prefix = f"{name}: " if config.more_levels else ""
-                table |= {prefix + row: x for row, x in judge(config, where, params, rates).items()}
+                table = {**table, **{prefix + row: x for row, x in judge(config, where, params, rates).items()}}
             return table
 
         score = "fitness after training (return, or minus the loss)"
-        cli.run(meta, config, curves=evolution.CURVES, report=report, score=score)
+        cli.run(meta, config, curves=CURVES, report=report, score=score)
 
 
 def judge(
