@@ -5,6 +5,7 @@ python -m experiments.benchmark lpg --num-lifetimes 512 --num-envs 64
 python -m experiments.benchmark es
 python -m experiments.benchmark groove
 python -m experiments.benchmark tokens --batch 256
+python -m experiments.benchmark optimizers
 """
 
 from __future__ import annotations
@@ -20,15 +21,17 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import optax
 import tyro
 
 import envs
 from experiments import cli, curriculum, evolution, groove, lpg, ta_lpg
 from experiments.agents import family
-from metarl import rollout
+from metarl import networks, objectives, optimizers, rollout
+from metarl.agents import rl_inner_loop
 from metarl.estimators.population import live, spread
 from metarl.finetune import policies
-from metarl.meta import Meta, MetaState
+from metarl.meta import InnerLoop, Meta, MetaState
 from metarl.types import Array, Key
 
 
@@ -134,6 +137,29 @@ class Tokens:
 
     def __post_init__(self) -> None:
         cli.check(self, positive=[field.name for field in dataclasses.fields(self) if field.name != "policies"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizers:
+    """One PPO update of an agent that follows a learned optimizer, against the same with Adam."""
+
+    levels: tuple[str, ...] = ("CartPole-v1",)
+    """Distributions of levels, one benchmark each."""
+    sizes: tuple[int, ...] = (64, 64)
+    """Hidden layers of the agent's networks."""
+    num_envs: int = 64
+    """Environments of the agent."""
+    rollout_length: int = 128
+    """Environment steps between two agent updates."""
+    epochs: int = 4
+    """Passes over each rollout."""
+    minibatches: int = 8
+    """Parts that each pass is cut into, with an update for each."""
+    repeats: int = 10
+    """Timed calls of each program, taken in turns."""
+
+    def __post_init__(self) -> None:
+        cli.check(self, positive=("num_envs", "rollout_length", "epochs", "minibatches", "repeats"))
 
 
 def time_side_by_side(programs: dict[str, tuple[Callable[..., Any], Any]], repeats: int) -> dict[str, dict[str, Any]]:
@@ -392,6 +418,52 @@ def _depends_on(key: Key, values: Array) -> Key:
     return jax.random.fold_in(key, (1e6 * values.sum()).astype(jnp.int32))
 
 
+def benchmark_optimizers(config: Optimizers, name: str) -> dict[str, Any]:
+    """Times of one environment's agents."""
+    levels, key = envs.make(name), jax.random.key(0)
+    kinds: dict[str, Any] = {
+        "adam": optax.chain(optax.clip_by_global_norm(0.5), optax.adam(1e-3)),
+        "schedule": optimizers.schedule(),
+        "no_features": optimizers.no_features(),
+        "adafac": optimizers.adafac(),
+        "open_feedforward": optimizers.open_rl(hidden=0),
+        "open": optimizers.open_rl(),
+    }
+    programs, count = {}, 0
+    for kind, optimizer in kinds.items():
+        inner = rl_inner_loop(
+            levels.env,
+            networks.mlp(config.sizes),
+            objectives.ppo(),
+            optimizer,
+            num_envs=config.num_envs,
+            rollout_length=config.rollout_length,
+            epochs=config.epochs,
+            minibatches=config.minibatches,
+        )
+        meta_params = jax.jit(inner.init_meta)(key)
+
+        def update(state: tuple[Any, Key], inner: InnerLoop = inner, meta_params: Any = meta_params) -> tuple[Any, Key]:
+            lifetime, key = state
+            lifetime = inner.step(meta_params, lifetime, key).lifetime
+            return lifetime, jax.random.fold_in(key, lifetime.step)
+
+        lifetime = jax.jit(inner.init)(key, levels.sample(key))
+        programs[kind], count = (update, (lifetime, key)), sum(x.size for x in jax.tree.leaves(lifetime.params))
+    times = time_side_by_side(programs, config.repeats)
+    adam = times["adam"]["min_seconds"]
+    return {
+        "levels": name,
+        "parameters": count,
+        "updates": config.epochs * config.minibatches,
+        **times,
+        "ratios": {
+            f"PPO with {kind} / with adam": times[kind]["min_seconds"] / adam for kind in kinds if kind != "adam"
+        },
+        "peak_memory_mib": _peak_memory(),
+    }
+
+
 def _peak_memory() -> float:
     """MiB: of the accelerator where there is one, else of this process so far."""
     stats = jax.devices()[0].memory_stats() or {}
@@ -404,6 +476,7 @@ BENCHMARKS: dict[type, Callable[[Any, str], dict[str, Any]]] = {
     ES: benchmark_es,
     GROOVE: benchmark_groove,
     Tokens: benchmark_tokens,
+    Optimizers: benchmark_optimizers,
 }
 
 

@@ -137,7 +137,8 @@ def rl_inner_loop(
     ) -> tuple[Params, PyTree, Array, Metrics]:
         """One agent update on the rollout `data`: new parameters and optimizer state, penalty, metrics."""
         # meta-parameters that were saved leave out what is not learned
-        rule, optim = meta_params["objective"], learned.transform(meta_params.get("optimizer", ()))
+        # saved meta-parameters leave out what is not learned
+        rule, optim = meta_params.get("objective", ()), learned.transform(meta_params.get("optimizer", ()))
         targets, penalty = objective.targets(rule, params, agent, data, progress)
 
         def follow(

@@ -1,0 +1,116 @@
+"""Meta-training of optimizers as a user runs it, and what it reports and draws."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from experiments import benchmark, updates
+from experiments import learned_optimizer as experiment
+from metarl import optimizers
+
+TINY = (
+    *("--steps", "2", "--chunk", "1", "--num-pairs", "2", "--width", "4", "--hidden", "2"),
+    *("--shortest-life", "4", "--longest-life", "4", "--num-envs", "2", "--rollout-length", "4"),
+    *("--eval-episodes", "2", "--tuning-levels", "2", "--tuning-seeds", "1"),
+    *("--held-out-levels", "2", "--held-out-seeds", "1"),
+)
+
+
+def run(directory, *arguments):
+    experiment.main([*TINY, "--directory", str(directory), *map(str, arguments)])
+    return json.loads((directory / "results.json").read_text())
+
+
+def test_a_run_compares_with_tuned_optimizers_and_draws_its_updates(tmp_path):
+    results = run(tmp_path / "run", "--levels", "supervised/quadratic")
+    rows = results["report"]
+    names = [name.split(" at ")[0] for name in rows]
+    others = ["adam", "rmsprop", "sgd"]
+    assert names == ["trained", "newborn", *others, *(f"trained minus {x}" for x in others)]
+    assert all(row["low"] <= row["mean"] <= row["high"] for row in rows.values())
+    best = next(row["mean"] for name, row in rows.items() if name.startswith("adam"))
+    assert best > rows["newborn"]["mean"]  # which moves nothing
+    assert {"update.png", "update_sizes.png", "rule.safetensors", "report.png"} <= {
+        x.name for x in (tmp_path / "run").iterdir()
+    }
+
+
+def test_a_mixture_reports_each_of_its_places(tmp_path):
+    arguments = ("--levels", "supervised/quadratic", "--more-levels", "supervised/logistic", "--estimator", "pes")
+    results = run(tmp_path / "run", *arguments, "--truncation", 2)
+    assert {name.split(":")[0] for name in results["report"]} == {"supervised/quadratic", "supervised/logistic"}
+
+
+@pytest.mark.parametrize("objective", ["ppo", "lpg"])
+@pytest.mark.parametrize("name", ["open", "open_feedforward", "no_features", "adafac", "schedule"])
+def test_agents_learn_by_every_optimizer(name, objective):
+    """PPO with it, and LPG with it: both are meta-learned then."""
+    config = experiment.Config(optimizer=name, objective=objective, num_envs=2, rollout_length=2, hidden=2, width=4)
+    where = experiment.place(config, "bandit/bernoulli")
+    inner = where.inner_loop(experiment.learned(config))
+    meta = jax.eval_shape(inner.init_meta, jax.random.key(0))
+    assert bool(jax.tree.leaves(meta["optimizer"])) and bool(jax.tree.leaves(meta["objective"])) == (objective == "lpg")
+    lifetime = jax.eval_shape(lambda key: inner.init(key, where.levels.sample(key)), jax.random.key(0))
+    after = jax.eval_shape(inner.step, meta, lifetime, jax.random.key(0)).lifetime
+    assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, lifetime)
+
+
+def test_the_sweep_finds_the_rate_that_is_best():
+    """On quadratics of curvature 1, SGD at rate 1 is done at once; gradients are clipped, so it takes some steps."""
+    config = experiment.Config(longest_life=20, shortest_life=20, tuning_levels=4, tuning_seeds=2)
+    where = experiment.place(config, "supervised/quadratic")
+    rates = experiment.tune(config, where)
+    assert set(rates) == {"adam", "rmsprop", "sgd"}
+    inner = where.inner_loop(experiment.PLAIN["adam"](rates["adam"][0]))
+    assert rates["adam"][1] > -1.0 and rates["adam"][0] in np.asarray(experiment.RATES)
+    assert inner.init_meta(jax.random.key(0)) == {"objective": (), "optimizer": ()}
+
+
+def test_pictures_show_what_an_optimizer_does():
+    """Those of SGD with momentum and of a schedule are known."""
+    sgd = optax.with_extra_args_support(optax.sgd(0.1))
+    axis, moves = updates.surface(sgd)
+    np.testing.assert_allclose(moves, jnp.broadcast_to(-0.1 * axis, moves.shape), rtol=1e-5, atol=1e-7)
+    momentum = optax.with_extra_args_support(optax.sgd(0.1, momentum=0.5))
+    _, moves = updates.surface(momentum)
+    expected = -0.1 * (axis[None] + (1 - 0.5**20) * axis[:, None])  # the past weighs (1 - b^20) / (1 - b) b
+    np.testing.assert_allclose(moves, expected, rtol=1e-4, atol=1e-6)
+    schedule = optimizers.schedule(0.1, 0.0, None, knots=2, direction="sgd")
+    transform = schedule.transform({"learning_rate": jnp.log(jnp.array([1.0, 3.0]))})
+    shares, sizes = updates.sizes_over_progress(transform)
+    np.testing.assert_allclose(sizes / sizes[0], 1.0 + 2.0 * shares, rtol=1e-4)
+    _, sizes = updates.sizes_over_dormancy(transform)
+    np.testing.assert_allclose(sizes, sizes[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--levels", "chess"), "chess"),
+        (("--without", "colour"), "colour"),
+        (
+            ("--without", "noise", "--optimizer", "adafac"),
+            "without is for the features of open, got optimizer 'adafac'",
+        ),
+        (("--rule", "runs/x"), "rule needs objective lpg, got 'ppo'"),
+        (("--network", "0"), "network must have sizes of at least 1, got (0,)"),
+        (("--scale", "0"), "scale must be positive"),
+        (("--measure-every", "-1"), "measure_every must be finite and not negative"),
+    ],
+)
+def test_bad_input_is_one_clear_line(arguments, says, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run(tmp_path / "run", *arguments)
+    message = capsys.readouterr().err.strip()
+    assert stopped.value.code == 2 and says in message and len(message.splitlines()) == 1
+
+
+def test_the_benchmark_prints_its_figures_as_json(capsys):
+    small = "--sizes 2 --num-envs 2 --rollout-length 2 --epochs 1 --minibatches 1 --repeats 1"
+    benchmark.main(["optimizers", *small.split(), "--levels", "bandit/bernoulli"])
+    (figures,) = json.loads(capsys.readouterr().out)["benchmarks"]
+    assert len(figures["ratios"]) == 5 and all(x > 0 for x in figures["ratios"].values())
