@@ -155,7 +155,7 @@ def run(
         table = report(state, log, directory)
         write_json(directory / "results.json", {**results, "report": table})
         if table:
-            _show(table, score)
+            show(table, score)
             rows = {name: (row["mean"], row["low"], row["high"]) for name, row in table.items()}
             plot.intervals(rows, directory / "report.png", score)
     print(f"results in {directory}", file=sys.stderr)
@@ -255,7 +255,8 @@ def show_intervals(report: Mapping[str, Mapping[Any, Interval]], corner: str, sc
     Console(markup=False, width=None if sys.stdout.isatty() else 160).print(shown)
 
 
-def _show(table: Report, score: str) -> None:
+def show(table: Report, score: str) -> None:
+    """Prints a table with a row per name."""
     from rich.console import Console
     from rich.table import Table
 

@@ -7,6 +7,7 @@ python -m experiments.learned_optimizer --preset gridworld --without dormancy la
 python -m experiments.learned_optimizer --preset gridworld --objective lpg   # the objective is learned, too
 
 OPEN (Goldie et al. 2024, arXiv 2407.07082) and its kin, against Adam, RMSprop and SGD at the best rate of a sweep.
+`python -m experiments.ablation` trains OPEN without each group of its features.
 """
 
 from __future__ import annotations
@@ -248,36 +249,6 @@ def tune(config: Config, where: Place) -> dict[str, tuple[float, float]]:
     return {name: best(make) for name, make in PLAIN.items()}
 
 
-def main(argv: list[str] | None = None) -> None:
-    config = cli.parse(Config, PRESETS, argv)
-    cli.one_device_per_core()
-    with cli.clean_exit():
-        places = {name: place(config, name) for name in config.places}
-        inners = [where.inner_loop(learned(config)) for where in places.values()]
-        tuned: dict[str, dict[str, tuple[float, float]]] = {}
-        inner, levels = inners[0], next(iter(places.values())).levels
-        if config.more_levels:
-            tuned = {name: tune(config, where) for name, where in places.items()}
-            inner = mixture(inners, [abs(tuned[name]["adam"][1]) for name in places])
-            levels = mixed([where.levels for where in places.values()])
-        meta = evolution.make(config, levels, inner)
-
-        def report(state: MetaState, log: Log, directory: Path) -> cli.Report:
-            params = jax.device_get(state.params)
-            updates.draw(learned(config), params["optimizer"], directory / "update.png")
-            if not config.held_out_seeds:
-                return {}
-            table: cli.Report = {}
-            for name, where in places.items():
-                rates = tuned.get(name) or tune(config, where)
-                prefix = f"{name}: " if config.more_levels else ""
-                table = {**table, **{prefix + row: x for row, x in judge(config, where, params, rates).items()}}
-            return table
-
-        score = "fitness after training (return, or minus the loss)"
-        cli.run(meta, config, curves=CURVES, report=report, score=score)
-
-
 def judge(
     config: Config, where: Place, params: Any, rates: dict[str, tuple[float, float]]
 ) -> dict[str, dict[str, float]]:
@@ -310,6 +281,40 @@ def judge(
     others = {name: x for name, x in scores.items() if name not in ("trained", "newborn")}
     rows = scores | {f"trained minus {name}": ours - x for name, x in others.items()}
     return {name: normalised_return(x, zero, one)._asdict() for name, x in rows.items()}
+
+
+def run(config: Config) -> cli.Report:
+    """Meta-trains, draws, and reports on held-out levels: the report, empty without `held_out_seeds`."""
+    places = {name: place(config, name) for name in config.places}
+    inners = [where.inner_loop(learned(config)) for where in places.values()]
+    tuned: dict[str, dict[str, tuple[float, float]]] = {}
+    inner, levels = inners[0], next(iter(places.values())).levels
+    if config.more_levels:
+        tuned = {name: tune(config, where) for name, where in places.items()}
+        inner = mixture(inners, [abs(tuned[name]["adam"][1]) for name in places])
+        levels = mixed([where.levels for where in places.values()])
+    table: cli.Report = {}
+
+    def report(state: MetaState, log: Log, directory: Path) -> cli.Report:
+        nonlocal table
+        params = jax.device_get(state.params)
+        updates.draw(learned(config), params["optimizer"], directory / "update.png")
+        for name, where in places.items() if config.held_out_seeds else ():
+            rates = tuned.get(name) or tune(config, where)
+            prefix = f"{name}: " if config.more_levels else ""
+            table = {**table, **{prefix + row: x for row, x in judge(config, where, params, rates).items()}}
+        return table
+
+    score = "fitness after training (return, or minus the loss)"
+    cli.run(evolution.make(config, levels, inner), config, curves=CURVES, report=report, score=score)
+    return table
+
+
+def main(argv: list[str] | None = None) -> None:
+    config = cli.parse(Config, PRESETS, argv)
+    cli.one_device_per_core()
+    with cli.clean_exit():
+        run(config)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,10 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import benchmark, updates
+from experiments import ablation, benchmark, updates
 from experiments import learned_optimizer as experiment
 from metarl import optimizers
+from metarl.optimizers.open import GROUPS
 
 TINY = (
     *("--steps", "2", "--chunk", "1", "--num-pairs", "2", "--width", "4", "--hidden", "2"),
@@ -107,6 +108,27 @@ def test_bad_input_is_one_clear_line(arguments, says, tmp_path, capsys):
         run(tmp_path / "run", *arguments)
     message = capsys.readouterr().err.strip()
     assert stopped.value.code == 2 and says in message and len(message.splitlines()) == 1
+
+
+def test_an_ablation_leaves_out_one_group_at_a_time(tmp_path, monkeypatch, capsys):
+    """Each in a run of its own, and none of them twice."""
+    seen = []
+
+    def spy(config):
+        seen.append((config.without, config.resume))
+        row = {"mean": 1.0, "low": 0.5, "high": 1.5}
+        return {"trained": row, "adam at 0.1": row, "sgd at 0.1": row}
+
+    monkeypatch.setattr(ablation.experiment, "run", spy)
+    ablation.main(["--directory", str(tmp_path / "run")])
+    groups = [*GROUPS, "noise"]
+    assert seen == [((), False), *(((group,), False) for group in groups)]
+    report = json.loads((tmp_path / "run" / "ablation.json").read_text())["report"]
+    assert list(report) == ["open", "adam at 0.1", *(f"without {group}" for group in groups)]
+    for arguments, says in ((("--optimizer", "adafac"), "is of open"), (("--held-out-seeds", "0"), "needs held_out")):
+        with pytest.raises(SystemExit):
+            ablation.main(["--directory", str(tmp_path / "other"), *arguments])
+        assert says in capsys.readouterr().err
 
 
 def test_the_benchmark_prints_its_figures_as_json(capsys):

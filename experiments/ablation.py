@@ -1,0 +1,56 @@
+"""Which of OPEN's features matter: it is meta-trained with all of them, and without one group of them at a time.
+
+python -m experiments.ablation                    # on handwritten digits
+python -m experiments.ablation --preset gridworld
+python -m experiments.ablation --directory runs/ablation --resume
+
+The options are those of experiments.learned_optimizer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from typing import get_args
+
+from experiments import cli
+from experiments import learned_optimizer as experiment
+from metarl import checkpoint, plot
+from metarl.optimizers.open import Group
+
+DIGITS = dataclasses.replace(experiment.PRESETS["quick"], optimizer="open")
+PRESETS = {"quick": DIGITS, "gridworld": experiment.PRESETS["gridworld"], "minatar": experiment.PRESETS["minatar"]}
+
+
+def main(argv: list[str] | None = None) -> None:
+    config = cli.parse(experiment.Config, PRESETS, argv)
+    cli.one_device_per_core()
+    with cli.clean_exit():
+        if not config.optimizer.startswith("open") or config.without or not config.held_out_seeds or config.more_levels:
+            raise ValueError(
+                "an ablation is of open on one distribution of levels, with held_out_seeds and not without"
+            )
+        directory = cli.run_directory(config.directory, "ablation", config.seed)
+        if directory.exists() and any(directory.iterdir()) and not config.resume:
+            raise FileExistsError(f"{directory} is not empty: give resume to go on with it, or another directory")
+        rows = {}
+        for group in ("", *get_args(Group)):
+            name, without = (f"without {group}", (group,)) if group else ("open", ())
+            place = directory / (group or "open")
+            own = dataclasses.replace(
+                config, without=without, directory=str(place), resume=bool(checkpoint.steps(place))
+            )
+            found = experiment.run(own)
+            rows[name] = found["trained"]
+            rows |= {} if group else {other: x for other, x in found.items() if other.startswith("adam")}
+        cli.write_json(directory / "ablation.json", {"config": dataclasses.asdict(config), "report": rows})
+        score = "fitness after training (return, or minus the loss)"
+        cli.show(rows, score)
+        plot.intervals(
+            {name: (x["mean"], x["low"], x["high"]) for name, x in rows.items()}, directory / "ablation.png", score
+        )
+        print(f"results in {directory}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
