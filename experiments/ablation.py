@@ -33,6 +33,7 @@ def main(argv: list[str] | None = None) -> None:
         directory = cli.run_directory(config.directory, "ablation", config.seed)
         if directory.exists() and any(directory.iterdir()) and not config.resume:
             raise FileExistsError(f"{directory} is not empty: give resume to go on with it, or another directory")
+        directory.mkdir(parents=True, exist_ok=True)
         rows = {}
         for group in ("", *get_args(Group)):
             name, without = (f"without {group}", (group,)) if group else ("open", ())
