@@ -26,10 +26,10 @@ def main(argv: list[str] | None = None) -> None:
     config = cli.parse(experiment.Config, PRESETS, argv)
     cli.one_device_per_core()
     with cli.clean_exit():
-        if not config.optimizer.startswith("open") or config.without or not config.held_out_seeds or config.more_levels:
-            raise ValueError(
-                "an ablation is of open on one distribution of levels, with held_out_seeds and not without"
-            )
+        if not config.optimizer.startswith("open") or config.without:
+            raise ValueError("an ablation is of open, and says itself what is left out")
+        if not config.held_out_seeds or config.more_levels:
+            raise ValueError("an ablation needs held_out_seeds, and no more_levels")
         directory = cli.run_directory(config.directory, "ablation", config.seed)
         if directory.exists() and any(directory.iterdir()) and not config.resume:
             raise FileExistsError(f"{directory} is not empty: give resume to go on with it, or another directory")
@@ -47,9 +47,8 @@ def main(argv: list[str] | None = None) -> None:
         cli.write_json(directory / "ablation.json", {"config": dataclasses.asdict(config), "report": rows})
         score = "fitness after training (return, or minus the loss)"
         cli.show(rows, score)
-        plot.intervals(
-            {name: (x["mean"], x["low"], x["high"]) for name, x in rows.items()}, directory / "ablation.png", score
-        )
+        drawn = {name: (x["mean"], x["low"], x["high"]) for name, x in rows.items()}
+        plot.intervals(drawn, directory / "ablation.png", score)
         print(f"results in {directory}", file=sys.stderr)
 
 
