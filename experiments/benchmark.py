@@ -429,7 +429,8 @@ def benchmark_optimizers(config: Optimizers, name: str) -> dict[str, Any]:
         "open_feedforward": optimizers.open_rl(hidden=0),
         "open": optimizers.open_rl(),
     }
-    programs, count = {}, 0
+    programs: dict[str, tuple[Callable[..., Any], Any]] = {}
+    count = 0
     for kind, optimizer in kinds.items():
         inner = rl_inner_loop(
             levels.env,
@@ -443,13 +444,16 @@ def benchmark_optimizers(config: Optimizers, name: str) -> dict[str, Any]:
         )
         meta_params = jax.jit(inner.init_meta)(key)
 
-        def update(state: tuple[Any, Key], inner: InnerLoop = inner, meta_params: Any = meta_params) -> tuple[Any, Key]:
-            lifetime, key = state
+        def update(state: tuple[Any, Any, Key], inner: InnerLoop = inner) -> tuple[Any, Any, Key]:
+            meta_params, lifetime, key = state
             lifetime = inner.step(meta_params, lifetime, key).lifetime
-            return lifetime, jax.random.fold_in(key, lifetime.step)
+            return meta_params, lifetime, jax.random.fold_in(key, lifetime.step)
 
         lifetime = jax.jit(inner.init)(key, levels.sample(key))
-        programs[kind], count = (update, (lifetime, key)), sum(x.size for x in jax.tree.leaves(lifetime.params))
+        programs[kind], count = (
+            (update, (meta_params, lifetime, key)),
+            sum(x.size for x in jax.tree.leaves(lifetime.params)),
+        )
     times = time_side_by_side(programs, config.repeats)
     adam = times["adam"]["min_seconds"]
     return {

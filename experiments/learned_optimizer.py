@@ -20,12 +20,14 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 import envs
 import metarl
 from envs import supervised
-from experiments import cli, evolution, updates
+from experiments import cli, evolution, horizons, ta_lpg, updates
+from experiments import lpg as plain_lpg
 from experiments.report import HELD_OUT
 from metarl import networks, objectives, optimizers
 from metarl.checkpoint import Log
@@ -33,16 +35,16 @@ from metarl.evaluate import final_returns, normalised_return
 from metarl.meta import InnerLoop, LearnedOptimizer, MetaState, Objective
 from metarl.mixture import mixed, mixture
 from metarl.optimizers.open import Group
-from metarl.pretrained import load_params
+from metarl.optimizers.per_parameter import clip_by_network
 from metarl.supervised import levels as problems
 from metarl.supervised import supervised_inner_loop
-from metarl.types import Array, Levels, Task
+from metarl.types import Array, Key, Level, Levels, Task
 
 CURVES = ("fitness", "fitness_max", "meta_gradient_norm", "meta_gradient_cosine", "nonfinite_members")
 OptimizerName = Literal["open", "open_feedforward", "no_features", "adafac", "schedule"]
 Rate = Array | float
 
-RATES = jnp.logspace(-4.0, 0.5, 10)  # of the sweep of every plain optimizer
+RATES = np.logspace(-3.5, 1.0, 10)  # of the sweep of every plain optimizer
 TASKS: dict[str, Callable[[], Task]] = {
     "supervised/digits": supervised.mlp_digits,
     "supervised/logistic": supervised.logistic_digits,
@@ -68,11 +70,13 @@ class Config(evolution.Evolution):
     width: int = 16
     """Of the optimizer's other layers."""
     scale: float = 1e-3
-    """Size of an update whose output is 1."""
+    """Size of an update whose output is 1 (schedule: its learning rate at the start)."""
     objective: Literal["ppo", "lpg"] = "ppo"
-    """Agents: what they follow. That of LPG is learned together with the optimizer."""
+    """Agents: what they follow. That of LPG is learned together with the optimizer, and plain optimizers follow PPO."""
     rule: str = ""
-    """Agents: a finished run of experiments.lpg or ta_lpg, whose learned objective they follow as it is."""
+    """Agents: a finished run of experiments.lpg or ta_lpg, whose learned objective all follow as it is."""
+    rule_hidden: int = 32
+    """Agents: width of LPG's GRU, if it is learned."""
     network: tuple[int, ...] = ()
     """Agents: hidden layers (none: tables where observations are integers, else 64 and 64)."""
     epochs: int = 2
@@ -90,13 +94,19 @@ class Config(evolution.Evolution):
         super().__post_init__()
         cli.check(
             self,
-            positive=("hidden", "width", "scale", "epochs", "minibatches", "tuning_levels", "tuning_seeds"),
+            positive=(
+                *("hidden", "width", "scale", "rule_hidden", "epochs", "minibatches", "tuning_levels", "tuning_seeds"),
+            ),
             not_negative=("entropy_coef",),
         )
         if self.without and not self.optimizer.startswith("open"):
             raise ValueError(f"without is for the features of open, got optimizer {self.optimizer!r}")
         if self.rule and self.objective != "lpg":
             raise ValueError(f"rule needs objective lpg, got {self.objective!r}")
+        if self.rule and set(self.places) <= set(TASKS):
+            raise ValueError(f"rule is for agents, got levels {self.levels!r}")
+        if len(set(self.places)) < len(self.places):
+            raise ValueError(f"levels must be different, got {self.places}")
         if min(self.network, default=1) < 1:
             raise ValueError(f"network must have sizes of at least 1, got {self.network}")
         if self.score != "uniform":
@@ -158,11 +168,11 @@ PRESETS = {
 }
 
 
-def learned(config: Config) -> LearnedOptimizer:
-    """The optimizer that is meta-trained."""
-    sizes: dict[str, Any] = {"width": config.width, "scale": config.scale}
+def learned(config: Config, **options: Any) -> LearnedOptimizer:
+    """The optimizer that is meta-trained; its `max_norm` is its own unless given."""
+    sizes: dict[str, Any] = {"width": config.width, "scale": config.scale, **options}
     if config.optimizer == "schedule":
-        return optimizers.schedule()
+        return optimizers.schedule(config.scale, **options)
     if config.optimizer == "no_features":
         return optimizers.no_features(**sizes)
     if config.optimizer == "adafac":
@@ -171,15 +181,17 @@ def learned(config: Config) -> LearnedOptimizer:
     return optimizers.open_rl(hidden, without=config.without, **sizes)
 
 
-def _clipped(make: Callable[[Rate], optax.GradientTransformation], rate: Rate) -> optax.GradientTransformation:
-    return optax.chain(optax.clip_by_global_norm(0.5), make(rate))
+def _clipped(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    return optax.chain(optax.stateless(lambda gradient, _: clip_by_network(gradient, 0.5)), optimizer)
 
 
-# What learned optimizers are compared with, at the best of `RATES`. Gradients are clipped as OPEN's.
-PLAIN: dict[str, Callable[[Rate], optax.GradientTransformation]] = {
-    "adam": partial(_clipped, optax.adam),
-    "rmsprop": partial(_clipped, optax.rmsprop),
-    "sgd": partial(_clipped, optax.sgd),
+# What learned optimizers are compared with, made from one of `RATES` and from how many updates there will be. The
+# gradients of each network are clipped as for OPEN.
+PLAIN: dict[str, Callable[[Rate, int], optax.GradientTransformation]] = {
+    "adam": lambda rate, total: _clipped(optax.adam(rate)),
+    "adam to 0": lambda rate, total: _clipped(optax.adam(optax.linear_schedule(rate, 0.0, total))),
+    "rmsprop": lambda rate, total: _clipped(optax.rmsprop(rate)),
+    "sgd": lambda rate, total: _clipped(optax.sgd(rate)),
 }
 
 
@@ -187,45 +199,58 @@ class Place(NamedTuple):
     """One kind of problem that optimizers are for."""
 
     levels: Levels
-    inner_loop: Callable[[LearnedOptimizer | optax.GradientTransformation], InnerLoop]
+    inner_loop: Callable[[LearnedOptimizer], InnerLoop]
+    plain: Callable[[Callable[[int], optax.GradientTransformation]], InnerLoop]  # of a function of the updates in all
 
 
 def place(config: Config, name: str) -> Place:
     """The problems called `name`. Raises ValueError for an unknown name."""
     if name in TASKS:
         task = TASKS[name]()
-        return Place(problems(task, config.longest_life), partial(supervised_inner_loop, task))
+        return Place(
+            problems(task, config.longest_life),
+            partial(supervised_inner_loop, task),
+            lambda make: supervised_inner_loop(task, make(config.longest_life)),
+        )
     levels = envs.make(name, config.lifetimes)
     integers = hasattr(levels.env.observation_space(levels.env.default_params), "n")
     network = networks.tabular if integers and not config.network else networks.mlp(config.network or (64, 64))
-    whole = config.objective == "lpg"  # its targets are for one step on the whole rollout
+    ppo = objectives.ppo(entropy_coef=config.entropy_coef)
+    ours = ppo if config.objective == "ppo" else lpg(config)
+    theirs = ours if config.rule else ppo
 
-    def inner_loop(optimizer: LearnedOptimizer | optax.GradientTransformation) -> InnerLoop:
+    def agents(
+        objective: Objective, make: Callable[[int], LearnedOptimizer | optax.GradientTransformation]
+    ) -> InnerLoop:
+        # LPG's targets are for one step on the whole rollout
+        epochs, minibatches = (config.epochs, config.minibatches) if objective is ppo else (1, 1)
         return metarl.rl_inner_loop(
             levels.env,
             network,
-            objective(config),
-            optimizer,
+            objective,
+            make(config.longest_life * epochs * minibatches),
             num_envs=config.num_envs,
             rollout_length=config.rollout_length,
-            epochs=1 if whole else config.epochs,
-            minibatches=1 if whole else config.minibatches,
+            epochs=epochs,
+            minibatches=minibatches,
             num_eval_episodes=config.eval_episodes,
         )
 
-    return Place(levels, inner_loop)
+    return Place(levels, lambda optimizer: agents(ours, lambda total: optimizer), partial(agents, theirs))
 
 
-def objective(config: Config) -> Objective:
-    """PPO's, LPG's to be learned, or the one that the run `config.rule` learned."""
-    if config.objective == "ppo":
-        return objectives.ppo(entropy_coef=config.entropy_coef)
+def lpg(config: Config) -> Objective:
+    """A learned objective: to be learned, or as the run `config.rule` left it.
+
+    Raises ValueError if that is of no experiment with an LPG.
+    """
     if not config.rule:
-        return objectives.lpg(temporal=config.temporal)
-    params, origin = load_params(Path(config.rule) / "rule.safetensors")
-    sizes = origin["config"]
-    rule = objectives.lpg(sizes["bins"], sizes["hidden"], sizes.get("temporal", False))
-    return objectives.fixed(rule, params["objective"])
+        return objectives.lpg(hidden=config.rule_hidden, temporal=config.temporal)
+    rule = horizons.load(config.rule)
+    makers: dict[str, Callable[[Any], Objective]] = {"lpg": plain_lpg.objective, "ta_lpg": ta_lpg.objective}
+    if rule.experiment not in makers:
+        raise ValueError(f"rule must be a run of {' or '.join(makers)}, got one of {rule.experiment}: {config.rule}")
+    return objectives.fixed(makers[rule.experiment](rule.config), rule.params["objective"])
 
 
 def tune(config: Config, where: Place) -> dict[str, tuple[float, float]]:
@@ -234,75 +259,84 @@ def tune(config: Config, where: Place) -> dict[str, tuple[float, float]]:
     All rates at once: `tuning_levels` levels, `tuning_seeds` agents each, of the run's seed. Who diverges is worst.
     """
     level_key, key = jax.random.split(jax.random.key(config.seed))
-    levels = jax.vmap(where.levels.sample)(jax.random.split(level_key, config.tuning_levels))
-    levels = levels._replace(horizon=jnp.full_like(levels.horizon, config.longest_life))
+    levels = _living(config, where, level_key, config.tuning_levels)
+    rates = jnp.asarray(RATES, jnp.float32)
+    batch = max(config.held_out_batch // len(rates), 1)
 
-    def best(make: Callable[[Rate], optax.GradientTransformation]) -> tuple[float, float]:
+    def best(make: Callable[[Rate, int], optax.GradientTransformation]) -> tuple[float, float]:
         def fitness(rate: Array) -> Array:
-            inner = where.inner_loop(make(rate))
-            return final_returns(inner, inner.init_meta(key), levels, key, num_seeds=config.tuning_seeds).mean()
+            inner = where.plain(partial(make, rate))
+            final = partial(final_returns, inner, num_seeds=config.tuning_seeds, batch_size=batch)
+            return final(inner.init_meta(key), levels, key).mean()
 
-        found = jax.jit(jax.vmap(fitness))(RATES)
+        found = jax.jit(jax.vmap(fitness))(rates)
         found = jnp.where(jnp.isfinite(found), found, -jnp.inf)
         return float(RATES[found.argmax()]), float(found.max())
 
     return {name: best(make) for name, make in PLAIN.items()}
 
 
-def judge(
-    config: Config, where: Place, params: Any, rates: dict[str, tuple[float, float]]
-) -> dict[str, dict[str, float]]:
-    """Final fitness `{name: {mean, low, high}}` on held-out levels, of the learned optimizer and of tuned plain ones.
+def scale(config: Config, where: Place, name: str) -> float:
+    """What fitness there is divided by in a mixture: tuned Adam's return, or the loss before any training."""
+    if name not in TASKS:
+        return abs(tune(config, where)["adam"][1])
+    key = jax.random.key(config.seed)
+    levels = _living(config, where, key, config.tuning_levels, horizon=0)
+    inner = where.inner_loop(learned(config))
+    newborn = final_returns(inner, inner.init_meta(key), levels, key, num_seeds=config.tuning_seeds)
+    return float(jnp.abs(newborn.mean()))
 
-    The same levels and seeds for all, and differences from the learned one by them.
+
+def _living(config: Config, where: Place, key: Key, count: int, horizon: int | None = None) -> Level:
+    levels = jax.vmap(where.levels.sample)(jax.random.split(key, count))
+    return levels._replace(horizon=jnp.full(count, config.longest_life if horizon is None else horizon))
+
+
+def judge(config: Config, where: Place, params: Any) -> dict[str, dict[str, float]]:
+    """Final fitness on held-out levels, of the learned optimizer, of its start and of tuned plain ones.
+
+    As `{name: {mean, low, high, rate}}`, with the same levels and seeds for all, and by them the differences of the
+    learned one from the others.
     """
     level_key, key = jax.random.split(jax.random.key(HELD_OUT))
-    levels = jax.vmap(where.levels.sample)(jax.random.split(level_key, config.held_out_levels))
-    levels = levels._replace(horizon=jnp.full_like(levels.horizon, config.longest_life))
-    count = config.held_out_levels * config.held_out_seeds
+    levels = _living(config, where, level_key, config.held_out_levels)
+    devices = cli.devices_dividing(config.held_out_levels * config.held_out_seeds)
+    options: dict[str, Any] = {"batch_size": config.held_out_batch, "devices": devices}
 
     def fitness(inner: InnerLoop, params: Any) -> Array:
-        final = partial(
-            final_returns,
-            inner,
-            num_seeds=config.held_out_seeds,
-            batch_size=config.held_out_batch,
-            devices=cli.devices_dividing(count),
-        )
+        final = partial(final_returns, inner, num_seeds=config.held_out_seeds, **options)
         return jax.jit(final)(params, levels, key)
 
-    inner = where.inner_loop(learned(config))
+    inner, rates = where.inner_loop(learned(config)), tune(config, where)
     scores = {"trained": fitness(inner, params), "newborn": fitness(inner, inner.init_meta(jax.random.key(0)))}
     for name, (rate, _) in rates.items():
-        plain = where.inner_loop(PLAIN[name](rate))
-        scores[f"{name} at {rate:.2g}"] = fitness(plain, plain.init_meta(key))
+        plain = where.plain(partial(PLAIN[name], rate))
+        scores[name] = fitness(plain, plain.init_meta(key))
     zero, one = jnp.zeros(config.held_out_levels), jnp.ones(config.held_out_levels)
-    ours = scores["trained"]
-    others = {name: x for name, x in scores.items() if name not in ("trained", "newborn")}
-    rows = scores | {f"trained minus {name}": ours - x for name, x in others.items()}
-    return {name: normalised_return(x, zero, one)._asdict() for name, x in rows.items()}
+    lead = {f"trained minus {name}": scores["trained"] - x for name, x in scores.items() if name != "trained"}
+    return {
+        name: {**normalised_return(x, zero, one)._asdict(), "rate": rates[name][0] if name in rates else float("nan")}
+        for name, x in (scores | lead).items()
+    }
 
 
 def run(config: Config) -> cli.Report:
     """Meta-trains, draws, and reports on held-out levels: the report, empty without `held_out_seeds`."""
     places = {name: place(config, name) for name in config.places}
     inners = [where.inner_loop(learned(config)) for where in places.values()]
-    tuned: dict[str, dict[str, tuple[float, float]]] = {}
     inner, levels = inners[0], next(iter(places.values())).levels
     if config.more_levels:
-        tuned = {name: tune(config, where) for name, where in places.items()}
-        inner = mixture(inners, [abs(tuned[name]["adam"][1]) for name in places])
+        inner = mixture(inners, [scale(config, where, name) for name, where in places.items()])
         levels = mixed([where.levels for where in places.values()])
     table: cli.Report = {}
 
     def report(state: MetaState, log: Log, directory: Path) -> cli.Report:
         nonlocal table
         params = jax.device_get(state.params)
-        updates.draw(learned(config), params["optimizer"], directory / "update.png")
+        updates.draw(learned(config, max_norm=None), params["optimizer"], directory / "update.png")
         for name, where in places.items() if config.held_out_seeds else ():
-            rates = tuned.get(name) or tune(config, where)
             prefix = f"{name}: " if config.more_levels else ""
-            table = {**table, **{prefix + row: x for row, x in judge(config, where, params, rates).items()}}
+            table = {**table, **{prefix + row: x for row, x in judge(config, where, params).items()}}
         return table
 
     score = "fitness after training (return, or minus the loss)"

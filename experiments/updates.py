@@ -33,10 +33,16 @@ def surface(transform: optax.GradientTransformationExtraArgs, progress: float = 
     return axis, moves.reshape(POINTS, POINTS)
 
 
-def sizes_over_progress(transform: optax.GradientTransformationExtraArgs, points: int = POINTS) -> tuple[Array, Array]:
-    """Shares of the training [points], and the mean size [points] of updates on the same normal gradients then."""
-    shares = jnp.linspace(0.0, 1.0, points)
-    return shares, jax.vmap(lambda share: _mean_size(transform, progress=_at(share)))(shares)
+def sizes_over_progress(transform: optax.GradientTransformationExtraArgs, updates: int = 200) -> tuple[Array, Array]:
+    """Shares of a training of so many updates, and the mean size of each [updates], if its gradient never changes."""
+    gradient, params = jax.random.normal(jax.random.key(0), (64,)), jnp.zeros(64)
+
+    def step(state: Any, t: Array) -> tuple[Any, Array]:
+        moves, state = transform.update(gradient, state, params, progress=Progress(t, jnp.int32(updates)))
+        return state, jnp.abs(moves).mean()
+
+    sizes = jax.jit(lambda: jax.lax.scan(step, transform.init(params), jnp.arange(updates))[1])()
+    return jnp.arange(updates) / updates, sizes
 
 
 def sizes_over_dormancy(transform: optax.GradientTransformationExtraArgs, points: int = POINTS) -> tuple[Array, Array]:
@@ -50,7 +56,11 @@ def sizes_over_dormancy(transform: optax.GradientTransformationExtraArgs, points
 
 
 def draw(optimizer: LearnedOptimizer, meta_params: MetaParams, path: Path) -> None:
-    """The surface in `path`, beside Adam's; and in `..._sizes.png`, next to it, what sizes depend on."""
+    """The surface in `path`, beside Adam's; and in `..._sizes.png`, next to it, what sizes depend on.
+
+    The grid of the surface is one tensor, of more parameters than a gradient is clipped for: `optimizer` should not
+    clip. One that is centred (OPEN) shows moves relative to their mean over the grid.
+    """
     transforms = {
         "learned": optimizer.transform(meta_params),
         "Adam at 0.001": optax.with_extra_args_support(optax.adam(1e-3)),

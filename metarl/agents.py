@@ -137,7 +137,6 @@ def rl_inner_loop(
     ) -> tuple[Params, PyTree, Array, Metrics]:
         """One agent update on the rollout `data`: new parameters and optimizer state, penalty, metrics."""
         # meta-parameters that were saved leave out what is not learned
-        # saved meta-parameters leave out what is not learned
         rule, optim = meta_params.get("objective", ()), learned.transform(meta_params.get("optimizer", ()))
         targets, penalty = objective.targets(rule, params, agent, data, progress)
 
@@ -171,7 +170,8 @@ def rl_inner_loop(
         def epoch(learner: tuple[Params, PyTree], x: tuple[Key, Array]) -> tuple[Any, Metrics]:
             key, turns = x
             (parts, targets), carry = _minibatches(key, batch, data.carry, minibatches)
-            keys = jax.vmap(partial(jax.random.fold_in, key))(turns)
+            # far from the numbers by which the shuffle folds or splits the same key
+            keys = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, 2**31)))(turns)
             parts = (parts._replace(carry=carry), targets)
             return jax.lax.scan(lambda learner, x: follow(learner, *x), learner, (parts, keys, turns))
 

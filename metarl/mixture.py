@@ -25,10 +25,14 @@ def mixture(inners: Sequence[InnerLoop], scales: Sequence[Array | float]) -> Inn
     Its fitness is the mean of theirs, each divided by its scale (in OPEN, what agents with Adam return there), and so
     is its loss. Metrics have the number of their part behind their name.
 
-    Raises ValueError unless there is one positive scale for each of at least one inner loop.
+    Raises ValueError unless there is one positive scale for each of at least one inner loop, and all have the same
+    meta-parameters.
     """
     if not inners or len(inners) != len(scales):
         raise ValueError(f"need one scale for each inner loop, got {len(scales)} for {len(inners)}")
+    shapes = {str(jax.tree.map(jnp.shape, jax.eval_shape(inner.init_meta, jax.random.key(0)))) for inner in inners}
+    if len(shapes) > 1:
+        raise ValueError("inner loops of a mixture must have the same meta-parameters")
     for scale in scales:
         if isinstance(scale, int | float) and not 0.0 < scale < float("inf"):
             raise ValueError(f"scales must be positive and finite, got {scale}")

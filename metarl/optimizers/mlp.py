@@ -32,7 +32,7 @@ def no_features(
     return per_parameter(
         features,
         3,
-        jnp.zeros_like,
+        lambda param: jnp.zeros(param.shape),
         lambda memory, gradient, count: momenta(jnp.array([decay]), memory, gradient)[0],
         width=width,
         scale=scale,
@@ -62,7 +62,7 @@ def adafac(width: int = 32, *, scale: float = 1e-3, max_norm: float | None = Non
     def remember(param: Array) -> Accumulators:
         rows, cols = _means(jnp.zeros_like(param))
         many = [jnp.zeros((len(DECAYS), *x.shape)) for x in (param, rows, cols)]
-        return Accumulators(many[0], jnp.zeros_like(param), many[1], many[2])
+        return Accumulators(many[0], jnp.zeros(param.shape), many[1], many[2])
 
     def recall(memory: Accumulators, gradient: Array, count: Array) -> Accumulators:
         square = jnp.square(gradient)

@@ -91,7 +91,8 @@ def per_parameter(
     `features(tensor, moment)` gives [size, num_features] of a tensor; `remember(param)` what is accumulated of it at
     the start, and `recall(memory, gradient, count)` that after one more gradient. A rule that `explores` adds
     `scale o_2 eps` to the parameters of layers that act, with eps ~ N(0, 1). If it is `centred`, the mean of u over all
-    parameters is subtracted. Gradients are first clipped to the norm `max_norm`, each network's by itself.
+    parameters is subtracted. Gradients are first clipped to the norm `max_norm`, each network's by itself:
+    a network is an entry of the mapping that the parameters are, as those of our agents are.
 
     Newborn meta-parameters, and those that are all zero, leave parameters as they are. Raises ValueError for a size
     that is not positive, and, when it is used, without `params`.
@@ -130,6 +131,8 @@ def per_parameter(
             if max_norm is not None:
                 updates = clip_by_network(updates, max_norm)
             gradients, tree = jax.tree.flatten(updates)
+            if not gradients:  # a label of `optax.partition` that nothing has
+                return updates, state
             memory = tuple(recall(m, g, state.updates) for m, g in zip(state.memory, gradients, strict=True))
             which = layers_of(layers, updates)
             share = jnp.zeros(()) if progress is None else progress.step / progress.horizon
@@ -146,7 +149,9 @@ def per_parameter(
             if centred:
                 moves = moves - moves.mean()
             places = np.cumsum([g.size for g in gradients])[:-1]
-            parts = [-x.reshape(g.shape) for x, g in zip(jnp.split(moves, places), gradients, strict=True)]
+            parts = [
+                -x.reshape(g.shape).astype(g.dtype) for x, g in zip(jnp.split(moves, places), gradients, strict=True)
+            ]
             return jax.tree.unflatten(tree, parts), State(state.updates + 1, memory, remembered)
 
         return optax.GradientTransformationExtraArgs(init, update)
@@ -183,7 +188,7 @@ def layers_of(layers: PyTree, params: Params) -> list[Layer]:
 
 
 def clip_by_network(updates: Params, max_norm: float) -> Params:
-    """Gradients, those of each network (each entry, if `updates` is a mapping) clipped to `max_norm`."""
+    """Gradients, those of each network clipped to the norm `max_norm`: of each entry, if `updates` is a mapping."""
     one = clip_by_global_norm(max_norm)
 
     def clip(x: PyTree) -> PyTree:

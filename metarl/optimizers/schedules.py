@@ -59,7 +59,7 @@ def schedule(
         values = readable(meta_params, learning_rate, momentum, max_norm)
 
         def init(params: Params) -> State:
-            zeros = jax.tree.map(jnp.zeros_like, params)
+            zeros = jax.tree.map(lambda p: jnp.zeros(p.shape), params)
             return State(jnp.int32(0), zeros, jnp.ones(()), zeros if direction == "adam" else ())
 
         def update(
@@ -84,6 +84,7 @@ def schedule(
                 square = optax.tree.update_moment(jax.lax.stop_gradient(updates), square, 0.999, 2)
                 corrected = optax.tree.bias_correction(square, 0.999, count)
                 moves = jax.tree.map(lambda m, v: -size * m / (jnp.sqrt(v) + 1e-8), mean, corrected)
+            moves = jax.tree.map(lambda move, g: move.astype(g.dtype), moves, updates)
             return moves, State(count, mean, weight, square)
 
         return optax.GradientTransformationExtraArgs(init, update)
