@@ -120,7 +120,8 @@ class Config(evolution.Evolution):
 
 GRIDWORLD = Config(
     levels="gridworld/small",
-    steps=150,
+    steps=40,
+    chunk=5,
     scale=0.1,
     longest_life=100,
     shortest_life=100,
@@ -133,7 +134,7 @@ GRIDWORLD = Config(
 )
 PRESETS = {
     "quick": Config(
-        steps=150,
+        steps=100,
         optimizer="adafac",
         shortest_life=200,
         longest_life=200,
