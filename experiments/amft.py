@@ -142,7 +142,7 @@ PRESETS = {
     "points": Config(
         task="general_points",
         steps=400,
-        arms=("sft", "rl", "sft_rl", "fixed_02", "fixed_05", "fixed_08", "amft", "amft_meta", "relift", "prefix_rft"),
+        arms=("sft", "rl", "sft_rl", "fixed_02", "fixed_05", "amft"),
         base_steps=4000,
         base_batch=256,
     ),

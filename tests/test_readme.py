@@ -14,9 +14,35 @@ def test_the_example_of_the_library_runs(capsys):
 
 
 def test_the_commands_name_what_exists():
-    from experiments import agent, benchmark, estimators, groove, horizons, lpg, lpo, scores, ta_lpg, transfer
+    from experiments import (
+        agent,
+        amft,
+        benchmark,
+        estimators,
+        groove,
+        horizons,
+        learned_optimizer,
+        lpg,
+        lpo,
+        scores,
+        ta_lpg,
+        transfer,
+    )
 
     modules = set(re.findall(r"python -m experiments\.(\w+)", README))
-    known = (agent, benchmark, estimators, groove, horizons, lpg, lpo, scores, ta_lpg, transfer)
+    known = (
+        agent,
+        amft,
+        benchmark,
+        estimators,
+        groove,
+        horizons,
+        learned_optimizer,
+        lpg,
+        lpo,
+        scores,
+        ta_lpg,
+        transfer,
+    )
     assert modules == {module.__name__.split(".")[-1] for module in known}
     assert "\npython -m pytest\n" in README and "-c constraints.txt -e '.[test]'" in README
