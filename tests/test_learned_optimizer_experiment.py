@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import ablation, benchmark, updates
+from experiments import ablation, benchmark, seeds, updates
 from experiments import learned_optimizer as experiment
 from metarl import optimizers
 from metarl.optimizers.open import GROUPS
@@ -150,3 +150,38 @@ def test_the_benchmark_prints_its_figures_as_json(capsys):
     benchmark.main(["optimizers", *small.split(), "--levels", "bandit/bernoulli"])
     (figures,) = json.loads(capsys.readouterr().out)["benchmarks"]
     assert len(figures["ratios"]) == 5 and all(x > 0 for x in figures["ratios"].values())
+
+
+# --- over seeds ---------------------------------------------------------------------------------------------
+
+
+def finished(directory, seed, mean, **config):
+    directory.mkdir()
+    fields = {"seed": seed, "steps": 3, "width": 4, "directory": str(directory), **config}
+    report = {"trained": {"mean": mean}, f"only of {seed}": {"mean": 0.0}} if mean is not None else {}
+    (directory / "results.json").write_text(json.dumps({"experiment": "x", "config": fields, "report": report}))
+    return str(directory)
+
+
+def test_reports_of_seeds_become_one(tmp_path, capsys):
+    runs = [finished(tmp_path / str(seed), seed, mean) for seed, mean in enumerate((1.0, 2.0, 6.0))]
+    table = seeds.over_seeds(runs)
+    half = 4.302653 * np.std([1.0, 2.0, 6.0], ddof=1) / 3**0.5
+    assert set(table) == {"trained"} and table["trained"] == pytest.approx((3.0, 3.0 - half, 3.0 + half), rel=1e-5)
+    seeds.main(runs)
+    assert "trained" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"seed": 0, "mean": 1.0}, "runs must have different seeds, got [0, 0]"),
+        ({"seed": 1, "mean": 1.0, "width": 8}, "differ in width"),
+        ({"seed": 1, "mean": None}, "has no report"),
+    ],
+)
+def test_reports_that_are_not_of_seeds_are_refused(change, says, tmp_path, capsys):
+    runs = [finished(tmp_path / "a", 0, 1.0), finished(tmp_path / "b", **change)]
+    with pytest.raises(SystemExit):
+        seeds.main(runs)
+    assert says in capsys.readouterr().err
