@@ -1,7 +1,10 @@
 """What the README shows runs as written."""
 
+import pkgutil
 import re
 from pathlib import Path
+
+import experiments
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -14,35 +17,9 @@ def test_the_example_of_the_library_runs(capsys):
 
 
 def test_the_commands_name_what_exists():
-    from experiments import (
-        agent,
-        amft,
-        benchmark,
-        estimators,
-        groove,
-        horizons,
-        learned_optimizer,
-        lpg,
-        lpo,
-        scores,
-        ta_lpg,
-        transfer,
-    )
-
-    modules = set(re.findall(r"python -m experiments\.(\w+)", README))
-    known = (
-        agent,
-        amft,
-        benchmark,
-        estimators,
-        groove,
-        horizons,
-        learned_optimizer,
-        lpg,
-        lpo,
-        scores,
-        ta_lpg,
-        transfer,
-    )
-    assert modules == {module.__name__.split(".")[-1] for module in known}
+    """And everything that is a command is named."""
+    named = set(re.findall(r"python -m experiments\.(\w+)", README))
+    modules = {found.name for found in pkgutil.iter_modules(experiments.__path__)}
+    sources = {name: (Path(experiments.__path__[0]) / f"{name}.py").read_text() for name in modules}
+    assert named == {name for name, source in sources.items() if '__name__ == "__main__"' in source}
     assert "\npython -m pytest\n" in README and "-c constraints.txt -e '.[test]'" in README
