@@ -21,5 +21,5 @@ def test_the_commands_name_what_exists():
     named = set(re.findall(r"python -m experiments\.(\w+)", README))
     modules = {found.name for found in pkgutil.iter_modules(experiments.__path__)}
     sources = {name: (Path(experiments.__path__[0]) / f"{name}.py").read_text() for name in modules}
-    assert named == {name for name, source in sources.items() if '__name__ == "__main__"' in source}
+    assert named == {name for name, source in sources.items() if '\nif __name__ == "__main__"' in source}
     assert "\npython -m pytest\n" in README and "-c constraints.txt -e '.[test]'" in README
