@@ -30,9 +30,7 @@ def main(argv: list[str] | None = None) -> None:
             raise ValueError("an ablation is of open, and says itself what is left out")
         if not config.held_out_seeds or config.more_levels:
             raise ValueError("an ablation needs held_out_seeds, and no more_levels")
-        directory = cli.run_directory(config.directory, "ablation", config.seed)
-        if directory.exists() and any(directory.iterdir()) and not config.resume:
-            raise FileExistsError(f"{directory} is not empty: give resume to go on with it, or another directory")
+        directory = cli.directory_of_runs(config, "ablation")
         directory.mkdir(parents=True, exist_ok=True)
         rows = {}
         inert = ("epoch", "noise") if config.levels in experiment.TASKS else ()  # one pass, and nothing that acts

@@ -419,9 +419,7 @@ def main(argv: list[str] | None = None) -> None:
     with cli.clean_exit():
         if not config.arms:
             raise ValueError("arms must name at least one")
-        directory = cli.run_directory(config.directory, "amft", config.seed)
-        if directory.exists() and any(directory.iterdir()) and not config.resume:
-            raise FileExistsError(f"{directory} is not empty: give resume to go on with it, or another directory")
+        directory = cli.directory_of_runs(config, "amft")
         start, _ = part(config, directory, "base", base(config), config.base_steps)
         examine = examiner(config)
         found, logs = {"base": examine(start)}, dict[str, Log]()

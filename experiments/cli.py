@@ -168,6 +168,17 @@ def run_directory(directory: str, name: str, seed: int | None = None) -> Path:
     return Path(directory or Path("runs") / named)
 
 
+def directory_of_runs(config: Run, name: str) -> Path:
+    """Where an experiment of several runs puts them.
+
+    Raises FileExistsError if there are files and it does not resume.
+    """
+    directory = run_directory(config.directory, name, config.seed)
+    if directory.exists() and any(directory.iterdir()) and not config.resume:
+        raise FileExistsError(f"{directory} is not empty: give resume to go on with it, or another directory")
+    return directory
+
+
 def one_device_per_core() -> None:
     """Lets JAX see each CPU core as a device, for what is dealt out to devices: small products fill one core only.
 

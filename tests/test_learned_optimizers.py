@@ -208,6 +208,15 @@ def test_only_what_acts_explores():
     assert (noisy[0]["policy"] != noisy[1]["policy"]).all()
 
 
+def chosen(without):
+    """The features that OPEN sees without some groups."""
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("metarl.optimizers.open.per_parameter", lambda features, *args, **options: seen.append(features))
+        optimizers.open_rl(without=without)
+    return seen[0]
+
+
 @pytest.mark.parametrize("group", [*GROUPS, "noise"])
 def test_a_group_of_features_can_be_left_out(group):
     """Then it does not matter what it says."""
@@ -222,6 +231,16 @@ def test_a_group_of_features_can_be_left_out(group):
         "noise": {"key": jax.random.key(1)},
     }
     whole, less = optimizers.open_rl(hidden=0), optimizers.open_rl(hidden=0, without=[group])
+    kernel, layer = PARAMS["policy"]["Dense_0"]["kernel"], LAYERS["policy"]["Dense_0"]
+    memory = jnp.arange(24.0).reshape(6, 2, 2) - 7.5
+    tensor = per_parameter.Tensor(gradients()["policy"]["Dense_0"]["kernel"], kernel, memory, layer)
+    moment, first = per_parameter.Moment(jnp.int32(1), jnp.float32(0.25), jnp.float32(0.75)), 0
+    for name, count in GROUPS.items():
+        left = set(range(first, first + count)) if name == group else set()
+        first += count
+        if left:
+            kept = [i for i in range(19) if i not in left]
+            np.testing.assert_array_equal(chosen([group])(tensor, moment), features(tensor, moment)[:, kept])
     sizes = [sum(x.size for x in jax.tree.leaves(o.init(jax.random.key(0)))) for o in (whole, less)]
     assert sizes[0] - sizes[1] == (17 if group == "noise" else 16 * GROUPS[group])
     for optimizer, same in ((whole, False), (less, True)):
@@ -393,6 +412,19 @@ def test_objective_and_optimizer_are_learned_together():
     for part in meta:
         other = {**meta, part: jax.tree.map(lambda x: 1.5 * x, meta[part])}
         assert (kernel(other) != kernel(meta)).any()
+
+
+def test_a_fixed_objective_is_the_learned_one_as_it_is():
+    """An agent becomes what it becomes under the same parameters, and there is nothing left to learn in it."""
+    params = both().init_meta(jax.random.key(0))["objective"]
+    frozen = objectives.fixed(objectives.lpg(bins=4, hidden=4), params)
+    inners = [agents(GRID, networks.mlp((4,)), optax.sgd(0.1), x) for x in (objectives.lpg(bins=4, hidden=4), frozen)]
+    metas = [{"objective": params, "optimizer": ()}, inners[1].init_meta(jax.random.key(1))]
+    assert metas[1] == {"objective": (), "optimizer": ()}
+    lifetime = born(inners[0], GRID)
+    free, fixed = (jax.jit(i.step)(m, lifetime, jax.random.key(0)) for i, m in zip(inners, metas, strict=True))
+    jax.tree.map(np.testing.assert_array_equal, free.lifetime.params, fixed.lifetime.params)
+    assert free.penalty == fixed.penalty != 0.0
 
 
 def test_an_agents_noise_is_its_own():

@@ -14,8 +14,9 @@ import pytest
 import envs
 import metarl
 from envs.supervised import accuracy, digits, logistic_digits, mlp_digits, quadratic
-from metarl import curricula, estimators
+from metarl import curricula, estimators, optimizers
 from metarl.meta import LearnedOptimizer
+from metarl.optimizers.schedules import readable
 from metarl.pretrained import load_params, save_params
 from metarl.supervised import levels, supervised_inner_loop
 from metarl.types import Layer, Task
@@ -267,8 +268,9 @@ def test_meta_training_finds_the_best_rate():
     grid = np.linspace(0.0, 3.0, 30_001)
     best = grid[np.argmin(sum(h * (1 - grid * h) ** (2 * HORIZON) for h in (1.0, 0.25)))]
     task = quadratic(dim=2, condition=(4.0, 4.0))
+    schedule = optimizers.schedule(0.1, 0.0, None, knots=1, direction="sgd")
     meta = metarl.compose(
-        supervised_inner_loop(task, learned_rate(0.1)),
+        supervised_inner_loop(task, schedule),
         estimators.backprop(steps=HORIZON),
         optax.adam(optax.cosine_decay_schedule(0.1, 100), b2=0.9),  # the first gradients are by far the largest
         curricula.uniform(levels(task, HORIZON)),
@@ -280,7 +282,7 @@ def test_meta_training_finds_the_best_rate():
         return jax.lax.scan(meta.step, meta.init(key), jax.random.split(jax.random.fold_in(key, 0), 100))
 
     state, log = run(jax.random.key(0))
-    rate = float(state.params["optimizer"]["rate"])
+    rate = float(readable(state.params["optimizer"], 0.1, 0.0, None)["learning_rate"][0])
     assert best > 1.0 and abs(rate - best) < 0.05 * best, (rate, best)
     assert log["meta_loss"][-20:].mean() < 0.1 * log["meta_loss"][:5].mean()
     assert (log["lifetimes_ended"] == 32).all()
