@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -33,6 +34,7 @@ from metarl.checkpoint import Log
 from metarl.evaluate import Interval
 from metarl.meta import Meta, MetaState
 from metarl.pretrained import save_params
+from metarl.rules import Recipe, save_rule
 from metarl.sinks import CSV, Progress, Sink, TensorBoard, WandB
 from metarl.train import Interrupted, NonFiniteLoss, check_directory, train
 
@@ -109,13 +111,15 @@ def run(
     curves: Sequence[str] | None = None,
     report: Callable[[MetaState, Log, Path], Report] | None = None,
     score: str = "normalised return on held-out levels",
+    recipe: Recipe | None = None,
 ) -> tuple[MetaState, Log]:
     """Trains `meta` as `config` says and leaves its files beside the checkpoints.
 
     `metrics.csv` and `curves.png` (`curves` picks the metrics that are displayed and plotted), `rule.safetensors` with
-    the meta-parameters, and `results.json`. Then `report(state, log, directory)` is called; its table, if any, is
-    printed, drawn in `report.png` and added to `results.json`, and `score` says what its numbers are. Whoever stops the
-    report finds all else in place, and resuming the finished run repeats it.
+    the meta-parameters (with a `recipe`, one that `metarl.load_rule` reads), and `results.json`. Then
+    `report(state, log, directory)` is called; its table, if any, is printed, drawn in `report.png` and added to
+    `results.json`, and `score` says what its numbers are. Whoever stops the report finds all else in place, and
+    resuming the finished run repeats it.
     """
     directory = run_directory(config.directory, Path(sys.argv[0]).stem or "run", config.seed)
     check_directory(directory, config.resume)
@@ -150,7 +154,8 @@ def run(
     write_json(directory / "results.json", results)
     plot.learning_curves(log, directory / "curves.png", curves)
     if jax.tree.leaves(state.params):
-        save_params(directory / "rule.safetensors", state.params, origin)
+        save = partial(save_rule, recipe=recipe) if recipe else save_params
+        save(directory / "rule.safetensors", jax.device_get(state.params), metadata=origin)
     if report:
         table = report(state, log, directory)
         write_json(directory / "results.json", {**results, "report": table})

@@ -18,7 +18,8 @@ from experiments import cli, curriculum, horizons
 from experiments.report import Judge, check_held_out, held_out_report, horizon_report
 from metarl.checkpoint import Log
 from metarl.estimators.es import Shaping
-from metarl.meta import Estimator, InnerLoop, Meta, MetaState, Objective
+from metarl.meta import Estimator, InnerLoop, Meta, MetaState
+from metarl.rules import Recipe, cook
 from metarl.types import Array, Levels, MetaParams
 
 
@@ -137,7 +138,7 @@ class Experiment(NamedTuple):
     """What one experiment of this kind adds to the options."""
 
     inner_loop: Callable[[Any, Levels], InnerLoop]
-    objective: Callable[[Any], Objective]  # that its agents follow
+    recipe: Callable[[Any], Recipe]  # of the objective that its agents follow
     plain: Callable[[Any, Levels], tuple[str, InnerLoop]]  # the agent that reports compare with, and its name
     draw: Callable[[Any, MetaParams, Path], None]  # (config, the objective's meta-parameters, file): looks inside
 
@@ -148,12 +149,12 @@ def main(experiment: Experiment, config: Evolution) -> None:
     with cli.clean_exit():
         levels = envs.make(config.levels, config.lifetimes)
         inner = experiment.inner_loop(config, levels)
-        meta = make(config, levels, inner)
+        meta, recipe = make(config, levels, inner), experiment.recipe(config)
 
         def report(state: MetaState, log: Log, directory: Path) -> cli.Report:
             params = jax.device_get(state.params)  # from all devices of the training to the one of the reports
             experiment.draw(config, params["objective"], directory / "update.png")
-            objective = experiment.objective(config)
+            objective = cook(recipe)["objective"]
             curriculum.draw_gallery(config, levels, inner, objective, jax.device_get(state), directory)
             if not config.held_out_seeds:
                 return {}
@@ -164,4 +165,4 @@ def main(experiment: Experiment, config: Evolution) -> None:
             horizons.write(over_horizons, directory, trained=(config.shortest_life, config.longest_life))
             return held_out_report(judge, players)
 
-        cli.run(meta, config, curves=(*CURVES, *curriculum.curves(meta)), report=report)
+        cli.run(meta, config, curves=(*CURVES, *curriculum.curves(meta)), report=report, recipe=recipe)

@@ -13,9 +13,10 @@ from __future__ import annotations
 import dataclasses
 
 from experiments import cli, curriculum, lpg
-from experiments.lpg import inner_loop
+from experiments.lpg import inner_loop, recipe
 
-__all__ = ["PRESETS", "Config", "inner_loop", "main"]  # `experiments.horizons` makes the rule's agents by `inner_loop`
+# `experiments.horizons` makes the rule's agents by `inner_loop`, `experiments.ship` the rule by `recipe`
+__all__ = ["PRESETS", "Config", "inner_loop", "main", "recipe"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,13 +29,14 @@ from envs import supervised
 from experiments import cli, evolution, horizons, ta_lpg, updates
 from experiments import lpg as plain_lpg
 from experiments.report import HELD_OUT
-from metarl import networks, objectives, optimizers
+from metarl import networks, objectives
 from metarl.checkpoint import Log
 from metarl.evaluate import final_returns, normalised_return
 from metarl.meta import InnerLoop, LearnedOptimizer, MetaState, Objective
 from metarl.mixture import mixed, mixture
 from metarl.optimizers.open import Group
 from metarl.optimizers.per_parameter import clip_by_network
+from metarl.rules import Recipe, cook
 from metarl.supervised import levels as problems
 from metarl.supervised import supervised_inner_loop
 from metarl.types import Array, Key, Level, Levels, Task
@@ -169,17 +170,23 @@ PRESETS = {
 }
 
 
-def learned(config: Config, **options: Any) -> LearnedOptimizer:
-    """The optimizer that is meta-trained; its `max_norm` is its own unless given."""
-    sizes: dict[str, Any] = {"width": config.width, "scale": config.scale, **options}
+def recipe(config: Config) -> Recipe:
+    """The optimizer that is meta-trained, and LPG if it is, too."""
+    sizes: dict[str, Any] = {"width": config.width, "scale": config.scale}
+    parts: dict[str, dict[str, Any]] = {"optimizer": {"name": config.optimizer, **sizes}}
     if config.optimizer == "schedule":
-        return optimizers.schedule(config.scale, **options)
-    if config.optimizer == "no_features":
-        return optimizers.no_features(**sizes)
-    if config.optimizer == "adafac":
-        return optimizers.adafac(**sizes)
-    hidden = config.hidden if config.optimizer == "open" else 0
-    return optimizers.open_rl(hidden, without=config.without, **sizes)
+        parts["optimizer"] = {"name": "schedule", "learning_rate": config.scale}
+    elif config.optimizer.startswith("open"):
+        hidden = config.hidden if config.optimizer == "open" else 0
+        parts["optimizer"] = {"name": "open_rl", "hidden": hidden, "without": config.without, **sizes}
+    if config.objective == "lpg" and not config.rule and not set(config.places) <= set(TASKS):
+        parts["objective"] = {"name": "lpg", "hidden": config.rule_hidden, "temporal": config.temporal}
+    return parts
+
+
+def learned(config: Config, **options: Any) -> LearnedOptimizer:
+    """The optimizer of `recipe`; its `max_norm` is its own unless given."""
+    return cook({"optimizer": {**recipe(config)["optimizer"], **options}})["optimizer"]
 
 
 def _clipped(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -246,7 +253,7 @@ def lpg(config: Config) -> Objective:
     Raises ValueError if that is of no experiment with an LPG.
     """
     if not config.rule:
-        return objectives.lpg(hidden=config.rule_hidden, temporal=config.temporal)
+        return cook(recipe(config))["objective"]
     rule = horizons.load(config.rule)
     makers: dict[str, Callable[[Any], Objective]] = {"lpg": plain_lpg.objective, "ta_lpg": ta_lpg.objective}
     if rule.experiment not in makers:
@@ -341,7 +348,8 @@ def run(config: Config) -> cli.Report:
         return table
 
     score = "fitness after training (return, or minus the loss)"
-    cli.run(evolution.make(config, levels, inner), config, curves=CURVES, report=report, score=score)
+    meta = evolution.make(config, levels, inner)
+    cli.run(meta, config, curves=CURVES, report=report, score=score, recipe=recipe(config))
     return table
 
 

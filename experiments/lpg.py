@@ -19,6 +19,7 @@ from experiments.agents import family
 from experiments.report import Judge, a2c_agent, check_held_out, held_out_report
 from metarl.checkpoint import Log
 from metarl.meta import InnerLoop, Meta, MetaState, Objective
+from metarl.rules import Recipe, cook
 from metarl.types import Levels
 
 
@@ -115,17 +116,18 @@ PRESETS = {
 CURVES = ("episode_return", "meta_loss", "critic_loss", "policy_entropy", "y_entropy", "meta_gradient_norm")
 
 
-def objective(config: Config) -> Objective:
+def recipe(config: Config) -> Recipe:
     """A learned policy gradient."""
-    return metarl.objectives.lpg(
-        bins=config.bins,
-        hidden=config.hidden,
-        y_coef=config.y_coef,
-        policy_entropy_coef=config.policy_entropy_coef,
-        y_entropy_coef=config.y_entropy_coef,
-        pi_hat_coef=config.pi_hat_coef,
-        y_hat_coef=config.y_hat_coef,
+    names = (
+        *("bins", "hidden", "y_coef"),
+        *("policy_entropy_coef", "y_entropy_coef", "pi_hat_coef", "y_hat_coef"),
     )
+    return {"objective": {"name": "lpg", **{name: getattr(config, name) for name in names}}}
+
+
+def objective(config: Config) -> Objective:
+    """That of `recipe`."""
+    return cook(recipe(config))["objective"]
 
 
 def inner_loop(config: Config, levels: Levels) -> InnerLoop:
@@ -172,7 +174,7 @@ def run(config: Config) -> None:
             rules = {"trained": lambda key: state.params, "untrained": inner.init_meta}
             return held_out_report(judge, judge.players(inner, rules))
 
-        cli.run(meta, config, curves=(*CURVES, *curriculum.curves(meta)), report=report)
+        cli.run(meta, config, curves=(*CURVES, *curriculum.curves(meta)), report=report, recipe=recipe(config))
 
 
 def main(argv: list[str] | None = None) -> None:

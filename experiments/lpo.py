@@ -16,6 +16,7 @@ from experiments import cli, curriculum, evolution, inside
 from experiments.agents import family
 from metarl.meta import InnerLoop, Objective
 from metarl.objectives.lpo import Start
+from metarl.rules import Recipe, cook
 from metarl.types import Levels
 
 
@@ -85,15 +86,15 @@ PRESETS = {
 }
 
 
+def recipe(config: Config) -> Recipe:
+    """PPO's objective, with a learned drift."""
+    options = {name: getattr(config, name) for name in ("clip", "entropy_coef", "temporal", "start", "hidden")}
+    return {"objective": {"name": "lpo", **options}}
+
+
 def objective(config: Config) -> Objective:
-    """PPO's, with a learned drift."""
-    return metarl.objectives.lpo(
-        clip=config.clip,
-        entropy_coef=config.entropy_coef,
-        temporal=config.temporal,
-        start=config.start,
-        hidden=config.hidden,
-    )
+    """That of `recipe`."""
+    return cook(recipe(config))["objective"]
 
 
 def inner_loop(config: Config, levels: Levels) -> InnerLoop:
@@ -123,7 +124,7 @@ def _agent(config: Config, levels: Levels, objective: Objective) -> InnerLoop:
 
 
 def main(argv: list[str] | None = None) -> None:
-    experiment = evolution.Experiment(inner_loop, objective, plain_agent, inside.draw_lpo)
+    experiment = evolution.Experiment(inner_loop, recipe, plain_agent, inside.draw_lpo)
     evolution.main(experiment, cli.parse(Config, PRESETS, argv))
 
 

@@ -14,6 +14,7 @@ from experiments import cli, curriculum, evolution, inside
 from experiments.agents import family
 from experiments.report import a2c_agent as plain_agent
 from metarl.meta import InnerLoop, Objective
+from metarl.rules import Recipe, cook
 from metarl.types import Levels
 
 
@@ -44,9 +45,15 @@ PRESETS = {
 }
 
 
-def objective(config: Config) -> Objective:
+def recipe(config: Config) -> Recipe:
     """A learned policy gradient."""
-    return metarl.objectives.lpg(config.bins, config.hidden, config.temporal, config.y_coef)
+    options = {name: getattr(config, name) for name in ("bins", "hidden", "temporal", "y_coef")}
+    return {"objective": {"name": "lpg", **options}}
+
+
+def objective(config: Config) -> Objective:
+    """That of `recipe`."""
+    return cook(recipe(config))["objective"]
 
 
 def inner_loop(config: Config, levels: Levels) -> InnerLoop:
@@ -66,7 +73,7 @@ def inner_loop(config: Config, levels: Levels) -> InnerLoop:
 
 def main(argv: list[str] | None = None) -> None:
     evolution.main(
-        evolution.Experiment(inner_loop, objective, plain_agent, inside.draw_lpg), cli.parse(Config, PRESETS, argv)
+        evolution.Experiment(inner_loop, recipe, plain_agent, inside.draw_lpg), cli.parse(Config, PRESETS, argv)
     )
 
 

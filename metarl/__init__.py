@@ -14,6 +14,7 @@ from metarl.meta import (
     Update,
     compose,
 )
+from metarl.rules import load_rule, save_rule
 from metarl.supervised import supervised_inner_loop
 from metarl.train import train
 from metarl.types import Level, Levels, Progress, constant_levels
