@@ -1,6 +1,7 @@
 """What the package promises by its files: dependencies point one way, imports are cheap, versions agree."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -89,3 +90,18 @@ def test_committed_files_name_no_machine():
     pattern = re.compile(r"(?<![\w.])/(home|root|work|Users|tmp)/\w")
     for path in [*FILES, ROOT / "pyproject.toml", ROOT / ".ci" / "run", ROOT / "constraints.txt"]:
         assert not pattern.search(path.read_text()), path
+
+
+def test_imports_do_not_start_jax():
+    """Whoever imports may still say how many devices there are (`cli.one_device_per_core`)."""
+    code = (
+        "import importlib, pkgutil, experiments\n"
+        "for module in pkgutil.iter_modules(experiments.__path__):\n"
+        "    importlib.import_module(f'experiments.{module.name}')\n"
+        "import jax\n"
+        "jax.config.update('jax_num_cpu_devices', 3)\n"
+        "print(len(jax.devices('cpu')))"
+    )
+    environment = {name: x for name, x in os.environ.items() if name not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert found.stdout.split()[-1:] == ["3"], found.stderr

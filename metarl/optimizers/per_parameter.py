@@ -27,7 +27,7 @@ from metarl.meta import LearnedOptimizer
 from metarl.optimizers.differentiable import clip_by_global_norm
 from metarl.types import Array, Key, Layer, MetaParams, Params, Progress, PyTree
 
-ORDINARY = Layer(jnp.float32(0.0), jnp.float32(1.0), jnp.float32(0.0))  # of which nothing is known
+ORDINARY = Layer(np.float32(0.0), np.float32(1.0), np.float32(0.0))  # nothing is known; no array of JAX at import
 
 
 class Tensor(NamedTuple):
