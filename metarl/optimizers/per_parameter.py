@@ -27,7 +27,8 @@ from metarl.meta import LearnedOptimizer
 from metarl.optimizers.differentiable import clip_by_global_norm
 from metarl.types import Array, Key, Layer, MetaParams, Params, Progress, PyTree
 
-ORDINARY = Layer(np.float32(0.0), np.float32(1.0), np.float32(0.0))  # nothing is known; no array of JAX at import
+# nothing is known; numpy, for an array of JAX would start it at import
+ORDINARY = Layer(np.float32(0.0), np.float32(1.0), np.float32(0.0))  # type: ignore[arg-type]
 
 
 class Tensor(NamedTuple):
