@@ -9,9 +9,12 @@ import experiments
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
-def test_the_example_of_the_library_runs(capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    exec(compile(code, "README.md", "exec"), {})
+def test_the_examples_of_the_library_run(capsys):
+    """One after the other, as in a notebook."""
+    names: dict = {}
+    for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+        exec(compile(code, "README.md", "exec"), names)
+    assert names["rule"].objective and names["adafac"].update
     train_return, final_return = map(float, capsys.readouterr().out.split())
     assert train_return > 0.0 and final_return == final_return
 
