@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import functools
 import itertools
-import pathlib
 import subprocess
 import sys
 from typing import NamedTuple
@@ -198,14 +196,6 @@ def test_bad_arguments():
 def test_importing_envs_does_not_import_gymnax():
     code = "import sys, envs; envs.make('mdp/random'); print('gymnax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
-
-
-def test_envs_depends_on_nothing_of_metarl_but_types():
-    for path in pathlib.Path(envs.__file__).parent.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            modules = [node.module] if isinstance(node, ast.ImportFrom) else []
-            modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            assert all(m == "metarl.types" for m in modules if m and m.split(".")[0] == "metarl"), (path.name, modules)
 
 
 # --- any environment -------------------------------------------------------------------------------------------------
