@@ -26,8 +26,7 @@ import optax
 import envs
 import metarl
 from envs import supervised
-from experiments import cli, evolution, horizons, ta_lpg, updates
-from experiments import lpg as plain_lpg
+from experiments import cli, evolution, updates
 from experiments.report import HELD_OUT
 from metarl import networks, objectives
 from metarl.checkpoint import Log
@@ -36,7 +35,7 @@ from metarl.meta import InnerLoop, LearnedOptimizer, MetaState, Objective
 from metarl.mixture import mixed, mixture
 from metarl.optimizers.open import Group
 from metarl.optimizers.per_parameter import clip_by_network
-from metarl.rules import Recipe, cook
+from metarl.rules import Recipe, cook, load_rule
 from metarl.supervised import levels as problems
 from metarl.supervised import supervised_inner_loop
 from metarl.types import Array, Key, Level, Levels, Task
@@ -75,7 +74,7 @@ class Config(evolution.Evolution):
     objective: Literal["ppo", "lpg"] = "ppo"
     """Agents: what they follow. That of LPG is learned together with the optimizer, and plain optimizers follow PPO."""
     rule: str = ""
-    """Agents: a finished run of experiments.lpg or ta_lpg, whose learned objective all follow as it is."""
+    """Agents: an LPG that all follow as it is: the name of a shipped one, or the rule.safetensors of a run."""
     rule_hidden: int = 32
     """Agents: width of LPG's GRU, if it is learned."""
     network: tuple[int, ...] = ()
@@ -248,17 +247,16 @@ def place(config: Config, name: str) -> Place:
 
 
 def lpg(config: Config) -> Objective:
-    """A learned objective: to be learned, or as the run `config.rule` left it.
+    """A learned objective: to be learned, or the one that `config.rule` has learned.
 
-    Raises ValueError if that is of no experiment with an LPG.
+    Raises ValueError if that is no LPG.
     """
     if not config.rule:
         return cook(recipe(config))["objective"]
-    rule = horizons.load(config.rule)
-    makers: dict[str, Callable[[Any], Objective]] = {"lpg": plain_lpg.objective, "ta_lpg": ta_lpg.objective}
-    if rule.experiment not in makers:
-        raise ValueError(f"rule must be a run of {' or '.join(makers)}, got one of {rule.experiment}: {config.rule}")
-    return objectives.fixed(makers[rule.experiment](rule.config), rule.params["objective"])
+    rule = load_rule(config.rule)
+    if rule.objective is None or rule.card["recipe"]["objective"]["name"] != "lpg":
+        raise ValueError(f"rule must have learned an LPG, got {config.rule!r}: {rule.card['recipe']}")
+    return rule.objective
 
 
 def tune(config: Config, where: Place) -> dict[str, tuple[float, float]]:

@@ -50,7 +50,8 @@ def test_a_mixture_reports_each_of_its_places(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["open", "open_feedforward", "no_features", "adafac", "schedule"])
 def test_agents_learn_by_every_optimizer(name, objective):
     """PPO with it, and LPG with it: both are meta-learned then."""
-    config = experiment.Config(optimizer=name, objective=objective, num_envs=2, rollout_length=2, hidden=2, width=4)
+    small = {"levels": "bandit/bernoulli", "num_envs": 2, "rollout_length": 2, "hidden": 2, "width": 4}
+    config = experiment.Config(optimizer=name, objective=objective, **small)
     where = experiment.place(config, "bandit/bernoulli")
     inner = where.inner_loop(experiment.learned(config))
     meta = jax.eval_shape(inner.init_meta, jax.random.key(0))
@@ -61,6 +62,22 @@ def test_agents_learn_by_every_optimizer(name, objective):
 
 
 ALL_RATES = np.asarray(experiment.RATES)
+
+
+def test_agents_follow_a_learned_objective_as_it_is():
+    """With the optimizer that is learned, and with plain ones; and it must be one."""
+    small = {"levels": "bandit/bernoulli", "num_envs": 2, "rollout_length": 2}
+    config = experiment.Config(objective="lpg", rule="ta-lpg-gridworld", **small)
+    where = experiment.place(config, "bandit/bernoulli")
+    inner, plain = where.inner_loop(experiment.learned(config)), where.plain(lambda total: optax.sgd(1.0 / total))
+    for loop, learns in ((inner, True), (plain, False)):
+        meta = jax.eval_shape(loop.init_meta, jax.random.key(0))
+        assert meta["objective"] == () and bool(jax.tree.leaves(meta["optimizer"])) == learns
+        lifetime = jax.eval_shape(lambda key, loop=loop: loop.init(key, where.levels.sample(key)), jax.random.key(0))
+        assert set(lifetime.params) == {"policy", "y"}
+        jax.eval_shape(loop.step, meta, lifetime, jax.random.key(0))
+    with pytest.raises(ValueError, match="rule must have learned an LPG, got 'adafac-digits'"):
+        experiment.place(experiment.Config(objective="lpg", rule="adafac-digits", **small), "bandit/bernoulli")
 
 
 def test_the_sweep_finds_the_rate_that_is_best(monkeypatch):
