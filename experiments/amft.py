@@ -428,9 +428,8 @@ def main(argv: list[str] | None = None) -> None:
             found[arm] = examine(params)
         success = intervals(found)
         cli.show_intervals(success, "arm", "share of problems solved")
-        others = {arm: {x: found["amft"][x] - row[x] for x in row} for arm, row in found.items() if "amft" in found}
-        others.pop("amft", None)
-        lead = intervals(others)
+        others = {arm: row for arm, row in found.items() if "amft" in found and arm != "amft"}
+        lead = intervals({arm: {x: found["amft"][x] - row[x] for x in row} for arm, row in others.items()})
         if lead:
             cli.show_intervals(lead, "arm", "share of problems solved by amft minus that by the arm, seed by seed,")
         question = next(iter(tasks(config).questions))

@@ -259,8 +259,10 @@ def lpg(config: Config) -> Objective:
     return rule.objective
 
 
-def tune(config: Config, where: Place) -> dict[str, tuple[float, float]]:
-    """For each plain optimizer, the best of `RATES` by the final fitness on levels like those of training, and that.
+def tune(
+    config: Config, where: Place, make: Callable[[Rate, int], optax.GradientTransformation]
+) -> tuple[float, float]:
+    """The best of `RATES` for a plain optimizer, by the final fitness on levels like those of training, and that.
 
     All rates at once: `tuning_levels` levels, `tuning_seeds` agents each, of the run's seed. Who diverges is worst.
     """
@@ -269,23 +271,20 @@ def tune(config: Config, where: Place) -> dict[str, tuple[float, float]]:
     rates = jnp.asarray(RATES, jnp.float32)
     batch = max(config.held_out_batch // len(rates), 1)
 
-    def best(make: Callable[[Rate, int], optax.GradientTransformation]) -> tuple[float, float]:
-        def fitness(rate: Array) -> Array:
-            inner = where.plain(partial(make, rate))
-            final = partial(final_returns, inner, num_seeds=config.tuning_seeds, batch_size=batch)
-            return final(inner.init_meta(key), levels, key).mean()
+    def fitness(rate: Array) -> Array:
+        inner = where.plain(partial(make, rate))
+        final = partial(final_returns, inner, num_seeds=config.tuning_seeds, batch_size=batch)
+        return final(inner.init_meta(key), levels, key).mean()
 
-        found = jax.jit(jax.vmap(fitness))(rates)
-        found = jnp.where(jnp.isfinite(found), found, -jnp.inf)
-        return float(RATES[found.argmax()]), float(found.max())
-
-    return {name: best(make) for name, make in PLAIN.items()}
+    found = jax.jit(jax.vmap(fitness))(rates)
+    found = jnp.where(jnp.isfinite(found), found, -jnp.inf)
+    return float(RATES[found.argmax()]), float(found.max())
 
 
 def scale(config: Config, where: Place, name: str) -> float:
     """What fitness there is divided by in a mixture: tuned Adam's return, or the loss before any training."""
     if name not in TASKS:
-        return abs(tune(config, where)["adam"][1])
+        return abs(tune(config, where, PLAIN["adam"])[1])
     key = jax.random.key(config.seed)
     levels = _living(config, where, key, config.tuning_levels, horizon=0)
     inner = where.inner_loop(learned(config))
@@ -313,15 +312,16 @@ def judge(config: Config, where: Place, params: Any) -> dict[str, dict[str, floa
         final = partial(final_returns, inner, num_seeds=config.held_out_seeds, **options)
         return jax.jit(final)(params, levels, key)
 
-    inner, rates = where.inner_loop(learned(config)), tune(config, where)
+    inner = where.inner_loop(learned(config))
+    rates = {name: tune(config, where, make)[0] for name, make in PLAIN.items()}
     scores = {"trained": fitness(inner, params), "newborn": fitness(inner, inner.init_meta(jax.random.key(0)))}
-    for name, (rate, _) in rates.items():
+    for name, rate in rates.items():
         plain = where.plain(partial(PLAIN[name], rate))
         scores[name] = fitness(plain, plain.init_meta(key))
     zero, one = jnp.zeros(config.held_out_levels), jnp.ones(config.held_out_levels)
     lead = {f"trained minus {name}": scores["trained"] - x for name, x in scores.items() if name != "trained"}
     return {
-        name: {**normalised_return(x, zero, one)._asdict(), "rate": rates[name][0] if name in rates else float("nan")}
+        name: {**normalised_return(x, zero, one)._asdict(), "rate": rates.get(name, float("nan"))}
         for name, x in (scores | lead).items()
     }
 

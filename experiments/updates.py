@@ -29,28 +29,26 @@ def surface(transform: optax.GradientTransformationExtraArgs, progress: float = 
     axis = jnp.linspace(-1.0, 1.0, POINTS)
     momentum, gradient = (x.reshape(-1) for x in jnp.meshgrid(axis, axis, indexing="ij"))
     past = jnp.broadcast_to(momentum, (PAST, momentum.size))
-    moves = _last_move(transform, jnp.concatenate([past, gradient[None]]), progress=_at(progress))
-    return axis, moves.reshape(POINTS, POINTS)
+    moves = _moves(transform, jnp.concatenate([past, gradient[None]]), progress)
+    return axis, moves[-1].reshape(POINTS, POINTS)
 
 
 def sizes_over_progress(transform: optax.GradientTransformationExtraArgs, updates: int = 200) -> tuple[Array, Array]:
     """Shares of a training of so many updates, and the mean size of each [updates], if its gradient never changes."""
-    gradient, params = jax.random.normal(jax.random.key(0), (64,)), jnp.zeros(64)
-
-    def step(state: Any, t: Array) -> tuple[Any, Array]:
-        moves, state = transform.update(gradient, state, params, progress=Progress(t, jnp.int32(updates)))
-        return state, jnp.abs(moves).mean()
-
-    sizes = jax.jit(lambda: jax.lax.scan(step, transform.init(params), jnp.arange(updates))[1])()
-    return jnp.arange(updates) / updates, sizes
+    shares, gradient = jnp.arange(updates) / updates, jax.random.normal(jax.random.key(0), (64,))
+    moves = _moves(transform, jnp.broadcast_to(gradient, (updates, 64)), shares)
+    return shares, jnp.abs(moves).mean(1)
 
 
 def sizes_over_dormancy(transform: optax.GradientTransformationExtraArgs, points: int = POINTS) -> tuple[Array, Array]:
     """Dormancies [points] from 0 to 3, and the mean size [points] of updates on the same normal gradients there."""
     dormancy = jnp.linspace(0.0, 3.0, points)
 
+    gradients = jax.random.normal(jax.random.key(0), (PAST, 64))
+
     def size(x: Array) -> Array:
-        return _mean_size(transform, progress=_at(0.5), layers=Layer(jnp.float32(0.5), x, jnp.float32(0.0)))
+        layer = Layer(jnp.float32(0.5), x, jnp.float32(0.0))
+        return jnp.abs(_moves(transform, gradients, 0.5, layers=layer)[-1]).mean()
 
     return dormancy, jax.vmap(size)(dormancy)
 
@@ -80,20 +78,16 @@ def draw(optimizer: LearnedOptimizer, meta_params: MetaParams, path: Path) -> No
     plot.trajectories(panels, path.with_name(f"{path.stem}_sizes.png"))
 
 
-def _at(share: Array | float) -> Progress:
-    return Progress(jnp.asarray(share) * HORIZON, jnp.int32(HORIZON))
-
-
-def _mean_size(transform: optax.GradientTransformationExtraArgs, **known: Any) -> Array:
-    return jnp.abs(_last_move(transform, jax.random.normal(jax.random.key(0), (PAST, 64)), **known)).mean()
-
-
-def _last_move(transform: optax.GradientTransformationExtraArgs, gradients: Array, **known: Any) -> Array:
-    """The last update [n] of parameters that are 0 and stay so, with `gradients` [steps, n]."""
+def _moves(
+    transform: optax.GradientTransformationExtraArgs, gradients: Array, shares: Array | float, **known: Any
+) -> Array:
+    """Updates [steps, n] with `gradients` [steps, n] at shares of the training, of parameters that are 0 and stay so."""
     params = jnp.zeros(gradients.shape[1])
+    times = jnp.broadcast_to(jnp.asarray(shares) * HORIZON, len(gradients))
 
-    def step(state: Any, gradient: Array) -> tuple[Any, Array]:
-        moves, state = transform.update(gradient, state, params, **known)
+    def step(state: Any, x: tuple[Array, Array]) -> tuple[Any, Array]:
+        gradient, time = x
+        moves, state = transform.update(gradient, state, params, progress=Progress(time, jnp.int32(HORIZON)), **known)
         return state, moves
 
-    return jax.jit(lambda: jax.lax.scan(step, transform.init(params), gradients)[1][-1])()
+    return jax.jit(lambda: jax.lax.scan(step, transform.init(params), (gradients, times))[1])()
