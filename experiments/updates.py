@@ -81,7 +81,7 @@ def draw(optimizer: LearnedOptimizer, meta_params: MetaParams, path: Path) -> No
 def _moves(
     transform: optax.GradientTransformationExtraArgs, gradients: Array, shares: Array | float, **known: Any
 ) -> Array:
-    """Updates [steps, n] with `gradients` [steps, n] at shares of the training, of parameters that are 0 and stay so."""
+    """Updates [steps, n], with `gradients` [steps, n] at shares of the training; parameters are 0 and stay so."""
     params = jnp.zeros(gradients.shape[1])
     times = jnp.broadcast_to(jnp.asarray(shares) * HORIZON, len(gradients))
 
