@@ -26,7 +26,7 @@ from experiments.report import Judge, Rule, a2c_agent, check_held_out, horizon_r
 from metarl import plot
 from metarl.evaluate import Interval
 from metarl.meta import InnerLoop
-from metarl.pretrained import load_params
+from metarl.pretrained import load_params, tuples
 from metarl.types import Levels, MetaParams
 
 SCORE = "normalised return on held-out levels"
@@ -84,7 +84,7 @@ def load(run: str, levels: str = "") -> Trained:
     fields = {field.name for field in dataclasses.fields(module.Config)} if hasattr(module, "inner_loop") else set()
     if not fields.issuperset(SHARED):
         raise ValueError(f"{file} is of experiments.{name}, which has no update rules to compare")
-    options = {key: tuple(value) if isinstance(value, list) else value for key, value in origin["config"].items()}
+    options = tuples(origin["config"])
     if unknown := options.keys() - fields:
         raise ValueError(f"{file} is of another version: experiments.{name} has no options {sorted(unknown)}")
     config = module.Config(**options)

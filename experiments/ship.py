@@ -16,7 +16,7 @@ import tyro
 
 import metarl.pretrained
 from experiments import cli
-from metarl.pretrained import load_params
+from metarl.pretrained import load_params, tuples
 from metarl.rules import load_rule, save_rule
 
 
@@ -48,13 +48,12 @@ def ship(options: Options) -> Path:
     results = json.loads((run / "results.json").read_text())
     if "recipe" not in origin:  # of a version that did not write it yet
         module = importlib.import_module(f"experiments.{origin['experiment']}")
-        values = {name: tuple(x) if isinstance(x, list) else x for name, x in origin["config"].items()}
-        origin["recipe"] = module.recipe(module.Config(**values))
+        origin["recipe"] = module.recipe(module.Config(**tuples(origin["config"])))
     control = cli.CONTROL - {"steps", "seed"}
     options_of_run = {name: x for name, x in origin["config"].items() if name not in control}
-    curve = [row for row in np.genfromtxt(run / "metrics.csv", delimiter=",", names=True)]
-    names = [x for x in ("fitness", "episode_return") if x in curve[0].dtype.names]
-    every = max(len(curve) // 20, 1)
+    curve = np.genfromtxt(run / "metrics.csv", delimiter=",", names=True)
+    names = [x for x in ("fitness", "episode_return") if x in (curve.dtype.names or ())]
+    every = max(curve.size // 20, 1)
     card = {
         "experiment": origin["experiment"],
         "config": options_of_run,
@@ -62,7 +61,7 @@ def ship(options: Options) -> Path:
         "hardware": results["hardware"],
         "date": results["date"],
         "evaluation": results["report"],
-        "curve": {name: [round(float(row[name]), 4) for row in curve[::every]] for name in names},
+        "curve": {name: np.atleast_1d(curve[name])[::every].round(4).tolist() for name in names},
         "note": options.note,
     }
     path = Path(options.directory) / f"{options.name}.safetensors"

@@ -18,7 +18,7 @@ import optax
 import metarl.pretrained
 from metarl import objectives, optimizers
 from metarl.meta import LearnedOptimizer, Objective
-from metarl.pretrained import load_params, save_params
+from metarl.pretrained import load_params, save_params, tuples
 from metarl.types import MetaParams
 
 # What learned rules are made of: a recipe names one of each kind, or of one kind, with its arguments,
@@ -52,7 +52,7 @@ def cook(recipe: Recipe) -> dict[str, Any]:
     for kind, part in recipe.items():
         if kind not in INGREDIENTS:
             raise ValueError(f"a recipe has {' and '.join(INGREDIENTS)}, got {kind!r}")
-        options = {name: tuple(x) if isinstance(x, list) else x for name, x in part.items()}
+        options = tuples(part)
         name = options.pop("name", None)
         if name not in INGREDIENTS[kind]:
             raise ValueError(f"{kind} must be one of {tuple(INGREDIENTS[kind])}, got {name!r}")

@@ -65,6 +65,11 @@ def load_params(path: str | Path) -> tuple[Params, dict[str, Any]]:
     return params, metadata
 
 
+def tuples(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as they were before they were written: JSON makes lists of tuples."""
+    return {name: tuple(x) if isinstance(x, list) else x for name, x in options.items()}
+
+
 def _flatten(params: Params, prefix: str = "") -> list[tuple[str, np.ndarray]]:
     if isinstance(params, tuple) and not params:
         return []  # a part that is not learned
