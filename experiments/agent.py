@@ -3,16 +3,15 @@
 python -m experiments.agent                        # PPO on CartPole, about a minute on a laptop CPU
 python -m experiments.agent --preset breakout
 python -m experiments.agent --preset pendulum --objective dpo   # against --objective ppo
-python -m experiments.agent --env Acrobot-v1 --objective a2c --learning-rate 1e-3 3e-4 --updates 1000
+python -m experiments.agent --env Acrobot-v1 --objective a2c --sweep learning_rate=1e-3,3e-4 entropy_coef=0,0.01
 
-Agents of all seeds and learning rates live side by side in one compiled program. A level of a distribution is
-drawn per seed, and the same for every learning rate. One meta-step of the run is one update of every agent.
+Agents of all seeds live side by side in one compiled program, each on a level of its own. One meta-step of the run is
+one update of every agent.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -24,7 +23,7 @@ from tyro.conf import arg
 
 import envs
 import metarl
-from experiments import cli
+from experiments import cli, sweeps
 from experiments.agents import family
 from metarl.checkpoint import Log
 from metarl.evaluate import normalised_return
@@ -37,7 +36,7 @@ FOREVER = 2**31 - 1  # the agents' horizon: no objective here looks at it, and a
 
 @dataclasses.dataclass(frozen=True)
 class Config(cli.Run):
-    """A2C, PPO or DPO agents without anything meta-learned, one per seed and learning rate."""
+    """A2C, PPO or DPO agents without anything meta-learned, one per seed."""
 
     steps: Annotated[int, arg(aliases=("--updates",))] = 500
     """Updates of each agent, those before a resume included."""
@@ -46,9 +45,9 @@ class Config(cli.Run):
     objective: Literal["a2c", "ppo", "dpo"] = "ppo"
     """What the agents minimise (dpo: PPO with the drift that was discovered in place of its clipping)."""
     num_seeds: int = 8
-    """Agents per learning rate, each with its own seed and level."""
-    learning_rate: tuple[float, ...] = (1e-3,)
-    """Adam's learning rates, each given to `num_seeds` agents."""
+    """Agents, each with its own seed and level."""
+    learning_rate: float = 1e-3
+    """Adam's learning rate."""
     num_envs: int = 8
     """Environments of each agent."""
     rollout_length: int = 128
@@ -78,16 +77,14 @@ class Config(cli.Run):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive = ("num_envs", "rollout_length", "epochs", "minibatches", "clip", "max_gradient_norm", "eval_episodes")
+        counts = ("num_envs", "rollout_length", "epochs", "minibatches", "eval_episodes")
+        positive = (*counts, "learning_rate", "clip", "max_gradient_norm")
         cli.check(self, positive=positive, not_negative=("value_coef", "entropy_coef"))
         for name in ("discount", "gae_lambda"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
         if self.num_seeds < 2:
             raise ValueError(f"num_seeds must be at least 2 for an interval, got {self.num_seeds}")
-        rates = self.learning_rate
-        if not rates or len(set(rates)) < len(rates) or not all(0.0 < r < math.inf for r in rates):
-            raise ValueError(f"learning_rate must be positive numbers, each given once, got {rates}")
 
 
 PRESETS = {
@@ -98,7 +95,7 @@ PRESETS = {
         objective="a2c",
         steps=250,
         num_seeds=32,
-        learning_rate=(0.1,),
+        learning_rate=0.1,
         num_envs=16,
         rollout_length=20,
         epochs=1,
@@ -132,8 +129,8 @@ class Agent(NamedTuple):
     episode_return: Array  # ()
 
 
-def inner_loop(config: Config, levels: Levels, learning_rate: Array | float) -> InnerLoop:
-    """How an agent with this learning rate learns."""
+def inner_loop(config: Config, levels: Levels) -> InnerLoop:
+    """How an agent learns."""
     options: dict[str, Any] = {
         "discount": config.discount,
         "gae_lambda": config.gae_lambda,
@@ -157,7 +154,7 @@ def inner_loop(config: Config, levels: Levels, learning_rate: Array | float) -> 
         levels.env,
         networks[config.network],
         objectives[config.objective],
-        optax.chain(optax.clip_by_global_norm(config.max_gradient_norm), optax.adam(learning_rate, eps=1e-5)),
+        optax.chain(optax.clip_by_global_norm(config.max_gradient_norm), optax.adam(config.learning_rate, eps=1e-5)),
         num_envs=config.num_envs,
         rollout_length=config.rollout_length,
         epochs=config.epochs,
@@ -167,62 +164,44 @@ def inner_loop(config: Config, levels: Levels, learning_rate: Array | float) -> 
 
 
 def make(config: Config, levels: Levels) -> Meta:
-    """All agents of `config` as one run, with state and metrics [rates, seeds]; no step depends on another agent.
-
-    With several learning rates, the metrics of each have its number in their names: "episode_return/0.001".
-    """
-    inner_loop(config, levels, 0.0)  # what does not fit the environment fails here, before anything compiles
+    """All agents of `config` as one run, with state and metrics [seeds]; no agent's step depends on another."""
+    inner = inner_loop(config, levels)
 
     def init(key: Key) -> MetaState:
-        rates, keys = jnp.asarray(config.learning_rate), jax.random.split(key, config.num_seeds)
-
-        def newborn(rate: Array, key: Key) -> Agent:
+        def newborn(key: Key) -> Agent:
             level_key, agent_key = jax.random.split(key)
             level = levels.sample(level_key)._replace(horizon=jnp.int32(FOREVER))
-            return Agent(inner_loop(config, levels, rate).init(agent_key, level), jnp.float32(jnp.nan))
+            return Agent(inner.init(agent_key, level), jnp.float32(jnp.nan))
 
-        agents = jax.vmap(jax.vmap(newborn, (None, 0)), (0, None))(rates, keys)
-        none: dict[str, Any] = dict(opt_state=(), estimator=(), curriculum=(), score=())
-        return MetaState(step=jnp.int32(0), params={"learning_rate": rates}, lifetimes=agents, **none)
+        agents = jax.vmap(newborn)(jax.random.split(key, config.num_seeds))
+        none: dict[str, Any] = dict(params=(), opt_state=(), estimator=(), curriculum=(), score=())
+        return MetaState(step=jnp.int32(0), lifetimes=agents, **none)
 
     def step(state: MetaState, key: Key) -> tuple[MetaState, Metrics]:
-        def live(rate: Array, agent: Agent, key: Key) -> tuple[Agent, Metrics]:
-            inner = inner_loop(config, levels, rate)
+        def live(agent: Agent, key: Key) -> tuple[Agent, Metrics]:
             older, _, metrics = inner.step(inner.init_meta(key), agent.lifetime, key)
             recent = metrics["episode_return"]
             recent = jnp.where(jnp.isnan(recent), agent.episode_return, recent)
             return Agent(older, recent), {**metrics, "episode_return": recent}
 
-        keys = jax.random.split(key, config.num_seeds)
-        rates = state.params["learning_rate"]
-        agents, metrics = jax.vmap(jax.vmap(live, (None, 0, 0)), (0, 0, None))(rates, state.lifetimes, keys)
+        agents, metrics = jax.vmap(live)(state.lifetimes, jax.random.split(key, config.num_seeds))
         metrics["lifetime_loss"] = metrics["policy_loss"] + metrics["value_loss"]  # training stops if it is not finite
-        return state._replace(step=state.step + 1, lifetimes=agents), _split(config, metrics)
+        metrics["agent_updates"] = jnp.int32(config.num_seeds)
+        metrics["env_steps"] = jnp.int32(config.num_seeds * inner.env_steps)
+        return state._replace(step=state.step + 1, lifetimes=agents), metrics
 
     return Meta(init, step)
 
 
-def _split(config: Config, metrics: Metrics) -> Metrics:
-    """One entry per metric and learning rate, if there are several, instead of an axis that the log averages over."""
-    if len(config.learning_rate) == 1:
-        return metrics
-    parts = {f"{k}/{rate:g}": x[i] for k, x in metrics.items() for i, rate in enumerate(config.learning_rate)}
-    return {**parts, "lifetime_loss": metrics["lifetime_loss"]}
-
-
-def curves(config: Config) -> tuple[str, ...]:
-    """The metrics to display and plot: for a single learning rate also what explains the returns."""
-    if len(config.learning_rate) == 1:
-        return ("episode_return", "policy_entropy", "value_loss")
-    return tuple(f"episode_return/{rate:g}" for rate in config.learning_rate)
+CURVES = ("episode_return", "policy_entropy", "value_loss")
 
 
 def report(config: Config, levels: Levels, state: MetaState) -> dict[str, dict[str, float]]:
-    """Evaluation returns of each learning rate's agents: mean over seeds, 95 % interval, worst and best seed.
+    """Evaluation returns of the agents: mean over seeds, 95 % interval, worst and best seed.
 
     Beside them newborn agents, whose policy is uniform or nearly so, and the optimum where it is known.
     """
-    inner = inner_loop(config, levels, 0.0)
+    inner = inner_loop(config, levels)
 
     @jax.jit
     def play(lifetimes: Lifetimes, key: Key) -> Array:
@@ -236,28 +215,26 @@ def report(config: Config, levels: Levels, state: MetaState) -> dict[str, dict[s
 
     key = jax.random.key(config.seed)
     trained = state.lifetimes.lifetime
-    level = jax.tree.map(lambda x: x[0], trained.level)
-    newborn = jax.vmap(inner.init)(jax.random.split(key, config.num_seeds), level)
-    results = {
-        f"learning rate {rate:g}": score(play(jax.tree.map(lambda x, i=i: x[i], trained), key))
-        for i, rate in enumerate(config.learning_rate)
-    }
-    results["newborn"] = score(play(newborn, key))
+    newborn = jax.vmap(inner.init)(jax.random.split(key, config.num_seeds), trained.level)
+    results = {"trained": score(play(trained, key)), "newborn": score(play(newborn, key))}
     if optimum := envs.optimal_return(levels.env):
-        results["optimal"] = score(jax.lax.map(optimum, level.env_params))
+        results["optimal"] = score(jax.lax.map(optimum, trained.level.env_params))
     return results
 
 
 def main(argv: list[str] | None = None) -> None:
     config = cli.parse(Config, PRESETS, argv)
     with cli.clean_exit():
-        levels = envs.make(config.env)
 
         def evaluation(state: MetaState, log: Log, directory: Path) -> cli.Report:
-            return report(config, levels, state)
+            return report(config, envs.make(config.env), state)
 
         score = f"evaluation return on {config.env}"
-        cli.run(make(config, levels), config, curves=curves(config), report=evaluation, score=score)
+
+        def agents(config: Config) -> Meta:
+            return make(config, envs.make(config.env))
+
+        sweeps.launch(agents, config, curves=CURVES, report=evaluation, score=score)
 
 
 if __name__ == "__main__":

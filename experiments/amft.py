@@ -26,7 +26,7 @@ import optax
 
 import metarl
 from envs import tokens
-from experiments import cli
+from experiments import cli, sweeps
 from experiments.report import HELD_OUT
 from metarl import checkpoint, optimizers, plot
 from metarl.checkpoint import Log
@@ -321,6 +321,10 @@ def tuned(config: Config, arm: str, start: Params) -> Meta:
     return _watched(config, side_by_side(make, start))
 
 
+def _of_arm(arm: str, start: Params, config: Config) -> Meta:
+    return tuned(config, arm, start)
+
+
 def _compose(config: Config, inner: metarl.InnerLoop, horizon: int) -> Meta:
     training = Levels(None, lambda key: Level((), jnp.int32(horizon + 1)))  # type: ignore[arg-type]
     return metarl.compose(
@@ -421,6 +425,11 @@ def main(argv: list[str] | None = None) -> None:
             raise ValueError("arms must name at least one")
         directory = cli.directory_of_runs(config, "amft")
         start, _ = part(config, directory, "base", base(config), config.base_steps)
+        if config.sweep:
+            for arm in config.arms:
+                own = dataclasses.replace(config, arms=(arm,), directory=str(directory / arm))
+                sweeps.run(partial(_of_arm, arm, start), own, CURVES)
+            return
         examine = examiner(config)
         found, logs = {"base": examine(start)}, dict[str, Log]()
         for arm in config.arms:

@@ -5,7 +5,7 @@ An experiment is a frozen dataclass that extends `Run`, presets of it, and a fun
     if __name__ == "__main__":
         with cli.clean_exit():
             config = cli.parse(Config, PRESETS)
-            cli.run(make(config), config)
+            sweeps.launch(make, config)
 """
 
 from __future__ import annotations
@@ -64,9 +64,18 @@ class Run:
     """Also log to TensorBoard (needs the extra `tensorboard`)."""
     wandb: bool = False
     """Also log to Weights & Biases (needs the extra `wandb`)."""
+    sweep: tuple[str, ...] = ()
+    """Instead of one run a grid of them, of FIELD=VALUE,VALUE,... for each field: members that differ in numbers which
+    are arrays in the program, or in their seed, go side by side in one."""
+    sweep_seeds: int = 1
+    """Seeds of every member of the grid, from `seed` on."""
+    sweep_by: str = ""
+    """The metric by which the grid's members are compared (default: fitness or episode_return)."""
+    sweep_batch: int = 0
+    """Members that go side by side at a time on each device (0: all); less memory."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "chunk", "checkpoint_every", "keep"):
+        for name in ("steps", "chunk", "checkpoint_every", "keep", "sweep_seeds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.seed < 0:
@@ -115,11 +124,11 @@ def run(
 ) -> tuple[MetaState, Log]:
     """Trains `meta` as `config` says and leaves its files beside the checkpoints.
 
-    `metrics.csv` and `curves.png` (`curves` picks the metrics that are displayed and plotted), `rule.safetensors` with
-    the meta-parameters (with a `recipe`, one that `metarl.load_rule` reads), and `results.json`. Then
-    `report(state, log, directory)` is called; its table, if any, is printed, drawn in `report.png` and added to
-    `results.json`, and `score` says what its numbers are. Whoever stops the report finds all else in place, and
-    resuming the finished run repeats it.
+    `metrics.csv` and `curves.png` (`curves` picks those of the metrics that are displayed and plotted),
+    `rule.safetensors` with the meta-parameters (with a `recipe`, one that `metarl.load_rule` reads), and
+    `results.json`. Then `report(state, log, directory)` is called; its table, if any, is printed, drawn in `report.png`
+    and added to `results.json`, and `score` says what its numbers are. Whoever stops the report finds all else in
+    place, and resuming the finished run repeats it.
     """
     directory = run_directory(config.directory, Path(sys.argv[0]).stem or "run", config.seed)
     check_directory(directory, config.resume)
@@ -139,7 +148,7 @@ def run(
         keep=config.keep,
         resume=config.resume,
         sinks=sinks,
-        fingerprint=_what_is_trained(config),
+        fingerprint=what_is_trained(config),
     )
     origin = {"experiment": Path(inspect.getfile(type(config))).stem, "config": dataclasses.asdict(config)}
     results = {
@@ -152,7 +161,7 @@ def run(
         "versions": _versions(),
     }
     write_json(directory / "results.json", results)
-    plot.learning_curves(log, directory / "curves.png", curves)
+    plot.learning_curves(log, directory / "curves.png", curves and [name for name in curves if name in log])
     if jax.tree.leaves(state.params):
         save = partial(save_rule, recipe=recipe) if recipe else save_params
         save(directory / "rule.safetensors", jax.device_get(state.params), metadata=origin)
@@ -219,7 +228,7 @@ def check(config: Any, *, positive: Sequence[str] = (), not_negative: Sequence[s
             raise ValueError(f"{name} must be finite and not negative, got {getattr(config, name)}")
 
 
-def _what_is_trained(config: Run) -> dict[str, Any]:
+def what_is_trained(config: Run) -> dict[str, Any]:
     """The fields that a resumed run must agree on: not how it is carried out, and not what is reported of it."""
     fields = dataclasses.asdict(config)
     return {name: fields[name] for name in fields if name not in CONTROL and not name.startswith("held_out")}

@@ -138,12 +138,6 @@ def logged(meta: Meta) -> Meta:
     return Meta(meta.init, step)
 
 
-def curves(meta: Meta) -> tuple[str, ...]:
-    """Those of `CURVES` that `meta`, which is `logged`, logs. Traces its `init`, but no step."""
-    metrics = jax.eval_shape(chosen, jax.eval_shape(meta.init, jax.random.key(0)))
-    return tuple(name for name in CURVES if name in metrics)
-
-
 def draw_gallery(
     config: Any, levels: Levels, inner: InnerLoop, objective: Objective, state: MetaState, directory: Path
 ) -> None:

@@ -14,7 +14,7 @@ import optax
 
 import envs
 import metarl
-from experiments import cli, curriculum, horizons
+from experiments import cli, curriculum, horizons, sweeps
 from experiments.report import Judge, check_held_out, held_out_report, horizon_report
 from metarl.checkpoint import Log
 from metarl.estimators.es import Shaping
@@ -121,7 +121,7 @@ def estimator(config: Evolution) -> Estimator:
 
 def learning_rate(config: Evolution, step: Array | int) -> Array:
     """Of meta-step `step`, the first of which is 0."""
-    last = min(config.last_learning_rate, config.learning_rate)
+    last = jnp.minimum(config.last_learning_rate, config.learning_rate)
     return jnp.maximum(config.learning_rate * config.learning_rate_decay**step, last)
 
 
@@ -147,11 +147,15 @@ def main(experiment: Experiment, config: Evolution) -> None:
     """Trains, reports on held-out levels and over horizons, and draws what was learned."""
     cli.one_device_per_core()
     with cli.clean_exit():
-        levels = envs.make(config.levels, config.lifetimes)
-        inner = experiment.inner_loop(config, levels)
-        meta, recipe = make(config, levels, inner), experiment.recipe(config)
+        recipe = experiment.recipe(config)
+
+        def rule(config: Evolution) -> Meta:
+            levels = envs.make(config.levels, config.lifetimes)
+            return make(config, levels, experiment.inner_loop(config, levels))
 
         def report(state: MetaState, log: Log, directory: Path) -> cli.Report:
+            levels = envs.make(config.levels, config.lifetimes)
+            inner = experiment.inner_loop(config, levels)
             params = jax.device_get(state.params)  # from all devices of the training to the one of the reports
             experiment.draw(config, params["objective"], directory / "update.png")
             objective = cook(recipe)["objective"]
@@ -165,4 +169,4 @@ def main(experiment: Experiment, config: Evolution) -> None:
             horizons.write(over_horizons, directory, trained=(config.shortest_life, config.longest_life))
             return held_out_report(judge, players)
 
-        cli.run(meta, config, curves=(*CURVES, *curriculum.curves(meta)), report=report, recipe=recipe)
+        sweeps.launch(rule, config, curves=(*CURVES, *curriculum.CURVES), report=report, recipe=recipe)

@@ -26,12 +26,12 @@ import optax
 import envs
 import metarl
 from envs import supervised
-from experiments import cli, evolution, updates
+from experiments import cli, evolution, sweeps, updates
 from experiments.report import HELD_OUT
 from metarl import networks, objectives
 from metarl.checkpoint import Log
 from metarl.evaluate import final_returns, normalised_return
-from metarl.meta import InnerLoop, LearnedOptimizer, MetaState, Objective
+from metarl.meta import InnerLoop, LearnedOptimizer, Meta, MetaState, Objective
 from metarl.mixture import mixed, mixture
 from metarl.optimizers.open import Group
 from metarl.optimizers.per_parameter import clip_by_network
@@ -326,28 +326,33 @@ def judge(config: Config, where: Place, params: Any) -> dict[str, dict[str, floa
     }
 
 
-def run(config: Config) -> cli.Report:
-    """Meta-trains, draws, and reports on held-out levels: the report, empty without `held_out_seeds`."""
+def make(config: Config) -> Meta:
+    """The meta-training run that `config` describes."""
     places = {name: place(config, name) for name in config.places}
     inners = [where.inner_loop(learned(config)) for where in places.values()]
     inner, levels = inners[0], next(iter(places.values())).levels
     if config.more_levels:
         inner = mixture(inners, [scale(config, where, name) for name, where in places.items()])
         levels = mixed([where.levels for where in places.values()])
+    return evolution.make(config, levels, inner)
+
+
+def run(config: Config) -> cli.Report:
+    """Meta-trains, draws, and reports on held-out levels: the report, empty without `held_out_seeds`."""
     table: cli.Report = {}
 
     def report(state: MetaState, log: Log, directory: Path) -> cli.Report:
         nonlocal table
         params = jax.device_get(state.params)
         updates.draw(learned(config, max_norm=None), params["optimizer"], directory / "update.png")
-        for name, where in places.items() if config.held_out_seeds else ():
+        for name in config.places if config.held_out_seeds else ():
             prefix = f"{name}: " if config.more_levels else ""
-            table = {**table, **{prefix + row: x for row, x in judge(config, where, params).items()}}
+            found = judge(config, place(config, name), params)
+            table = {**table, **{prefix + row: x for row, x in found.items()}}
         return table
 
     score = "fitness after training (return, or minus the loss)"
-    meta = evolution.make(config, levels, inner)
-    cli.run(meta, config, curves=CURVES, report=report, score=score, recipe=recipe(config))
+    sweeps.launch(make, config, curves=CURVES, report=report, score=score, recipe=recipe(config))
     return table
 
 

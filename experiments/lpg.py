@@ -14,7 +14,7 @@ import optax
 
 import envs
 import metarl
-from experiments import cli, curriculum
+from experiments import cli, curriculum, sweeps
 from experiments.agents import family
 from experiments.report import Judge, a2c_agent, check_held_out, held_out_report
 from metarl.checkpoint import Log
@@ -162,10 +162,9 @@ def make(config: Config, levels: Levels) -> Meta:
 def run(config: Config) -> None:
     """Trains, draws what the curriculum chose, and reports on held-out levels."""
     with cli.clean_exit():
-        levels = envs.make(config.levels, config.lifetimes)
-        meta = make(config, levels)
 
         def report(state: MetaState, log: Log, directory: Path) -> cli.Report:
+            levels = envs.make(config.levels, config.lifetimes)
             inner = inner_loop(config, levels)
             curriculum.draw_gallery(config, levels, inner, objective(config), state, directory)
             if not config.held_out_seeds:
@@ -174,7 +173,10 @@ def run(config: Config) -> None:
             rules = {"trained": lambda key: state.params, "untrained": inner.init_meta}
             return held_out_report(judge, judge.players(inner, rules))
 
-        cli.run(meta, config, curves=(*CURVES, *curriculum.curves(meta)), report=report, recipe=recipe(config))
+        def rule(config: Config) -> Meta:
+            return make(config, envs.make(config.levels, config.lifetimes))
+
+        sweeps.launch(rule, config, curves=(*CURVES, *curriculum.CURVES), report=report, recipe=recipe(config))
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -16,6 +16,7 @@ from metarl.meta import (
 )
 from metarl.rules import load_rule, save_rule
 from metarl.supervised import supervised_inner_loop
+from metarl.sweep import sweep
 from metarl.train import train
 from metarl.types import Level, Levels, Progress, constant_levels
 

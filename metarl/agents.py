@@ -241,7 +241,8 @@ def rl_inner_loop(
         # logits that are not numbers would still be sampled from, and an agent that has diverged seem to play
         return jnp.where(all_finite(lifetime.params), episodes.episode_return.mean(), jnp.nan)
 
-    return InnerLoop(init_meta, init, step, loss, fitness, done, rollout_and_advantages if critic else None)
+    judged = rollout_and_advantages if critic else None
+    return InnerLoop(init_meta, init, step, loss, fitness, done, judged, env_steps=num_envs * rollout_length)
 
 
 def train_agent(

@@ -46,6 +46,7 @@ class InnerLoop(NamedTuple):
     done: Callable[[Lifetime], Array]  # () bool, horizon reached
     # one more rollout, and its advantages under the lifetime's own critic; None for loops without one
     judge: Callable[[Lifetime, Key], tuple[Rollout, Targets]] | None = None
+    env_steps: int = 0  # environment steps that one update learns from
 
 
 class Objective(NamedTuple):
@@ -89,7 +90,8 @@ class Estimator(NamedTuple):
     """How a gradient of the meta-objective (to be minimised) is obtained from a batch of lifetimes."""
 
     init: Callable[[MetaParams, Lifetimes], PyTree]  # lifetimes with leaves [n, ...]
-    # (inner, meta_params, state, lifetimes, key) -> gradient, state, lifetimes, metrics
+    # (inner, meta_params, state, lifetimes, key) -> gradient, state, lifetimes, metrics; these count `agent_updates`,
+    # the updates of all lifetimes together
     estimate: Callable[[InnerLoop, MetaParams, PyTree, Lifetimes, Key], tuple[MetaParams, PyTree, Lifetimes, Metrics]]
 
 
@@ -209,6 +211,7 @@ def compose(
         following = MetaState(
             state.step + 1, params, opt_state, estimator_state, curriculum_state, score_state, lifetimes
         )
-        return following, {**metrics, "lifetimes_ended": ended.sum()}
+        metrics |= {"lifetimes_ended": ended.sum(), "env_steps": metrics["agent_updates"] * inner.env_steps}
+        return following, metrics
 
     return Meta(init, step)

@@ -1,23 +1,161 @@
-"""Many meta-training runs as one: over seeds, hyperparameters, starting points, or all of them."""
+"""Many runs as one program: over seeds, hyperparameters, starting points, or all of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+import dataclasses
+import difflib
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from metarl import checkpoint
+from metarl.checkpoint import Log
+from metarl.estimators.population import deal
 from metarl.meta import Meta, MetaState
-from metarl.types import Key, Metrics, PyTree
+from metarl.sinks import Sink
+from metarl.train import WATCHED, mean_of_numbers, train
+from metarl.types import Key, MetaParams, Metrics, PyTree
 
 
-def side_by_side(make: Callable[[PyTree], Meta], values: PyTree) -> Meta:
+class Sweep(NamedTuple):
+    """What became of every member of a sweep."""
+
+    members: list[dict[str, Any]]  # [n]: the values of the swept fields, and "seed"
+    log: Log  # metric name -> [n, steps], the mean over other axes; NaN for members without it
+    diverged: np.ndarray  # [n] int: the first meta-step whose loss is not finite; 0 of those that went well
+    params: list[MetaParams]  # [n]
+
+    def scores(self, metric: str) -> np.ndarray:
+        """Mean of `metric` over the last tenth of the meta-steps [n], of those that logged a number.
+
+        NaN where there was none, and of members that diverged. Raises ValueError for a metric that is not in the log.
+        """
+        if metric not in self.log:
+            raise ValueError(f"no such metric: {metric!r}; the log has {list(self.log)}")
+        curves = self.log[metric]
+        last = [mean_of_numbers(x) for x in curves[:, -max(curves.shape[1] // 10, 1) :]]
+        return np.where(self.diverged > 0, np.nan, last)
+
+    def configurations(self, metric: str) -> list[tuple[dict[str, Any], list[int]]]:
+        """Each combination of values and the places of its members: the best first, by their mean score.
+
+        One of whose members any diverged comes after those of which none did.
+        """
+        scores, found = self.scores(metric), dict[str, tuple[dict[str, Any], list[int]]]()
+        for i, member in enumerate(self.members):
+            values = {name: x for name, x in member.items() if name != "seed"}
+            found.setdefault(repr(values), (values, []))[1].append(i)
+
+        def order(pair: tuple[dict[str, Any], list[int]]) -> tuple[bool, float]:
+            mean = mean_of_numbers(scores[pair[1]])
+            return bool(self.diverged[pair[1]].any()), math.inf if np.isnan(mean) else -mean
+
+        return sorted(found.values(), key=order)
+
+    def table(self, points: int = 20) -> Iterator[dict[str, Any]]:
+        """The sweep as a long table: for every member, rows at `points` evenly spaced meta-steps, the last included."""
+        steps = len(next(iter(self.log.values()))[0])
+        for i, member in enumerate(self.members):
+            for step in np.unique(np.linspace(steps / points, steps, points).round().astype(int).clip(1)):
+                metrics = {name: x[i, step - 1].item() for name, x in self.log.items()}
+                yield {**member, "diverged": int(self.diverged[i]), "step": int(step), **metrics}
+
+
+def sweep(
+    make: Callable[[Any], Meta],
+    config: Any,
+    fields: Mapping[str, Sequence[Any]],
+    *,
+    seeds: int | Sequence[int] = 1,
+    steps: int | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    batch_size: int | None = None,
+    directory: str | Path | None = None,
+    resume: bool = False,
+    sinks: Callable[[str], Sequence[Sink]] = lambda name: (),
+    **options: Any,
+) -> Sweep:
+    """Trains `make(config)` with every combination of the values of `fields`, and every seed.
+
+    Each member is the run that `train(make(dataclasses.replace(config, **values)), seed=seed, steps=steps)` would be,
+    up to rounding. Fields of floats that `make` treats as arrays are vmapped with the seeds in one compiled program;
+    all others (sizes, names, switches, and floats that Python code branches on) are looped over, with a compilation
+    for each combination of theirs.
+    A member that diverges is reported in the result, and the others go on.
+
+    Args:
+        make: from a configuration to a run; pure, and called with tracers in the fields that are vmapped.
+        config: a dataclass. Every combination of values must pass its `__post_init__`.
+        fields: the values of each field.
+        seeds: how many, from 0, or which.
+        steps: meta-steps of each member; `config.steps` if None.
+        devices: the members of a program are dealt out to as many of these as divide them (None: to the default one).
+        batch_size: members that go side by side at a time on each device, all if None; less memory.
+        directory: where checkpoints go; the n-th compiled program has the folder `n`.
+        resume: go on from the checkpoints in `directory`, if there are any.
+        sinks: made for each program, of its name in the directory; they get means over its members.
+        options: others of `train`.
+
+    Raises:
+        ValueError: a field does not exist, has no values or the same twice, or the configuration refuses one.
+        Everything else that `train` raises, but NonFiniteLoss.
+    """
+    combinations = _combinations(config, fields)
+    every_seed = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    if not every_seed or min(every_seed) < 0 or len(set(every_seed)) < len(every_seed):
+        raise ValueError(f"seeds must be at least 1, or different and not negative, got {seeds}")
+    steps = getattr(config, "steps", None) if steps is None else steps
+    if steps is None:
+        raise ValueError("steps must be given, because the configuration has none")
+    swept, fingerprint = _arrays(make, config, fields), options.pop("fingerprint", None) or {}
+    programs: dict[str, list[dict[str, Any]]] = {}  # members that differ in arrays only
+    for values in combinations:
+        static = {name: x for name, x in values.items() if name not in swept}
+        programs.setdefault(repr(static), []).extend({**values, "seed": seed} for seed in every_seed)
+
+    parts = []
+    for i, members in enumerate(programs.values()):
+        static = {name: x for name, x in members[0].items() if name not in (*swept, "seed")}
+        arrays = {name: np.array([member[name] for member in members], np.float32) for name in swept}
+        arrays["seed"] = np.array([member["seed"] for member in members], np.uint32)
+        count = next(n for n in range(len(devices or [None]), 0, -1) if len(members) % n == 0)
+        places = devices[:count] if devices and count > 1 else None
+        meta = side_by_side(_member(make, dataclasses.replace(config, **static)), arrays, places, batch_size)
+        place = None if directory is None else Path(directory) / str(i)
+        state, log = train(
+            meta,
+            steps=steps,
+            directory=place,
+            resume=resume and place is not None and bool(checkpoint.steps(place)),
+            sinks=sinks(str(i)),
+            fingerprint={**fingerprint, "members": members},
+            stop_at_nonfinite=False,
+            **options,
+        )
+        parts.append(_part(members, log, jax.device_get(state.params)))
+    return _joined(parts)
+
+
+def side_by_side(
+    make: Callable[[PyTree], Meta],
+    values: PyTree,
+    devices: Sequence[jax.Device] | None = None,
+    batch_size: int | None = None,
+) -> Meta:
     """The runs `make(value)` for each of `values` (leaves [n, ...]), vmapped, with a key of its own each.
 
     Leaves of its state and metrics are [n, ...], but for the common `step`. What `make` closes over may not depend on
-    the value, except through arrays: all runs are one program. No run depends on another.
+    the value, except through arrays: all runs are one program. No run depends on another. They are dealt out to
+    `devices` (the default one if None), where `batch_size` go at a time (all if None).
 
-    Raises ValueError if there are no values.
+    Raises ValueError if there are no values, or the devices do not divide them.
     """
     leaves = jax.tree.leaves(values)
     if not leaves or not len(leaves[0]):
@@ -25,13 +163,99 @@ def side_by_side(make: Callable[[PyTree], Meta], values: PyTree) -> Meta:
     count = len(leaves[0])
 
     def init(key: Key) -> MetaState:
-        states = jax.vmap(lambda value, key: make(value).init(key))(values, jax.random.split(key, count))
+        parts = (values, jax.random.split(key, count))
+        states = deal(lambda x: make(x[0]).init(x[1]), parts, batch_size, devices)
         return states._replace(step=states.step[0])
 
     def step(state: MetaState, key: Key) -> tuple[MetaState, Metrics]:
         states = state._replace(step=jnp.broadcast_to(state.step, count))
-        keys = jax.random.split(key, count)
-        states, metrics = jax.vmap(lambda value, state, key: make(value).step(state, key))(values, states, keys)
+        parts = (values, states, jax.random.split(key, count))
+        states, metrics = deal(lambda x: make(x[0]).step(x[1], x[2]), parts, batch_size, devices)
         return states._replace(step=states.step[0]), metrics
 
     return Meta(init, step)
+
+
+def _combinations(config: Any, fields: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Every combination of the values, each of them tried on `config`."""
+    known = [field.name for field in dataclasses.fields(config) if field.name not in ("seed", "steps")]
+    for name, values in fields.items():
+        if name not in known:
+            alike = difflib.get_close_matches(name, known) or known
+            raise ValueError(f"{type(config).__name__} has no field {name!r} to sweep; did you mean {alike}?")
+        if isinstance(values, str) or not len(values) or len(set(map(repr, values))) < len(values):
+            raise ValueError(f"{name} must have values to sweep, each given once, got {values!r}")
+    combinations = [dict(zip(fields, chosen, strict=True)) for chosen in itertools.product(*fields.values())]
+    for combination in combinations:
+        dataclasses.replace(config, **combination)
+    return combinations
+
+
+def _arrays(make: Callable[[Any], Meta], config: Any, fields: Mapping[str, Sequence[Any]]) -> list[str]:
+    """The fields that can be arrays in the program that `make` makes."""
+
+    def works(names: Sequence[str]) -> bool:
+        def trace(values: dict[str, jax.Array]) -> Any:
+            meta = make(_with(config, values))
+            return meta.step(meta.init(jax.random.key(0)), jax.random.key(0))
+
+        try:
+            jax.eval_shape(trace, {name: jax.ShapeDtypeStruct((), jnp.float32) for name in names})
+        except TypeError:  # of Python code that asks for a number, or hashes it
+            return False
+        return True
+
+    floats = [name for name, values in fields.items() if all(isinstance(x, float) for x in values)]
+    return floats if works(floats) else [name for name in floats if works([name])]
+
+
+def _with(config: Any, values: Mapping[str, Any]) -> Any:
+    """`config` with other values, which its `__post_init__` cannot look at."""
+    other = copy.copy(config)
+    for name, value in values.items():
+        object.__setattr__(other, name, value)
+    return other
+
+
+def _member(make: Callable[[Any], Meta], config: Any) -> Callable[[dict[str, jax.Array]], Meta]:
+    """From its values and its seed to the run that `train` makes of them."""
+
+    def member(values: dict[str, jax.Array]) -> Meta:
+        meta = make(_with(config, {name: x for name, x in values.items() if name != "seed"}))
+        init_key, key = jax.random.split(jax.random.key(values["seed"]))
+
+        def step(state: MetaState, _: Key) -> tuple[MetaState, Metrics]:
+            return meta.step(state, jax.random.fold_in(key, state.step))
+
+        return Meta(lambda _: meta.init(init_key), step)
+
+    return member
+
+
+def _part(members: list[dict[str, Any]], log: Log, params: MetaParams) -> Sweep:
+    """Of one program, whose log is [steps, n, ...] or, of what the members share, [steps]."""
+    count, steps = len(members), len(next(iter(log.values())))
+    finite = np.ones((count, steps), bool)
+    for name in WATCHED:
+        if name in log:
+            finite &= np.isfinite(log[name]).reshape(steps, count, -1).all(2).T
+    for leaf in jax.tree.leaves(params):
+        finite[:, -1] &= np.isfinite(leaf).reshape(count, -1).all(1)
+    diverged = np.where(finite.all(1), 0, finite.argmin(1) + 1)
+    curves = {
+        name: x.reshape(steps, count, -1).mean(2).T if x.ndim > 1 else np.broadcast_to(x, (count, steps))
+        for name, x in log.items()
+    }
+    return Sweep(members, curves, diverged, [jax.tree.map(lambda x: x[i], params) for i in range(count)])  # noqa: B023
+
+
+def _joined(parts: Sequence[Sweep]) -> Sweep:
+    names = list(dict.fromkeys(name for part in parts for name in part.log))
+    nothing = [np.full(part.log["seconds"].shape, np.nan) for part in parts]
+    curves = {name: [part.log.get(name, x) for part, x in zip(parts, nothing, strict=True)] for name in names}
+    return Sweep(
+        [member for part in parts for member in part.members],
+        {name: np.concatenate(x) for name, x in curves.items()},
+        np.concatenate([part.diverged for part in parts]),
+        [params for part in parts for params in part.params],
+    )

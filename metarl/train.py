@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import tempfile
@@ -23,6 +24,7 @@ from metarl.sinks import Sink
 from metarl.types import Array, Key, MetaParams, Metrics
 
 WATCHED = ("lifetime_loss", "meta_loss")  # metrics that must stay finite
+COUNTED = ("agent_updates", "env_steps")  # metrics of single meta-steps that the log sums up
 
 
 class Interrupted(KeyboardInterrupt):
@@ -59,11 +61,16 @@ def train(
     resume: bool = False,
     sinks: Sequence[Sink] = (),
     fingerprint: Mapping[str, Any] | None = None,
+    stop_at_nonfinite: bool = True,
 ) -> tuple[MetaState, Log]:
     """Trains for `steps` meta-steps in all and returns the meta-state and the log (metric name -> [steps, ...]).
 
     Meta-steps are counted from 1. Step n's key depends on `seed` and n alone, so a resumed run equals an
     uninterrupted one bit for bit, whatever `chunk` is, and its log holds the earlier steps too.
+
+    What a run has cost so far is in every row of the log: `agent_updates` and `env_steps` (of all agents, where `meta`
+    counts them; what agents are tested on comes on top) and `seconds` (of compilation and computation, until the chunk
+    had ended; those before a resume included, those lost in between not).
 
     Args:
         seed: of the initial state and of every meta-step.
@@ -74,6 +81,7 @@ def train(
         resume: go on from the newest checkpoint in `directory`; returns at once if it has reached `steps`.
         sinks: each gets every meta-step's metrics, averaged to one number; closed in any case.
         fingerprint: JSON-able configuration; a resumed run must have the same one (and the same seed).
+        stop_at_nonfinite: raise NonFiniteLoss; if not, the run goes on, and sinks get means of what is no NaN.
 
     Raises:
         ValueError: an argument is out of range, or (CheckpointError) the checkpoint is unusable.
@@ -90,10 +98,11 @@ def train(
                 raise ValueError(f"{name} must be at least 1, got {value}")
         check_directory(directory, resume)
         fingerprint = {**(fingerprint or {}), "seed": seed}
+        start = time.monotonic()
 
         init_key, key = jax.random.split(jax.random.key(seed))
         template = jax.eval_shape(meta.init, init_key)
-        done, segments, state = 0, [], None
+        done, segments, state = 0, list[Log](), None
         if resume:
             done, state, log = checkpoint.restore(str(directory), template, fingerprint)
             if done >= steps:
@@ -103,18 +112,24 @@ def train(
         run = _compile(meta.step, template, key, chunk)
         state = jax.jit(meta.init)(init_key) if state is None else state
 
+        average = np.mean if stop_at_nonfinite else mean_of_numbers
         unsaved: list[Log] = []
         while done < steps:
             count = min(chunk, steps - done, checkpoint_every - done % checkpoint_every)
             state, metrics = run(state, jnp.int32(done), jnp.int32(count))
             rows = _fetch(metrics, count)
+            for name in [name for name in COUNTED if name in rows]:
+                rows[name] = _before(segments, name) + np.cumsum(rows[name], axis=0, dtype=np.int64)
+            rows["seconds"] = np.full(count, _before(segments, "seconds") + time.monotonic() - start)
+            start = time.monotonic()
             segments.append(rows)
             unsaved.append(rows)
             for i in range(count):
                 for sink in sinks:
-                    sink.write(done + i + 1, {name: float(np.mean(x[i])) for name, x in rows.items()})
+                    sink.write(done + i + 1, {name: float(average(x[i])) for name, x in rows.items()})
             done += count
-            _check_finite(rows, state.params, done, directory)
+            if stop_at_nonfinite:
+                _check_finite(rows, state.params, done, directory)
             stop = list(caught)  # a signal that comes from here on waits for the next chunk
             if directory and (stop or done == steps or done % checkpoint_every == 0):
                 checkpoint.save(directory, done, state, checkpoint.concatenate(unsaved), fingerprint, keep)
@@ -154,6 +169,17 @@ def _fetch(metrics: Metrics, count: int) -> Log:
         time.sleep(min(0.05, 1e-5 + 0.02 * (time.monotonic() - start)))
     rows = {name: np.asarray(x)[:count] for name, x in metrics.items()}
     return {name: x.astype(np.float32) if x.dtype == jnp.bfloat16 else x for name, x in rows.items()}
+
+
+def mean_of_numbers(x: np.ndarray) -> float:
+    """The mean of what is no NaN; NaN if there is nothing else."""
+    numbers = np.asarray(x)[~np.isnan(x)]
+    with np.errstate(invalid="ignore"):  # infinities of both signs
+        return float(numbers.mean()) if numbers.size else math.nan
+
+
+def _before(segments: list[Log], name: str) -> Any:
+    return segments[-1][name][-1] if segments and name in segments[-1] else 0
 
 
 def _check_finite(rows: Log, params: MetaParams, done: int, directory: str | Path | None) -> None:

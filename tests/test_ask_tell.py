@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 from quadratic import levels, quadratic
+from test_train import assert_same
 
 import metarl
 from metarl.estimators import ask_tell
@@ -57,4 +58,4 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
     whole, log = metarl.train(meta("CMA_ES"), steps=6, seed=2)
     metarl.train(meta("CMA_ES"), steps=3, seed=2, directory=tmp_path)
     resumed, resumed_log = metarl.train(meta("CMA_ES"), steps=6, seed=2, directory=tmp_path, resume=True)
-    jax.tree.map(np.testing.assert_array_equal, (whole, log), (resumed, resumed_log))
+    assert_same((whole, log), (resumed, resumed_log))

@@ -2,9 +2,9 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
+from test_train import assert_same
 
 import envs
 from experiments import benchmark, lpg
@@ -80,7 +80,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
     train(meta, seed=3, steps=4, directory=tmp_path, chunk=3)
     resumed, resumed_log = train(meta, seed=3, steps=9, directory=tmp_path, chunk=3, resume=True)
     assert log["lifetimes_ended"].sum() > 0
-    jax.tree.map(np.testing.assert_array_equal, (whole, log), (resumed, resumed_log))
+    assert_same((whole, log), (resumed, resumed_log))
 
 
 def test_resuming_another_configuration_names_the_field(finished, capsys):

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 import scipy.stats
+from test_train import assert_same
 
 import metarl
 from envs import mdp
@@ -186,7 +187,7 @@ def test_training_with_the_buffer_resumes_exactly(tmp_path):
     whole, log = train(30)
     train(15, directory=tmp_path)
     resumed, resumed_log = train(30, directory=tmp_path, resume=True)
-    jax.tree.map(np.testing.assert_array_equal, (whole, log), (resumed, resumed_log))
+    assert_same((whole, log), (resumed, resumed_log))
     buffer = whole.curriculum
     assert (buffer.filled & ~jnp.isnan(buffer.score)).sum() >= 4  # levels were scored ...
     assert (buffer.last[buffer.slot] > 0).any() and buffer.clock > 10

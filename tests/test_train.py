@@ -56,8 +56,14 @@ def toy(nan_at=-1, slow_after=-1):
 
 
 def assert_same(one, other):
-    """Equal bit for bit: the same tree, dtypes and values."""
-    one, other = jax.tree.map(checkpoint._raw, (one, other))
+    """Equal bit for bit, but for the time that it took: the same tree, dtypes and values."""
+
+    def plain(tree):
+        if isinstance(tree, tuple) and isinstance(tree[-1], dict) and "seconds" in tree[-1]:
+            tree = (*tree[:-1], {name: x for name, x in tree[-1].items() if name != "seconds"})
+        return jax.tree.map(checkpoint._raw, tree)
+
+    one, other = plain(one), plain(other)
     assert jax.tree.structure(one) == jax.tree.structure(other)
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         assert a.dtype == b.dtype
@@ -300,6 +306,31 @@ def test_kill_loses_no_more_than_since_the_last_checkpoint(tmp_path):
     resumed = train(toy(), seed=1, steps=saved + 12, directory=tmp_path, resume=True, sinks=[CSV(table)])
     assert_same(resumed, train(toy(), seed=1, steps=saved + 12))
     assert csv_steps(table) == list(range(1, saved + 13))
+
+
+def counting(updates, env_steps):
+    meta = toy()
+
+    def step(state, key):
+        state, metrics = meta.step(state, key)
+        return state, {**metrics, "agent_updates": jnp.int32(updates), "env_steps": jnp.array([env_steps, 1])}
+
+    return Meta(meta.init, step)
+
+
+def test_every_row_says_what_the_run_has_cost_so_far(tmp_path):
+    """Beyond 32 bits, whatever the chunk is, and of a resumed run since its beginning."""
+    meta, table = counting(3, 10**9), tmp_path / "metrics.csv"
+    _, log = train(meta, steps=4, chunk=3, directory=tmp_path, sinks=[CSV(table)])
+    _, resumed = train(meta, steps=7, chunk=2, directory=tmp_path, sinks=[CSV(table)], resume=True)
+    assert resumed["agent_updates"].tolist() == [3, 6, 9, 12, 15, 18, 21]
+    assert resumed["env_steps"][:, 0].tolist() == [10**9 * i for i in range(1, 8)]
+    assert (resumed["seconds"][:4] == log["seconds"]).all() and (np.diff(resumed["seconds"]) >= 0.0).all()
+    assert 0.0 < resumed["seconds"][3] < resumed["seconds"][4]
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["agent_updates"]) for row in rows] == resumed["agent_updates"].tolist()
+    assert [float(row["seconds"]) for row in rows] == resumed["seconds"].tolist()
 
 
 def test_csv_holds_what_the_log_holds(whole, tmp_path):

@@ -37,15 +37,17 @@ def backprop(steps: int, *, batch_size: int | None = None, remat: bool = False) 
             raise ValueError(f"batch_size must divide num_lifetimes = {num_lifetimes}, got {size}")
 
         def truncation(meta_params: MetaParams, lifetime: Lifetime, key: Key) -> tuple[Array, tuple[Lifetime, Metrics]]:
-            def update(lifetime: Lifetime, key: Key) -> tuple[Lifetime, tuple[Array, Metrics]]:
+            def update(lifetime: Lifetime, key: Key) -> tuple[Lifetime, tuple[Array, Metrics, Array]]:
+                alive = ~inner.done(lifetime)
                 lifetime, penalty, metrics = inner.step(meta_params, lifetime, key)
-                return lifetime, (penalty, metrics)
+                return lifetime, (penalty, metrics, alive)
 
             update_key, loss_key = jax.random.split(key)
             update = jax.checkpoint(update, prevent_cse=False) if remat else update  # a scan keeps them apart
-            lifetime, (penalties, metrics) = jax.lax.scan(update, lifetime, jax.random.split(update_key, steps))
+            lifetime, (penalties, metrics, alive) = jax.lax.scan(update, lifetime, jax.random.split(update_key, steps))
             loss, (lifetime, loss_metrics) = inner.loss(meta_params, lifetime, loss_key)
-            return loss + penalties.mean(), (lifetime, {**metrics, **loss_metrics, "penalty": penalties})
+            metrics |= {**loss_metrics, "penalty": penalties, "agent_updates": alive.sum()}
+            return loss + penalties.mean(), (lifetime, metrics)
 
         def batch(part: tuple[Lifetimes, Array]) -> tuple[MetaParams, Array, Lifetimes, Metrics]:
             def mean_loss(meta_params: MetaParams) -> tuple[Array, tuple[Array, Lifetimes, Metrics]]:
@@ -67,12 +69,14 @@ def backprop(steps: int, *, batch_size: int | None = None, remat: bool = False) 
             between = sum(x.var(0, ddof=1).sum() for x in jax.tree.leaves(gradients))
             variance = size * between
             losses, lifetimes = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (losses, lifetimes))
+        agent_updates = metrics.pop("agent_updates").sum()
         metrics = jax.tree.map(jnp.nanmean, metrics)  # NaN marks what had nothing to report
         metrics |= {
             "meta_loss": losses.mean(),
             "lifetime_loss": losses,
             **gradient_metrics(gradient, state),
             "meta_gradient_variance": variance,
+            "agent_updates": agent_updates,
         }
         return gradient, gradient, lifetimes, metrics
 

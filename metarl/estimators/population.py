@@ -20,6 +20,7 @@ class Lived(NamedTuple):
     lifetime: Lifetime
     fitness: Array  # ()
     metrics: Metrics  # means over the updates that it made; NaN where there was nothing to report
+    updates: Array  # () int32, how many these were
 
 
 def live(
@@ -54,9 +55,9 @@ def live(
         return loop, (inner.fitness(meta_params, loop[1], jax.random.fold_in(test_key, end)), alive)
 
     ends = jnp.asarray([*range(measure_every, steps, measure_every), steps] if measure_every else [steps])
-    (_, lifetime, totals), (fitness, alive) = jax.lax.scan(segment, (jnp.int32(0), lifetime, nothing), ends)
+    (updates, lifetime, totals), (fitness, alive) = jax.lax.scan(segment, (jnp.int32(0), lifetime, nothing), ends)
     metrics = jax.tree.map(lambda x: x[0] / x[1], totals)
-    return Lived(lifetime, jnp.where(alive, fitness, 0.0).sum() / alive.sum(), metrics)
+    return Lived(lifetime, jnp.where(alive, fitness, 0.0).sum() / alive.sum(), metrics, updates)
 
 
 def _sum_and_count(x: Array) -> Array:
@@ -77,25 +78,40 @@ def spread(
     Raises ValueError if `xs` cannot be dealt out evenly.
     """
     count, places = len(cost), len(devices or [None])
-    if count % places:
-        raise ValueError(f"{count} lifetimes (or pairs of them) cannot be dealt out evenly to devices = {places}")
+    check_devices(count, devices)
+    order = jnp.argsort(cost).reshape(-1, places).T.reshape(-1)  # every device gets short and long ones
+    results = deal(function, jax.tree.map(lambda x: x[order], xs), batch_size, devices)
+    if devices is not None:
+        mesh = jax.sharding.Mesh(np.asarray(devices), ("devices",))
+        results = jax.lax.with_sharding_constraint(results, jax.sharding.NamedSharding(mesh, jax.P()))
+    back = jnp.argsort(order)
+    return jax.tree.map(lambda x: x[back], results)
+
+
+def deal(
+    function: Callable[[Any], PyTree],
+    xs: PyTree,
+    batch_size: int | None = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> PyTree:
+    """`vmap(function)(xs)`, as `spread`, but each device gets as many in a row, and keeps their results."""
+    count = len(jax.tree.leaves(xs)[0])
+    check_devices(count, devices)
 
     def share(xs: PyTree) -> PyTree:
-        if batch_size is None or batch_size >= count // places:
+        if batch_size is None or batch_size >= len(jax.tree.leaves(xs)[0]):
             return jax.vmap(function)(xs)
         return jax.lax.map(function, xs, batch_size=batch_size)
 
-    order = jnp.argsort(cost).reshape(-1, places).T.reshape(-1)  # every device gets short and long ones
-    xs = jax.tree.map(lambda x: x[order], xs)
     if devices is None:
-        results = share(xs)
-    else:
-        mesh = jax.sharding.Mesh(np.asarray(devices), ("devices",))
-        part, whole = jax.P("devices"), jax.sharding.NamedSharding(mesh, jax.P())
-        results = jax.shard_map(share, mesh=mesh, in_specs=part, out_specs=part, check_vma=False)(xs)
-        results = jax.lax.with_sharding_constraint(results, whole)
-    back = jnp.argsort(order)
-    return jax.tree.map(lambda x: x[back], results)
+        return share(xs)
+    mesh, part = jax.sharding.Mesh(np.asarray(devices), ("devices",)), jax.P("devices")
+    return jax.shard_map(share, mesh=mesh, in_specs=part, out_specs=part, check_vma=False)(xs)
+
+
+def check_devices(count: int, devices: Sequence[jax.Device] | None) -> None:
+    if devices is not None and count % len(devices):
+        raise ValueError(f"{count} runs, lifetimes or pairs cannot be dealt out evenly to devices = {len(devices)}")
 
 
 def perturb(key: Key, meta_params: MetaParams, sigma: Array) -> tuple[MetaParams, MetaParams]:
@@ -124,6 +140,7 @@ def estimate_metrics(lived: Lived, fitness: Array, gradient: MetaParams, previou
         **jax.tree.map(jnp.nanmean, lived.metrics),
         **fitness_metrics(fitness),
         **gradient_metrics(gradient, previous),
+        "agent_updates": lived.updates.sum(),
     }
 
 

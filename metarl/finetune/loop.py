@@ -345,7 +345,8 @@ def finetune(
     def done(tuning: Tuning) -> Array:
         return tuning.step >= tuning.level.horizon
 
-    return InnerLoop(init_meta, init, step, loss, fitness, done)
+    tokens = settings.num_prompts * settings.group_size * task.answer_length  # those after the end of answers, too
+    return InnerLoop(init_meta, init, step, loss, fitness, done, env_steps=tokens)
 
 
 def _unless_zero(weight: Array, update: Callable[..., tuple[Params, PyTree]], gradient: Params, state: PyTree) -> Any:
