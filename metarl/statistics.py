@@ -73,8 +73,10 @@ def aggregates(scores: Any, *, resamples: int = 2000, seed: int = 0) -> dict[str
 def probability_of_improvement(x: Any, y: Any, *, resamples: int = 2000, seed: int = 0) -> Interval:
     """How likely a run of `x` [n, tasks] beats one of `y` [m, tasks] on the same task, meaned over tasks.
 
-    A tie is half a win: it is the statistic of Mann and Whitney over n m, and 0.5 where there is no difference.
-    Raises ValueError as `aggregates` does, and if the tasks are not as many.
+    A tie is half a win: it is the statistic of Mann and Whitney over n m, and 0.5 where there is no difference. Like
+    their test, an interval without 0.5 finds a shift of half a standard deviation between 64 normal runs each in 79 %
+    of cases and one of 0 in 5 %, be they runs of one task or of four; from few runs the latter in more. Raises
+    ValueError as `aggregates` does, and if the tasks are not as many.
     """
     x, y = _two(x, y)
     random = np.random.default_rng(seed)
@@ -90,7 +92,9 @@ def probability_of_improvement(x: Any, y: Any, *, resamples: int = 2000, seed: i
 def difference(x: Any, y: Any, *, resamples: int = 2000, seed: int = 0) -> Interval:
     """Interquartile mean of `x` [n, tasks] less that of `y` [m, tasks], whose runs are not paired.
 
-    Raises ValueError as `aggregates` does, and if the tasks are not as many.
+    An interval without 0 finds a shift of half a standard deviation between 64 normal runs each in 74 % of cases (where
+    Student's test would in 80 %: the price of heeding no outliers), and one of 0 in 5 %. Raises ValueError as
+    `aggregates` does, and if the tasks are not as many.
     """
     x, y = _two(x, y)
     random = np.random.default_rng(seed)
