@@ -201,6 +201,9 @@ def one_device_per_core() -> None:
     """
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "") or "JAX_NUM_CPU_DEVICES" in os.environ:
         return
+    # on a machine that is busy, one core may be long behind the other: XLA would take that for a deadlock
+    patience = "--xla_cpu_collective_call_terminate_timeout_seconds=3600"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {patience}".strip()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with contextlib.suppress(RuntimeError):  # JAX has started
         jax.config.update("jax_num_cpu_devices", cores)

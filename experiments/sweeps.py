@@ -21,9 +21,9 @@ import numpy as np
 import metarl
 from experiments import cli
 from metarl import plot
-from metarl.evaluate import Interval, over_runs
 from metarl.meta import Meta
 from metarl.sinks import Progress
+from metarl.statistics import Interval, over_runs
 from metarl.sweep import Sweep
 from metarl.train import mean_of_numbers
 
@@ -150,4 +150,4 @@ def draw(rows: Sequence[dict[str, Any]], fields: dict[str, list[Any]], metric: s
         (down, rows_of), (across, columns) = fields.items()
         place = {(row["values"][down], row["values"][across]): x for row, x in zip(rows, scores, strict=True)}
         values = np.array([[place[y, x] for x in columns] for y in rows_of])
-        plot.grid(values, rows_of, columns, directory / "grid.png", x_label=across, y_label=down, label=metric)
+        plot.grid(values, rows_of, columns, directory / "grid.png", down, across, metric)

@@ -8,6 +8,7 @@ import difflib
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -185,28 +186,34 @@ def _combinations(config: Any, fields: Mapping[str, Sequence[Any]]) -> list[dict
             raise ValueError(f"{type(config).__name__} has no field {name!r} to sweep; did you mean {alike}?")
         if isinstance(values, str) or not len(values) or len(set(map(repr, values))) < len(values):
             raise ValueError(f"{name} must have values to sweep, each given once, got {values!r}")
-    combinations = [dict(zip(fields, chosen, strict=True)) for chosen in itertools.product(*fields.values())]
+    combinations = _grid(fields)
     for combination in combinations:
         dataclasses.replace(config, **combination)
     return combinations
 
 
+def _grid(fields: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    return [dict(zip(fields, chosen, strict=True)) for chosen in itertools.product(*fields.values())]
+
+
 def _arrays(make: Callable[[Any], Meta], config: Any, fields: Mapping[str, Sequence[Any]]) -> list[str]:
-    """The fields that can be arrays in the program that `make` makes."""
+    """The fields that can be arrays in the program that `make` makes, whatever the values of the others."""
 
     def works(names: Sequence[str]) -> bool:
-        def trace(values: dict[str, jax.Array]) -> Any:
-            meta = make(_with(config, values))
+        def trace(values: dict[str, jax.Array], others: dict[str, Any]) -> Any:
+            meta = make(_with(dataclasses.replace(config, **others), values))
             return meta.step(meta.init(jax.random.key(0)), jax.random.key(0))
 
+        arrays = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in names}
         try:
-            jax.eval_shape(trace, {name: jax.ShapeDtypeStruct((), jnp.float32) for name in names})
+            for others in _grid({name: values for name, values in fields.items() if name not in names}):
+                jax.eval_shape(partial(trace, others=others), arrays)
         except TypeError:  # of Python code that asks for a number, or hashes it
             return False
         return True
 
     floats = [name for name, values in fields.items() if all(isinstance(x, float) for x in values)]
-    return floats if works(floats) else [name for name in floats if works([name])]
+    return floats if not floats or works(floats) else [name for name in floats if works([name])]
 
 
 def _with(config: Any, values: Mapping[str, Any]) -> Any:
