@@ -458,7 +458,7 @@ def _dots(axis: Any, results: Mapping[str, tuple[float, float, float]], colours:
 
 
 def _tick(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, (float, np.floating)) else str(value)
+    return f"{value:.4g}" if isinstance(value, (float, np.floating)) else str(value)
 
 
 def _scale() -> Any:
