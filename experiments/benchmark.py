@@ -6,6 +6,7 @@ python -m experiments.benchmark es
 python -m experiments.benchmark groove
 python -m experiments.benchmark tokens --batch 256
 python -m experiments.benchmark optimizers
+python -m experiments.benchmark sweep
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from metarl.agents import rl_inner_loop
 from metarl.estimators.population import live, spread
 from metarl.finetune import policies
 from metarl.meta import InnerLoop, Meta, MetaState
+from metarl.sweep import side_by_side, with_values
 from metarl.types import Array, Key
 
 
@@ -160,6 +162,29 @@ class Optimizers:
 
     def __post_init__(self) -> None:
         cli.check(self, positive=("num_envs", "rollout_length", "epochs", "minibatches", "repeats"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """Meta-steps of LPG with many members of a sweep at once, against those of one run."""
+
+    levels: tuple[str, ...] = ("gridworld/small",)
+    """Distributions of levels, one benchmark each."""
+    members: tuple[int, ...] = (1, 4, 16, 64)
+    """How many runs go side by side, with a program for each number. The first is what the others are compared with."""
+    sweep_batch: int = 0
+    """Members that go side by side at a time on each device (0: all)."""
+    num_lifetimes: int = 32
+    """Agents of each run."""
+    meta_steps: int = 1
+    """Meta-steps in one compiled call."""
+    repeats: int = 5
+    """Timed calls of each program, taken in turns."""
+
+    def __post_init__(self) -> None:
+        cli.check(self, positive=("num_lifetimes", "meta_steps", "repeats"), not_negative=("sweep_batch",))
+        if not self.members or min(self.members) < 1:
+            raise ValueError(f"members must be at least 1, got {self.members}")
 
 
 def time_side_by_side(programs: dict[str, tuple[Callable[..., Any], Any]], repeats: int) -> dict[str, dict[str, Any]]:
@@ -468,6 +493,39 @@ def benchmark_optimizers(config: Optimizers, name: str) -> dict[str, Any]:
     }
 
 
+def benchmark_sweep(config: Sweep, name: str) -> dict[str, Any]:
+    """Times of one distribution of levels; each member has a learning rate of its own."""
+    levels = envs.make(name)
+    run = dataclasses.replace(lpg.PRESETS["quick"], levels=name, num_lifetimes=config.num_lifetimes)
+    programs: dict[str, tuple[Callable[..., Any], Any]] = {}
+    for count in config.members:
+        meta = side_by_side(
+            lambda rate: lpg.make(with_values(run, {"learning_rate": rate}), levels),
+            jnp.full(count, run.learning_rate),
+            cli.devices_dividing(count),
+            config.sweep_batch or None,
+        )
+
+        def steps(state: MetaState, meta: Meta = meta) -> MetaState:
+            def step(i: Array, state: MetaState) -> MetaState:
+                return meta.step(state, jax.random.fold_in(jax.random.key(1), state.step))[0]
+
+            return jax.lax.fori_loop(0, config.meta_steps, step, state)
+
+        programs[f"{count} members"] = (steps, jax.jit(meta.init)(jax.random.key(0)))
+    times = time_side_by_side(programs, config.repeats)
+    one = run.num_lifetimes * run.num_envs * run.rollout_length * (run.updates + 1) * config.meta_steps
+    first = config.members[0]
+    speed = {count: count * one / times[f"{count} members"]["min_seconds"] for count in config.members}
+    return {
+        "levels": name,
+        **times,
+        "environment steps per second": {f"{count} members": x for count, x in speed.items()},
+        "ratios": {f"throughput of {n} members / of {first}": speed[n] / speed[first] for n in config.members[1:]},
+        "peak_memory_mib": _peak_memory(),
+    }
+
+
 def _peak_memory() -> float:
     """MiB: of the accelerator where there is one, else of this process so far."""
     stats = jax.devices()[0].memory_stats() or {}
@@ -481,6 +539,7 @@ BENCHMARKS: dict[type, Callable[[Any, str], dict[str, Any]]] = {
     GROOVE: benchmark_groove,
     Tokens: benchmark_tokens,
     Optimizers: benchmark_optimizers,
+    Sweep: benchmark_sweep,
 }
 
 
@@ -489,7 +548,7 @@ def main(argv: list[str] | None = None) -> None:
         with cli.one_line_errors():
             subcommands: dict[str, Callable[..., Any]] = {kind.__name__.lower(): kind for kind in BENCHMARKS}
             config: Any = tyro.extras.subcommand_cli_from_dict(subcommands, args=argv, description=__doc__)
-        if isinstance(config, ES):
+        if isinstance(config, ES | Sweep):
             cli.one_device_per_core()
         names = config.policies if isinstance(config, Tokens) else config.levels
         benchmarks = [BENCHMARKS[type(config)](config, name) for name in names]

@@ -201,7 +201,7 @@ def _arrays(make: Callable[[Any], Meta], config: Any, fields: Mapping[str, Seque
 
     def works(names: Sequence[str]) -> bool:
         def trace(values: dict[str, jax.Array], others: dict[str, Any]) -> Any:
-            meta = make(_with(dataclasses.replace(config, **others), values))
+            meta = make(with_values(dataclasses.replace(config, **others), values))
             return meta.step(meta.init(jax.random.key(0)), jax.random.key(0))
 
         arrays = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in names}
@@ -216,7 +216,7 @@ def _arrays(make: Callable[[Any], Meta], config: Any, fields: Mapping[str, Seque
     return floats if not floats or works(floats) else [name for name in floats if works([name])]
 
 
-def _with(config: Any, values: Mapping[str, Any]) -> Any:
+def with_values(config: Any, values: Mapping[str, Any]) -> Any:
     """`config` with other values, which its `__post_init__` cannot look at."""
     other = copy.copy(config)
     for name, value in values.items():
@@ -228,7 +228,7 @@ def _member(make: Callable[[Any], Meta], config: Any) -> Callable[[dict[str, jax
     """From its values and its seed to the run that `train` makes of them."""
 
     def member(values: dict[str, jax.Array]) -> Meta:
-        meta = make(_with(config, {name: x for name, x in values.items() if name != "seed"}))
+        meta = make(with_values(config, {name: x for name, x in values.items() if name != "seed"}))
         init_key, key = jax.random.split(jax.random.key(values["seed"]))
 
         def step(state: MetaState, _: Key) -> tuple[MetaState, Metrics]:
