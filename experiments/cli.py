@@ -72,7 +72,7 @@ class Run:
     sweep_by: str = ""
     """The metric by which the grid's members are compared (default: fitness or episode_return)."""
     sweep_batch: int = 0
-    """Members that go side by side at a time on each device (0: all); less memory."""
+    """Members that go side by side at a time on each device (0: one on CPUs, all on accelerators)."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "chunk", "checkpoint_every", "keep", "sweep_seeds"):

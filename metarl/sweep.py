@@ -98,7 +98,8 @@ def sweep(
         seeds: how many, from 0, or which.
         steps: meta-steps of each member; `config.steps` if None.
         devices: the members of a program are dealt out to as many of these as divide them (None: to the default one).
-        batch_size: members that go side by side at a time on each device, all if None; less memory.
+        batch_size: members that go side by side at a time on each device. If None, all on accelerators, but one on CPUs,
+            whose caches hold no more of most runs.
         directory: where checkpoints go; the n-th compiled program has the folder `n`.
         resume: go on from the checkpoints in `directory`, if there are any.
         sinks: made for each program, of its name in the directory; they get means over its members.
@@ -121,6 +122,7 @@ def sweep(
         static = {name: x for name, x in values.items() if name not in swept}
         programs.setdefault(repr(static), []).extend({**values, "seed": seed} for seed in every_seed)
 
+    batch_size = batch_size or (1 if jax.default_backend() == "cpu" else None)
     parts = []
     for i, members in enumerate(programs.values()):
         static = {name: x for name, x in members[0].items() if name not in (*swept, "seed")}

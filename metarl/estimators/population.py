@@ -101,7 +101,7 @@ def deal(
     def share(xs: PyTree) -> PyTree:
         if batch_size is None or batch_size >= len(jax.tree.leaves(xs)[0]):
             return jax.vmap(function)(xs)
-        return jax.lax.map(function, xs, batch_size=batch_size)
+        return jax.lax.map(function, xs, batch_size=batch_size if batch_size > 1 else None)
 
     if devices is None:
         return share(xs)
