@@ -338,11 +338,10 @@ def run(config: Config) -> cli.Report:
 
     def report(state: MetaState, log: Log, directory: Path) -> cli.Report:
         nonlocal table
-        params = jax.device_get(state.params)
-        updates.draw(learned(config, max_norm=None), params["optimizer"], directory / "update.png")
+        updates.draw(learned(config, max_norm=None), state.params["optimizer"], directory / "update.png")
         for name, where in places.items() if config.held_out_seeds else ():
             prefix = f"{name}: " if config.more_levels else ""
-            table = {**table, **{prefix + row: x for row, x in judge(config, where, params).items()}}
+            table = {**table, **{prefix + row: x for row, x in judge(config, where, state.params).items()}}
         return table
 
     score = "fitness after training (return, or minus the loss)"
@@ -353,8 +352,8 @@ def run(config: Config) -> cli.Report:
 
 def main(argv: list[str] | None = None) -> None:
     config = cli.parse(Config, PRESETS, argv)
-    cli.one_device_per_core()
     with cli.clean_exit():
+        cli.start(config)
         run(config)
 
 

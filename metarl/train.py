@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from metarl import checkpoint
 from metarl.checkpoint import Log
@@ -65,6 +66,10 @@ def train(
     Meta-steps are counted from 1. Step n's key depends on `seed` and n alone, so a resumed run equals an
     uninterrupted one bit for bit, whatever `chunk` is, and its log holds the earlier steps too.
 
+    Several processes (`jax.distributed`) that all call this with the same arguments are one run, on all their devices
+    and with one directory that all of them can reach; what an estimator deals out to `jax.devices()` is shared, all
+    else each of them does for itself. The first saves, and a signal to any of them stops all after the same chunk.
+
     Args:
         seed: of the initial state and of every meta-step.
         directory: where checkpoints and the log go; None saves nothing.
@@ -72,7 +77,8 @@ def train(
         checkpoint_every: meta-steps between checkpoints; the last meta-step is always saved.
         keep: how many checkpoints stay on disk.
         resume: go on from the newest checkpoint in `directory`; returns at once if it has reached `steps`.
-        sinks: each gets every meta-step's metrics, averaged to one number; closed in any case.
+        sinks: each gets every meta-step's metrics, averaged to one number; closed in any case. Of several processes,
+            give them to one.
         fingerprint: JSON-able configuration; a resumed run must have the same one (and the same seed).
 
     Raises:
@@ -100,13 +106,16 @@ def train(
                 return state, log
             segments = [log]
         caught = stack.enter_context(_signals())
-        run = _compile(meta.step, template, key, chunk)
+        everywhere = _everywhere()
+        run = _compile(meta.step, template, key, chunk, everywhere)
         state = jax.jit(meta.init)(init_key) if state is None else state
+        if everywhere:
+            state = jax.jit(lambda state: state, out_shardings=everywhere)(state)
 
         unsaved: list[Log] = []
         while done < steps:
             count = min(chunk, steps - done, checkpoint_every - done % checkpoint_every)
-            state, metrics = run(state, jnp.int32(done), jnp.int32(count))
+            state, metrics = run(state, np.int32(done), np.int32(count))
             rows = _fetch(metrics, count)
             segments.append(rows)
             unsaved.append(rows)
@@ -115,7 +124,7 @@ def train(
                     sink.write(done + i + 1, {name: float(np.mean(x[i])) for name, x in rows.items()})
             done += count
             _check_finite(rows, state.params, done, directory)
-            stop = list(caught)  # a signal that comes from here on waits for the next chunk
+            stop = _agreed(caught)  # a signal that comes from here on waits for the next chunk
             if directory and (stop or done == steps or done % checkpoint_every == 0):
                 checkpoint.save(directory, done, state, checkpoint.concatenate(unsaved), fingerprint, keep)
                 unsaved = []
@@ -124,7 +133,24 @@ def train(
         return state, checkpoint.concatenate(segments)
 
 
-def _compile(step: Callable[..., tuple[MetaState, Metrics]], template: MetaState, key: Key, chunk: int) -> Any:
+def _everywhere() -> jax.sharding.NamedSharding | None:
+    """A copy on each device of several processes; None, JAX's own choice, for one process."""
+    if jax.process_count() == 1:
+        return None
+    return jax.sharding.NamedSharding(jax.sharding.Mesh(np.asarray(jax.devices()), ("devices",)), jax.P())
+
+
+def _agreed(caught: list[int]) -> list[int]:
+    """The first signal that any process has caught, known to all; empty if there is none."""
+    if jax.process_count() > 1:
+        of_all = multihost_utils.process_allgather(np.int32(caught[0] if caught else 0))
+        return [int(signum) for signum in of_all if signum]
+    return list(caught)
+
+
+def _compile(
+    step: Callable[..., tuple[MetaState, Metrics]], template: MetaState, key: Key, chunk: int, everywhere: Any
+) -> Any:
     """Compiles `(state, done, count) -> (state, metrics [chunk, ...])`: `count` <= chunk meta-steps after step `done`.
 
     The trip count is an argument, so one compilation serves every chunk of a run and a short last one.
@@ -142,8 +168,8 @@ def _compile(step: Callable[..., tuple[MetaState, Metrics]], template: MetaState
         return jax.lax.fori_loop(0, count, body, (state, rows))
 
     number = jax.ShapeDtypeStruct((), jnp.int32)
-    strong = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), template)
-    return jax.jit(run, donate_argnums=0).lower(strong, number, number).compile()
+    strong = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), template)
+    return jax.jit(run, donate_argnums=0, out_shardings=everywhere).lower(strong, number, number).compile()
 
 
 def _fetch(metrics: Metrics, count: int) -> Log:
