@@ -33,7 +33,8 @@ def final_returns(
     """
     num_levels = levels.horizon.shape[0]
 
-    def lifetime(x: tuple[Array, Array]) -> Array:
+    def lifetime(common: tuple[MetaParams, Level], x: tuple[Array, Array]) -> Array:
+        meta_params, levels = common
         key, index = x
         train_key, test_key = jax.random.split(key)
         init_key, step_key = jax.random.split(train_key)
@@ -48,7 +49,7 @@ def final_returns(
 
     keys = jax.random.split(key, num_seeds * num_levels)
     indices = jnp.tile(jnp.arange(num_levels), num_seeds)
-    returns = spread(lifetime, (keys, indices), levels.horizon[indices], batch_size, devices)
+    returns = spread(lifetime, (meta_params, levels), (keys, indices), levels.horizon[indices], batch_size, devices)
     return returns.reshape(num_seeds, num_levels)
 
 

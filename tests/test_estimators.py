@@ -573,12 +573,12 @@ def test_lifetimes_of_different_horizons_are_lived_as_if_alone(batch_size, measu
     inner = quadratic(noise=0.3)
     lifetimes, keys = different(inner), jax.random.split(jax.random.key(1), 12)
 
-    def alone(x):
-        return live(inner, params(), *x, 8, measure_every)
+    def alone(meta_params, x):
+        return live(inner, meta_params, *x, 8, measure_every)
 
     xs = (lifetimes, keys)
-    together = jax.jit(lambda xs: spread(alone, xs, lifetimes.level.horizon, batch_size))(xs)
-    one = jax.jit(alone)
+    together = jax.jit(lambda xs: spread(alone, params(), xs, lifetimes.level.horizon, batch_size))(xs)
+    one = jax.jit(partial(alone, params()))
     for i in range(12):
         assert_close(
             *(jax.tree.map(lambda x, i=i: x[i], tree) for tree in (together,)),
