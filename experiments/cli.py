@@ -149,7 +149,7 @@ def run(
         "wall_clock_seconds": round(time.monotonic() - start, 3),  # of training, since the start or the resume
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "hardware": hardware(),
-        "versions": _versions(),
+        "versions": versions(),
     }
     write_json(directory / "results.json", results)
     plot.learning_curves(log, directory / "curves.png", curves)
@@ -318,7 +318,8 @@ def hardware() -> dict[str, Any]:
     }
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of Python and of what results depend on."""
     found = {"python": platform.python_version()}
     for name in ("metarl-jax", "jax", "jaxlib", "flax", "optax", "gymnax", "numpy"):
         with contextlib.suppress(metadata.PackageNotFoundError):
