@@ -30,13 +30,13 @@ from experiments import cli
 from experiments.report import HELD_OUT
 from metarl import checkpoint, optimizers, plot
 from metarl.checkpoint import Log
-from metarl.evaluate import Interval, over_runs
 from metarl.finetune import controllers, credit, policies, terms
 from metarl.finetune.batch import Batch
 from metarl.finetune.controllers import Controller
 from metarl.finetune.loop import Critic, Imitation, Judged, Settings, finetune, sft, success_rate
 from metarl.finetune.policies import SequencePolicy
 from metarl.meta import Meta, MetaState
+from metarl.statistics import Interval, over_runs
 from metarl.sweep import side_by_side
 from metarl.types import Array, Key, Level, Levels, Metrics, Params, TokenTask
 

@@ -74,8 +74,8 @@ def untuned(which: Name, name: str, levels: Levels) -> Settings:
 def baseline(which: Name, entry: Entry, levels: Levels, settings: Settings) -> InnerLoop:
     """A2C or PPO agents."""
     options: dict[str, Any] = {"discount": settings.discount, "normalise_advantage": True}
-    make = {"a2c": metarl.objectives.a2c, "ppo": metarl.objectives.ppo}[which]
-    return agents(entry, levels, make(**options), adam(settings.learning_rate), settings)
+    objective = metarl.objectives.a2c(**options) if which == "a2c" else metarl.objectives.ppo(**options)
+    return agents(entry, levels, objective, adam(settings.learning_rate), settings)
 
 
 def adam(learning_rate: Array | float) -> optax.GradientTransformation:
@@ -147,8 +147,9 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _trial(row: Mapping[str, str]) -> Trial:
-    whole = ("num_envs", "rollout_length", "epochs", "minibatches")
-    settings = Settings(**{x: (int if x in whole else float)(row[x]) for x in Settings._fields})
+    num_envs, rollout_length, epochs, minibatches = (int(row[x]) for x in Settings._fields[:4])
+    rate, discount = float(row["learning_rate"]), float(row["discount"])
+    settings = Settings(num_envs, rollout_length, epochs, minibatches, rate, discount)
     if row["objective"] not in BASELINES:
         raise ValueError(f"objective must be one of {BASELINES}, got {row['objective']!r}")
     name: Any = row["objective"]

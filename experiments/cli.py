@@ -31,11 +31,11 @@ import numpy as np
 
 from metarl import plot
 from metarl.checkpoint import Log
-from metarl.evaluate import Interval
 from metarl.meta import Meta, MetaState
 from metarl.pretrained import save_params
 from metarl.rules import Recipe, save_rule
 from metarl.sinks import CSV, Progress, Sink, TensorBoard, WandB
+from metarl.statistics import Interval
 from metarl.train import Interrupted, NonFiniteLoss, check_directory, train
 
 Config = TypeVar("Config", bound="Run")
@@ -173,7 +173,7 @@ def run_directory(directory: str, name: str, seed: int | None = None) -> Path:
     return Path(directory or Path("runs") / named)
 
 
-def directory_of_runs(config: Run, name: str) -> Path:
+def directory_of_runs(config: Any, name: str) -> Path:
     """Where an experiment of several runs puts them.
 
     Raises FileExistsError if there are files and it does not resume.

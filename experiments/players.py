@@ -104,10 +104,10 @@ class _Uniform(NamedTuple):
     """The uniform distribution over an action space, for E environments."""
 
     space: Any
-    count: int
+    num: int
 
     def sample_and_log_prob(self, *, seed: Key) -> tuple[Array, Array]:
-        return jax.vmap(self.space.sample)(jax.random.split(seed, self.count)), jnp.zeros(self.count)
+        return jax.vmap(self.space.sample)(jax.random.split(seed, self.num)), jnp.zeros(self.num)
 
 
 def random_returns(env: Environment, levels: Level, keys: Key, num_episodes: int, max_steps: int = 10_000) -> Array:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
 
 from metarl.estimators.population import spread
 from metarl.meta import InnerLoop
+from metarl.statistics import Interval
 from metarl.types import Array, Key, Level, MetaParams, PyTree
 
 
@@ -87,14 +87,6 @@ def learning_curves(
     return spread(life, (hypers, levels, keys), jnp.zeros(len(keys)), devices=devices)
 
 
-class Interval(NamedTuple):
-    """A mean and its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-
-
 def normalised_return(returns: Array, zero: Array, one: Array, seed: int = 0, resamples: int = 2000) -> Interval:
     """Mean return on a scale on which `zero` scores 0 and `one` scores 1, over seeds and levels.
 
@@ -123,15 +115,3 @@ def normalised_return(returns: Array, zero: Array, one: Array, seed: int = 0, re
         samples.append(above / (high[levels] - low[levels]).mean())
     below, over = np.quantile(samples, [0.025, 0.975])
     return Interval(float((scores.mean() - low.mean()) / (high - low).mean()), float(below), float(over))
-
-
-def over_runs(scores: Array) -> Interval:
-    """Mean of the scores [n] of n independent runs and its 95 % interval by Student's t, which is fit for few runs.
-
-    Raises ValueError if there are fewer than two.
-    """
-    values = np.asarray(scores, np.float64)
-    if values.ndim != 1 or len(values) < 2:
-        raise ValueError(f"need the scores [n] of n >= 2 runs, got shape {values.shape}")
-    half = scipy.stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
-    return Interval(float(values.mean()), float(values.mean() - half), float(values.mean() + half))

@@ -10,7 +10,7 @@ import pytest
 
 import metarl
 from envs import mdp
-from metarl.evaluate import final_returns, normalised_return, over_runs
+from metarl.evaluate import final_returns, normalised_return
 from metarl.networks import tabular
 from metarl.objectives import a2c
 
@@ -127,9 +127,3 @@ def test_an_agent_whose_parameters_are_not_finite_has_no_fitness():
         return inner.fitness((), lifetime._replace(params=params), key)
 
     assert [bool(jnp.isfinite(fitness(value))) for value in (0.0, jnp.nan, jnp.inf)] == [True, False, False]
-
-
-def test_the_interval_over_runs_is_students():
-    assert over_runs([1.0, 2.0, 3.0]) == pytest.approx((2.0, 2.0 - 4.302653 / 3**0.5, 2.0 + 4.302653 / 3**0.5))
-    with pytest.raises(ValueError, match=r"n >= 2 runs, got shape \(1,\)"):
-        over_runs([1.0])
