@@ -46,10 +46,10 @@ Cells = Mapping[tuple[Place, str], Cell]  # by place and rule
 
 def scale(random: Cell, reference: Cell) -> Scale:
     """The scale of an environment from the agents of the random policy and of the tuned baseline there."""
-    zero, one = random.returns[:, -1], _counted(reference, float(random.returns[:, -1].mean()))[:, -1]
-    error = (zero.var(ddof=1) / len(zero) + one.var(ddof=1) / len(one)) ** 0.5
-    valid = one.mean() - zero.mean() > max(2.0 * error, 1e-6 * abs(float(zero.mean())))
-    return Scale(float(zero.mean()), float(one.mean()), reference.rule, bool(valid))
+    zero = float(random.returns[:, -1].mean())
+    lead = _counted(reference, zero)[:, -1] - random.returns[:, -1]  # pair by pair: seeds may have levels of their own
+    valid = lead.mean() > 2.0 * lead.std(ddof=1) / len(lead) ** 0.5
+    return Scale(zero, zero + float(lead.mean()), reference.rule, bool(valid))
 
 
 def scores(cell: Cell, scale: Scale) -> np.ndarray:
