@@ -14,7 +14,7 @@ import optax
 
 import metarl
 from experiments.agents import TABULAR, family
-from experiments.suite import Entry
+from experiments.suite import Entry, Suite
 from metarl.meta import InnerLoop, LearnedOptimizer, Objective
 from metarl.types import Array, Levels
 
@@ -112,6 +112,15 @@ def best(trials: Iterable[Trial]) -> dict[tuple[str, Name], Trial]:
         if math.isfinite(trial.mean) and (place not in found or trial.mean > found[place].mean):
             found[place] = trial
     return found
+
+
+def trials(suite: Suite) -> list[Trial]:
+    """Those of the sweep of `suite` that had its budgets: one with another says nothing of this one.
+
+    Raises ValueError as `read` does.
+    """
+    budgets = {entry.name: entry.env_steps for entry in suite.entries}
+    return [trial for trial in read(suite.sweep) if budgets.get(trial.environment) == trial.env_steps]
 
 
 def read(path: Path) -> list[Trial]:

@@ -27,7 +27,7 @@ import tyro
 
 import envs
 from experiments import cli, players, standings
-from experiments.baselines import BASELINES, best, read, write_csv
+from experiments.baselines import BASELINES, Name, best, trials, write_csv
 from experiments.players import RANDOM, Player
 from experiments.report import HELD_OUT
 from experiments.standings import Cell, Place, Scale
@@ -86,12 +86,12 @@ def plan(suites: Sequence[Suite], rules: Mapping[str, str | Rule], points: int) 
     jobs, references = [], {}
     labels = {rule: label for label, rule in rules.items() if isinstance(rule, str)}
     for suite in suites:
-        tuned = best(read(suite.sweep))
+        tuned = best(trials(suite))
         for entry in suite.entries:
             swept = {which: tuned[entry.name, which].mean for which in BASELINES if (entry.name, which) in tuned}
-            which = max(swept, key=lambda x: swept[x], default="ppo")  # noqa: B023 (called at once)
+            which: Name = max(swept, key=swept.__getitem__, default="ppo")
             if not swept:
-                print(f"{entry.name} is not in the sweep of {suite.name}: its baselines are not tuned", file=sys.stderr)
+                print(f"{entry.name}: no sweep with these env_steps, so its baselines are not tuned", file=sys.stderr)
             levels = envs.make(entry.name)
             everyone = {labels.get(x, x): x for x in (RANDOM, which)} | dict(rules)
             references[suite.name, entry.name] = labels.get(which, which)

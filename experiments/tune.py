@@ -24,7 +24,7 @@ import tyro
 
 import envs
 from experiments import cli
-from experiments.baselines import BASELINES, GEOMETRIES, Name, Settings, Trial, baseline, best, grid, read, write
+from experiments.baselines import BASELINES, GEOMETRIES, Name, Settings, Trial, baseline, best, grid, trials, write
 from experiments.suite import Entry, Suite, load_all
 from metarl.evaluate import learning_curves
 from metarl.meta import InnerLoop
@@ -79,9 +79,9 @@ def sweep(options: Options, entry: Entry, levels: Levels, which: Name, geometry:
     ]
 
 
-def missing(suite: Suite, trials: Sequence[Trial]) -> Iterator[tuple[Entry, Name, Settings]]:
-    """What a sweep of `suite` has yet to try: geometries of which there are no `trials`."""
-    known = {(trial.environment, trial.objective, _geometry(trial.settings)) for trial in trials}
+def missing(suite: Suite, found: Sequence[Trial]) -> Iterator[tuple[Entry, Name, Settings]]:
+    """What a sweep of `suite` has yet to try: geometries of which no trials were `found`."""
+    known = {(trial.environment, trial.objective, _geometry(trial.settings)) for trial in found}
     for entry, which in itertools.product(suite.entries, BASELINES):
         for geometry in GEOMETRIES[which]:
             if (entry.name, which, _geometry(geometry)) not in known:
@@ -99,15 +99,13 @@ def main(argv: list[str] | None = None) -> None:
             options = tyro.cli(Options, args=argv, description=__doc__)
         cli.one_device_per_core()
         for suite in load_all(options.suite):
-            budgets = {entry.name: entry.env_steps for entry in suite.entries}
-            # a trial with another budget says nothing of this one
-            trials = [trial for trial in read(suite.sweep) if budgets.get(trial.environment) == trial.env_steps]
-            for entry, which, geometry in missing(suite, trials):
+            found = trials(suite)
+            for entry, which, geometry in list(missing(suite, found)):
                 start = time.monotonic()
-                trials += sweep(options, entry, envs.make(entry.name), which, geometry)
-                write(suite.sweep, trials)
+                found += sweep(options, entry, envs.make(entry.name), which, geometry)
+                write(suite.sweep, found)
                 print(f"{entry.name} {which}: {time.monotonic() - start:.0f} s", file=sys.stderr)
-            for trial in best(trials).values():
+            for trial in best(found).values():
                 print(f"{trial.environment} {trial.objective}: {trial.mean:.4g} by {trial.settings}")
 
 
