@@ -136,8 +136,7 @@ def run(options: Options, suites: Sequence[Suite], rules: Mapping[str, str | Rul
     """
     start = time.monotonic()
     jobs, references = plan(suites, rules, options.points)
-    asked = json.loads(json.dumps(_asked(options, suites, rules, jobs)))
-    cells = _done(directory, asked)
+    asked, cells = _done(directory, json.loads(json.dumps(_asked(options, suites, rules, jobs))))
     directory.mkdir(parents=True, exist_ok=True)
     for i, job in enumerate(jobs, 1):
         if (job.place, job.label) in cells:
@@ -188,14 +187,21 @@ def _asked(
     }
 
 
-def _done(directory: Path, asked: Mapping[str, Any]) -> dict[tuple[Place, str], Cell]:
+def _done(directory: Path, asked: Mapping[str, Any]) -> tuple[dict[str, Any], dict[tuple[Place, str], Cell]]:
+    """All that has been asked of `directory`, now included, and the cells that are there. Rules may come and go."""
     if not (directory / "returns.json").is_file():
-        return {}
-    there = json.loads((directory / "returns.json").read_text())
+        return dict(asked), {}
+    content = json.loads((directory / "returns.json").read_text())
+    there, both = content["options"], dict(asked)
     for name, value in asked.items():
-        if there["options"].get(name) != value:
-            raise ValueError(f"{directory} has results with {name} {there['options'].get(name)}, now it is {value}")
-    return standings.cells(there["rows"])
+        if name in ("rules", "settings"):
+            both[name] = {**value, **there[name]}
+            agree = all(both[name][label] == x for label, x in value.items())
+        else:
+            agree = value == there[name]
+        if not agree:
+            raise ValueError(f"{directory} has results with {name} {there[name]}, now it is {value}")
+    return both, standings.cells(content["rows"])
 
 
 def _arguments(options: Options) -> list[str]:

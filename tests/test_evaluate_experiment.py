@@ -117,11 +117,26 @@ def test_a_test_goes_on_with_what_is_missing_and_finds_the_same(finished, tmp_pa
     assert facts(directory) == facts(before)
 
 
+def test_another_rule_may_join(finished, tmp_path, monkeypatch):
+    path, before = finished
+    directory = tmp_path / "run"
+    shutil.copytree(before, directory)
+
+    def asked(job, options):
+        raise RuntimeError(f"asked for {job.label}")
+
+    monkeypatch.setattr(evaluate, "measure", asked)
+    run(path, directory, "--resume", "--rules", "random", "a2c")  # nothing is missing, and nothing goes
+    assert len(table(directory)) == len(table(before))
+    with pytest.raises(RuntimeError, match="asked for fast"):
+        run(path, directory, "--resume", "--rules", "random", "fast:a2c")
+
+
 def test_other_options_or_a_full_directory_are_refused(finished, tmp_path, capsys):
     path, directory = finished
     for more, says in (
         (["--resume", "--num-seeds", "4"], "has results with num_seeds 3, now it is 4"),
-        (["--resume", "--rules", "random"], "has results with rules {'lpg': "),
+        (["--resume", "--rules", "lpg:lpg-gridworld"], "has results with rules {'lpg': "),
         ([], "is not empty: give resume to go on with it"),
     ):
         with pytest.raises(SystemExit) as end:
