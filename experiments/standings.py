@@ -116,24 +116,23 @@ def report(cells: Cells, scales: Mapping[Place, Scale], rules: Sequence[str], di
     groups = {suite: [place for place in scales if place[0] == suite] for suite in suites}
     if len(suites) > 1:
         groups["all"] = list(scales)
-    results = {name: _group(name, cells, scales, rules, places) for name, places in groups.items()}
     for place, known in scales.items():
+        left_out = "" if known.valid else ": not above random, left out of aggregates"
         said = f"0 is random ({known.random:.4g}), 1 is {known.rule} ({known.reference:.4g})"
-        print(
-            f"{_title(place, suites)}: {said if known.valid else said + ': not above random, left out of aggregates'}"
-        )
+        print(f"{_title(place, suites)}: {said}{left_out}")
     finals = {
         _title(place, suites): {rule: statistics.over_runs(_final(cells, scales, place, rule)) for rule in rules}
         for place in scales
     }
     cli.show_intervals(finals, "environment", "final return")
+    results = {name: _group(name, cells, scales, rules, places) for name, places in groups.items()}
     curves = {_title(p, suites): {rule: _curve(cells[p, rule], scales[p]) for rule in rules} for p in scales}
     plot.sample_efficiency(curves, directory / "curves.png", "environment steps", "return")
     _draw([p for p in scales if scales[p].valid], cells, scales, rules, results[list(groups)[-1]], directory)
     return {
         "scales": {_title(place, suites): known._asdict() for place, known in scales.items()},
         "final_returns": _plain(finals),
-        **{name: {part: _plain(table) for part, table in result.items()} for name, result in results.items()},
+        "suites": {name: {part: _plain(x) for part, x in result.items()} for name, result in results.items()},
     }
 
 

@@ -101,8 +101,8 @@ def load_all(names: Sequence[str]) -> list[Suite]:
     wanted = [found for name in names for found in (shipped() if name == ALL else [name])]
     suites = [load(name) for name in dict.fromkeys(wanted)]
     stems = [suite.name for suite in suites]
-    if not stems or len(set(stems)) < len(stems):
-        raise ValueError(f"suites must have different names, and there must be at least one, got {stems}")
+    if not stems or len(set(stems)) < len(stems) or ALL in stems:
+        raise ValueError(f"suites need different names, none of them {ALL!r}, and there must be one, got {stems}")
     return suites
 
 

@@ -84,9 +84,9 @@ def test_the_long_table_has_every_agent_and_measurement_with_its_score(finished)
 def test_a_finished_test_leaves_its_summary_and_pictures(finished):
     path, directory = finished
     summary = json.loads((directory / "summary.json").read_text())
-    assert set(summary["mine"]["aggregates"]["lpg"]) == {"iqm", "median", "mean", "optimality_gap"}
-    assert summary["mine"]["aggregates"]["a2c"]["mean"]["mean"] == pytest.approx(1.0)
-    assert set(summary["mine"]["improvement"]) == {"lpg over a2c", "lpg over random", "a2c over random"}
+    assert set(summary["suites"]["mine"]["aggregates"]["lpg"]) == {"iqm", "median", "mean", "optimality_gap"}
+    assert summary["suites"]["mine"]["aggregates"]["a2c"]["mean"]["mean"] == pytest.approx(1.0)
+    assert set(summary["suites"]["mine"]["improvement"]) == {"lpg over a2c", "lpg over random", "a2c over random"}
     rules = "--rules lpg:ta-lpg-gridworld a2c random"
     assert summary["command"] == f"python -m experiments.evaluate {rules} --suite {path} {' '.join(OPTIONS)}"
     for name in ("aggregates", "improvement", "profiles", "curves"):
