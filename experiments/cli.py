@@ -174,7 +174,7 @@ def run(
         "wall_clock_seconds": round(time.monotonic() - start, 3),  # of training, since the start or the resume
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "hardware": hardware(),
-        "versions": _versions(),
+        "versions": versions(),
     }
     write_json(directory / "results.json", results)
     plot.learning_curves(log, directory / "curves.png", curves and [name for name in curves if name in log])
@@ -230,7 +230,7 @@ def run_directory(directory: str, name: str, seed: int | None = None) -> Path:
     return Path(directory or Path("runs") / named)
 
 
-def directory_of_runs(config: Run, name: str) -> Path:
+def directory_of_runs(config: Any, name: str) -> Path:
     """Where an experiment of several runs puts them.
 
     Raises FileExistsError if there are files and it does not resume.
@@ -394,7 +394,8 @@ def hardware() -> dict[str, Any]:
     }
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of Python and of what results depend on."""
     found = {"python": platform.python_version()}
     for name in ("metarl-jax", "jax", "jaxlib", "flax", "optax", "gymnax", "numpy"):
         with contextlib.suppress(metadata.PackageNotFoundError):
