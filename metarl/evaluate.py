@@ -68,7 +68,7 @@ def learning_curves(
     out to `devices` (the default one if None), which must divide n. Pure: jit it.
     """
 
-    def life(x: tuple[PyTree, Level, Key]) -> Array:
+    def life(_: PyTree, x: tuple[PyTree, Level, Key]) -> Array:
         hypers, level, key = x
         init_key, step_key, test_key = jax.random.split(key, 3)
         inner = make(hypers)
@@ -85,7 +85,7 @@ def learning_curves(
         newborn = inner.init(init_key, level._replace(horizon=jnp.int32(ends[-1])))
         return jax.lax.scan(segment, newborn, (jnp.array([0, *ends[:-1]]), jnp.array(ends)))[1]
 
-    return spread(life, (hypers, levels, keys), jnp.zeros(len(keys)), devices=devices)
+    return spread(life, (), (hypers, levels, keys), jnp.zeros(len(keys)), devices=devices)
 
 
 def normalised_return(returns: Array, zero: Array, one: Array, seed: int = 0, resamples: int = 2000) -> Interval:
