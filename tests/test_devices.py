@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import optax
 from quadratic import levels, quadratic
+from test_train import timeless
 
 import metarl
 from metarl import checkpoint
@@ -22,7 +23,7 @@ HERE = Path(__file__).parent
 
 
 def assert_close(one, other):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), one, other)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), timeless(one), timeless(other))
 
 
 def environment(**more):
@@ -30,7 +31,7 @@ def environment(**more):
 
 
 EIGHT = """
-import sys
+import dataclasses, sys
 from functools import partial
 import jax, jax.numpy as jnp, numpy as np, optax
 import metarl
@@ -40,6 +41,7 @@ from metarl.evaluate import final_returns
 from metarl.meta import compose
 from quadratic import levels, quadratic
 from test_devices import assert_close
+from test_train import assert_same
 
 directory, devices = sys.argv[1], jax.devices()
 assert len(devices) == 8
@@ -74,10 +76,23 @@ np.testing.assert_allclose(returns(devices), returns(None), rtol=1e-5)
 whole, log = metarl.train(meta(pes, devices=devices), steps=9, chunk=2)
 metarl.train(meta(pes, devices=devices), steps=4, chunk=2, directory=directory)
 resumed = metarl.train(meta(pes, devices=devices), steps=9, chunk=2, directory=directory, resume=True)
-jax.tree.map(np.testing.assert_array_equal, resumed, (whole, log))
+assert_same(resumed, (whole, log))
 # what eight devices saved, one goes on with
 one = metarl.train(meta(pes), steps=10, chunk=2, directory=directory, resume=True)
-jax.tree.map(np.testing.assert_array_equal, {k: x[:9] for k, x in one[1].items()}, log)
+assert_same(((), {k: x[:9] for k, x in one[1].items()}), ((), log))
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    learning_rate: float = 0.1
+
+def tuned(config):
+    return compose(inner, backprop(4), optax.adam(config.learning_rate), uniform(distribution), 4)
+
+sweeps = [
+    metarl.sweep(tuned, Config(), {"learning_rate": [0.01, 0.1]}, seeds=4, steps=4, devices=places, batch_size=1)
+    for places in (devices, None)
+]
+assert_close((sweeps[0].params, sweeps[0].log), (sweeps[1].params, sweeps[1].log))
 """
 
 

@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 
-import envs
 from experiments import estimators
 from experiments.estimators import compare
 
@@ -32,10 +31,30 @@ def command(directory, **options):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("estimators")
-    estimators.main(command(directory))
+def bake_off(tmp_path_factory):
+    """A run from the command line: its directory, and its collectors and the meta-parameters that they are at."""
+    directory, made = tmp_path_factory.mktemp("estimators"), []
+
+    class Kept(estimators.Collector):
+        def __init__(self, config, levels, meta_params, contender, critic):
+            super().__init__(config, levels, meta_params, contender, critic)
+            made.append((self, meta_params))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(estimators, "Collector", Kept)
+        estimators.main(command(directory))
+    return directory, dict(zip(("es", "backprop", "es truncated", "pes", "es, independent tasks"), made, strict=True))
+
+
+@pytest.fixture(scope="module")
+def finished(bake_off):
+    directory, _ = bake_off
     return directory, json.loads((directory / "estimators.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def collectors(bake_off):
+    return {name: bake_off[1][name] for name in ("pes", "es")}
 
 
 def test_a_run_leaves_its_table_and_figure(finished):
@@ -58,20 +77,9 @@ def test_a_run_leaves_its_table_and_figure(finished):
     assert steps["es"] == steps["es, independent tasks"] == 16 * (4 * 8 + 2 * 40)
 
 
-@pytest.fixture(scope="module")
-def collectors():
-    """Of the tiny problem, and the meta-parameters that they are at."""
-    config = estimators.Config(**TINY)
-    levels = envs.make(config.levels, config.horizon)
-    meta_params = estimators.inner_loop(config, levels, critic=False).init_meta(jax.random.key(0))
-    kinds = estimators.contenders(config)
-    made = {x: estimators.Collector(config, levels, meta_params, kinds[x], critic=False) for x in ("pes", "es")}
-    return made, meta_params
-
-
 def test_full_evolution_strategies_agree_with_the_reference(collectors):
     """They are the same estimator with other seeds: cosine 1 and no bias, within what the jackknife says (4 errors)."""
-    one, other = (collectors[0]["es"].collect(400, seed).estimates for seed in (1, 2))
+    one, other = (collectors["es"][0].collect(400, seed).estimates for seed in (1, 2))
     assert one.shape == other.shape and (one != other).any(1).all()
     row = compare(one, other)
     assert row["cosine"] > 0.5
@@ -84,8 +92,7 @@ def test_full_evolution_strategies_agree_with_the_reference(collectors):
 
 
 def test_collected_estimates_are_those_of_lifetimes_of_all_ages(collectors):
-    made, meta_params = collectors
-    for name, collector in made.items():
+    for name, (collector, meta_params) in collectors.items():
         key = jax.random.key(1)
         state = collector.init(key)
         for i in range(3):

@@ -67,6 +67,7 @@ def test_a_run_and_the_comparison_of_runs_judge_on_the_same_levels(finished, tmp
         assert compared[plain][horizon] == pytest.approx(own[plain][horizon], rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.parametrize("finished", ["ta_lpg"], indirect=True)
 def test_a_finished_run_resumes(finished, capsys):
     module, directory = finished
     again = [*TINY, "--held-out-seeds", "0", "--directory", str(directory), "--resume"]

@@ -14,7 +14,7 @@ from metarl import optimizers
 from metarl.finetune import controllers, terms
 from metarl.finetune.controllers import Signals
 from metarl.finetune.credit import dr_grpo, gae, prefix_group
-from metarl.finetune.loop import Critic, Settings, finetune, success_rate
+from metarl.finetune.loop import Critic, Settings, finetune, ppo_clip, sft, success_rate
 from metarl.finetune.policies import answer_logits, gru
 from metarl.sweep import side_by_side
 from metarl.types import Level, Progress, Verdict
@@ -187,65 +187,81 @@ def step_of(inner, tuning, key=1, meta=None):
     )
 
 
-@pytest.mark.parametrize(("mu", "pure"), [(1.0, "imitation"), (0.0, "reward")])
-def test_at_its_bounds_a_step_is_pure_imitation_and_pure_reward_bit_for_bit(mu, pure):
+def test_at_its_bounds_a_step_is_pure_imitation_and_pure_reward_bit_for_bit():
     """AMFT's weight at a bound, against a loop in which the other loss is nothing at all."""
-    amft = controllers.amft(0.5, low=0.0, high=1.0, entropy_rate=0.0)
-    inner = loop(amft)
-    meta = {"logit": jnp.float32(200.0 if mu else -200.0)}
-    after = step_of(inner, newborn(inner), meta=meta)
-    assert after.metrics["imitation_weight"] == mu and after.metrics["reward_weight"] == 1.0 - mu
-    silent = (
-        {"reward": lambda x, batch, advantage: 0.0 * x.log_prob} if mu else {"imitation": lambda x: 0.0 * x.log_prob}
-    )
-    alone = loop(controllers.constant(mu), **silent)
-    jax.tree.map(np.testing.assert_array_equal, after.lifetime.params, step_of(alone, newborn(alone)).lifetime.params)
-    start = newborn(inner).params
-    assert any(
-        (x != y).any() for x, y in zip(jax.tree.leaves(start), jax.tree.leaves(after.lifetime.params), strict=True)
-    )
+
+    @jax.jit  # one program: no two round alike
+    def step(logit, imitation, reward):
+        inner = loop(
+            controllers.amft(0.5, low=0.0, high=1.0, entropy_rate=0.0),
+            imitation=lambda x: imitation * sft(x),
+            reward=lambda x, batch, advantage: reward * ppo_clip(x, batch, advantage),
+        )
+        start = newborn(inner)
+        return start.params, inner.step({"logit": logit}, start, jax.random.key(1))
+
+    pure = []
+    for mu in (1.0, 0.0):
+        logit = 200.0 if mu else -200.0
+        start, after = step(logit, 1.0, 1.0)
+        assert after.metrics["imitation_weight"] == mu and after.metrics["reward_weight"] == 1.0 - mu
+        _, alone = step(logit, mu, 1.0 - mu)
+        jax.tree.map(np.testing.assert_array_equal, after.lifetime.params, alone.lifetime.params)
+        pure.append(after.lifetime.params["embedding"]["embedding"])
+        assert (pure[-1] != start["embedding"]["embedding"]).any()
+    assert (pure[0] != pure[1]).any()
 
 
 def test_a_step_follows_the_weighted_sum_of_both_gradients():
-    start = newborn(loop(controllers.constant(0.5))).params
-    moved = {
-        mu: jax.tree.map(jnp.subtract, step_of(inner, newborn(inner)).lifetime.params, start)
-        for mu in (0.0, 0.25, 1.0)
-        for inner in [loop(controllers.constant(mu))]
-    }
+    @jax.jit
+    def moved(mu):
+        inner = loop(controllers.constant(mu))
+        start = newborn(inner)
+        return jax.tree.map(jnp.subtract, inner.step((), start, jax.random.key(1)).lifetime.params, start.params)
+
+    reward, both, imitation = map(moved, (0.0, 0.25, 1.0))
     jax.tree.map(
-        lambda a, r, i: np.testing.assert_allclose(a, 0.75 * r + 0.25 * i, rtol=1e-4, atol=1e-6),
-        moved[0.25],
-        moved[0.0],
-        moved[1.0],
+        lambda b, r, i: np.testing.assert_allclose(b, 0.75 * r + 0.25 * i, rtol=1e-4, atol=1e-6),
+        both,
+        reward,
+        imitation,
     )
 
 
 ACTOR_CRITIC = {"credit": gae(), "critic": Critic(gru(4, width=8, outputs=1), optax.adam(0.03))}
 
 
-@pytest.mark.parametrize(
-    ("mu", "options", "least"), [(0.0, {}, 0.6), (0.0, ACTOR_CRITIC, 0.6), (0.5, {}, 0.95), (1.0, {}, 0.95)]
-)
-def test_policies_learn_the_task(mu, options, least):
-    """Reward alone may forget one of the three tokens for good: nothing brings it back."""
-    sizes = SIZES._replace(num_prompts=8, num_demonstrations=32)
-    inner = loop(controllers.constant(mu), optax.adam(0.03), sizes, **options)
+@pytest.fixture(scope="module")
+def training():
+    """200 steps at a weight of imitation, with a critic or without: greedy success before and after, and more."""
 
-    @jax.jit
-    def train(tuning):
+    @partial(jax.jit, static_argnums=1)
+    def train(mu, actor_critic):
+        sizes = SIZES._replace(num_prompts=8, num_demonstrations=32)
+        inner = loop(controllers.constant(mu), optax.adam(0.03), sizes, **ACTOR_CRITIC if actor_critic else {})
+
         def step(tuning, key):
             after = inner.step((), tuning, key)
             return after.lifetime, after.metrics
 
-        return jax.lax.scan(step, tuning, jax.random.split(jax.random.key(2), 200))
+        start = newborn(inner, horizon=1000)
+        tuning, metrics = jax.lax.scan(step, start, jax.random.split(jax.random.key(2), 200))
+        rates = [success_rate(POLICY, Echo(), x.params, jax.random.key(3), count=64) for x in (start, tuning)]
+        fitness = jax.vmap(lambda key: inner.fitness((), tuning, key))(jax.random.split(jax.random.key(4), 8))
+        return *rates, metrics, fitness.mean()
 
-    tuning, metrics = train(newborn(inner, horizon=1000))
-    rate = partial(success_rate, POLICY, Echo(), key=jax.random.key(3), count=64)
-    assert rate(params=tuning.params) > least > 0.5 > rate(params=newborn(inner).params)
+    return train
+
+
+@pytest.mark.parametrize(
+    ("mu", "actor_critic", "least"), [(0.0, False, 0.6), (0.0, True, 0.6), (0.5, False, 0.95), (1.0, False, 0.95)]
+)
+def test_policies_learn_the_task(mu, actor_critic, least, training):
+    """Reward alone may forget one of the three tokens for good: nothing brings it back."""
+    before, after, metrics, fitness = training(mu, actor_critic)
+    assert after > least > 0.5 > before
     assert metrics["success"][-20:].mean() > least - 0.2 and metrics["entropy"][-1] < metrics["entropy"][0]
-    fitness = jax.jit(jax.vmap(lambda key: inner.fitness((), tuning, key)))(jax.random.split(jax.random.key(4), 8))
-    assert fitness.mean() > least - 0.2
+    assert fitness > least - 0.2
 
 
 def test_a_critic_learns_the_returns_of_its_own_credit():
@@ -272,7 +288,7 @@ def test_a_critic_learns_the_returns_of_its_own_credit():
             delta = (float(batch.reward[row]) if last else value[t + 1]) - value[t]
             expected = delta + 0.9 * expected
             assert float(advantage[row, t]) == pytest.approx(expected, rel=1e-4, abs=1e-6)
-    values = answer_logits(critic.network, before, batch.tokens, batch.answers)[..., 0]
+    values = jax.jit(partial(answer_logits, critic.network))(before, batch.tokens, batch.answers)[..., 0]
 
     def loss(params):
         def squares(prompt, answer, target, mask):
@@ -302,10 +318,13 @@ def test_a_sweep_over_a_controllers_hyperparameter_is_the_single_runs():
 
     weights = jnp.array([0.0, 0.3, 1.0])
     meta, keys = side_by_side(make, weights), jax.random.split(jax.random.key(1), 3)
-    state, metrics = jax.jit(meta.step)(meta.init(jax.random.key(0)), jax.random.key(1))
+
+    def first(meta):
+        return jax.jit(lambda key, step_key: meta.step(meta.init(key), step_key))
+
+    state, metrics = first(meta)(jax.random.key(0), jax.random.key(1))
     np.testing.assert_allclose(metrics["imitation_weight"].ravel(), weights)
-    single = make(0.3)
-    alone, _ = jax.jit(single.step)(single.init(jax.random.split(jax.random.key(0), 3)[1]), keys[1])
+    alone, _ = first(make(0.3))(jax.random.split(jax.random.key(0), 3)[1], keys[1])
     jax.tree.map(
         lambda many, one: np.testing.assert_allclose(many[1], one, rtol=1e-4, atol=1e-6),
         state.lifetimes.params,
@@ -316,15 +335,18 @@ def test_a_sweep_over_a_controllers_hyperparameter_is_the_single_runs():
 def test_separate_optimizers_rest_while_their_weight_is_zero():
     """ReLIFT: what imitation learns of the size of its gradients is not what reward learns of its own."""
     settings, rate = SIZES._replace(separate=True), 0.01
-    for mu, moves in ((0.0, (0, 1)), (1.0, (1, 0)), (0.5, (1, 1))):
+
+    @jax.jit
+    def after(mu):
         inner = loop(controllers.constant(mu), optax.adam(rate), settings)
-        tuning = newborn(inner)
-        after = step_of(inner, tuning).lifetime
-        assert tuple(int(state[0].count) for state in after.opt_state) == moves
-        size = max(
-            float(jnp.abs(x - y).max())
-            for x, y in zip(*map(jax.tree.leaves, (after.params, tuning.params)), strict=True)
-        )
+        start = newborn(inner)
+        tuning = inner.step((), start, jax.random.key(1)).lifetime
+        moved = jax.tree.map(lambda x, y: jnp.abs(x - y).max(), tuning.params, start.params)
+        return [state[0].count for state in tuning.opt_state], jnp.stack(jax.tree.leaves(moved)).max()
+
+    for mu, moves in ((0.0, [0, 1]), (1.0, [1, 0]), (0.5, [1, 1])):
+        counts, size = after(mu)
+        assert counts == moves
         assert size == pytest.approx(rate * sum(moves), rel=0.05)  # each is as long as Adam's first step
 
 
@@ -427,16 +449,15 @@ def utility():
         tuning = jax.tree.map(lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, newborn(inner))
         key = jax.random.key(7)
 
-        def after(meta):
+        def after(logit):
             step_key, loss_key = jax.random.split(key)
-            return inner.loss(meta, inner.step(meta, tuning, step_key).lifetime, loss_key)[0]
+            return inner.loss({"logit": logit}, inner.step({"logit": logit}, tuning, step_key).lifetime, loss_key)[0]
 
-        mu = 0.3
-        meta = {"logit": jnp.log(jnp.float64(mu)) - jnp.log1p(-jnp.float64(mu))}
-        exact = jax.grad(after)(meta)["logit"]
-        eps = 1e-5
-        numeric = (after({"logit": meta["logit"] + eps}) - after({"logit": meta["logit"] - eps})) / (2 * eps)
-        return float(exact), float(numeric), inner, tuning, meta, key
+        mu, eps = 0.3, 1e-5
+        logit = jnp.log(jnp.float64(mu)) - jnp.log1p(-jnp.float64(mu))
+        exact = jax.jit(jax.grad(after))(logit)
+        high, low = jax.jit(jax.vmap(after))(logit + jnp.array([eps, -eps]))
+        return float(exact), float(high - low) / (2 * eps), inner, tuning, {"logit": logit}, key
 
 
 def test_the_meta_gradient_is_that_of_finite_differences(utility):
@@ -450,30 +471,43 @@ def test_the_meta_gradient_is_the_inner_product_after_the_step(utility):
     with jax.enable_x64(True):
         step_key, loss_key = jax.random.split(key)
 
+        @jax.jit
         def moved(mu):
             fixed = loop(controllers.constant(mu), optax.sgd(0.5), SIZES)
             return fixed.step((), tuning._replace(controller=()), step_key).lifetime.params
 
+        @jax.jit
+        def slope(direction):
+            there = inner.step(meta, tuning, step_key).lifetime
+            loss = lambda params: inner.loss(meta, there._replace(params=params), loss_key)[0]  # noqa: E731
+            return optax.tree.vdot(jax.grad(loss)(there.params), direction)
+
         # SGD's step is linear in the weight: the difference of the pure ones is -eta (g_imitation - g_reward)
         direction = jax.tree.map(jnp.subtract, moved(1.0), moved(0.0))
-        there = inner.step(meta, tuning, step_key).lifetime
-        gradient = jax.grad(lambda params: inner.loss(meta, there._replace(params=params), loss_key)[0])(there.params)
-        slope = 0.3 * 0.7  # of the sigmoid
-        assert exact == pytest.approx(float(slope * optax.tree.vdot(gradient, direction)), rel=1e-6)
+        assert exact == pytest.approx(0.3 * 0.7 * float(slope(direction)), rel=1e-6)  # the slope of the sigmoid
 
 
-@pytest.mark.parametrize("says", [None, END])
 @pytest.mark.parametrize("measure", ["reward", "cross_entropy"])
-def test_the_weight_moves_toward_what_is_useful(says, measure):
+def test_the_weight_moves_toward_what_is_useful(measure):
     """Right demonstrations are worth imitating for a newborn policy, and ones that say nothing at all are not."""
     settings = SIZES._replace(num_validation=64, num_prompts=32, utility=measure)
     amft = controllers.amft(0.5, low=0.0, high=1.0, entropy_rate=0.0)
-    inner = loop(amft, optimizers.adam(0.02), settings, Echo(says), validation=Echo())
-    meta = metarl.compose(inner, metarl.estimators.backprop(1), optax.sgd(0.5), constant_levels(100), 1)
-    state, log = metarl.train(meta, seed=0, steps=40)
-    mu = jax.nn.sigmoid(state.params["logit"])
-    assert (mu > 0.55) if says is None else (mu < 0.45)
-    assert log["success"].shape == (40,) and np.isfinite(log["utility"]).all()
+
+    class Demonstrated(Echo):
+        """`says` 1.0: demonstrations are right; 0.0: they are the end, three times."""
+
+        def demonstrate(self, key, problem):
+            right = jnp.array([problem.token, problem.token, END])
+            return jnp.where(self.says > 0.5, right, END)
+
+    def make(says):
+        inner = loop(amft, optimizers.adam(0.02), settings, Demonstrated(says), validation=Echo())
+        return metarl.compose(inner, metarl.estimators.backprop(1), optax.sgd(0.5), constant_levels(100), 1)
+
+    state, log = metarl.train(side_by_side(make, jnp.array([1.0, 0.0])), seed=0, steps=40)
+    right, useless = jax.nn.sigmoid(state.params["logit"])
+    assert right > 0.55 and useless < 0.45
+    assert log["success"].shape == (40, 2) and np.isfinite(log["utility"]).all()
 
 
 def constant_levels(horizon):
@@ -512,18 +546,17 @@ def test_more_steps_per_estimate_give_their_gradient():
     amft = controllers.amft(0.5, low=0.0, high=1.0, entropy_rate=0.0)
     inner = loop(amft, optax.sgd(0.5), SIZES._replace(normalise=False, utility="cross_entropy"))
     lifetimes = jax.tree.map(lambda x: x[None], newborn(inner))
-    for steps in (1, 3):
-        estimator = metarl.estimators.backprop(steps)
-        estimate = jax.jit(partial(estimator.estimate, inner))
+    estimator = metarl.estimators.backprop(2)
 
-        def at(logit, estimator=estimator, estimate=estimate):
-            meta = {"logit": jnp.float32(logit)}
-            return estimate(meta, estimator.init(meta, lifetimes), lifetimes, jax.random.key(1))
+    @jax.jit
+    def at(logit):
+        meta = {"logit": logit}
+        return estimator.estimate(inner, meta, estimator.init(meta, lifetimes), lifetimes, jax.random.key(1))
 
-        (gradient, _, after, _), eps = at(0.0), 0.02
-        numeric = (at(eps)[3]["meta_loss"] - at(-eps)[3]["meta_loss"]) / (2 * eps)
-        assert (after.step == steps).all() and abs(gradient["logit"]) > 1e-3
-        assert float(gradient["logit"]) == pytest.approx(float(numeric), rel=0.02)
+    (gradient, _, after, _), eps = at(0.0), 0.02
+    numeric = (at(eps)[3]["meta_loss"] - at(-eps)[3]["meta_loss"]) / (2 * eps)
+    assert (after.step == 2).all() and abs(gradient["logit"]) > 1e-3
+    assert float(gradient["logit"]) == pytest.approx(float(numeric), rel=0.02)
 
 
 def test_bad_settings_are_named():

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import quadratic
 import scipy.stats
 from test_train import assert_same
 
@@ -26,70 +27,70 @@ def agent(rate=0.3, objective=None, **options):
     return metarl.rl_inner_loop(LEVELS.env, tabular, objective or a2c(), optax.adam(rate), **options)
 
 
-LEARNS, NEVER = agent(), agent(0.0)
+LEARNS = agent()
 
 
-def lived(inner, score, count=256, stride=4, seed=0):
-    """`count` lifetimes that are scored every `stride` updates till they end: the last scores, state and lifetimes."""
-    keys = jax.random.split(jax.random.key(seed), 4)
+@pytest.fixture(scope="module")
+def lived():
+    """256 lifetimes at a learning rate, scored every 4 updates till they end: {score: (last scores, state)}, lifetimes.
+
+    By the regret against an antagonist that learns as `LEARNS` does, and against the optimum.
+    """
+    optimum = partial(mdp.optimal_return, LEVELS.env)
+    by = {
+        "antagonist": scores.algorithmic_regret(LEARNS, batch_size=64),
+        "optimum": scores.optimal_regret(optimum, batch_size=64),
+    }
+    count, keys = 256, jax.random.split(jax.random.key(0), 4)
 
     @jax.jit
-    def live():
+    def live(rate):
+        inner = agent(rate)
         levels = jax.vmap(LEVELS.sample)(jax.random.split(keys[0], count))
         rule = inner.init_meta(keys[1])
         lifetimes = jax.vmap(inner.init)(jax.random.split(keys[1], count), levels)
 
         def age(carry, key):
-            lifetimes, state = carry
+            lifetimes, states = carry
 
             def update(lifetimes, key):
                 step = jax.vmap(inner.step, (None, 0, 0))(rule, lifetimes, jax.random.split(key, count))
                 return step.lifetime, None
 
             update_key, score_key = jax.random.split(key)
-            lifetimes, _ = jax.lax.scan(update, lifetimes, jax.random.split(update_key, stride))
+            lifetimes, _ = jax.lax.scan(update, lifetimes, jax.random.split(update_key, 4))
             ended = jax.vmap(inner.done)(lifetimes)
-            values, state = score.update(inner, rule, state, lifetimes, ended, score_key)
-            return (lifetimes, state), values
+            scored = {x: by[x].update(inner, rule, states[x], lifetimes, ended, score_key) for x in by}
+            return (lifetimes, {x: state for x, (_, state) in scored.items()}), {x: y for x, (y, _) in scored.items()}
 
-        turns = jax.random.split(keys[3], -(-10 // stride))
-        (lifetimes, state), values = jax.lax.scan(age, (lifetimes, score.init(keys[2], lifetimes)), turns)
-        return values, state, lifetimes
+        states = {x: score.init(keys[2], lifetimes) for x, score in by.items()}
+        (lifetimes, states), values = jax.lax.scan(age, (lifetimes, states), jax.random.split(keys[3], 3))
+        return {x: (values[x], states[x]) for x in by}, lifetimes
 
-    return live()
-
-
-@pytest.fixture(scope="module")
-def regrets():
-    """Algorithmic regret of agents that learn as the antagonist does, and of agents that never learn."""
-    return {
-        name: lived(inner, scores.algorithmic_regret(LEARNS, batch_size=64))
-        for name, inner in {"learns": LEARNS, "never": NEVER}.items()
-    }
+    return {"learns": live(0.3), "never": live(0.0)}
 
 
 def standard_error(values):
     return values.std(ddof=1) / len(values) ** 0.5
 
 
-def test_only_lifetimes_that_ended_have_a_regret_and_antagonists_keep_pace(regrets):
-    values, antagonists, lifetimes = regrets["learns"]
+def test_only_lifetimes_that_ended_have_a_regret_and_antagonists_keep_pace(lived):
+    scored, lifetimes = lived["learns"]
+    values, antagonists = scored["antagonist"]
     assert values.shape == (3, 256)
     assert np.isnan(values[:2]).all() and np.isfinite(values[2]).all()
     assert (antagonists.step == 10).all() and (lifetimes.step == 10).all()
     jax.tree.map(np.testing.assert_array_equal, antagonists.level, lifetimes.level)
 
 
-def test_the_regret_of_an_agent_like_its_antagonist_is_zero_in_expectation(regrets):
-    values = np.asarray(regrets["learns"][0][2])
+def test_the_regret_of_an_agent_like_its_antagonist_is_zero_in_expectation(lived):
+    values = np.asarray(lived["learns"][0]["antagonist"][0][2])
     assert values.std() > 0.0 and abs(values.mean()) < 4 * standard_error(values)
 
 
-def test_the_regret_of_an_agent_that_never_learns_is_positive_and_ranks_levels_as_the_optimum_does(regrets):
-    values = np.asarray(regrets["never"][0][2])
+def test_the_regret_of_an_agent_that_never_learns_is_positive_and_ranks_levels_as_the_optimum_does(lived):
+    values, exact = (np.asarray(lived["never"][0][x][0][2]) for x in ("antagonist", "optimum"))
     assert values.mean() > 10 * standard_error(values)
-    optimum = partial(mdp.optimal_return, LEVELS.env)
-    exact = np.asarray(lived(NEVER, scores.optimal_regret(optimum, batch_size=64))[0][2])
     assert (exact > 0.0).mean() > 0.95 and exact.mean() > values.mean()
     assert scipy.stats.spearmanr(values, exact).statistic > 0.7
 
@@ -109,25 +110,33 @@ def test_every_lifetime_that_ended_is_scored_whatever_the_batch(batch_size):
 
 
 def test_value_losses_are_those_of_the_lifetimes_own_critic():
-    inner, key = agent(**CRITIC), jax.random.key(3)
-    lifetimes = jax.vmap(inner.init)(jax.random.split(key, 3), jax.vmap(LEVELS.sample)(jax.random.split(key, 3)))
-    data, targets = jax.vmap(inner.judge)(lifetimes, jax.random.split(key, 3))
+    inner, ended = agent(**CRITIC), jnp.ones(3, bool)
+    names = ("positive_value_loss", "l1_value_loss", "max_monte_carlo")
+
+    @jax.jit
+    def judged(key):
+        keys = jax.random.split(key, 3)
+        lifetimes = jax.vmap(inner.init)(keys, jax.vmap(LEVELS.sample)(keys))
+
+        def values(name, state=None):
+            score = getattr(scores, name)()
+            state = score.init(key, lifetimes) if state is None else state
+            return score.update(inner, inner.init_meta(key), state, lifetimes, ended, key)
+
+        found = {name: values(name) for name in names}
+        found["higher"] = values("max_monte_carlo", found["max_monte_carlo"][1] + 1.0)
+        return *jax.vmap(inner.judge)(lifetimes, keys), found
+
+    data, targets, found = jax.device_get(judged(jax.random.key(3)))
     assert targets.advantage.shape == (3, 8, 4)
-    ended = jnp.ones(3, bool)
-
-    def values(score):
-        return score.update(inner, inner.init_meta(key), score.init(key, lifetimes), lifetimes, ended, key)
-
     advantage = targets.advantage.reshape(3, -1)
-    np.testing.assert_allclose(values(scores.positive_value_loss())[0], jnp.maximum(advantage, 0).mean(1), rtol=1e-4)
-    np.testing.assert_allclose(values(scores.l1_value_loss())[0], jnp.abs(advantage).mean(1), rtol=1e-4)
-    best = jnp.nanmax(data.episode_return.reshape(3, -1), 1)
+    np.testing.assert_allclose(found["positive_value_loss"][0], np.maximum(advantage, 0).mean(1), rtol=1e-4)
+    np.testing.assert_allclose(found["l1_value_loss"][0], np.abs(advantage).mean(1), rtol=1e-4)
+    best = np.nanmax(data.episode_return.reshape(3, -1), 1)
     value = targets.value.reshape(3, -1).mean(1)
-    found, seen = values(scores.max_monte_carlo())
-    np.testing.assert_allclose(found, best - value, rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(seen, best)
-    higher, _ = scores.max_monte_carlo().update(inner, (), seen + 1.0, lifetimes, ended, key)
-    np.testing.assert_allclose(higher, best + 1.0 - value, rtol=1e-4, atol=1e-5)  # the best of all times
+    np.testing.assert_allclose(found["max_monte_carlo"][0], best - value, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(found["max_monte_carlo"][1], best)
+    np.testing.assert_allclose(found["higher"][0], best + 1.0 - value, rtol=1e-4, atol=1e-5)  # the best of all times
 
 
 ESTIMATORS = {
@@ -145,9 +154,13 @@ def groove(estimator, score):
     return metarl.compose(inner, ESTIMATORS[estimator], optax.adam(1e-2), replay(LEVELS, 12), 4, score)
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize(
-    "score", [scores.algorithmic_regret(LEARNS), scores.positive_value_loss(), scores.max_monte_carlo()]
+    ("estimator", "score"),
+    [
+        *((estimator, scores.algorithmic_regret(LEARNS)) for estimator in ESTIMATORS),
+        ("pes", scores.positive_value_loss()),
+        ("pes", scores.max_monte_carlo()),
+    ],  # the other pairs as experiments make them: tests/test_groove.py
 )
 def test_a_score_and_the_buffer_go_with_every_estimator(estimator, score):
     meta, key = groove(estimator, score), jax.random.key(0)
@@ -157,43 +170,33 @@ def test_a_score_and_the_buffer_go_with_every_estimator(estimator, score):
     assert "lifetimes_ended" in metrics
 
 
-def test_a_buffer_serves_lifetimes_that_go_on_between_estimates():
+def test_a_buffer_serves_lifetimes_that_go_on_between_estimates_and_resumes_exactly(tmp_path):
     """Persistent evolution: lifetimes outlive meta-steps, and end at ages of their own."""
     meta = groove("pes", scores.algorithmic_regret(LEARNS))
-    state, log = metarl.train(meta, seed=0, steps=20)
+    state, log = metarl.train(meta, seed=0, steps=30, chunk=5)
+    # antagonists are as old as the agents, and on the same levels
     jax.tree.map(np.testing.assert_array_equal, state.score.level, state.lifetimes.level)
     np.testing.assert_array_equal(state.score.step, state.lifetimes.step)
-    buffer = state.curriculum
+    buffer = jax.device_get(state.curriculum)
     assert (log["lifetimes_ended"] < 4).all() and log["lifetimes_ended"].sum() >= 16
-    assert (buffer.filled & ~jnp.isnan(buffer.score)).sum() >= 4 and (buffer.origin == REPLAYED).any()
-    lived = jax.tree.map(lambda x: x[buffer.slot.clip(max=11)], buffer.levels)
-    followed = np.asarray(buffer.slot) < 12
-    np.testing.assert_array_equal(lived.env_params.reward[followed], state.lifetimes.level.env_params.reward[followed])
+    assert (buffer.filled & ~np.isnan(buffer.score)).sum() >= 4 and (buffer.origin == REPLAYED).any()
+    assert (buffer.last[buffer.slot.clip(max=11)] > 0).any() and buffer.clock > 10
+    lived_on = jax.tree.map(lambda x: x[buffer.slot.clip(max=11)], buffer.levels)
+    followed = buffer.slot < 12
+    reward = jax.device_get(state.lifetimes.level.env_params.reward)
+    np.testing.assert_array_equal(lived_on.env_params.reward[followed], reward[followed])
+
+    metarl.train(meta, seed=0, steps=15, chunk=5, directory=tmp_path)
+    resumed = metarl.train(meta, seed=0, steps=30, chunk=5, directory=tmp_path, resume=True)
+    assert_same(resumed, (state, log))
 
 
 def test_a_buffer_without_a_score_replays_nothing():
-    meta = metarl.compose(LEARNS, ESTIMATORS["es"], optax.sgd(1.0), replay(LEVELS, 12, probability=1.0), 4)
-    state = jax.jit(lambda key: jax.lax.fori_loop(0, 3, lambda i, s: meta.step(s, key)[0], meta.init(key)))(
-        jax.random.key(0)
-    )
+    always = replay(quadratic.levels(10, spread=1.0), 12, probability=1.0)
+    meta = metarl.compose(quadratic.quadratic(), ESTIMATORS["es"], optax.sgd(1.0), always, 4)
+    state, _ = metarl.train(meta, seed=0, steps=3)
     assert (state.curriculum.origin == 0).all() and state.curriculum.filled.sum() == 4
-
-
-def test_training_with_the_buffer_resumes_exactly(tmp_path):
-    def train(steps, **options):
-        meta = groove("backprop", scores.algorithmic_regret(LEARNS, batch_size=2))
-        return metarl.train(meta, seed=1, steps=steps, chunk=5, **options)
-
-    whole, log = train(30)
-    train(15, directory=tmp_path)
-    resumed, resumed_log = train(30, directory=tmp_path, resume=True)
-    assert_same((whole, log), (resumed, resumed_log))
-    buffer = whole.curriculum
-    assert (buffer.filled & ~jnp.isnan(buffer.score)).sum() >= 4  # levels were scored ...
-    assert (buffer.last[buffer.slot] > 0).any() and buffer.clock > 10
-    # ... and antagonists are as old as the agents, and on the same levels
-    jax.tree.map(np.testing.assert_array_equal, whole.score.level, whole.lifetimes.level)
-    np.testing.assert_array_equal(whole.score.step, whole.lifetimes.step)
+    assert state.curriculum.clock == 4  # levels were given out, at birth and after each generation
 
 
 def test_bad_input_is_named():

@@ -55,15 +55,16 @@ def toy(nan_at=-1, slow_after=-1):
     return Meta(init, step)
 
 
+def timeless(run):
+    """A state and a log, without the time that they took; anything else as it is."""
+    if isinstance(run, tuple) and isinstance(run[-1], dict) and "seconds" in run[-1]:
+        return *run[:-1], {name: x for name, x in run[-1].items() if name != "seconds"}
+    return run
+
+
 def assert_same(one, other):
     """Equal bit for bit, but for the time that it took: the same tree, dtypes and values."""
-
-    def plain(tree):
-        if isinstance(tree, tuple) and isinstance(tree[-1], dict) and "seconds" in tree[-1]:
-            tree = (*tree[:-1], {name: x for name, x in tree[-1].items() if name != "seconds"})
-        return jax.tree.map(checkpoint._raw, tree)
-
-    one, other = plain(one), plain(other)
+    one, other = (jax.tree.map(checkpoint._raw, timeless(x)) for x in (one, other))
     assert jax.tree.structure(one) == jax.tree.structure(other)
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         assert a.dtype == b.dtype

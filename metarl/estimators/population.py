@@ -116,6 +116,7 @@ def deal(
     mesh = jax.sharding.Mesh(np.asarray(devices), ("devices",))
     part, whole = jax.P("devices"), jax.sharding.NamedSharding(mesh, jax.P())
     dealt = jax.shard_map(function, mesh=mesh, in_specs=(jax.P(), part), out_specs=part, check_vma=False)
+    xs = jax.lax.with_sharding_constraint(xs, whole)  # what goes in is as what comes out: a loop's state stays put
     return jax.lax.with_sharding_constraint(dealt(common, xs), whole)
 
 
