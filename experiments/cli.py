@@ -137,7 +137,7 @@ def run(
     place, and resuming the finished run repeats it. Of several processes, the first writes and reports while the others
     wait.
 
-    Raises ValueError if `config.distributed` asks for several processes without `start`.
+    Raises ValueError if `config.distributed` asks for several processes without `join`.
     """
     if config.distributed and not jax.distributed.is_initialized():
         raise ValueError(f"distributed must be off: {type(config).__module__} does not deal out its work to devices")
@@ -193,14 +193,11 @@ def run(
     return state, log
 
 
-def start(config: Run) -> None:
-    """Lets JAX see all the devices of the run: call it before anything is computed.
-
-    Each CPU core is one; with `config.distributed`, so are those of other processes, for which it waits.
+def join(config: Run) -> None:
+    """Lets a distributed run find its other processes, for which it waits: call it before anything is computed.
 
     Raises ValueError if there is no telling where they are.
     """
-    one_device_per_core()
     if not config.distributed or jax.distributed.is_initialized():
         return
     jax.config.update("jax_enable_preemption_service", False)  # signals are for `train`
@@ -277,10 +274,12 @@ def training_devices(count: int, num_devices: int = 0) -> list[jax.Device] | Non
     if jax.process_count() == 1:
         return devices_dividing(count, num_devices)
     there = jax.devices()
-    if num_devices not in (0, len(there)) or count % len(there):
+    if num_devices not in (0, jax.local_device_count()):
+        raise ValueError(f"devices must be all {jax.local_device_count()} of each process, or 0, got {num_devices}")
+    if count % len(there):
         raise ValueError(
-            f"devices must be all {len(there)} of the {jax.process_count()} processes, among which {count} (batches "
-            f"of) lifetimes or pairs are dealt out evenly, got {num_devices or len(there)}"
+            f"{count} (batches of) lifetimes or pairs cannot be dealt out evenly to the {len(there)} devices of "
+            f"{jax.process_count()} processes"
         )
     return there
 

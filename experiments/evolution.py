@@ -63,7 +63,8 @@ class Evolution(curriculum.Options):
     batch_size: int = 0
     """Pairs that live at a time on each device (0: all); small batches save memory, and on CPU time too."""
     devices: int = 0
-    """Devices that pairs are dealt out to (0: all that divide their number); on CPU, each core is one."""
+    """Devices (of each process) that pairs are dealt out to (0: all that divide their number; on CPU, each core is
+    one). A run resumes bit for bit on as many, and up to rounding on others."""
     held_out_levels: int = 32
     """Levels of the reports at the end, never trained on."""
     held_out_seeds: int = 4
@@ -144,8 +145,9 @@ class Experiment(NamedTuple):
 
 def main(experiment: Experiment, config: Evolution) -> None:
     """Trains, reports on held-out levels and over horizons, and draws what was learned."""
+    cli.one_device_per_core()
     with cli.clean_exit():
-        cli.start(config)
+        cli.join(config)
         recipe = experiment.recipe(config)
 
         def rule(config: Evolution) -> Meta:

@@ -357,8 +357,9 @@ def run(config: Config) -> cli.Report:
 
 def main(argv: list[str] | None = None) -> None:
     config = cli.parse(Config, PRESETS, argv)
+    cli.one_device_per_core()
     with cli.clean_exit():
-        cli.start(config)
+        cli.join(config)
         run(config)
 
 

@@ -43,8 +43,9 @@ class Config(curriculum.Options):
     """Agent updates that the meta-gradient flows through (K)."""
     batch_size: int = 0
     """Lifetimes that go through the meta-gradient at a time on each device (0: all); less memory, more time."""
-    devices: int = 0
-    """Devices that lifetimes are dealt out to (0: all that divide their number); on CPU, each core is one."""
+    devices: int = 1
+    """Devices (of each process) that lifetimes are dealt out to (0: all that divide their number; on CPU, each core is
+    one). A run resumes bit for bit on as many, and up to rounding on others."""
     remat: bool = False
     """Recompute agent updates backwards instead of storing them; less memory, more time."""
     hidden: int = 64
@@ -171,7 +172,9 @@ def make(config: Config, levels: Levels) -> Meta:
 def run(config: Config) -> None:
     """Trains, draws what the curriculum chose, and reports on held-out levels."""
     with cli.clean_exit():
-        cli.start(config)
+        if config.devices != 1:
+            cli.one_device_per_core()
+        cli.join(config)
 
         def report(state: MetaState, log: Log, directory: Path) -> cli.Report:
             levels = envs.make(config.levels, config.lifetimes)

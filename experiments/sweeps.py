@@ -47,7 +47,8 @@ def run(make: Callable[[Any], Meta], config: cli.Run, curves: Sequence[str] = ()
 
     Raises ValueError for a field or a value that the experiment does not have.
     """
-    cli.start(config)
+    cli.one_device_per_core()
+    cli.join(config)
     fields = parse(config)
     directory = cli.directory_of_runs(config, f"{Path(sys.argv[0]).stem}-sweep")
     alone = dataclasses.replace(config, sweep=(), directory="", resume=False)

@@ -119,7 +119,7 @@ class Config(cli.Run):
 
 with cli.clean_exit():
     config = cli.parse(Config, {"quick": Config(chunk=2)})
-    cli.start(config)
+    cli.join(config)
     meta = toy(cli.training_devices(8))
 
     def step(state, key):  # traced when `train` has begun to listen
