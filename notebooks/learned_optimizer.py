@@ -119,7 +119,9 @@ axis.set_ylabel("training loss (mean and range)")
 plt.show()
 
 # %% [markdown]
-# KNOWN
+# On what it was made for, it reaches a training loss of 0.005 where tuned Adam has 0.022, in the same number of
+# updates; it was meta-trained on the training loss alone (of these very digits), and on held-out images it is not
+# ahead: 0.967 of them right, against 0.977.
 #
 # ## Tasks it has never seen
 #
@@ -136,7 +138,11 @@ axes[0].set_ylabel("training loss (mean and range)")
 plt.show()
 
 # %% [markdown]
-# OTHERS
+# This is how far it carries. A network four times as wide is still fine (0.016 against 0.021, with overlapping
+# ranges). Two more layers are not: it stops getting better after about 100 updates and ends at 0.19, where Adam has
+# 0.037. And **after update 200, where it has never been, it undoes what it has done**: from below 0.01 back to 0.043
+# at update 1000, while Adam goes on to 0.0006. One of its features counts updates, so it can tell that the training it
+# was made for is over.
 #
 # ## What does it do?
 #
@@ -159,4 +165,8 @@ axes[0].set_ylabel("momentum")
 plt.show()
 
 # %% [markdown]
-# RESULT
+# Both follow the momentum more than the gradient. The learned one takes smaller steps here, gives the present gradient
+# more of a say (the line on which it does nothing is steeper), and is not symmetric: nothing made it so.
+#
+# So: a drop-in optimizer for the task that it knows, and a reminder that a learned optimizer knows *its* task. `python
+# -m experiments.learned_optimizer --help` meta-trains others, on other tasks and on mixtures of them.

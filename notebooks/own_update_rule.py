@@ -191,4 +191,13 @@ plt.xlabel("return at the end of life, of the best possible (95 % interval)")
 plt.show()
 
 # %% [markdown]
-# RESULT
+# At birth the rule *is* A2C with its bonus, to the last digit. After meta-training it has made up for most of the bad
+# start: from 0.80 to 0.88 by backpropagation and 0.89 by evolution, where A2C with a bonus that suits these levels has
+# 0.92. The intervals of all three overlap, and no more is to be expected of a rule that could only mend what was
+# broken.
+#
+# How they did it differs, and for a reason. Backpropagation sees four updates ahead: it makes all advantages count as
+# much as it may (the straight line is at the bound, e times what it was), which leaves the bonus relatively small, and
+# hardly touches the bonus itself. Evolution sees whole lives, and has found what takes a whole life to pay: to explore
+# more than at first while young, 0.6, and ten times less when old. Both are one run; the curves above are noisy
+# because the levels of their agents change all the time.

@@ -65,12 +65,12 @@ def make(config):
         estimators.es(steps=20, sigma=config.sigma),
         optax.adam(config.learning_rate),
         curricula.uniform(levels),
-        num_lifetimes=2 if smoke else 16,
+        num_lifetimes=2 if smoke else 8,
     )
 
 
-fields = {"learning_rate": [0.001, 0.003, 0.01, 0.03, 0.1], "sigma": [0.03, 0.1, 0.3, 1.0]}
-seeds, steps = 4, 100
+fields = {"learning_rate": [0.003, 0.01, 0.03, 0.1], "sigma": [0.03, 0.1, 0.3, 1.0]}
+seeds, steps = 3, 60
 if smoke:
     fields, seeds, steps = {"learning_rate": [0.01, 0.03], "sigma": [0.1]}, 1, 2
 
@@ -97,7 +97,8 @@ for values, members in found:
 figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained", width_ratios=(1.2, 1))
 mesh = axes[0].imshow(table, cmap="viridis", aspect="auto", origin="lower")
 for at in np.ndindex(table.shape):
-    axes[0].text(*at[::-1], f"{table[at]:.1f}\n± {spread[at]:.1f}", ha="center", va="center", color="white", fontsize=9)
+    ink = "white" if table[at] < (table.min() + table.max()) / 2 else "black"
+    axes[0].text(*at[::-1], f"{table[at]:.1f}\n± {spread[at]:.1f}", ha="center", va="center", color=ink, fontsize=9)
 axes[0].set(xlabel="learning rate of the meta-parameters", ylabel="sigma", title="return of new agents (± over seeds)")
 axes[0].set_xticks(range(table.shape[1]), fields["learning_rate"])
 axes[0].set_yticks(range(table.shape[0]), fields["sigma"])

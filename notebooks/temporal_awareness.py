@@ -60,7 +60,10 @@ figure.colorbar(mesh, label="pi_hat")
 plt.show()
 
 # %% [markdown]
-# AGES
+# It does use the age. The black line, where a step is neither good nor bad news, moves to the right as the agent grows
+# older: a reward of nothing is mildly good news for a newborn (0.13), whatever it has just done, and mildly bad for an
+# old one (-0.11). Optimism while there is time to find something better, and the other way round at the end, is what
+# the paper reports as well.
 #
 # ## Lying to it
 #
@@ -112,7 +115,10 @@ axes[1].legend()
 plt.show()
 
 # %% [markdown]
-# LIES
+# The truth is the best story. A rule that believes its agent to be old makes it sure of itself early (the entropy
+# falls within 60 updates) and leaves it with 0.70, one that believes in middle age with 0.77; told that it is newborn
+# for ever, the agent keeps exploring and comes to 0.93, where the truth gives 1.00. (Means of 32 agents, one per
+# level; the first two gaps are large, the last may be chance.)
 #
 # ## Over horizons
 #
@@ -151,4 +157,11 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# RESULT
+# TA-LPG's agents get better the longer they live, also beyond the lives that it was trained on, and **A2C, whose
+# learning rate was tuned on such levels, is ahead at every length**. The intervals of TA-LPG are wide: on some levels
+# an agent that has made up its mind too early stays there.
+#
+# Whether awareness itself pays is another question, and wants a rule that differs in nothing else. The README has that
+# comparison, with five meta-training seeds each: against its blind twin, the time-aware rule is behind on short lives,
+# and ahead on long ones by less than the seeds differ. So here one can see *what* a rule does with the time, and that
+# it relies on it, but not that seeing the time makes better rules.
