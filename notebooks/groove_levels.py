@@ -78,7 +78,7 @@ plt.show()
 # %% [markdown]
 # ## The gallery
 #
-# The five levels of the highest scores, and below them the five of the lowest (on which the rule's agent was ahead).
+# The five levels of the highest scores, and below them five of the lowest that the buffer still holds.
 # Green objects pay and red ones cost; a dark core says how likely collecting one ends the episode.
 
 # %%
@@ -127,7 +127,7 @@ plt.show()
 # ## Is the score what it should be?
 #
 # It comes from one life of one agent and one of A2C's. What one would want is how much *new* agents of the rule fall
-# short of the best possible. So: four new agents of the rule as it is now on a hundred levels of the buffer, against
+# short of the best possible. So: four new agents of the rule as it is now on every other level of the buffer, against
 # the optimum by dynamic programming.
 
 # %%
@@ -148,4 +148,14 @@ print(f"of the longest episode and regret: {spearmanr(place.env_params.max_steps
 plt.show()
 
 # %% [markdown]
-# RESULT
+# The curriculum does what it is made for. All scores in the buffer are positive, for levels on which the rule is level
+# with A2C have been pushed out; what stays has longer episodes (307 steps in the better half, 219 in fresh levels),
+# more room (52 free cells, 43) and slightly more to collect. And the score, though it comes from a single life, says
+# something of what it should: Spearman's rho with the exact regret of new agents is 0.54, higher than that of the
+# episode's length (0.42), which is what returns scale with in the first place. It misses levels as well: some in the
+# upper left have large regret and small scores, presumably since A2C did not find much there either.
+#
+# Two cautions. A buffer keeps the *highest* of noisy scores, so some of what is in it was merely lucky. And harder
+# levels need not make better rules: in the README's comparison, with five meta-training seeds each, **GROOVE's rules
+# are not better than those of domain randomisation** at this scale, and neither are those of an oracle that scores by
+# the exact optimum.
