@@ -20,6 +20,7 @@ class Family(NamedTuple):
     optimizer: optax.GradientTransformation  # under a learned objective with the outputs "policy" and "y"
     a2c: optax.GradientTransformation
     critic: optax.GradientTransformation
+    learning_rate: float  # of Adam, where nothing is learned and nothing was tuned
 
 
 def _adam(learning_rate: float, max_norm: float) -> optax.GradientTransformation:
@@ -32,7 +33,9 @@ def _sgd(learning_rate: float) -> optax.GradientTransformation:
 
 def _dense(sizes: tuple[int, ...], learning_rate: float, max_norm: float) -> Family:
     adam = _adam(learning_rate, max_norm)
-    return Family(networks.mlp(sizes), optimizers.per_output(policy=adam, y=adam), adam, optax.adam(1e-3))
+    return Family(
+        networks.mlp(sizes), optimizers.per_output(policy=adam, y=adam), adam, optax.adam(1e-3), learning_rate
+    )
 
 
 # A2C's rate for tables is the best of a sweep over {.03, .1, .3, 1} on training levels of gridworld/small.
@@ -41,6 +44,7 @@ TABULAR = Family(
     optimizers.per_output(policy=_sgd(40.0), y=_sgd(4.0)),
     _adam(0.1, 0.5),
     optax.adam(0.1),
+    0.1,
 )
 GRIDWORLD = _dense((32,), 1e-3, 0.5)
 MINATAR = _dense((256, 256), 5e-4, 1.0)

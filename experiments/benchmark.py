@@ -34,7 +34,7 @@ from metarl.estimators.population import live, spread
 from metarl.finetune import policies
 from metarl.meta import InnerLoop, Meta, MetaState
 from metarl.sweep import side_by_side, with_values
-from metarl.types import Array, Key
+from metarl.types import Array, Key, MetaParams
 
 
 @dataclasses.dataclass(frozen=True)
@@ -338,11 +338,11 @@ def benchmark_es(config: ES, name: str) -> dict[str, Any]:
         """As many lifetimes, all under the same meta-parameters."""
 
         def lives(key: Key) -> Key:
-            def one(x: tuple[Any, Key]) -> Array:
+            def one(meta_params: MetaParams, x: tuple[Any, Key]) -> Array:
                 return live(inner, meta_params, *x, longest).fitness
 
             keys = jax.random.split(key, 2 * config.num_pairs)
-            fitness = spread(one, (twice, keys), twice.level.horizon, batch_size, devices)
+            fitness = spread(one, meta_params, (twice, keys), twice.level.horizon, batch_size, devices)
             return _depends_on(key, fitness)
 
         return lives

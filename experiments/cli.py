@@ -60,6 +60,10 @@ class Run:
     """How many checkpoints stay on disk."""
     resume: bool = False
     """Go on from the newest checkpoint in the directory."""
+    distributed: bool = False
+    """This is one of several processes that share the run, its directory and the work of all their devices. They find
+    each other by their cluster (Slurm, Open MPI, Kubernetes, TPU), or by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
+    JAX_PROCESS_ID."""
     tensorboard: bool = False
     """Also log to TensorBoard (needs the extra `tensorboard`)."""
     wandb: bool = False
@@ -72,7 +76,7 @@ class Run:
     sweep_by: str = ""
     """The metric by which the grid's members are compared (default: fitness or episode_return)."""
     sweep_batch: int = 0
-    """Members that go side by side at a time on each device (0: all); less memory."""
+    """Members that go side by side at a time on each device (0: one on CPUs, all on accelerators)."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "chunk", "checkpoint_every", "keep", "sweep_seeds"):
@@ -82,6 +86,8 @@ class Run:
             raise ValueError(f"seed must not be negative, got {self.seed}")
         if self.resume and not self.directory:
             raise ValueError("resume needs the directory of the run to go on with")
+        if self.distributed and not self.directory:
+            raise ValueError("distributed needs a directory that all processes can reach")
 
 
 # How a run is carried out: resuming may change it.
@@ -128,14 +134,20 @@ def run(
     `rule.safetensors` with the meta-parameters (with a `recipe`, one that `metarl.load_rule` reads), and
     `results.json`. Then `report(state, log, directory)` is called; its table, if any, is printed, drawn in `report.png`
     and added to `results.json`, and `score` says what its numbers are. Whoever stops the report finds all else in
-    place, and resuming the finished run repeats it.
+    place, and resuming the finished run repeats it. Of several processes, the first writes and reports while the others
+    wait.
+
+    Raises ValueError if `config.distributed` asks for several processes without `start`.
     """
+    if config.distributed and not jax.distributed.is_initialized():
+        raise ValueError(f"distributed must be off: {type(config).__module__} does not deal out its work to devices")
+    first = jax.process_index() == 0
     directory = run_directory(config.directory, Path(sys.argv[0]).stem or "run", config.seed)
     check_directory(directory, config.resume)
-    sinks: list[Sink] = [CSV(directory / "metrics.csv"), Progress(config.steps, curves or ())]
-    if config.tensorboard:
+    sinks: list[Sink] = [CSV(directory / "metrics.csv"), Progress(config.steps, curves or ())] if first else []
+    if config.tensorboard and first:
         sinks.append(TensorBoard(directory / "tensorboard"))
-    if config.wandb:
+    if config.wandb and first:
         sinks.append(WandB(project="metarl", name=directory.name, config=dataclasses.asdict(config)))
     start = time.monotonic()
     state, log = train(
@@ -150,6 +162,10 @@ def run(
         sinks=sinks,
         fingerprint=what_is_trained(config),
     )
+    state = jax.device_get(state)  # from all devices of the training to the one of the report
+    if not first:
+        meet()
+        return state, log
     origin = {"experiment": Path(inspect.getfile(type(config))).stem, "config": dataclasses.asdict(config)}
     results = {
         **origin,
@@ -158,13 +174,13 @@ def run(
         "wall_clock_seconds": round(time.monotonic() - start, 3),  # of training, since the start or the resume
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "hardware": hardware(),
-        "versions": _versions(),
+        "versions": versions(),
     }
     write_json(directory / "results.json", results)
     plot.learning_curves(log, directory / "curves.png", curves and [name for name in curves if name in log])
     if jax.tree.leaves(state.params):
         save = partial(save_rule, recipe=recipe) if recipe else save_params
-        save(directory / "rule.safetensors", jax.device_get(state.params), metadata=origin)
+        save(directory / "rule.safetensors", state.params, metadata=origin)
     if report:
         table = report(state, log, directory)
         write_json(directory / "results.json", {**results, "report": table})
@@ -173,7 +189,39 @@ def run(
             rows = {name: (row["mean"], row["low"], row["high"]) for name, row in table.items()}
             plot.intervals(rows, directory / "report.png", score)
     print(f"results in {directory}", file=sys.stderr)
+    meet()
     return state, log
+
+
+def start(config: Run) -> None:
+    """Lets JAX see all the devices of the run: call it before anything is computed.
+
+    Each CPU core is one; with `config.distributed`, so are those of other processes, for which it waits.
+
+    Raises ValueError if there is no telling where they are.
+    """
+    one_device_per_core()
+    if not config.distributed or jax.distributed.is_initialized():
+        return
+    jax.config.update("jax_enable_preemption_service", False)  # signals are for `train`
+    try:
+        count, this = (
+            int(x) if (x := os.environ.get(f"JAX_{name}")) else None for name in ("NUM_PROCESSES", "PROCESS_ID")
+        )
+        # one that fails does not wait for the others, which end with it; where nothing fails they meet
+        jax.distributed.initialize(num_processes=count, process_id=this, shutdown_timeout_seconds=10)
+    except ValueError as error:
+        raise ValueError(
+            "distributed finds no cluster (Slurm, Open MPI, Kubernetes, TPU) here: set JAX_COORDINATOR_ADDRESS to "
+            f"HOST:PORT of the first process, JAX_NUM_PROCESSES, and JAX_PROCESS_ID, from 0 ({error})"
+        ) from None
+
+
+def meet() -> None:
+    """Waits for the other processes of the run: the first may take a week for its report."""
+    from orbax.checkpoint.multihost import get_barrier_sync_fn
+
+    get_barrier_sync_fn()(key="report", timeout_ms=7 * 24 * 3600 * 1000)
 
 
 def run_directory(directory: str, name: str, seed: int | None = None) -> Path:
@@ -182,7 +230,7 @@ def run_directory(directory: str, name: str, seed: int | None = None) -> Path:
     return Path(directory or Path("runs") / named)
 
 
-def directory_of_runs(config: Run, name: str) -> Path:
+def directory_of_runs(config: Any, name: str) -> Path:
     """Where an experiment of several runs puts them.
 
     Raises FileExistsError if there are files and it does not resume.
@@ -219,6 +267,22 @@ def devices_dividing(count: int, num_devices: int = 0) -> list[jax.Device] | Non
     if num > len(there):
         raise ValueError(f"devices must be at most the {len(there)} that there are, got {num}")
     return there[:num] if num > 1 else None
+
+
+def training_devices(count: int, num_devices: int = 0) -> list[jax.Device] | None:
+    """`devices_dividing` for what all processes of a run compute together: all devices of all of them, if several.
+
+    Raises ValueError if those do not divide `count`.
+    """
+    if jax.process_count() == 1:
+        return devices_dividing(count, num_devices)
+    there = jax.devices()
+    if num_devices not in (0, len(there)) or count % len(there):
+        raise ValueError(
+            f"devices must be all {len(there)} of the {jax.process_count()} processes, among which {count} (batches "
+            f"of) lifetimes or pairs are dealt out evenly, got {num_devices or len(there)}"
+        )
+    return there
 
 
 def check(config: Any, *, positive: Sequence[str] = (), not_negative: Sequence[str] = ()) -> None:
@@ -330,7 +394,8 @@ def hardware() -> dict[str, Any]:
     }
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of Python and of what results depend on."""
     found = {"python": platform.python_version()}
     for name in ("metarl-jax", "jax", "jaxlib", "flax", "optax", "gymnax", "numpy"):
         with contextlib.suppress(metadata.PackageNotFoundError):

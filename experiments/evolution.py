@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 
@@ -111,7 +110,7 @@ def estimator(config: Evolution) -> Estimator:
         "sigma": config.sigma,
         "sigma_decay": config.sigma_decay,
         "batch_size": config.batch_size or None,
-        "devices": cli.devices_dividing(config.num_pairs, config.devices),
+        "devices": cli.training_devices(config.num_pairs, config.devices),
     }
     if config.estimator == "pes":
         return metarl.estimators.pes(config.truncation, **options)
@@ -145,8 +144,8 @@ class Experiment(NamedTuple):
 
 def main(experiment: Experiment, config: Evolution) -> None:
     """Trains, reports on held-out levels and over horizons, and draws what was learned."""
-    cli.one_device_per_core()
     with cli.clean_exit():
+        cli.start(config)
         recipe = experiment.recipe(config)
 
         def rule(config: Evolution) -> Meta:
@@ -155,15 +154,14 @@ def main(experiment: Experiment, config: Evolution) -> None:
 
         def report(state: MetaState, log: Log, directory: Path) -> cli.Report:
             levels = envs.make(config.levels, config.lifetimes)
-            inner = experiment.inner_loop(config, levels)
-            params = jax.device_get(state.params)  # from all devices of the training to the one of the reports
+            inner, params = experiment.inner_loop(config, levels), state.params
             experiment.draw(config, params["objective"], directory / "update.png")
             objective = cook(recipe)["objective"]
-            curriculum.draw_gallery(config, levels, inner, objective, jax.device_get(state), directory)
+            curriculum.draw_gallery(config, levels, inner, objective, state, directory)
             if not config.held_out_seeds:
                 return {}
             judge = Judge(config, levels, experiment.plain(config, levels))
-            rules = {"trained": lambda key: params, "untrained": inner.init_meta}
+            rules = {"trained": lambda key: state.params, "untrained": inner.init_meta}
             players = judge.players(inner, rules)
             over_horizons = horizon_report(judge, {name: [player] for name, player in players.items()})
             horizons.write(over_horizons, directory, trained=(config.shortest_life, config.longest_life))

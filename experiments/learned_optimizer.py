@@ -343,11 +343,10 @@ def run(config: Config) -> cli.Report:
 
     def report(state: MetaState, log: Log, directory: Path) -> cli.Report:
         nonlocal table
-        params = jax.device_get(state.params)
-        updates.draw(learned(config, max_norm=None), params["optimizer"], directory / "update.png")
+        updates.draw(learned(config, max_norm=None), state.params["optimizer"], directory / "update.png")
         for name in config.places if config.held_out_seeds else ():
             prefix = f"{name}: " if config.more_levels else ""
-            found = judge(config, place(config, name), params)
+            found = judge(config, place(config, name), state.params)
             table = {**table, **{prefix + row: x for row, x in found.items()}}
         return table
 
@@ -358,8 +357,8 @@ def run(config: Config) -> cli.Report:
 
 def main(argv: list[str] | None = None) -> None:
     config = cli.parse(Config, PRESETS, argv)
-    cli.one_device_per_core()
     with cli.clean_exit():
+        cli.start(config)
         run(config)
 
 

@@ -42,7 +42,9 @@ class Config(curriculum.Options):
     updates: int = 5
     """Agent updates that the meta-gradient flows through (K)."""
     batch_size: int = 0
-    """Lifetimes that go through the meta-gradient at a time (0: all); less memory, more time."""
+    """Lifetimes that go through the meta-gradient at a time on each device (0: all); less memory, more time."""
+    devices: int = 0
+    """Devices that lifetimes are dealt out to (0: all that divide their number); on CPU, each core is one."""
     remat: bool = False
     """Recompute agent updates backwards instead of storing them; less memory, more time."""
     hidden: int = 64
@@ -82,7 +84,9 @@ class Config(curriculum.Options):
             "max_gradient_norm",
         )
         coefficients = tuple(field.name for field in dataclasses.fields(self) if field.name.endswith("_coef"))
-        cli.check(self, positive=positive, not_negative=("horizon", "shortest_life", "batch_size", *coefficients))
+        cli.check(
+            self, positive=positive, not_negative=("horizon", "shortest_life", "batch_size", "devices", *coefficients)
+        )
         check_held_out(self)
         if self.shortest_life and not self.horizon:
             raise ValueError(f"shortest_life needs horizon, the longest life, got {self.shortest_life} without it")
@@ -92,6 +96,9 @@ class Config(curriculum.Options):
             raise ValueError(f"bins must be at least 2, got {self.bins}")
         if self.batch_size and self.num_lifetimes % self.batch_size:
             raise ValueError(f"batch_size must divide num_lifetimes = {self.num_lifetimes}, got {self.batch_size}")
+        if self.devices and self.num_lifetimes // (self.batch_size or 1) % self.devices:
+            batches = f" / batch_size = {self.batch_size}" if self.batch_size else ""
+            raise ValueError(f"devices must divide num_lifetimes = {self.num_lifetimes}{batches}, got {self.devices}")
 
     @property
     def lifetimes(self) -> int | tuple[int, int] | None:
@@ -147,10 +154,12 @@ def inner_loop(config: Config, levels: Levels) -> InnerLoop:
 def make(config: Config, levels: Levels) -> Meta:
     """The meta-training run that `config` describes."""
     chosen, score = curriculum.make(config, levels)
+    size = config.batch_size or None
+    devices = cli.training_devices(config.num_lifetimes // (size or 1), config.devices)
     return curriculum.logged(
         metarl.compose(
             inner_loop(config, levels),
-            metarl.estimators.backprop(config.updates, batch_size=config.batch_size or None, remat=config.remat),
+            metarl.estimators.backprop(config.updates, batch_size=size, remat=config.remat, devices=devices),
             optax.chain(optax.clip_by_global_norm(config.max_gradient_norm), optax.adam(config.learning_rate)),
             chosen,
             config.num_lifetimes,
@@ -162,6 +171,7 @@ def make(config: Config, levels: Levels) -> Meta:
 def run(config: Config) -> None:
     """Trains, draws what the curriculum chose, and reports on held-out levels."""
     with cli.clean_exit():
+        cli.start(config)
 
         def report(state: MetaState, log: Log, directory: Path) -> cli.Report:
             levels = envs.make(config.levels, config.lifetimes)

@@ -47,7 +47,7 @@ def run(make: Callable[[Any], Meta], config: cli.Run, curves: Sequence[str] = ()
 
     Raises ValueError for a field or a value that the experiment does not have.
     """
-    cli.one_device_per_core()
+    cli.start(config)
     fields = parse(config)
     directory = cli.directory_of_runs(config, f"{Path(sys.argv[0]).stem}-sweep")
     alone = dataclasses.replace(config, sweep=(), directory="", resume=False)
@@ -59,16 +59,18 @@ def run(make: Callable[[Any], Meta], config: cli.Run, curves: Sequence[str] = ()
         alone,
         fields,
         seeds=range(config.seed, config.seed + config.sweep_seeds),
-        devices=jax.local_devices(),
+        devices=jax.devices(),
         batch_size=config.sweep_batch or None,
         directory=directory,
-        sinks=lambda name: [Progress(config.steps, curves)],
+        sinks=lambda name: [] if jax.process_index() else [Progress(config.steps, curves)],
         chunk=config.chunk,
         checkpoint_every=config.checkpoint_every,
         keep=config.keep,
         resume=config.resume,
         fingerprint=cli.what_is_trained(alone),
     )
+    if jax.process_index():
+        return cli.meet()
     metric = config.sweep_by or next((name for name in SCORES if name in found.log), "")
     rows = summary(found, metric)
     write_table(found, directory / "sweep.csv")
@@ -85,6 +87,7 @@ def run(make: Callable[[Any], Meta], config: cli.Run, curves: Sequence[str] = ()
     cli.show({", ".join(f"{k}={v}" for k, v in row["values"].items()): _numbers(row) for row in rows}, metric)
     draw(rows, fields, metric, directory)
     print(f"results in {directory}", file=sys.stderr)
+    cli.meet()
 
 
 def parse(config: cli.Run) -> dict[str, list[Any]]:

@@ -39,7 +39,8 @@ def save(directory: str | Path, step: int, state: PyTree, log: Log, fingerprint:
     import orbax.checkpoint as ocp
 
     directory = Path(directory).absolute()
-    _save_log(directory / "log", step, log)
+    if jax.process_index() == 0:
+        _save_log(directory / "log", step, log)
     names, leaves = _flatten(_raw(state))
     arrays = [np.asarray(x) for x in leaves]
     about = {
@@ -97,7 +98,9 @@ def _read(
             raise CheckpointError(f"{path} was made under another configuration: {details}")
         if details := _differences(about["leaves"], _describe(names, leaves)):
             raise CheckpointError(f"{path} holds other arrays than this program: {details}")
-        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        # on one device, or (what several processes must read together) on one of each process
+        one_each = [next(x for x in jax.devices() if x.process_index == i) for i in range(jax.process_count())]
+        here = jax.sharding.NamedSharding(jax.sharding.Mesh(np.asarray(one_each), ("processes",)), jax.P())
         shapes = {
             f"{i:05d}": jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here) for i, x in enumerate(leaves) if x.size
         }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ import numpy as np
 from metarl.estimators.population import spread
 from metarl.meta import InnerLoop
 from metarl.statistics import Interval
-from metarl.types import Array, Key, Level, MetaParams
+from metarl.types import Array, Key, Level, MetaParams, PyTree
 
 
 def final_returns(
@@ -33,7 +33,8 @@ def final_returns(
     """
     num_levels = levels.horizon.shape[0]
 
-    def lifetime(x: tuple[Array, Array]) -> Array:
+    def lifetime(common: tuple[MetaParams, Level], x: tuple[Array, Array]) -> Array:
+        meta_params, levels = common
         key, index = x
         train_key, test_key = jax.random.split(key)
         init_key, step_key = jax.random.split(train_key)
@@ -48,8 +49,43 @@ def final_returns(
 
     keys = jax.random.split(key, num_seeds * num_levels)
     indices = jnp.tile(jnp.arange(num_levels), num_seeds)
-    returns = spread(lifetime, (keys, indices), levels.horizon[indices], batch_size, devices)
+    returns = spread(lifetime, (meta_params, levels), (keys, indices), levels.horizon[indices], batch_size, devices)
     return returns.reshape(num_seeds, num_levels)
+
+
+def learning_curves(
+    make: Callable[[PyTree], InnerLoop],
+    hypers: PyTree,
+    levels: Level,
+    keys: Key,
+    ends: Sequence[int],
+    devices: Sequence[jax.Device] | None = None,
+) -> Array:
+    """Fitness [n, points] of n newborn agents after each of `ends` (updates, ascending), NaN of one that diverged.
+
+    Each has its own of `levels`, `keys` and `hypers` (leaves [n, ...]; `()` for none) and lives by `make(hypers)`, in
+    which nothing is left to learn; to temporal rules its life ends at the last of `ends`. All live side by side, dealt
+    out to `devices` (the default one if None), which must divide n. Pure: jit it.
+    """
+
+    def life(_: PyTree, x: tuple[PyTree, Level, Key]) -> Array:
+        hypers, level, key = x
+        init_key, step_key, test_key = jax.random.split(key, 3)
+        inner = make(hypers)
+        meta_params = inner.init_meta(init_key)
+
+        def update(t: Array, agent: Any) -> Any:
+            return inner.step(meta_params, agent, jax.random.fold_in(step_key, t)).lifetime
+
+        def segment(agent: Any, span: tuple[Array, Array]) -> tuple[Any, Array]:
+            start, end = span
+            agent = jax.lax.fori_loop(start, end, update, agent)
+            return agent, inner.fitness(meta_params, agent, jax.random.fold_in(test_key, end))
+
+        newborn = inner.init(init_key, level._replace(horizon=jnp.int32(ends[-1])))
+        return jax.lax.scan(segment, newborn, (jnp.array([0, *ends[:-1]]), jnp.array(ends)))[1]
+
+    return spread(life, (), (hypers, levels, keys), jnp.zeros(len(keys)), devices=devices)
 
 
 def normalised_return(returns: Array, zero: Array, one: Array, seed: int = 0, resamples: int = 2000) -> Interval:

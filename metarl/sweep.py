@@ -18,7 +18,7 @@ import numpy as np
 
 from metarl import checkpoint
 from metarl.checkpoint import Log
-from metarl.estimators.population import deal
+from metarl.estimators.population import deal, in_batches
 from metarl.meta import Meta, MetaState
 from metarl.sinks import Sink
 from metarl.train import WATCHED, mean_of_numbers, train
@@ -98,7 +98,8 @@ def sweep(
         seeds: how many, from 0, or which.
         steps: meta-steps of each member; `config.steps` if None.
         devices: the members of a program are dealt out to as many of these as divide them (None: to the default one).
-        batch_size: members that go side by side at a time on each device, all if None; less memory.
+        batch_size: members that go side by side at a time on each device. If None, all on accelerators, but one on
+            CPUs, whose caches hold no more of most runs.
         directory: where checkpoints go; the n-th compiled program has the folder `n`.
         resume: go on from the checkpoints in `directory`, if there are any.
         sinks: made for each program, of its name in the directory; they get means over its members.
@@ -121,6 +122,7 @@ def sweep(
         static = {name: x for name, x in values.items() if name not in swept}
         programs.setdefault(repr(static), []).extend({**values, "seed": seed} for seed in every_seed)
 
+    batch_size = batch_size or (1 if jax.default_backend() == "cpu" else None)
     parts = []
     for i, members in enumerate(programs.values()):
         static = {name: x for name, x in members[0].items() if name not in (*swept, "seed")}
@@ -163,15 +165,18 @@ def side_by_side(
         raise ValueError("values must have at least one leaf [n, ...] with n at least 1")
     count = len(leaves[0])
 
+    def dealt(function: Callable[[Any], Any], parts: PyTree) -> Any:
+        return deal(lambda _, share: in_batches(function, share, batch_size), (), parts, devices)
+
     def init(key: Key) -> MetaState:
         parts = (values, jax.random.split(key, count))
-        states = deal(lambda x: make(x[0]).init(x[1]), parts, batch_size, devices)
+        states = dealt(lambda x: make(x[0]).init(x[1]), parts)
         return states._replace(step=states.step[0])
 
     def step(state: MetaState, key: Key) -> tuple[MetaState, Metrics]:
         states = state._replace(step=jnp.broadcast_to(state.step, count))
         parts = (values, states, jax.random.split(key, count))
-        states, metrics = deal(lambda x: make(x[0]).step(x[1], x[2]), parts, batch_size, devices)
+        states, metrics = dealt(lambda x: make(x[0]).step(x[1], x[2]), parts)
         return states._replace(step=states.step[0]), metrics
 
     return Meta(init, step)

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from metarl import checkpoint
 from metarl.checkpoint import Log
@@ -72,6 +73,10 @@ def train(
     counts them; what agents are tested on comes on top) and `seconds` (of compilation and computation, until the chunk
     had ended; those before a resume included, those lost in between not).
 
+    Several processes (`jax.distributed`) that all call this with the same arguments are one run, on all their devices
+    and with one directory that all of them can reach; what an estimator deals out to `jax.devices()` is shared, all
+    else each of them does for itself. The first saves, and a signal to any of them stops all after the same chunk.
+
     Args:
         seed: of the initial state and of every meta-step.
         directory: where checkpoints and the log go; None saves nothing.
@@ -79,7 +84,8 @@ def train(
         checkpoint_every: meta-steps between checkpoints; the last meta-step is always saved.
         keep: how many checkpoints stay on disk.
         resume: go on from the newest checkpoint in `directory`; returns at once if it has reached `steps`.
-        sinks: each gets every meta-step's metrics, averaged to one number; closed in any case.
+        sinks: each gets every meta-step's metrics, averaged to one number; closed in any case. Of several processes,
+            give them to one.
         fingerprint: JSON-able configuration; a resumed run must have the same one (and the same seed).
         stop_at_nonfinite: raise NonFiniteLoss; if not, the run goes on, and sinks get means of what is no NaN.
 
@@ -109,14 +115,17 @@ def train(
                 return state, log
             segments = [log]
         caught = stack.enter_context(_signals())
-        run = _compile(meta.step, template, key, chunk)
+        everywhere = _everywhere()
+        run = _compile(meta.step, template, key, chunk, everywhere)
         state = jax.jit(meta.init)(init_key) if state is None else state
+        if everywhere:
+            state = jax.jit(lambda state: state, out_shardings=everywhere)(state)
 
         average = np.mean if stop_at_nonfinite else mean_of_numbers
         unsaved: list[Log] = []
         while done < steps:
             count = min(chunk, steps - done, checkpoint_every - done % checkpoint_every)
-            state, metrics = run(state, jnp.int32(done), jnp.int32(count))
+            state, metrics = run(state, np.int32(done), np.int32(count))
             rows = _fetch(metrics, count)
             for name in [name for name in COUNTED if name in rows]:
                 rows[name] = _before(segments, name) + np.cumsum(rows[name], axis=0, dtype=np.int64)
@@ -130,7 +139,7 @@ def train(
             done += count
             if stop_at_nonfinite:
                 _check_finite(rows, state.params, done, directory)
-            stop = list(caught)  # a signal that comes from here on waits for the next chunk
+            stop = _agreed(caught)  # a signal that comes from here on waits for the next chunk
             if directory and (stop or done == steps or done % checkpoint_every == 0):
                 checkpoint.save(directory, done, state, checkpoint.concatenate(unsaved), fingerprint, keep)
                 unsaved = []
@@ -139,7 +148,24 @@ def train(
         return state, checkpoint.concatenate(segments)
 
 
-def _compile(step: Callable[..., tuple[MetaState, Metrics]], template: MetaState, key: Key, chunk: int) -> Any:
+def _everywhere() -> jax.sharding.NamedSharding | None:
+    """A copy on each device of several processes; None, JAX's own choice, for one process."""
+    if jax.process_count() == 1:
+        return None
+    return jax.sharding.NamedSharding(jax.sharding.Mesh(np.asarray(jax.devices()), ("devices",)), jax.P())
+
+
+def _agreed(caught: list[int]) -> list[int]:
+    """The first signal that any process has caught, known to all; empty if there is none."""
+    if jax.process_count() > 1:
+        of_all = multihost_utils.process_allgather(np.int32(caught[0] if caught else 0))
+        return [int(signum) for signum in of_all if signum]
+    return list(caught)
+
+
+def _compile(
+    step: Callable[..., tuple[MetaState, Metrics]], template: MetaState, key: Key, chunk: int, everywhere: Any
+) -> Any:
     """Compiles `(state, done, count) -> (state, metrics [chunk, ...])`: `count` <= chunk meta-steps after step `done`.
 
     The trip count is an argument, so one compilation serves every chunk of a run and a short last one.
@@ -157,8 +183,8 @@ def _compile(step: Callable[..., tuple[MetaState, Metrics]], template: MetaState
         return jax.lax.fori_loop(0, count, body, (state, rows))
 
     number = jax.ShapeDtypeStruct((), jnp.int32)
-    strong = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), template)
-    return jax.jit(run, donate_argnums=0).lower(strong, number, number).compile()
+    strong = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), template)
+    return jax.jit(run, donate_argnums=0, out_shardings=everywhere).lower(strong, number, number).compile()
 
 
 def _fetch(metrics: Metrics, count: int) -> Log:

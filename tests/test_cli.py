@@ -103,7 +103,7 @@ def test_help_shows_every_option_with_its_meaning_and_the_presets_default(experi
     for field in dataclasses.fields(experiment.Config):
         option, default = "--" + field.name.replace("_", "-"), getattr(experiment.PRESETS["paper"], field.name)
         (explained,) = [part for part in parts if re.match(rf"{option}[ ,]", part)]
-        assert f"(default: {default!r})" in explained
+        assert f"(default: {'' if default == () else repr(default)})" in explained
         assert len(explained.split()) > 6, f"{option} is not explained"
     assert "{quick,paper}" in shown
     assert "Step size of the meta-optimizer. (default: 0.7)" in shown

@@ -4,11 +4,7 @@ Tests of means allow five standard errors. Where the loss is known, so is the an
 `yardstick` has the slope 1, so that its estimate under the same key says what the perturbations average to.
 """
 
-import os
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -573,12 +569,12 @@ def test_lifetimes_of_different_horizons_are_lived_as_if_alone(batch_size, measu
     inner = quadratic(noise=0.3)
     lifetimes, keys = different(inner), jax.random.split(jax.random.key(1), 12)
 
-    def alone(x):
-        return live(inner, params(), *x, 8, measure_every)
+    def alone(meta_params, x):
+        return live(inner, meta_params, *x, 8, measure_every)
 
     xs = (lifetimes, keys)
-    together = jax.jit(lambda xs: spread(alone, xs, lifetimes.level.horizon, batch_size))(xs)
-    one = jax.jit(alone)
+    together = jax.jit(lambda xs: spread(alone, params(), xs, lifetimes.level.horizon, batch_size))(xs)
+    one = jax.jit(partial(alone, params()))
     for i in range(12):
         assert_close(
             *(jax.tree.map(lambda x, i=i: x[i], tree) for tree in (together,)),
@@ -630,59 +626,6 @@ def test_batches_tell_the_variance_of_a_lifetimes_gradient():
         means = np.asarray(alone).reshape(-1, size).mean(1)
         assert metrics["meta_gradient_variance"] == pytest.approx(size * np.var(means, ddof=1), rel=1e-4)
     assert jnp.isnan(first(backprop(4), inner, lifetimes)[3]["meta_gradient_variance"])
-
-
-DEVICES = """
-import sys
-import jax
-jax.config.update("jax_num_cpu_devices", 8)
-from metarl.evaluate import final_returns
-from test_estimators import *
-from test_train import assert_same
-
-directory = Path(sys.argv[1])
-assert len(jax.devices()) == 8
-inner = quadratic(noise=0.3)
-lifetimes = different(inner, 16)
-for name in ("es", "pes"):
-    whole = following(ESTIMATORS[name](), inner, lifetimes, 3)
-    for count, batch_size in ((2, 4), (8, None)):
-        options = {"devices": jax.devices()[:count], "batch_size": batch_size}
-        assert_close(following(ESTIMATORS[name](**options), inner, lifetimes, 3), whole)
-
-def returns(devices):
-    play = partial(final_returns, inner, {"rate": jnp.array(RATE)}, num_seeds=1, batch_size=3, devices=devices)
-    return jax.jit(play)(lifetimes.level, jax.random.key(0))
-
-np.testing.assert_allclose(returns(jax.devices()), returns(None), rtol=1e-5)
-
-def train(steps, devices=jax.devices(), **options):
-    estimator = pes(4, devices=devices)
-    meta = compose(inner, estimator, optax.adam(1e-2), uniform(levels(HORIZON, spread=0.5)), 16)
-    return metarl.train(meta, steps=steps, chunk=2, **options)
-
-whole, log = train(9)
-train(4, directory=directory)
-resumed = train(9, directory=directory, resume=True)
-assert_same(resumed, (whole, log))
-alone, log_alone = train(9, devices=None)
-assert_close((whole.params, {**log, "seconds": 0}), (alone.params, {**log_alone, "seconds": 0}))
-# what eight devices saved, one goes on with
-saved_on_8, _ = train(9, devices=None, directory=directory, resume=True)
-jax.tree.map(np.testing.assert_array_equal, saved_on_8.params, whole.params)
-"""
-
-
-def test_devices_change_nothing(tmp_path):
-    """On eight devices in a process of its own: estimates, and training with a checkpoint and a resume."""
-    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
-    script = tmp_path / "devices.py"
-    script.write_text(DEVICES)
-    environment = {**os.environ, "PYTHONPATH": path}
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path)], env=environment, capture_output=True, text=True, timeout=500
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
 
 
 # --- options ------------------------------------------------------------------------------------------------

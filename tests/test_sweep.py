@@ -67,7 +67,7 @@ def test_every_member_is_the_run_that_it_would_be_alone(swept):
 
 
 def test_batches_change_nothing(swept):
-    again = metarl.sweep(descend, Config(), FIELDS, seeds=[0, 7], batch_size=3)
+    again = metarl.sweep(descend, Config(), FIELDS, seeds=[0, 7], batch_size=6)
     assert again.members == swept.members
     np.testing.assert_allclose(again.log["meta_loss"], swept.log["meta_loss"], rtol=1e-6)
 

@@ -76,13 +76,14 @@ def ask_tell(
         size, count = strategy.population_size, len(horizons)
         keys = jax.random.split(life_key, count)
 
-        def one(pair: tuple[Array, Array]) -> Lived:
+        def one(common: tuple[MetaParams, tuple[Lifetimes, Key]], pair: tuple[Array, Array]) -> Lived:
+            population, lives = common
             member, which = pair
-            lifetime, life_key = jax.tree.map(lambda x: x[which], (lifetimes, keys))
+            lifetime, life_key = jax.tree.map(lambda x: x[which], lives)
             return live(inner, jax.tree.map(lambda x: x[member], population), lifetime, life_key, steps)
 
         pairs = tuple(x.reshape(-1) for x in jnp.indices((size, count)))
-        lived = spread(one, pairs, jnp.tile(horizons, size), batch_size, devices)
+        lived = spread(one, (population, (lifetimes, keys)), pairs, jnp.tile(horizons, size), batch_size, devices)
         lived = jax.tree.map(lambda x: x.reshape(size, count, *x.shape[1:]), lived)
         fitness = lived.fitness.mean(1)
         finite = jnp.isfinite(fitness)

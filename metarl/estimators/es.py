@@ -63,10 +63,10 @@ def es(
     def estimate(
         inner: InnerLoop, meta_params: MetaParams, state: ESState, lifetimes: Lifetimes, key: Key
     ) -> tuple[MetaParams, ESState, Lifetimes, Metrics]:
-        def pair(x: tuple[Lifetime, Lifetime, Key]) -> tuple[MetaParams, Lived]:
+        def pair(common: tuple[MetaParams, Array], x: tuple[Lifetime, Lifetime, Key]) -> tuple[MetaParams, Lived]:
             one, other, key = x
             noise_key, plus_key, minus_key = jax.random.split(key, 3)
-            noise, members = perturb(noise_key, meta_params, state.sigma)
+            noise, members = perturb(noise_key, *common)
             starts = jax.tree.map(lambda *pair: jnp.stack(pair), one, other)
             keys = jnp.stack([plus_key, plus_key if common_tasks else minus_key])
 
@@ -80,7 +80,7 @@ def es(
         horizons = lifetimes.level.horizon
         others = lifetimes if common_tasks else jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), lifetimes)
         starts = (lifetimes, others, jax.random.split(key, len(horizons)))
-        noise, lived = spread(pair, starts, horizons, batch_size, devices)
+        noise, lived = spread(pair, (meta_params, state.sigma), starts, horizons, batch_size, devices)
         shaped = shape(lived.fitness, shaping)
         gradient, variance = pair_gradient((shaped[:, 0] - shaped[:, 1]) / (2.0 * state.sigma), noise)
         metrics = {

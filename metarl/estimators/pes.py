@@ -57,10 +57,10 @@ def pes(
     def estimate(
         inner: InnerLoop, meta_params: MetaParams, state: PESState, lifetimes: Lifetimes, key: Key
     ) -> tuple[MetaParams, PESState, Lifetimes, Metrics]:
-        def pair(x: tuple[Lifetime, Lifetime, Key]) -> tuple[MetaParams, Lived]:
+        def pair(common: tuple[MetaParams, Array], x: tuple[Lifetime, Lifetime, Key]) -> tuple[MetaParams, Lived]:
             one, twin, key = x
             noise_key, life_key = jax.random.split(key)
-            noise, members = perturb(noise_key, meta_params, state.sigma)
+            noise, members = perturb(noise_key, *common)
             starts = jax.tree.map(lambda *pair: jnp.stack(pair), one, twin)
 
             def member(meta_params: MetaParams, lifetime: Lifetime) -> Lived:
@@ -71,7 +71,7 @@ def pes(
         twins = select(state.newborn, lifetimes, state.twins)
         horizons = lifetimes.level.horizon
         starts = (lifetimes, twins, jax.random.split(key, len(horizons)))
-        noise, lived = spread(pair, starts, horizons, batch_size, devices)
+        noise, lived = spread(pair, (meta_params, state.sigma), starts, horizons, batch_size, devices)
         lifetimes, twins = (jax.tree.map(lambda x, i=i: x[:, i], lived.lifetime) for i in range(2))
 
         earlier = select(state.newborn, jax.tree.map(jnp.zeros_like, state.perturbation), state.perturbation)

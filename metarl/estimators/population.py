@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -65,53 +66,57 @@ def _sum_and_count(x: Array) -> Array:
 
 
 def spread(
-    function: Callable[[Any], PyTree],
+    function: Callable[[Any, Any], PyTree],
+    common: PyTree,
     xs: PyTree,
     cost: Array,
     batch_size: int | None = None,
     devices: Sequence[jax.Device] | None = None,
 ) -> PyTree:
-    """`vmap(function)(xs)`, dealt out evenly to `devices` (the default one if None), and there `batch_size` at a time.
+    """`vmap(function, (None, 0))(common, xs)`, dealt out to `devices` as by `deal`, and there `batch_size` at a time.
 
     What costs alike goes together: a batch takes as long as its longest lifetime. `cost` [n] is any measure of it.
 
     Raises ValueError if `xs` cannot be dealt out evenly.
     """
-    count, places = len(cost), len(devices or [None])
-    check_devices(count, devices)
-    order = jnp.argsort(cost).reshape(-1, places).T.reshape(-1)  # every device gets short and long ones
-    results = deal(function, jax.tree.map(lambda x: x[order], xs), batch_size, devices)
-    if devices is not None:
-        mesh = jax.sharding.Mesh(np.asarray(devices), ("devices",))
-        results = jax.lax.with_sharding_constraint(results, jax.sharding.NamedSharding(mesh, jax.P()))
+    places = len(devices or [None])
+
+    def share(common: PyTree, xs: PyTree) -> PyTree:
+        return in_batches(partial(function, common), xs, batch_size)
+
+    by_cost = jnp.argsort(cost)
+    order = jnp.concatenate([by_cost[i::places] for i in range(places)])  # every device gets short and long ones
+    results = deal(share, common, jax.tree.map(lambda x: x[order], xs), devices)
     back = jnp.argsort(order)
     return jax.tree.map(lambda x: x[back], results)
 
 
+def in_batches(function: Callable[[Any], PyTree], xs: PyTree, batch_size: int | None) -> PyTree:
+    """`vmap(function)(xs)`, `batch_size` of `xs` (leaves [n, ...]) at a time (all if None)."""
+    if batch_size is None or batch_size >= len(jax.tree.leaves(xs)[0]):
+        return jax.vmap(function)(xs)
+    return jax.lax.map(function, xs, batch_size=batch_size if batch_size > 1 else None)
+
+
 def deal(
-    function: Callable[[Any], PyTree],
-    xs: PyTree,
-    batch_size: int | None = None,
-    devices: Sequence[jax.Device] | None = None,
+    function: Callable[[Any, Any], PyTree], common: PyTree, xs: PyTree, devices: Sequence[jax.Device] | None = None
 ) -> PyTree:
-    """`vmap(function)(xs)`, as `spread`, but each device gets as many in a row, and keeps their results."""
-    count = len(jax.tree.leaves(xs)[0])
-    check_devices(count, devices)
+    """`function(common, share)` of an equal share of `xs` (leaves [n, ...]) on each of `devices`, joined.
 
-    def share(xs: PyTree) -> PyTree:
-        if batch_size is None or batch_size >= len(jax.tree.leaves(xs)[0]):
-            return jax.vmap(function)(xs)
-        return jax.lax.map(function, xs, batch_size=batch_size)
+    Results are joined along their first axes in the order of `xs`, and every device gets them all. Without `devices`,
+    `function(common, xs)` on the default one. `function` may not close over what is traced: that belongs in `common`.
 
+    Raises ValueError if `xs` cannot be dealt out evenly.
+    """
     if devices is None:
-        return share(xs)
-    mesh, part = jax.sharding.Mesh(np.asarray(devices), ("devices",)), jax.P("devices")
-    return jax.shard_map(share, mesh=mesh, in_specs=part, out_specs=part, check_vma=False)(xs)
-
-
-def check_devices(count: int, devices: Sequence[jax.Device] | None) -> None:
-    if devices is not None and count % len(devices):
-        raise ValueError(f"{count} runs, lifetimes or pairs cannot be dealt out evenly to devices = {len(devices)}")
+        return function(common, xs)
+    count = len(jax.tree.leaves(xs)[0])
+    if count % len(devices):
+        raise ValueError(f"{count} lifetimes (or pairs of them) cannot be dealt out evenly to devices = {len(devices)}")
+    mesh = jax.sharding.Mesh(np.asarray(devices), ("devices",))
+    part, whole = jax.P("devices"), jax.sharding.NamedSharding(mesh, jax.P())
+    dealt = jax.shard_map(function, mesh=mesh, in_specs=(jax.P(), part), out_specs=part, check_vma=False)
+    return jax.lax.with_sharding_constraint(dealt(common, xs), whole)
 
 
 def perturb(key: Key, meta_params: MetaParams, sigma: Array) -> tuple[MetaParams, MetaParams]:

@@ -1,0 +1,165 @@
+"""One run on several devices, and of several processes: what they compute is what one device computes alone."""
+
+import csv
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+from quadratic import levels, quadratic
+
+import metarl
+from metarl import checkpoint
+from metarl.curricula import uniform
+from metarl.estimators import backprop
+from metarl.meta import compose
+
+HERE = Path(__file__).parent
+
+
+def assert_close(one, other):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), one, other)
+
+
+def environment(**more):
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)]), **more}
+
+
+EIGHT = """
+import sys
+from functools import partial
+import jax, jax.numpy as jnp, numpy as np, optax
+import metarl
+from metarl.curricula import uniform
+from metarl.estimators import backprop, es, pes
+from metarl.evaluate import final_returns
+from metarl.meta import compose
+from quadratic import levels, quadratic
+from test_devices import assert_close
+
+directory, devices = sys.argv[1], jax.devices()
+assert len(devices) == 8
+inner, distribution = quadratic(noise=0.3), levels(6, spread=0.5)
+
+def meta(make, **options):
+    return compose(inner, make(4, **options), optax.adam(1e-2), uniform(distribution), 16)
+
+def steps(make, **options):
+    step = jax.jit(meta(make, **options).step)
+    state, rows = jax.jit(meta(make).init)(jax.random.key(0)), []
+    for i in range(3):
+        state, metrics = step(state, jax.random.key(i))
+        rows.append(metrics)
+    return jax.device_get((state, rows)), step._cache_size()
+
+for make in (backprop, es, pes):
+    alone, _ = steps(make, batch_size=1)
+    dealt_out, compiled = steps(make, batch_size=1, devices=devices)
+    assert_close(dealt_out, alone)
+    assert compiled == 2, compiled  # for a state on one device, then for one on all
+
+state, _ = steps(backprop)[0]
+assert_close(steps(backprop, devices=devices)[0][0], state)
+
+def returns(devices):
+    play = partial(final_returns, inner, {"rate": jnp.array(0.1)}, num_seeds=1, batch_size=3, devices=devices)
+    return jax.jit(play)(state.lifetimes.level, jax.random.key(0))
+
+np.testing.assert_allclose(returns(devices), returns(None), rtol=1e-5)
+
+whole, log = metarl.train(meta(pes, devices=devices), steps=9, chunk=2)
+metarl.train(meta(pes, devices=devices), steps=4, chunk=2, directory=directory)
+resumed = metarl.train(meta(pes, devices=devices), steps=9, chunk=2, directory=directory, resume=True)
+jax.tree.map(np.testing.assert_array_equal, resumed, (whole, log))
+# what eight devices saved, one goes on with
+one = metarl.train(meta(pes), steps=10, chunk=2, directory=directory, resume=True)
+jax.tree.map(np.testing.assert_array_equal, {k: x[:9] for k, x in one[1].items()}, log)
+"""
+
+
+def test_eight_devices_estimate_train_and_resume_as_one(tmp_path):
+    command = [sys.executable, "-c", EIGHT, str(tmp_path)]
+    done = subprocess.run(
+        command, env=environment(JAX_NUM_CPU_DEVICES="8"), capture_output=True, text=True, timeout=500
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+RUN = """
+import dataclasses, os, signal
+import jax, optax
+from experiments import cli
+from metarl.curricula import uniform
+from metarl.estimators import backprop
+from metarl.meta import Meta
+from test_devices import toy
+
+@dataclasses.dataclass(frozen=True)
+class Config(cli.Run):
+    held_out_signal: bool = False  # not a part of what a resumed run must agree on
+
+with cli.clean_exit():
+    config = cli.parse(Config, {"quick": Config(chunk=2)})
+    cli.start(config)
+    meta = toy(cli.training_devices(8))
+
+    def step(state, key):  # traced when `train` has begun to listen
+        if config.held_out_signal and jax.process_index() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return meta.step(state, key)
+
+    cli.run(Meta(meta.init, step), config, report=lambda *_: {"only": {"mean": 0.0, "low": 0.0, "high": 0.0}})
+"""
+
+
+def toy(devices=None):
+    inner, distribution = quadratic(noise=0.3), uniform(levels(6, spread=0.5))
+    return compose(inner, backprop(4, devices=devices), optax.adam(1e-2), distribution, 8)
+
+
+def two_processes(script, *options):
+    """Exit codes and standard errors of two processes that run `script` together; they end with the test."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    common = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_NUM_CPU_DEVICES": "2"}
+    command = [sys.executable, script, "--distributed", *map(str, options)]
+    output = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    processes = [
+        subprocess.Popen(command, env=environment(**common, JAX_PROCESS_ID=str(i)), **output) for i in range(2)
+    ]
+    try:
+        errors = [process.communicate(timeout=300)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [process.returncode for process in processes], errors
+
+
+def test_two_processes_train_as_one_and_stop_together(tmp_path):
+    """One process starts a run, two go on until a signal to one of them, two go on again, and one finishes it."""
+    options = {"chunk": 2}
+    state, log = metarl.train(toy(), steps=9, **options)
+    metarl.train(toy(), steps=1, directory=tmp_path, **options)
+    script = tmp_path / "run.py"
+    script.write_text(RUN)
+    resume = (script, "--directory", tmp_path, "--resume")
+
+    codes, errors = two_processes(*resume, "--steps", 7, "--held-out-signal")
+    assert codes == [143, 143], errors
+    assert all("SIGTERM after meta-step 3: saved" in error for error in errors)
+    assert checkpoint.steps(tmp_path) == [1, 3]
+
+    codes, errors = two_processes(*resume, "--steps", 7)
+    assert codes == [0, 0], errors
+    assert ["results in" in error for error in errors] == [True, False]
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        rows = [(int(row["step"]), float(row["meta_loss"])) for row in csv.DictReader(file)]
+    np.testing.assert_allclose(rows, list(enumerate(log["meta_loss"][:7], 1))[1:], rtol=2e-5)
+
+    last, whole_log = metarl.train(toy(), steps=9, directory=tmp_path, resume=True, **options)
+    assert_close((last, whole_log), (state, log))
