@@ -131,4 +131,13 @@ plt.xlabel("held-out problems solved")
 plt.show()
 
 # %% [markdown]
-# RESULT
+# The meta-gradient works as a compass: from 0.5 it turns the weight down to 0.16 by itself, because reward is what
+# helps here. The base policy has got from imitation what there was to get, and more of it changes nothing (0.197, as
+# before). The entropy term shifts where the weight ends: with the equation's sign, falling entropy is answered by more
+# imitation (0.25), with the prose's by less (0.12).
+#
+# But **AMFT does not win**. The three versions solve 0.22 to 0.26 of held-out problems, as does a cosine schedule that
+# knows nothing (0.24); reward alone, which the meta-gradient was on its way to, gets there at once and solves 0.29.
+# The weight moves slowly compared with the training, the meta-gradient costs a part of the answers, and the weight
+# cannot fall below 0.05. The README's table has eighteen ways to weigh, on this task with a transformer and five seeds
+# each, and says the same with intervals over trainings.

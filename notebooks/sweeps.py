@@ -119,8 +119,9 @@ for values, members in found[:3]:
 #
 # ## What it costs
 #
-# Members of one program share its compilation and every kernel launch. How long one meta-step takes with one member and
-# with all of them, compiled programs only (the log has the `seconds` that have gone by):
+# Members of one program share its compilation. On an accelerator they go side by side and share every kernel launch
+# as well; on a CPU, which has no idle units to fill, they go one after the other. How long one meta-step takes with one
+# member and with all of them, compiled programs only (the log has the `seconds` that have gone by):
 
 # %%
 alone = metarl.sweep(make, Config(), {"sigma": [0.1]}, seeds=1, steps=steps)
@@ -143,7 +144,7 @@ print(f"{all_of_them / one:.1f} times as long")
 # ## At scale
 #
 # - `metarl.sweep(..., devices=jax.devices())` deals the members out to all devices; `batch_size=` lets so many go side
-#   by side on each, for less memory.
+#   by side on each (by default all on accelerators), for less memory.
 # - `directory="runs/sweep"` writes checkpoints, and `resume=True` goes on from them.
 # - `result.params` holds every member's meta-parameters: the best is ready for `metarl.save_rule`.
 # - `python -m experiments.lpg --sweep learning_rate=3e-4,1e-3,3e-3 --sweep-seeds 8` does the same from a command
