@@ -1,0 +1,52 @@
+"""The notebooks run as written, at smoke size, and what is committed of them was made from their source."""
+
+import base64
+import re
+from pathlib import Path
+
+import jupytext
+import matplotlib
+import matplotlib.pyplot as plt
+import pytest
+
+PLACE = Path(__file__).parent.parent / "notebooks"
+NAMES = sorted(path.stem for path in PLACE.glob("*.py"))
+
+
+def cells(notebook):
+    return [(cell.cell_type, cell.source) for cell in notebook.cells]
+
+
+def test_every_notebook_is_a_pair_and_listed():
+    assert NAMES == sorted(path.stem for path in PLACE.glob("*.ipynb"))
+    assert NAMES == sorted(re.findall(r"^\| \[(\w+)\]\(\1\.ipynb\)", (PLACE / "README.md").read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_committed_was_made_from_the_source(name):
+    made = jupytext.read(PLACE / f"{name}.ipynb")
+    assert cells(made) == cells(jupytext.read(PLACE / f"{name}.py"))
+    code = [cell for cell in made.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))  # from top to bottom, once
+    outputs = [output for cell in code for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
+    images = [output.data["image/png"] for output in outputs if "image/png" in output.get("data", {})]
+    assert images and all(base64.b64decode(image).startswith(b"\x89PNG") for image in images)
+    text = (PLACE / f"{name}.ipynb").read_text()
+    assert len(text) < 500_000
+    assert not re.search(r"[\"' (=](/tmp|/home|/root|/work|/Users|/opt)/", text)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_cell_runs_as_written(name, monkeypatch):
+    """In this process, whose compiled programs serve several notebooks; a kernel for each would not share them."""
+    monkeypatch.setenv("METARL_SMOKE", "1")
+    matplotlib.use("Agg")
+    names: dict = {"__name__": "__main__"}
+    with plt.rc_context():
+        for i, cell in enumerate(jupytext.read(PLACE / f"{name}.py").cells):
+            if cell.cell_type == "code":
+                exec(compile(cell.source, f"{name}.py, cell {i}", "exec"), names)
+                for number in plt.get_fignums():
+                    plt.figure(number).canvas.draw()  # as Jupyter does after a cell
+                plt.close("all")
