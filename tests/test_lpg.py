@@ -204,8 +204,9 @@ def test_meta_gradient_equals_finite_differences_in_every_leaf(max_norm):
         def loss(flat):
             return backprop(3).estimate(inner, unravel(flat), state.estimator, state.lifetimes, key)[3]["meta_loss"]
 
-        central = jax.vmap(lambda d: (loss(flat + eps * d) - loss(flat - eps * d)) / (2 * eps))
-        numeric = unravel(jax.jit(central)(jnp.eye(flat.size)))
+        steps = eps * jnp.eye(flat.size)
+        high, low = jax.jit(jax.vmap(loss))(flat + jnp.concatenate([steps, -steps])).reshape(2, -1)
+        numeric = unravel((high - low) / (2 * eps))
     for (path, ours), theirs in zip(
         jax.tree_util.tree_leaves_with_path(gradient), jax.tree.leaves(numeric), strict=True
     ):
