@@ -231,7 +231,7 @@ def profiles(
         raise ValueError("no profiles to draw")
     for name, curve in curves.items():
         _check_curve(name, curve)
-    figure, (axis,) = _figure(1, 1, (6.4, 4.0))
+    figure, (axis,) = _figure(1, 1, (7.6, 4.0))
     for (name, curve), colour in zip(curves.items(), cycle(COLOURS), strict=False):
         _band(axis, curve, color=colour, label=name)
     axis.axhline(0.5, color=GREY, linewidth=1.0, linestyle="--", zorder=1)  # crossed at the median run
@@ -239,7 +239,7 @@ def profiles(
     axis.margins(x=0.01)
     axis.set_xlabel(f"{label} \u03c4")
     axis.set_ylabel(f"share of runs with {label} > \u03c4")
-    axis.legend(frameon=False, fontsize=9)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
     figure.savefig(path, dpi=150)
 
 
