@@ -115,7 +115,10 @@ for values, members in found[:3]:
     print(values, f"{scores[members].mean():.2f}, seeds {np.round(scores[members], 2)}")
 
 # %% [markdown]
-# RESULT
+# An episode is twenty pulls of an arm, which pay 10 at random and about 18 for somebody who knows the best of ten
+# arms. Learning rates from 0.03 up are good with every sigma up to 0.3, and level with each other within the seeds; at
+# low rates the seeds differ by more than the neighbours do, so a single one would have told a story of its own.
+# Fitness is that of agents under *perturbed* rules, which is one reason why a sigma of 1 looks bad.
 #
 # ## What it costs
 #
@@ -139,7 +142,7 @@ print(
 print(f"{all_of_them / one:.1f} times as long")
 
 # %% [markdown]
-# COST
+# Here, on two cores of a CPU, 48 members take 41 times as long as one: all that is saved is compilation.
 #
 # ## At scale
 #
