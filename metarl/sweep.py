@@ -213,7 +213,7 @@ def _arrays(make: Callable[[Any], Meta], config: Any, fields: Mapping[str, Seque
         try:
             for others in _grid({name: values for name, values in fields.items() if name not in names}):
                 jax.eval_shape(partial(trace, others=others), arrays)
-        except TypeError:  # of Python code that asks for a number, or hashes it
+        except (TypeError, ValueError):  # of Python code that asks for a number; any other comes again with numbers
             return False
         return True
 

@@ -99,7 +99,7 @@ def per_parameter(
     that is not positive, and, when it is used, without `params`.
     """
     for name, value in {"num_features": num_features, "width": width, "scale": scale}.items():
-        if not value > 0:
+        if not isinstance(value, jax.Array) and not value > 0:  # an array may be a tracer
             raise ValueError(f"{name} must be positive, got {value}")
     if hidden < 0:
         raise ValueError(f"hidden must not be negative, got {hidden}")
