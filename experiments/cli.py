@@ -140,7 +140,8 @@ def run(
     Raises ValueError if `config.distributed` asks for several processes without `join`.
     """
     if config.distributed and not jax.distributed.is_initialized():
-        raise ValueError(f"distributed must be off: {type(config).__module__} does not deal out its work to devices")
+        name = Path(inspect.getfile(type(config))).stem
+        raise ValueError(f"distributed must be off: {name} does not deal out its work to devices")
     first = jax.process_index() == 0
     directory = run_directory(config.directory, Path(sys.argv[0]).stem or "run", config.seed)
     check_directory(directory, config.resume)
