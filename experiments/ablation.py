@@ -28,8 +28,8 @@ def main(argv: list[str] | None = None) -> None:
     with cli.clean_exit():
         if not config.optimizer.startswith("open") or config.without:
             raise ValueError("an ablation is of open, and says itself what is left out")
-        if not config.held_out_seeds or config.more_levels:
-            raise ValueError("an ablation needs held_out_seeds, and no more_levels")
+        if not config.held_out_seeds or config.more_levels or config.sweep:
+            raise ValueError("an ablation needs held_out_seeds, and no more_levels and no sweep")
         directory = cli.directory_of_runs(config, "ablation")
         directory.mkdir(parents=True, exist_ok=True)
         rows = {}

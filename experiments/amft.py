@@ -423,6 +423,11 @@ def main(argv: list[str] | None = None) -> None:
     with cli.clean_exit():
         if not config.arms:
             raise ValueError("arms must name at least one")
+        if config.sweep:
+            cli.one_device_per_core()
+            shared = {"task", "network", "width", "num_seeds"} | {x for x in vars(config) if x.startswith("base_")}
+            if swept := sorted(shared & sweeps.parse(config).keys()):
+                raise ValueError(f"sweep must leave {swept} alone: all members go on from the same base policies")
         directory = cli.directory_of_runs(config, "amft")
         start, _ = part(config, directory, "base", base(config), config.base_steps)
         if config.sweep:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import itertools
 import math
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -13,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 import optax
 
 import metarl
+from experiments import cli
 from experiments.agents import TABULAR, family
 from experiments.suite import Entry, Suite
 from metarl.meta import InnerLoop, LearnedOptimizer, Objective
@@ -141,18 +141,7 @@ def write(path: Path, trials: Iterable[Trial]) -> None:
         row = trial._asdict()
         settings = row.pop("settings")._asdict()
         rows.append({"environment": row.pop("environment"), "objective": row.pop("objective"), **settings, **row})
-    write_csv(path, rows)
-
-
-def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """A table, in place at once; numbers have six significant digits."""
-    rows = list(rows)
-    unfinished = path.with_suffix(".unfinished")
-    with unfinished.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({name: f"{x:.6g}" if isinstance(x, float) else x for name, x in row.items()} for row in rows)
-    os.replace(unfinished, path)
+    cli.write_csv(path, rows)
 
 
 def _trial(row: Mapping[str, str]) -> Trial:

@@ -11,6 +11,7 @@ An experiment is a frozen dataclass that extends `Run`, presets of it, and a fun
 from __future__ import annotations
 
 import contextlib
+import csv
 import dataclasses
 import inspect
 import io
@@ -19,7 +20,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from importlib import metadata
@@ -74,7 +75,8 @@ class Run:
     sweep_seeds: int = 1
     """Seeds of every member of the grid, from `seed` on."""
     sweep_by: str = ""
-    """The metric by which the grid's members are compared (default: fitness or episode_return)."""
+    """The metric by which the grid's members are compared, the more the better (default: fitness or episode_return;
+    beware that the fitness of evolution is that of perturbed rules, which a greater sigma lowers)."""
     sweep_batch: int = 0
     """Members that go side by side at a time on each device (0: one on CPUs, all on accelerators)."""
 
@@ -84,6 +86,8 @@ class Run:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
+        if self.sweep_batch < 0:
+            raise ValueError(f"sweep_batch must not be negative, got {self.sweep_batch}")
         if self.resume and not self.directory:
             raise ValueError("resume needs the directory of the run to go on with")
         if self.distributed and not self.directory:
@@ -165,11 +169,10 @@ def run(
     )
     state = jax.device_get(state)  # from all devices of the training to the one of the report
     if not first:
-        meet()
+        meet("report")
         return state, log
-    origin = {"experiment": Path(inspect.getfile(type(config))).stem, "config": dataclasses.asdict(config)}
     results = {
-        **origin,
+        **origin(config),
         "final_metrics": {name: float(np.mean(values[-1])) for name, values in log.items()},
         "report": {},
         "wall_clock_seconds": round(time.monotonic() - start, 3),  # of training, since the start or the resume
@@ -177,21 +180,45 @@ def run(
         "hardware": hardware(),
         "versions": versions(),
     }
-    write_json(directory / "results.json", results)
+
+    def save() -> None:
+        write_json(directory / "results.json", results)
+        if jax.tree.leaves(state.params):
+            about = card(results, {name: x.reshape(len(x), -1).mean(1) for name, x in log.items()})
+            write = partial(save_rule, recipe=recipe) if recipe else save_params
+            write(directory / "rule.safetensors", state.params, metadata=about)
+
+    save()
     plot.learning_curves(log, directory / "curves.png", curves and [name for name in curves if name in log])
-    if jax.tree.leaves(state.params):
-        save = partial(save_rule, recipe=recipe) if recipe else save_params
-        save(directory / "rule.safetensors", state.params, metadata=origin)
     if report:
-        table = report(state, log, directory)
-        write_json(directory / "results.json", {**results, "report": table})
+        results["report"] = table = report(state, log, directory)
+        save()
         if table:
             show(table, score)
             rows = {name: (row["mean"], row["low"], row["high"]) for name, row in table.items()}
             plot.intervals(rows, directory / "report.png", score)
     print(f"results in {directory}", file=sys.stderr)
-    meet()
+    meet("report")
     return state, log
+
+
+def origin(config: Run) -> dict[str, Any]:
+    """Which experiment, with which options."""
+    return {"experiment": Path(inspect.getfile(type(config))).stem, "config": dataclasses.asdict(config)}
+
+
+def card(results: Mapping[str, Any], log: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """What is said of a rule with its parameters: of `results.json`, and the curve of a log (name -> [steps])."""
+    every = max(len(next(iter(log.values()))) // 20, 1)
+    return {
+        "experiment": results["experiment"],
+        "config": results["config"],
+        "seed": results["config"]["seed"],
+        "hardware": results["hardware"],
+        "date": results["date"],
+        "evaluation": results["report"],
+        "curve": {x: log[x][::every].round(4).tolist() for x in ("fitness", "episode_return") if x in log},
+    }
 
 
 def join(config: Run) -> None:
@@ -215,11 +242,11 @@ def join(config: Run) -> None:
         ) from None
 
 
-def meet() -> None:
+def meet(where: str) -> None:
     """Waits for the other processes of the run: the first may take a week for its report."""
     from orbax.checkpoint.multihost import get_barrier_sync_fn
 
-    get_barrier_sync_fn()(key="report", timeout_ms=7 * 24 * 3600 * 1000)
+    get_barrier_sync_fn()(key=where, timeout_ms=7 * 24 * 3600 * 1000)
 
 
 def run_directory(directory: str, name: str, seed: int | None = None) -> Path:
@@ -245,11 +272,11 @@ def one_device_per_core() -> None:
     Call it before anything is computed: later, or where XLA_FLAGS or JAX_NUM_CPU_DEVICES say otherwise, it changes
     nothing.
     """
-    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "") or "JAX_NUM_CPU_DEVICES" in os.environ:
-        return
     # on a machine that is busy, one core may be long behind the other: XLA would take that for a deadlock
     patience = "--xla_cpu_collective_call_terminate_timeout_seconds=3600"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {patience}".strip()
+    if "xla_force_host_platform_device_count" in os.environ["XLA_FLAGS"] or "JAX_NUM_CPU_DEVICES" in os.environ:
+        return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with contextlib.suppress(RuntimeError):  # JAX has started
         jax.config.update("jax_num_cpu_devices", cores)
@@ -272,7 +299,7 @@ def training_devices(count: int, num_devices: int = 0) -> list[jax.Device] | Non
 
     Raises ValueError if those do not divide `count`.
     """
-    if jax.process_count() == 1:
+    if jax.process_count() == 1 or num_devices == 1:
         return devices_dividing(count, num_devices)
     there = jax.devices()
     if num_devices not in (0, jax.local_device_count()):
@@ -308,6 +335,23 @@ def write_json(path: Path, results: Mapping[str, Any]) -> None:
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text(json.dumps(plain, indent=2) + "\n")
     os.replace(unfinished, path)
+
+
+def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """A table, in place at once; numbers that are not whole have six significant digits."""
+    rows = list(rows)
+    unfinished = path.with_suffix(".unfinished")
+    with unfinished.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: _digits(x) for name, x in row.items()} for row in rows)
+    os.replace(unfinished, path)
+
+
+def _digits(x: Any) -> Any:
+    if not isinstance(x, float):
+        return x
+    return f"{x:.0f}" if x.is_integer() else f"{x:.6g}"
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ import tyro
 
 import envs
 from experiments import cli, players, standings
-from experiments.baselines import BASELINES, Name, best, trials, write_csv
+from experiments.baselines import BASELINES, Name, best, trials
 from experiments.players import RANDOM, Player
 from experiments.report import HELD_OUT
 from experiments.standings import Cell, Place, Scale
@@ -90,8 +90,8 @@ def plan(suites: Sequence[Suite], rules: Mapping[str, str | Rule], points: int) 
         for entry in suite.entries:
             swept = {which: tuned[entry.name, which].mean for which in BASELINES if (entry.name, which) in tuned}
             which: Name = max(swept, key=swept.__getitem__, default="ppo")
-            if not swept:
-                print(f"{entry.name}: no sweep with these env_steps, so its baselines are not tuned", file=sys.stderr)
+            if rest := [x for x in BASELINES if x not in swept]:
+                print(f"{entry.name}: {' and '.join(rest)} not tuned for these env_steps", file=sys.stderr)
             levels = envs.make(entry.name)
             everyone = {labels.get(x, x): x for x in (RANDOM, which)} | dict(rules)
             references[suite.name, entry.name] = labels.get(which, which)
@@ -151,7 +151,7 @@ def run(options: Options, suites: Sequence[Suite], rules: Mapping[str, str | Rul
         )
         table = standings.rows(cells, _scales(cells, references, rules))
         cli.write_json(directory / "returns.json", {"options": asked, "rows": table})
-        write_csv(directory / "returns.csv", table)
+        cli.write_csv(directory / "returns.csv", table)
     summary = {
         **standings.report(cells, _scales(cells, references, rules), list(rules), directory),
         "options": asked,
@@ -181,7 +181,10 @@ def _asked(
     """All that the results depend on."""
     return {
         **{name: getattr(options, name) for name in ("num_seeds", "points", "seed")},
-        "rules": {label: x if isinstance(x, str) else x.card["content_hash"] for label, x in rules.items()},
+        "rules": {
+            label: x if isinstance(x, str) else {name: x.card[name] for name in ("recipe", "content_hash")}
+            for label, x in rules.items()
+        },
         "suite": {suite.name: [dataclasses.asdict(entry) for entry in suite.entries] for suite in suites},
         "settings": {" ".join((*x.place, x.label)): x.player.settings._asdict() for x in jobs if x.player},
     }

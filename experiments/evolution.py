@@ -148,7 +148,6 @@ def main(experiment: Experiment, config: Evolution) -> None:
     cli.one_device_per_core()
     with cli.clean_exit():
         cli.join(config)
-        recipe = experiment.recipe(config)
 
         def rule(config: Evolution) -> Meta:
             levels = envs.make(config.levels, config.lifetimes)
@@ -158,7 +157,7 @@ def main(experiment: Experiment, config: Evolution) -> None:
             levels = envs.make(config.levels, config.lifetimes)
             inner, params = experiment.inner_loop(config, levels), state.params
             experiment.draw(config, params["objective"], directory / "update.png")
-            objective = cook(recipe)["objective"]
+            objective = cook(experiment.recipe(config))["objective"]
             curriculum.draw_gallery(config, levels, inner, objective, state, directory)
             if not config.held_out_seeds:
                 return {}
@@ -169,4 +168,4 @@ def main(experiment: Experiment, config: Evolution) -> None:
             horizons.write(over_horizons, directory, trained=(config.shortest_life, config.longest_life))
             return held_out_report(judge, players)
 
-        sweeps.launch(rule, config, curves=(*CURVES, *curriculum.CURVES), report=report, recipe=recipe)
+        sweeps.launch(rule, config, curves=(*CURVES, *curriculum.CURVES), report=report, recipe=experiment.recipe)

@@ -13,7 +13,7 @@ OPEN (Goldie et al. 2024, arXiv 2407.07082) and its kin, against Adam, RMSprop a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -326,13 +326,13 @@ def judge(config: Config, where: Place, params: Any) -> dict[str, dict[str, floa
     }
 
 
-def make(config: Config) -> Meta:
-    """The meta-training run that `config` describes."""
+def make(config: Config, scales: Sequence[float] = ()) -> Meta:
+    """The meta-training run that `config` describes; of a mixture, with what fitness is divided by in each place."""
     places = {name: place(config, name) for name in config.places}
     inners = [where.inner_loop(learned(config)) for where in places.values()]
     inner, levels = inners[0], next(iter(places.values())).levels
     if config.more_levels:
-        inner = mixture(inners, [scale(config, where, name) for name, where in places.items()])
+        inner = mixture(inners, scales)
         levels = mixed([where.levels for where in places.values()])
     return evolution.make(config, levels, inner)
 
@@ -351,7 +351,8 @@ def run(config: Config) -> cli.Report:
         return table
 
     score = "fitness after training (return, or minus the loss)"
-    sweeps.launch(make, config, curves=CURVES, report=report, score=score, recipe=recipe(config))
+    scales = [scale(config, place(config, name), name) for name in config.places] if config.more_levels else []
+    sweeps.launch(partial(make, scales=scales), config, curves=CURVES, report=report, score=score, recipe=recipe)
     return table
 
 

@@ -189,7 +189,7 @@ def run(config: Config) -> None:
         def rule(config: Config) -> Meta:
             return make(config, envs.make(config.levels, config.lifetimes))
 
-        sweeps.launch(rule, config, curves=(*CURVES, *curriculum.CURVES), report=report, recipe=recipe(config))
+        sweeps.launch(rule, config, curves=(*CURVES, *curriculum.CURVES), report=report, recipe=recipe)
 
 
 def main(argv: list[str] | None = None) -> None:

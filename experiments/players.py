@@ -57,7 +57,7 @@ def named(rules: Sequence[str]) -> dict[str, str | Rule]:
         try:
             found[label] = load_rule(path / FILE if path.is_dir() else name)
         except (FileNotFoundError, ValueError) as error:
-            raise type(error)(
+            raise (FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError)(
                 f"{error}; rules are {', '.join(BUILT_IN)}, shipped ones ({', '.join(shipped())}), "
                 "files that save_rule wrote, and directories of finished runs"
             ) from error

@@ -50,20 +50,10 @@ def ship(options: Options) -> Path:
         module = importlib.import_module(f"experiments.{origin['experiment']}")
         origin["recipe"] = module.recipe(module.Config(**tuples(origin["config"])))
     control = cli.CONTROL - {"steps", "seed"}
-    options_of_run = {name: x for name, x in origin["config"].items() if name not in control}
-    curve = np.genfromtxt(run / "metrics.csv", delimiter=",", names=True)
-    names = [x for x in ("fitness", "episode_return") if x in (curve.dtype.names or ())]
-    every = max(curve.size // 20, 1)
-    card = {
-        "experiment": origin["experiment"],
-        "config": options_of_run,
-        "seed": origin["config"]["seed"],
-        "hardware": results["hardware"],
-        "date": results["date"],
-        "evaluation": results["report"],
-        "curve": {name: np.atleast_1d(curve[name])[::every].round(4).tolist() for name in names},
-        "note": options.note,
-    }
+    curve = np.atleast_1d(np.genfromtxt(run / "metrics.csv", delimiter=",", names=True))
+    card = cli.card(results, {name: curve[name] for name in curve.dtype.names or ()})
+    card["config"] = {name: x for name, x in origin["config"].items() if name not in control}
+    card["note"] = options.note
     path = Path(options.directory) / f"{options.name}.safetensors"
     save_rule(path, params, origin["recipe"], card)
     path.with_suffix(".md").write_text(_card(options.name, load_rule(path).card))

@@ -5,15 +5,15 @@ python -m experiments.lpg --sweep learning_rate=3e-4,1e-3,3e-3 policy_entropy_co
 
 from __future__ import annotations
 
-import csv
 import dataclasses
+import difflib
 import math
 import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import jax
 import numpy as np
@@ -22,6 +22,7 @@ import metarl
 from experiments import cli
 from metarl import plot
 from metarl.meta import Meta
+from metarl.rules import Recipe, save_rule
 from metarl.sinks import Progress
 from metarl.statistics import Interval, over_runs
 from metarl.sweep import Sweep
@@ -30,30 +31,51 @@ from metarl.train import mean_of_numbers
 SCORES = ("fitness", "episode_return", "success")  # what members are compared by, the first that is logged
 
 
-def launch(make: Callable[[Any], Meta], config: cli.Run, *, curves: Sequence[str] = (), **options: Any) -> None:
+def launch(
+    make: Callable[[Any], Meta],
+    config: cli.Run,
+    *,
+    curves: Sequence[str] = (),
+    recipe: Callable[[Any], Recipe] | None = None,
+    **options: Any,
+) -> None:
     """Trains `make(config)` by `cli.run`, which gets the options, or if `config.sweep` says so a grid of such runs."""
     if config.sweep:
-        run(make, config, curves)
+        run(make, config, curves, recipe)
     else:
-        cli.run(make(config), config, curves=curves, **options)
+        cli.run(make(config), config, curves=curves, recipe=recipe and recipe(config), **options)
 
 
-def run(make: Callable[[Any], Meta], config: cli.Run, curves: Sequence[str] = ()) -> None:
+def run(
+    make: Callable[[Any], Meta],
+    config: cli.Run,
+    curves: Sequence[str] = (),
+    recipe: Callable[[Any], Recipe] | None = None,
+) -> None:
     """Trains the grid of `config`, and leaves what became of it in its directory.
 
     `sweep.csv` is the long table of its members' metrics, `results.json` has each configuration's score over its seeds,
-    and `parallel.png`, and for two fields `grid.png`, show these. Prints the configurations, best first. What is
-    finished is not done again if it resumes.
+    and `parallel.png`, and for two fields `grid.png`, show these. With a `recipe`, `rule.safetensors` is what the first
+    seed of the best configuration has learned. Prints the configurations, best first. What is finished is not done
+    again if it resumes.
 
-    Raises ValueError for a field or a value that the experiment does not have.
+    Raises ValueError for a field, a value or a metric that the experiment does not have.
     """
     cli.one_device_per_core()
     cli.join(config)
     fields = parse(config)
-    directory = cli.directory_of_runs(config, f"{Path(sys.argv[0]).stem}-sweep")
-    alone = dataclasses.replace(config, sweep=(), directory="", resume=False)
+    if config.tensorboard or config.wandb:
+        raise ValueError("tensorboard and wandb must be off: they are for single runs")
+    alone = dataclasses.replace(config, sweep=(), directory="", resume=False, distributed=False)
     if hasattr(alone, "devices"):
         alone = dataclasses.replace(alone, **dict[str, Any](devices=1))  # they are for the members
+    metric = _metric(make, alone, config.sweep_by)
+    first = jax.process_index() == 0
+    directory = cli.run_directory(config.directory, f"{Path(sys.argv[0]).stem}-sweep", config.seed)
+    if first:
+        directory = cli.directory_of_runs(dataclasses.replace(config, directory=str(directory)), "")
+        directory.mkdir(parents=True, exist_ok=True)
+    cli.meet("directory")
     start = time.monotonic()
     found = metarl.sweep(
         make,
@@ -63,47 +85,53 @@ def run(make: Callable[[Any], Meta], config: cli.Run, curves: Sequence[str] = ()
         devices=jax.devices(),
         batch_size=config.sweep_batch or None,
         directory=directory,
-        sinks=lambda name: [] if jax.process_index() else [Progress(config.steps, curves)],
+        sinks=lambda name: [Progress(config.steps, curves)] if first else [],
         chunk=config.chunk,
         checkpoint_every=config.checkpoint_every,
         keep=config.keep,
         resume=config.resume,
-        fingerprint=cli.what_is_trained(alone),
+        fingerprint={**cli.what_is_trained(alone), "steps": config.steps},
     )
-    if jax.process_index():
-        return cli.meet()
-    metric = config.sweep_by or next((name for name in SCORES if name in found.log), "")
-    rows = summary(found, metric)
-    write_table(found, directory / "sweep.csv")
-    results = {
-        "config": dataclasses.asdict(config),
-        "score": metric,
-        "configurations": rows,
-        "compiled": len([path for path in directory.iterdir() if path.name.isdigit()]),
-        "wall_clock_seconds": round(time.monotonic() - start, 3),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "hardware": cli.hardware(),
-    }
-    cli.write_json(directory / "results.json", results)
-    cli.show({", ".join(f"{k}={v}" for k, v in row["values"].items()): _numbers(row) for row in rows}, metric)
-    draw(rows, fields, metric, directory)
-    print(f"results in {directory}", file=sys.stderr)
-    cli.meet()
+    if first:
+        cli.write_csv(directory / "sweep.csv", found.table())
+        rows = summary(found, metric)
+        results = {
+            "config": dataclasses.asdict(config),
+            "score": metric,
+            "configurations": rows,
+            "wall_clock_seconds": round(time.monotonic() - start, 3),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "hardware": cli.hardware(),
+        }
+        cli.write_json(directory / "results.json", results)
+        best = dataclasses.replace(alone, **rows[0]["values"])
+        params = found.params[found.configurations(metric)[0][1][0]]
+        if recipe and jax.tree.leaves(params):
+            origin = cli.origin(dataclasses.replace(best, directory=str(directory)))
+            save_rule(directory / "rule.safetensors", params, recipe(best), {**origin, "sweep": config.sweep})
+        cli.show({_name(row["values"]): _numbers(row) for row in rows}, f"{metric} of {config.sweep_seeds} seeds")
+        draw(rows, fields, metric, directory)
+        print(f"results in {directory}", file=sys.stderr)
+    cli.meet("report")
 
 
 def parse(config: cli.Run) -> dict[str, list[Any]]:
     """The fields of `config.sweep` and their values.
 
-    Raises ValueError for what is not FIELD=VALUE,VALUE, with values that the field may have.
+    Raises ValueError for what is not FIELD=VALUE,VALUE with a field that changes what is trained, and values that it
+    may have.
     """
-    types = get_type_hints(type(config))
+    types, known = get_type_hints(type(config)), cli.what_is_trained(config)
     fields: dict[str, list[Any]] = {}
     for text in config.sweep:
         name, equals, values = text.partition("=")
         name = name.replace("-", "_").strip()
         if not equals or not values or name in fields:
             raise ValueError(f"sweep must be FIELD=VALUE,VALUE,... with each field once, got {text!r}")
-        fields[name] = [_value(name, types.get(name, str), x.strip()) for x in values.split(",")]
+        if name not in known:
+            alike = difflib.get_close_matches(name, known) or sorted(known)
+            raise ValueError(f"{name!r} is no field that can be swept; did you mean {alike}?")
+        fields[name] = [_value(name, types[name], x.strip()) for x in values.split(",")]
     return fields
 
 
@@ -111,7 +139,10 @@ _SWITCH = {"true": True, "false": False}
 
 
 def _value(name: str, kind: Any, text: str) -> Any:
-    kind = type(get_args(kind)[0]) if get_args(kind) and not isinstance(kind, type) else kind  # of a Literal
+    if get_origin(kind) is Literal:
+        if text not in get_args(kind):
+            raise ValueError(f"{name} must be one of {get_args(kind)}, got {text!r}")
+        return text
     kinds: dict[Any, Callable[[str], Any]] = {float: float, int: int, str: str, bool: _SWITCH.__getitem__}
     if kind not in kinds:
         raise ValueError(f"{name} cannot be swept from the command line: give metarl.sweep its values")
@@ -119,6 +150,16 @@ def _value(name: str, kind: Any, text: str) -> Any:
         return kinds[kind](text.lower() if kind is bool else text)
     except (ValueError, KeyError) as error:
         raise ValueError(f"{name} must be of type {kind.__name__}, got {text!r}") from error
+
+
+def _metric(make: Callable[[Any], Meta], config: cli.Run, wanted: str) -> str:
+    """What members are compared by. Raises ValueError for what is not logged."""
+    meta = make(config)
+    logged = jax.eval_shape(lambda key: meta.step(meta.init(key), key)[1], jax.random.key(0))
+    metric = wanted or next((name for name in SCORES if name in logged), "")
+    if metric not in logged:
+        raise ValueError(f"sweep_by must be a metric that is logged, got {metric!r}; there are {sorted(logged)}")
+    return metric
 
 
 def summary(found: Sweep, metric: str) -> list[dict[str, Any]]:
@@ -137,18 +178,16 @@ def _numbers(row: dict[str, Any]) -> dict[str, float]:
     return {name: row[name] for name in ("mean", "low", "high", "diverged")}
 
 
-def write_table(found: Sweep, path: Path) -> None:
-    """`Sweep.table` as CSV."""
-    rows = list(found.table())
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+def _name(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={x}" for name, x in values.items())
 
 
 def draw(rows: Sequence[dict[str, Any]], fields: dict[str, list[Any]], metric: str, directory: Path) -> None:
-    """`parallel.png`, and of two fields `grid.png`, of rows of `summary`."""
-    scores = [row["mean"] if not row["diverged"] else np.nan for row in rows]
+    """`parallel.png`, and of two fields `grid.png`, of rows of `summary`: means over the seeds that did not diverge."""
+    scores = [row["mean"] for row in rows]
+    if not np.isfinite(scores).any():
+        print(f"no member has a finite {metric}: nothing to draw", file=sys.stderr)
+        return
     plot.parallel([row["values"] for row in rows], scores, directory / "parallel.png", metric)
     if len(fields) == 2:
         (down, rows_of), (across, columns) = fields.items()

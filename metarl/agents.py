@@ -242,7 +242,8 @@ def rl_inner_loop(
         return jnp.where(all_finite(lifetime.params), episodes.episode_return.mean(), jnp.nan)
 
     judged = rollout_and_advantages if critic else None
-    return InnerLoop(init_meta, init, step, loss, fitness, done, judged, env_steps=num_envs * rollout_length)
+    experience = num_envs * rollout_length
+    return InnerLoop(init_meta, init, step, loss, fitness, done, judged, experience, experience)
 
 
 def train_agent(

@@ -47,6 +47,7 @@ class InnerLoop(NamedTuple):
     # one more rollout, and its advantages under the lifetime's own critic; None for loops without one
     judge: Callable[[Lifetime, Key], tuple[Rollout, Targets]] | None = None
     env_steps: int = 0  # environment steps that one update learns from
+    loss_env_steps: int = 0  # those that one `loss` is measured on
 
 
 class Objective(NamedTuple):
@@ -90,8 +91,8 @@ class Estimator(NamedTuple):
     """How a gradient of the meta-objective (to be minimised) is obtained from a batch of lifetimes."""
 
     init: Callable[[MetaParams, Lifetimes], PyTree]  # lifetimes with leaves [n, ...]
-    # (inner, meta_params, state, lifetimes, key) -> gradient, state, lifetimes, metrics; these count `agent_updates`,
-    # the updates of all lifetimes together
+    # (inner, meta_params, state, lifetimes, key) -> gradient, state, lifetimes, metrics, which have `agent_updates` and
+    # `env_steps`: what all lifetimes together have cost
     estimate: Callable[[InnerLoop, MetaParams, PyTree, Lifetimes, Key], tuple[MetaParams, PyTree, Lifetimes, Metrics]]
 
 
@@ -211,7 +212,6 @@ def compose(
         following = MetaState(
             state.step + 1, params, opt_state, estimator_state, curriculum_state, score_state, lifetimes
         )
-        metrics |= {"lifetimes_ended": ended.sum(), "env_steps": metrics["agent_updates"] * inner.env_steps}
-        return following, metrics
+        return following, {**metrics, "lifetimes_ended": ended.sum()}
 
     return Meta(init, step)

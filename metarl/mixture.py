@@ -66,8 +66,8 @@ def mixture(inners: Sequence[InnerLoop], scales: Sequence[Array | float]) -> Inn
     def done(lifetime: Together) -> Array:
         return jnp.stack([inner.done(part) for inner, part in zip(inners, lifetime.parts, strict=True)]).all()
 
-    env_steps = sum(inner.env_steps for inner in inners)
-    return InnerLoop(inners[0].init_meta, init, step, loss, fitness, done, env_steps=env_steps)
+    steps = (sum(inner.env_steps for inner in inners), sum(inner.loss_env_steps for inner in inners))
+    return InnerLoop(inners[0].init_meta, init, step, loss, fitness, done, None, *steps)
 
 
 def mixed(levels: Sequence[Levels]) -> Levels:

@@ -89,8 +89,12 @@ def load_rule(name: str | Path) -> Rule:
     params, card = load_params(path)
     if "recipe" not in card:
         raise ValueError(f"{path} has no recipe: its parameters are of no rule that save_rule wrote")
-    made = cook(card["recipe"])
-    _check(made, params, f"{path} (metarl {card.get('metarl_version')}, here {metarl.__version__})")
+    where = f"{path} (metarl {card.get('metarl_version')}, here {metarl.__version__})"
+    try:
+        made = cook(card["recipe"])
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    _check(made, params, where)
     objective, optimizer = made.get("objective"), made.get("optimizer")
     return Rule(
         objective and objectives.fixed(objective, params["objective"]),

@@ -22,7 +22,9 @@ from metarl.estimators.population import deal, in_batches
 from metarl.meta import Meta, MetaState
 from metarl.sinks import Sink
 from metarl.train import WATCHED, mean_of_numbers, train
-from metarl.types import Key, MetaParams, Metrics, PyTree
+from metarl.types import Array, Key, MetaParams, Metrics, PyTree
+
+_SHARED: Any = ()  # in place of the meta-step, which all members have in common
 
 
 class Sweep(NamedTuple):
@@ -97,7 +99,8 @@ def sweep(
         fields: the values of each field.
         seeds: how many, from 0, or which.
         steps: meta-steps of each member; `config.steps` if None.
-        devices: the members of a program are dealt out to as many of these as divide them (None: to the default one).
+        devices: the members of a program are dealt out to these (None: to the default one). Where they do not divide
+            them, the last member is computed more than once; such a sweep is resumed on as many.
         batch_size: members that go side by side at a time on each device. If None, all on accelerators, but one on
             CPUs, whose caches hold no more of most runs.
         directory: where checkpoints go; the n-th compiled program has the folder `n`.
@@ -111,8 +114,10 @@ def sweep(
     """
     combinations = _combinations(config, fields)
     every_seed = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-    if not every_seed or min(every_seed) < 0 or len(set(every_seed)) < len(every_seed):
-        raise ValueError(f"seeds must be at least 1, or different and not negative, got {seeds}")
+    if "seed" in options:
+        raise ValueError("seed has no meaning for a sweep: give seeds, how many or which")
+    if not every_seed or min(every_seed) < 0 or max(every_seed) >= 2**32 or len(set(every_seed)) < len(every_seed):
+        raise ValueError(f"seeds must be at least 1, or different and from 0 to 2 ** 32 - 1, got {seeds}")
     steps = getattr(config, "steps", None) if steps is None else steps
     if steps is None:
         raise ValueError("steps must be given, because the configuration has none")
@@ -122,15 +127,11 @@ def sweep(
         static = {name: x for name, x in values.items() if name not in swept}
         programs.setdefault(repr(static), []).extend({**values, "seed": seed} for seed in every_seed)
 
-    batch_size = batch_size or (1 if jax.default_backend() == "cpu" else None)
+    metas = [_together(make, config, members, swept, devices, batch_size) for members in programs.values()]
+    for meta in metas:  # what cannot be should fail before hours of work
+        jax.eval_shape(lambda key: meta.step(meta.init(key), key), jax.random.key(0))  # noqa: B023
     parts = []
-    for i, members in enumerate(programs.values()):
-        static = {name: x for name, x in members[0].items() if name not in (*swept, "seed")}
-        arrays = {name: np.array([member[name] for member in members], np.float32) for name in swept}
-        arrays["seed"] = np.array([member["seed"] for member in members], np.uint32)
-        count = next(n for n in range(len(devices or [None]), 0, -1) if len(members) % n == 0)
-        places = devices[:count] if devices and count > 1 else None
-        meta = side_by_side(_member(make, dataclasses.replace(config, **static)), arrays, places, batch_size)
+    for i, (members, meta) in enumerate(zip(programs.values(), metas, strict=True)):
         place = None if directory is None else Path(directory) / str(i)
         state, log = train(
             meta,
@@ -165,19 +166,23 @@ def side_by_side(
         raise ValueError("values must have at least one leaf [n, ...] with n at least 1")
     count = len(leaves[0])
 
-    def dealt(function: Callable[[Any], Any], parts: PyTree) -> Any:
-        return deal(lambda _, share: in_batches(function, share, batch_size), (), parts, devices)
+    def dealt(function: Callable[..., Any], common: Any, parts: PyTree) -> Any:
+        return deal(lambda common, x: in_batches(partial(function, common), x, batch_size), common, parts, devices)
 
     def init(key: Key) -> MetaState:
         parts = (values, jax.random.split(key, count))
-        states = dealt(lambda x: make(x[0]).init(x[1]), parts)
+        states = dealt(lambda _, x: make(x[0]).init(x[1]), (), parts)
         return states._replace(step=states.step[0])
 
     def step(state: MetaState, key: Key) -> tuple[MetaState, Metrics]:
-        states = state._replace(step=jnp.broadcast_to(state.step, count))
-        parts = (values, states, jax.random.split(key, count))
-        states, metrics = dealt(lambda x: make(x[0]).step(x[1], x[2]), parts)
-        return states._replace(step=states.step[0]), metrics
+        def one(now: Array, x: tuple[Any, MetaState, Key]) -> tuple[MetaState, Metrics]:
+            value, state, key = x
+            after, metrics = make(value).step(state._replace(step=now), key)  # not vmapped: what depends on it branches
+            return after._replace(step=_SHARED), metrics
+
+        parts = (values, state._replace(step=_SHARED), jax.random.split(key, count))
+        states, metrics = dealt(one, state.step, parts)
+        return states._replace(step=state.step + 1), metrics
 
     return Meta(init, step)
 
@@ -229,24 +234,39 @@ def with_values(config: Any, values: Mapping[str, Any]) -> Any:
     return other
 
 
-def _member(make: Callable[[Any], Meta], config: Any) -> Callable[[dict[str, jax.Array]], Meta]:
-    """From its values and its seed to the run that `train` makes of them."""
+def _together(
+    make: Callable[[Any], Meta],
+    config: Any,
+    members: list[dict[str, Any]],
+    swept: Sequence[str],
+    devices: Sequence[jax.Device] | None,
+    batch_size: int | None,
+) -> Meta:
+    """The members of one program, and as many copies of the last as the devices need."""
+    static = {name: x for name, x in members[0].items() if name not in (*swept, "seed")}
+    all_of_them = [*members, *members[-1:] * (-len(members) % len(devices or [None]))]
+    arrays = {name: np.array([member[name] for member in all_of_them], np.float32) for name in swept}
+    arrays["seed"] = np.array([member["seed"] for member in all_of_them], np.uint32)
 
     def member(values: dict[str, jax.Array]) -> Meta:
-        meta = make(with_values(config, {name: x for name, x in values.items() if name != "seed"}))
-        init_key, key = jax.random.split(jax.random.key(values["seed"]))
+        numbers = {name: x for name, x in values.items() if name != "seed"}
+        meta = make(with_values(dataclasses.replace(config, **static), numbers))
+        init_key, key = jax.random.split(jax.random.key(values["seed"]))  # as `train` makes them
 
         def step(state: MetaState, _: Key) -> tuple[MetaState, Metrics]:
             return meta.step(state, jax.random.fold_in(key, state.step))
 
         return Meta(lambda _: meta.init(init_key), step)
 
-    return member
+    places = devices if devices and len(devices) > 1 else None
+    return side_by_side(member, arrays, places, batch_size or (1 if jax.default_backend() == "cpu" else None))
 
 
 def _part(members: list[dict[str, Any]], log: Log, params: MetaParams) -> Sweep:
-    """Of one program, whose log is [steps, n, ...] or, of what the members share, [steps]."""
+    """Of one program, whose log is [steps, n, ...] (with copies at the end) or, of what members share, [steps]."""
     count, steps = len(members), len(next(iter(log.values())))
+    log = {name: x[:, :count] if x.ndim > 1 else x for name, x in log.items()}
+    params = jax.tree.map(lambda x: x[:count], params)
     finite = np.ones((count, steps), bool)
     for name in WATCHED:
         if name in log:

@@ -69,9 +69,10 @@ def train(
     Meta-steps are counted from 1. Step n's key depends on `seed` and n alone, so a resumed run equals an
     uninterrupted one bit for bit, whatever `chunk` is, and its log holds the earlier steps too.
 
-    What a run has cost so far is in every row of the log: `agent_updates` and `env_steps` (of all agents, where `meta`
-    counts them; what agents are tested on comes on top) and `seconds` (of compilation and computation, until the chunk
-    had ended; those before a resume included, those lost in between not).
+    What a run has cost so far is in every row of the log: `agent_updates` and `env_steps` of all agents together, where
+    `meta` counts them (with those that a meta-gradient is measured on; the episodes of `fitness`, and what a score of
+    levels costs, such as the lives of antagonists, come on top), and `seconds` of compilation and computation until the
+    chunk had ended (with those before a resume, and without those lost in between).
 
     Several processes (`jax.distributed`) that all call this with the same arguments are one run, on all their devices
     and with one directory that all of them can reach; what an estimator deals out to `jax.devices()` is shared, all
@@ -128,7 +129,7 @@ def train(
             state, metrics = run(state, np.int32(done), np.int32(count))
             rows = _fetch(metrics, count)
             for name in [name for name in COUNTED if name in rows]:
-                rows[name] = _before(segments, name) + np.cumsum(rows[name], axis=0, dtype=np.int64)
+                rows[name] = _before(segments, name) + np.cumsum(rows[name], axis=0, dtype=np.float64)
             rows["seconds"] = np.full(count, _before(segments, "seconds") + time.monotonic() - start)
             start = time.monotonic()
             segments.append(rows)

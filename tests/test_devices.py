@@ -89,7 +89,7 @@ def tuned(config):
     return compose(inner, backprop(4), optax.adam(config.learning_rate), uniform(distribution), 4)
 
 sweeps = [
-    metarl.sweep(tuned, Config(), {"learning_rate": [0.01, 0.1]}, seeds=4, steps=4, devices=places, batch_size=1)
+    metarl.sweep(tuned, Config(), {"learning_rate": [0.01, 0.1]}, seeds=3, steps=4, devices=places, batch_size=1)
     for places in (devices, None)
 ]
 assert_close((sweeps[0].params, sweeps[0].log), (sweeps[1].params, sweeps[1].log))

@@ -314,7 +314,7 @@ def counting(updates, env_steps):
 
     def step(state, key):
         state, metrics = meta.step(state, key)
-        return state, {**metrics, "agent_updates": jnp.int32(updates), "env_steps": jnp.array([env_steps, 1])}
+        return state, {**metrics, "agent_updates": jnp.int32(updates), "env_steps": jnp.float32([env_steps, 1])}
 
     return Meta(meta.init, step)
 

@@ -92,7 +92,7 @@ def ask_tell(
         strategy_state, _ = strategy.tell(tell_key, population, losses, strategy_state, options)
         found = strategy.get_mean if hasattr(strategy, "get_mean") else strategy.get_best_solution
         gradient = jax.tree.map(jnp.subtract, meta_params, found(strategy_state))
-        metrics = estimate_metrics(lived, fitness, gradient, state.previous)
+        metrics = estimate_metrics(inner, lived, fitness, gradient, state.previous)
         best = jax.tree.map(lambda x: x[losses.argmin()], lived.lifetime)
         return gradient, AskTellState(strategy_state, gradient), best, metrics
 

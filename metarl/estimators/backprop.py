@@ -8,7 +8,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from metarl.estimators.population import deal, gradient_metrics
+from metarl.estimators.population import cost, deal, gradient_metrics
 from metarl.meta import Estimator, InnerLoop, Lifetime, Lifetimes
 from metarl.types import Array, Key, MetaParams, Metrics, PyTree
 
@@ -94,7 +94,7 @@ def backprop(
             "lifetime_loss": losses,
             **gradient_metrics(gradient, state),
             "meta_gradient_variance": variance,
-            "agent_updates": agent_updates,
+            **cost(inner, agent_updates, num_lifetimes),
         }
         return gradient, gradient, lifetimes, metrics
 

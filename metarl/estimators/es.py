@@ -84,7 +84,7 @@ def es(
         shaped = shape(lived.fitness, shaping)
         gradient, variance = pair_gradient((shaped[:, 0] - shaped[:, 1]) / (2.0 * state.sigma), noise)
         metrics = {
-            **estimate_metrics(lived, lived.fitness, gradient, state.previous),
+            **estimate_metrics(inner, lived, lived.fitness, gradient, state.previous),
             "meta_gradient_variance": variance,
             "sigma": state.sigma,
         }

@@ -80,7 +80,7 @@ def pes(
         weights = jnp.where(finite, (lived.fitness[:, 0] - lived.fitness[:, 1]) / 2.0, jnp.nan)
         gradient, variance = pair_gradient(weights, perturbation)
         metrics = {
-            **estimate_metrics(lived, lived.fitness, gradient, state.previous),
+            **estimate_metrics(inner, lived, lived.fitness, gradient, state.previous),
             "meta_gradient_variance": variance,
             "sigma": state.sigma,
         }

@@ -140,13 +140,21 @@ def pair_gradient(weights: Array, directions: MetaParams) -> tuple[MetaParams, A
     return gradient, jnp.maximum(spread, 0.0) / jnp.maximum(count - 1, 1)
 
 
-def estimate_metrics(lived: Lived, fitness: Array, gradient: MetaParams, previous: MetaParams) -> Metrics:
+def cost(inner: InnerLoop, updates: Array, losses: int = 0) -> Metrics:
+    """What so many updates of agents, and so many measurements of `inner.loss`, have cost together."""
+    env_steps = updates * jnp.float32(inner.env_steps) + losses * inner.loss_env_steps  # integers may overflow
+    return {"agent_updates": updates, "env_steps": env_steps}
+
+
+def estimate_metrics(
+    inner: InnerLoop, lived: Lived, fitness: Array, gradient: MetaParams, previous: MetaParams
+) -> Metrics:
     """What every estimate by a population reports: of its members' lives (any axes), of their fitness, of itself."""
     return {
         **jax.tree.map(jnp.nanmean, lived.metrics),
         **fitness_metrics(fitness),
         **gradient_metrics(gradient, previous),
-        "agent_updates": lived.updates.sum(),
+        **cost(inner, lived.updates.sum()),
     }
 
 

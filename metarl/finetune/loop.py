@@ -345,8 +345,9 @@ def finetune(
     def done(tuning: Tuning) -> Array:
         return tuning.step >= tuning.level.horizon
 
-    tokens = settings.num_prompts * settings.group_size * task.answer_length  # those after the end of answers, too
-    return InnerLoop(init_meta, init, step, loss, fitness, done, env_steps=tokens)
+    group = settings.group_size * task.answer_length  # tokens, those after the end of answers, too
+    tested = settings.num_validation * group if learns and settings.utility == "reward" else 0
+    return InnerLoop(init_meta, init, step, loss, fitness, done, None, settings.num_prompts * group, tested)
 
 
 def _unless_zero(weight: Array, update: Callable[..., tuple[Params, PyTree]], gradient: Params, state: PyTree) -> Any:
