@@ -310,7 +310,7 @@ def judge(config: Config, where: Place, params: Any) -> dict[str, dict[str, floa
 
     def fitness(inner: InnerLoop, params: Any) -> Array:
         final = partial(final_returns, inner, num_seeds=config.held_out_seeds, **options)
-        return jax.jit(final)(params, levels, key)
+        return jax.block_until_ready(jax.jit(final)(params, levels, key))  # as in `Judge.players`
 
     inner = where.inner_loop(learned(config))
     rates = {name: tune(config, where, make)[0] for name, make in PLAIN.items()}

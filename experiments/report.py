@@ -75,7 +75,10 @@ class Judge:
         keys = jax.random.split(jax.random.key(HELD_OUT - 1), (self.config.held_out_seeds, 2))
 
         def play(rule: Rule, levels: Level) -> Array:
-            return jnp.concatenate([one_seed(rule(rule_key), levels=levels, key=key) for rule_key, key in keys])
+            # one at a time: programs on several devices that run at once may wait for each other for ever
+            return jnp.concatenate(
+                [jax.block_until_ready(one_seed(rule(rule_key), levels=levels, key=key)) for rule_key, key in keys]
+            )
 
         return {name: partial(play, rule) for name, rule in rules.items()}
 
