@@ -147,6 +147,7 @@ def run(
         name = Path(inspect.getfile(type(config))).stem
         raise ValueError(f"distributed must be off: {name} does not deal out its work to devices")
     first = jax.process_index() == 0
+    jax.eval_shape(meta.init, jax.random.key(0))  # what cannot be fails before there are files
     directory = run_directory(config.directory, Path(sys.argv[0]).stem or "run", config.seed)
     check_directory(directory, config.resume)
     sinks: list[Sink] = [CSV(directory / "metrics.csv"), Progress(config.steps, curves or ())] if first else []

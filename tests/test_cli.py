@@ -140,7 +140,7 @@ def test_a_run_leaves_its_files_and_resumes(script, tmp_path):
     assert results["config"]["learning_rate"] == 0.1
     assert results["report"]["w"]["rows"] == 12
     assert results["report"]["w"]["mean"] == pytest.approx(results["final_metrics"]["norm"])
-    assert set(results["final_metrics"]) == {"meta_loss", "lifetime_loss", "norm"}
+    assert set(results["final_metrics"]) == {"meta_loss", "lifetime_loss", "norm", "seconds"}
     assert results["wall_clock_seconds"] > 0
     assert results["hardware"]["platform"] == "cpu"
     assert {"python", "jax", "numpy"} <= set(results["versions"])

@@ -493,6 +493,8 @@ def test_metrics_by_hand():
         "meta_gradient_variance": terms.var(ddof=1),
         "sigma": sigma,
         "loss": 2.0,  # before the update
+        "agent_updates": 2 * n,
+        "env_steps": 0.0,  # of a quadratic
     }
     assert set(metrics) == set(expected)
     np.testing.assert_allclose(gradient["rate"], terms.mean(), rtol=1e-4)
