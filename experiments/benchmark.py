@@ -172,7 +172,7 @@ class Sweep:
     """Distributions of levels, one benchmark each."""
     members: tuple[int, ...] = (1, 4, 16, 64)
     """How many runs go side by side, with a program for each number. The first is what the others are compared with."""
-    sweep_batch: int = 0
+    sweep_batch: int = 1
     """Members that go side by side at a time on each device (0: all)."""
     num_lifetimes: int = 32
     """Agents of each run."""
