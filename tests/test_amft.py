@@ -166,3 +166,11 @@ def test_runs_side_by_side_are_the_single_ones(tmp_path):
     np.testing.assert_array_equal(state.params, again.params)
     with pytest.raises(ValueError, match="at least one leaf"):
         side_by_side(quadratic, ())
+
+
+def test_a_sweep_may_not_change_what_the_base_policies_are_made_from(tmp_path, capsys):
+    for field in ("base_steps", "width", "num_seeds"):
+        with pytest.raises(SystemExit):
+            run(tmp_path / "run", "--sweep", f"{field}=2,4", "--arms", "sft")
+        assert f"sweep must leave ['{field}'] alone" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
