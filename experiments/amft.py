@@ -321,10 +321,6 @@ def tuned(config: Config, arm: str, start: Params) -> Meta:
     return _watched(config, side_by_side(make, start))
 
 
-def _of_arm(arm: str, start: Params, config: Config) -> Meta:
-    return tuned(config, arm, start)
-
-
 def _compose(config: Config, inner: metarl.InnerLoop, horizon: int) -> Meta:
     training = Levels(None, lambda key: Level((), jnp.int32(horizon + 1)))  # type: ignore[arg-type]
     return metarl.compose(
@@ -433,7 +429,7 @@ def main(argv: list[str] | None = None) -> None:
         if config.sweep:
             for arm in config.arms:
                 own = dataclasses.replace(config, arms=(arm,), directory=str(directory / arm))
-                sweeps.run(partial(_of_arm, arm, start), own, CURVES)
+                sweeps.run(partial(tuned, arm=arm, start=start), own, CURVES)
             return
         examine = examiner(config)
         found, logs = {"base": examine(start)}, dict[str, Log]()

@@ -144,7 +144,7 @@ def run(
     Raises ValueError if `config.distributed` asks for several processes without `join`.
     """
     if config.distributed and not jax.distributed.is_initialized():
-        name = Path(inspect.getfile(type(config))).stem
+        name = origin(config)["experiment"]
         raise ValueError(f"distributed must be off: {name} does not deal out its work to devices")
     first = jax.process_index() == 0
     jax.eval_shape(meta.init, jax.random.key(0))  # what cannot be fails before there are files

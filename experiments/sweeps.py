@@ -71,9 +71,9 @@ def run(
         alone = dataclasses.replace(alone, **dict[str, Any](devices=1))  # they are for the members
     metric = _metric(make, alone, config.sweep_by)
     first = jax.process_index() == 0
-    directory = cli.run_directory(config.directory, f"{Path(sys.argv[0]).stem}-sweep", config.seed)
-    if first:
-        directory = cli.directory_of_runs(dataclasses.replace(config, directory=str(directory)), "")
+    directory = Path(config.directory)
+    if first:  # the others come later, and may find its files there
+        directory = cli.directory_of_runs(config, f"{Path(sys.argv[0]).stem}-sweep")
         directory.mkdir(parents=True, exist_ok=True)
     cli.meet("directory")
     start = time.monotonic()
@@ -104,8 +104,8 @@ def run(
             "hardware": cli.hardware(),
         }
         cli.write_json(directory / "results.json", results)
-        best = dataclasses.replace(alone, **rows[0]["values"])
-        params = found.params[found.configurations(metric)[0][1][0]]
+        values, members = found.configurations(metric)[0]
+        best, params = dataclasses.replace(alone, **values), found.params[members[0]]
         if recipe and jax.tree.leaves(params):
             origin = cli.origin(dataclasses.replace(best, directory=str(directory)))
             save_rule(directory / "rule.safetensors", params, recipe(best), {**origin, "sweep": config.sweep})

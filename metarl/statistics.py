@@ -45,12 +45,12 @@ def interquartile_mean(scores: Any, axis: int | None = None) -> Any:
     return scipy.stats.trim_mean(_finite(scores), 0.25, axis=axis)
 
 
-def optimality_gap(scores: Any, optimum: float = 1.0) -> float:
-    """How far scores fall short of `optimum` on average; what lies above it makes up for nothing.
+def optimality_gap(scores: Any, optimum: float = 1.0, axis: int | tuple[int, ...] | None = None) -> Any:
+    """How far scores fall short of `optimum` on average along `axis`; what lies above it makes up for nothing.
 
     Raises ValueError if there are no scores or some are not finite.
     """
-    return float(np.maximum(optimum - _finite(scores), 0.0).mean())
+    return np.maximum(optimum - _finite(scores), 0.0).mean(axis)
 
 
 def aggregates(scores: Any, *, resamples: int = 2000, seed: int = 0) -> dict[str, Interval]:
@@ -65,7 +65,7 @@ def aggregates(scores: Any, *, resamples: int = 2000, seed: int = 0) -> dict[str
         "iqm": _pooled,
         "median": lambda x: np.median(x.mean(-2), -1),
         "mean": lambda x: x.mean((-2, -1)),
-        "optimality_gap": lambda x: np.maximum(1.0 - x, 0.0).mean((-2, -1)),
+        "optimality_gap": lambda x: optimality_gap(x, axis=(-2, -1)),
     }
     return {name: _interval(statistic(values), statistic(sample)) for name, statistic in statistics.items()}
 
@@ -143,7 +143,7 @@ def _two(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def _pooled(scores: np.ndarray) -> np.ndarray:
     """Interquartile mean [...] of `scores` [..., seeds, tasks]."""
-    return scipy.stats.trim_mean(scores.reshape(*scores.shape[:-2], -1), 0.25, axis=-1)
+    return interquartile_mean(scores.reshape(*scores.shape[:-2], -1), axis=-1)
 
 
 def _resample(scores: np.ndarray, resamples: int, random: np.random.Generator) -> np.ndarray:
