@@ -15,7 +15,8 @@ from typing import get_args
 
 from experiments import cli
 from experiments import learned_optimizer as experiment
-from metarl import checkpoint, plot
+from metarl import plot
+from metarl.run import checkpoint
 from metarl.optimizers.open import Group
 
 DIGITS = dataclasses.replace(experiment.PRESETS["quick"], optimizer="open")

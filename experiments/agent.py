@@ -25,10 +25,10 @@ import envs
 import metarl
 from experiments import cli, sweeps
 from experiments.agents import family
-from metarl.checkpoint import Log
-from metarl.evaluate import normalised_return
+from metarl.run.checkpoint import Log
+from metarl.evaluation.measure import normalised_return
 from metarl.meta import InnerLoop, Lifetimes, Meta, MetaState, Objective
-from metarl.networks import NetworkFactory
+from metarl.rl.networks import NetworkFactory
 from metarl.types import Array, Key, Levels, Metrics
 
 FOREVER = 2**31 - 1  # the agents' horizon: no objective here looks at it, and a resumed run may go on longer

@@ -28,12 +28,13 @@ import tyro
 import envs
 from experiments import cli, curriculum, evolution, groove, lpg, ta_lpg
 from experiments.agents import family
-from metarl import networks, objectives, optimizers, rollout
-from metarl.agents import rl_inner_loop
+from metarl import networks, objectives, optimizers
+from metarl.rl import rollout
+from metarl.inner.rl import rl_inner_loop
 from metarl.estimators.population import live, spread
 from metarl.finetune import policies
 from metarl.meta import InnerLoop, Meta, MetaState
-from metarl.sweep import side_by_side, with_values
+from metarl.run.sweep import side_by_side, with_values
 from metarl.types import Array, Key, MetaParams
 
 

@@ -31,13 +31,13 @@ import jax
 import numpy as np
 
 from metarl import plot
-from metarl.checkpoint import Log
+from metarl.run.checkpoint import Log
 from metarl.meta import Meta, MetaState
 from metarl.pretrained import save_params
 from metarl.rules import Recipe, save_rule
-from metarl.sinks import CSV, Progress, Sink, TensorBoard, WandB
-from metarl.statistics import Interval
-from metarl.train import Interrupted, NonFiniteLoss, check_directory, train
+from metarl.run.sinks import CSV, Progress, Sink, TensorBoard, WandB
+from metarl.evaluation.statistics import Interval
+from metarl.run.train import Interrupted, NonFiniteLoss, check_directory, train
 
 Config = TypeVar("Config", bound="Run")
 Report = Mapping[str, Mapping[str, float]]  # a row for each name, with at least its mean and interval: mean, low, high

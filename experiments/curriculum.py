@@ -18,7 +18,8 @@ from envs import gridworld
 from experiments import cli
 from experiments.agents import family
 from experiments.report import a2c_agent
-from metarl import curricula, plot, rollout
+from metarl import curricula, plot
+from metarl.rl import rollout
 from metarl.curricula import scores
 from metarl.curricula.replay import Buffer, Prioritisation, replay_metrics
 from metarl.meta import Curriculum, InnerLoop, Meta, MetaState, Objective, Score, no_score

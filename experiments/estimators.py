@@ -43,8 +43,8 @@ from experiments.agents import family
 from metarl import plot
 from metarl.estimators import backprop, es, pes
 from metarl.meta import Estimator, InnerLoop, Lifetimes, MetaState
-from metarl.rollout import evaluate, model
-from metarl.train import check_directory
+from metarl.rl.rollout import evaluate, model
+from metarl.run.train import check_directory
 from metarl.types import Array, Key, Levels, MetaParams
 
 BLOCKS = 20  # of the jackknife

@@ -32,7 +32,7 @@ from experiments.players import RANDOM, Player
 from experiments.report import HELD_OUT
 from experiments.standings import Cell, Place, Scale
 from experiments.suite import Entry, Suite, load_all
-from metarl.evaluate import learning_curves
+from metarl.evaluation.measure import learning_curves
 from metarl.rules import Rule
 from metarl.types import Array, Key, Levels
 

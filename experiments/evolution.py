@@ -15,7 +15,7 @@ import envs
 import metarl
 from experiments import cli, curriculum, horizons, sweeps
 from experiments.report import Judge, check_held_out, held_out_report, horizon_report
-from metarl.checkpoint import Log
+from metarl.run.checkpoint import Log
 from metarl.estimators.es import Shaping
 from metarl.meta import Estimator, InnerLoop, Meta, MetaState
 from metarl.rules import Recipe, cook

@@ -26,7 +26,7 @@ from experiments.report import Judge, Rule, a2c_agent, check_held_out, horizon_r
 from metarl import plot
 from metarl.meta import InnerLoop
 from metarl.pretrained import load_params, tuples
-from metarl.statistics import Interval
+from metarl.evaluation.statistics import Interval
 from metarl.types import Levels, MetaParams
 
 SCORE = "normalised return on held-out levels"

@@ -25,19 +25,19 @@ import optax
 
 import envs
 import metarl
-from envs import supervised
+from envs import tasks as supervised
 from experiments import cli, evolution, sweeps, updates
 from experiments.report import HELD_OUT
 from metarl import networks, objectives
-from metarl.checkpoint import Log
-from metarl.evaluate import final_returns, normalised_return
+from metarl.run.checkpoint import Log
+from metarl.evaluation.measure import final_returns, normalised_return
 from metarl.meta import InnerLoop, LearnedOptimizer, Meta, MetaState, Objective
-from metarl.mixture import mixed, mixture
+from metarl.inner.mixture import mixed, mixture
 from metarl.optimizers.open import Group
 from metarl.optimizers.per_parameter import clip_by_network
 from metarl.rules import Recipe, cook, load_rule
-from metarl.supervised import levels as problems
-from metarl.supervised import supervised_inner_loop
+from metarl.inner.supervised import levels as problems
+from metarl.inner.supervised import supervised_inner_loop
 from metarl.types import Array, Key, Level, Levels, Task
 
 CURVES = ("fitness", "fitness_max", "meta_gradient_norm", "meta_gradient_cosine", "nonfinite_members")

@@ -17,7 +17,7 @@ import metarl
 from experiments import cli, curriculum, sweeps
 from experiments.agents import family
 from experiments.report import Judge, a2c_agent, check_held_out, held_out_report
-from metarl.checkpoint import Log
+from metarl.run.checkpoint import Log
 from metarl.meta import InnerLoop, Meta, MetaState, Objective
 from metarl.rules import Recipe, cook
 from metarl.types import Levels

@@ -15,8 +15,8 @@ from experiments.agents import family
 from experiments.baselines import BASELINES, Name, Settings, Trial, adam, agents, baseline, untuned
 from experiments.suite import Entry
 from metarl.meta import InnerLoop
-from metarl.networks import Network, PolicyHead
-from metarl.rollout import Model, evaluate
+from metarl.rl.networks import Network, PolicyHead
+from metarl.rl.rollout import Model, evaluate
 from metarl.rules import Rule, load_rule, shipped
 from metarl.types import Array, Environment, Key, Level, Levels
 

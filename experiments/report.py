@@ -14,9 +14,9 @@ import envs
 import metarl
 from experiments import cli
 from experiments.agents import family
-from metarl.evaluate import final_returns, normalised_return
+from metarl.evaluation.measure import final_returns, normalised_return
 from metarl.meta import InnerLoop
-from metarl.statistics import Interval, over_runs
+from metarl.evaluation.statistics import Interval, over_runs
 from metarl.types import Array, Key, Level, Levels, MetaParams
 
 HELD_OUT = 2**31 - 1  # draws the held-out levels; training draws its own from split keys, so they never meet

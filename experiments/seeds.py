@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import tyro
 
 from experiments import cli
-from metarl.statistics import Interval, over_runs
+from metarl.evaluation.statistics import Interval, over_runs
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments import cli
-from metarl import plot, statistics
-from metarl.statistics import Interval
+from metarl import plot
+from metarl.evaluation import statistics
+from metarl.evaluation.statistics import Interval
 
 Place = tuple[str, str]  # the names of a suite and of one of its environments
 

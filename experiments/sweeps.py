@@ -23,10 +23,10 @@ from experiments import cli
 from metarl import plot
 from metarl.meta import Meta
 from metarl.rules import Recipe, save_rule
-from metarl.sinks import Progress
-from metarl.statistics import Interval, over_runs
-from metarl.sweep import Sweep
-from metarl.train import mean_of_numbers
+from metarl.run.sinks import Progress
+from metarl.evaluation.statistics import Interval, over_runs
+from metarl.run.sweep import Sweep
+from metarl.run.train import mean_of_numbers
 
 SCORES = ("fitness", "episode_return", "success")  # what members are compared by, the first that is logged
 

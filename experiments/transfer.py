@@ -16,7 +16,7 @@ import envs
 from experiments import cli, horizons
 from experiments.report import check_held_out
 from metarl import plot
-from metarl.statistics import Interval
+from metarl.evaluation.statistics import Interval
 
 SHARED = tuple(field for field in horizons.SHARED if field != "levels")
 

@@ -26,7 +26,7 @@ import envs
 from experiments import cli
 from experiments.baselines import BASELINES, GEOMETRIES, Name, Settings, Trial, baseline, best, grid, trials, write
 from experiments.suite import Entry, Suite, load_all
-from metarl.evaluate import learning_curves
+from metarl.evaluation.measure import learning_curves
 from metarl.meta import InnerLoop
 from metarl.types import Array, Levels
 

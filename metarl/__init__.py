@@ -1,7 +1,7 @@
 """metarl: meta-reinforcement learning and learned optimizers in JAX."""
 
-from metarl import curricula, estimators, networks, objectives, optimizers
-from metarl.agents import Critic, rl_inner_loop, train_agent
+from metarl import curricula, estimators, objectives, optimizers
+from metarl.inner.rl import Critic, rl_inner_loop, train_agent
 from metarl.meta import (
     Curriculum,
     Estimator,
@@ -14,10 +14,11 @@ from metarl.meta import (
     Update,
     compose,
 )
+from metarl.rl import networks
 from metarl.rules import load_rule, save_rule
-from metarl.supervised import supervised_inner_loop
-from metarl.sweep import sweep
-from metarl.train import train
+from metarl.inner.supervised import supervised_inner_loop
+from metarl.run.sweep import sweep
+from metarl.run.train import train
 from metarl.types import Level, Levels, Progress, constant_levels
 
 __version__ = "0.1.0"

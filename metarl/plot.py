@@ -69,7 +69,7 @@ def intervals(
 def aggregates(results: Mapping[str, Mapping[str, tuple[float, float, float]]], path: str | Path) -> None:
     """One panel per statistic of normalised scores, with each name's estimate as a dot on its 95 % interval.
 
-    `results` is name -> {statistic: (estimate, low, high)}, as of `metarl.statistics.aggregates`, the same statistics
+    `results` is name -> {statistic: (estimate, low, high)}, as of `metarl.evaluation.statistics.aggregates`, the same statistics
     for all. Raises ValueError if there is nothing to draw, they differ, or an interval does not hold its estimate.
     """
     titles = {
@@ -225,7 +225,7 @@ def profiles(
     """Performance profiles: the share of runs above each score, with its 95 % band. What is higher is better.
 
     `curves` is name -> (thresholds, mean, low, high), all [n], the last three as of
-    `metarl.statistics.performance_profile`. Raises ValueError if there is nothing to draw or they differ in length.
+    `metarl.evaluation.statistics.performance_profile`. Raises ValueError if there is nothing to draw or they differ in length.
     """
     if not curves:
         raise ValueError("no profiles to draw")

@@ -18,17 +18,31 @@ Metrics = dict[str, Array]
 
 
 class Level(NamedTuple):
-    """One training problem: an environment's parameters and how long an agent lives on it. Vmaps."""
+    """One training problem and how long a learner lives on it. Vmaps."""
 
-    env_params: PyTree
-    horizon: Array  # () int32, lifetime in agent updates
+    problem: PyTree  # an environment's parameters, a supervised problem, ...: arrays only, () if there is just one
+    horizon: Array  # () int32, lifetime in updates of the learner
 
 
 class Levels(NamedTuple):
-    """A distribution of levels of one environment."""
+    """A distribution of levels, and what is known of it. Functions are pure and of one level or problem.
 
-    env: Environment
+    `Levels(sample)` is enough where there is no environment, `Levels(sample, env)` to train agents.
+    """
+
     sample: Callable[[Key], Level]
+    env: Environment | None = None
+    optimal_return: Callable[[PyTree], Array] | None = None  # problem -> () expected return of the best policy
+    mutate: Callable[[Key, Level], Level] | None = None  # a small edit, from which a curriculum grows new levels
+    render: Callable[..., Any] | None = None  # (problem, state of an episode or None) -> picture [height, width, 3] uint8
+    features: Callable[[PyTree], Metrics] | None = None  # problem -> numbers () that describe it, for logs
+
+    @property
+    def environment(self) -> Environment:
+        """`env`. Raises ValueError if there is none: these levels are no problems for agents."""
+        if self.env is None:
+            raise ValueError("these levels have no environment, so no agent can live on them: give Levels(sample, env)")
+        return self.env
 
 
 class Progress(NamedTuple):
@@ -172,13 +186,13 @@ class TokenTask(Protocol):
         ...
 
 
-def constant_levels(env: Environment, horizon: int, env_params: PyTree = None) -> Levels:
+def constant_levels(env: Environment, horizon: int, params: PyTree = None) -> Levels:
     """A distribution of one level: any gymnax-style environment, `horizon` agent updates per lifetime.
 
-    Raises ValueError if `horizon` is not positive.
+    `params` are the environment's (its default ones if None). Raises ValueError if `horizon` is not positive.
     """
     if horizon < 1:
         raise ValueError(f"horizon must be at least 1 agent update, got {horizon}")
-    params = env.default_params if env_params is None else env_params
+    params = env.default_params if params is None else params
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), params)  # never weakly typed: one compile
-    return Levels(env, lambda key: Level(params, jnp.int32(horizon)))
+    return Levels(lambda key: Level(params, jnp.int32(horizon)), env)

@@ -29,7 +29,7 @@ import metarl
 from envs import gridworld
 from metarl import curricula, estimators, networks, objectives, optimizers
 from metarl.curricula.replay import REPLAYED, has_score
-from metarl.evaluate import final_returns
+from metarl.evaluation.measure import final_returns
 from metarl.plot import smoothed
 
 plt.style.use("seaborn-v0_8-whitegrid")

@@ -31,11 +31,11 @@ import optax
 import envs
 import metarl
 from metarl import curricula, estimators, networks, objectives, optimizers
-from metarl.evaluate import final_returns, normalised_return
+from metarl.evaluation.measure import final_returns, normalised_return
 from metarl.objectives.actor_critic import actor_critic_targets
 from metarl.plot import smoothed
-from metarl.returns import normalise
-from metarl.rollout import unroll
+from metarl.rl.returns import normalise
+from metarl.rl.rollout import unroll
 
 plt.style.use("seaborn-v0_8-whitegrid")
 smoke = bool(os.environ.get("METARL_SMOKE"))  # tiny sizes, for tests

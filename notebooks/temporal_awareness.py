@@ -28,7 +28,7 @@ import envs
 import metarl
 from experiments.inside import lpg_surface
 from metarl import networks, objectives, optimizers, pretrained
-from metarl.evaluate import final_returns, normalised_return
+from metarl.evaluation.measure import final_returns, normalised_return
 
 plt.style.use("seaborn-v0_8-whitegrid")
 smoke = bool(os.environ.get("METARL_SMOKE"))  # tiny sizes, for tests

@@ -28,7 +28,7 @@ import envs
 import metarl
 from metarl import networks, objectives, optimizers
 from metarl.plot import smoothed
-from metarl.rollout import Rollout, model
+from metarl.rl.rollout import Rollout, model
 
 plt.style.use("seaborn-v0_8-whitegrid")
 smoke = bool(os.environ.get("METARL_SMOKE"))  # tiny sizes, for tests

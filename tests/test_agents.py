@@ -12,13 +12,13 @@ import pytest
 
 import envs
 from envs import gridworld, mdp
-from metarl.agents import rl_inner_loop, train_agent
-from metarl.evaluate import final_returns
+from metarl.inner.rl import rl_inner_loop, train_agent
+from metarl.evaluation.measure import final_returns
 from metarl.meta import Objective
-from metarl.networks import gru, mlp, tabular
+from metarl.rl.networks import gru, mlp, tabular
 from metarl.objectives import a2c, dpo, ppo
 from metarl.objectives.actor_critic import Targets
-from metarl.rollout import Rollout, model, unroll
+from metarl.rl.rollout import Rollout, model, unroll
 from metarl.types import Box, constant_levels
 
 LEVELS = mdp.distribution(num_states=4, num_actions=3, max_steps=5, horizon=8)

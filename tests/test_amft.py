@@ -10,7 +10,7 @@ import pytest
 import metarl
 from experiments import amft
 from metarl import plot
-from metarl.sweep import side_by_side
+from metarl.run.sweep import side_by_side
 
 TINY = (
     *("--steps", "4", "--base-steps", "4", "--base-batch", "4", "--num-seeds", "2", "--num-prompts", "4"),

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from test_train import assert_same, toy
 
-from metarl import checkpoint
-from metarl.checkpoint import CheckpointError
+from metarl.run import checkpoint
+from metarl.run.checkpoint import CheckpointError
 from metarl.pretrained import load_params, save_params
-from metarl.train import train
+from metarl.run.train import train
 
 KEY = jax.random.key(0)
 

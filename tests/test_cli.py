@@ -175,7 +175,7 @@ def test_another_configuration_is_refused_in_one_line(experiment, tmp_path, caps
 
 def test_failures_have_their_exit_codes(experiment, tmp_path, capsys):
     from experiments.cli import clean_exit
-    from metarl.train import Interrupted
+    from metarl.run.train import Interrupted
 
     with pytest.raises(SystemExit) as error:
         quiet_run(experiment, tmp_path / "nan", nan_at=5)

@@ -14,7 +14,7 @@ from quadratic import levels, quadratic
 from test_train import timeless
 
 import metarl
-from metarl import checkpoint
+from metarl.run import checkpoint
 from metarl.curricula import uniform
 from metarl.estimators import backprop
 from metarl.meta import compose
@@ -37,7 +37,7 @@ import jax, jax.numpy as jnp, numpy as np, optax
 import metarl
 from metarl.curricula import uniform
 from metarl.estimators import backprop, es, pes
-from metarl.evaluate import final_returns
+from metarl.evaluation.measure import final_returns
 from metarl.meta import compose
 from quadratic import levels, quadratic
 from test_devices import assert_close

@@ -14,13 +14,13 @@ import pytest
 from quadratic import levels, quadratic, slope
 
 import metarl
-from metarl import checkpoint
+from metarl.run import checkpoint
 from metarl.curricula import uniform
 from metarl.estimators import backprop, es, pes
 from metarl.estimators.es import better, shape
 from metarl.estimators.population import fitness_metrics, gradient_metrics, live, pair_gradient, perturb, spread
 from metarl.meta import compose
-from metarl.train import NonFiniteLoss
+from metarl.run.train import NonFiniteLoss
 
 RATE, HORIZON = 0.1, 6
 SHAPINGS = ("none", "centred_ranks", "pair_rank")

@@ -10,8 +10,8 @@ import pytest
 
 import metarl
 from envs import mdp
-from metarl.evaluate import final_returns, normalised_return
-from metarl.networks import tabular
+from metarl.evaluation.measure import final_returns, normalised_return
+from metarl.rl.networks import tabular
 from metarl.objectives import a2c
 
 

@@ -13,7 +13,7 @@ from quadratic import levels, quadratic
 import envs
 from experiments import baselines, evaluate, players, standings, suite, tune
 from experiments.baselines import GEOMETRIES, Settings, Trial
-from metarl.evaluate import learning_curves
+from metarl.evaluation.measure import learning_curves
 from metarl.pretrained import save_params
 from metarl.types import Box, Level, Levels
 

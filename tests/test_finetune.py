@@ -16,7 +16,7 @@ from metarl.finetune.controllers import Signals
 from metarl.finetune.credit import dr_grpo, gae, prefix_group
 from metarl.finetune.loop import Critic, Settings, finetune, ppo_clip, sft, success_rate
 from metarl.finetune.policies import answer_logits, gru
-from metarl.sweep import side_by_side
+from metarl.run.sweep import side_by_side
 from metarl.types import Level, Progress, Verdict
 
 END = 0

@@ -9,7 +9,7 @@ import pytest
 import envs
 import metarl
 from metarl import networks, objectives, optimizers
-from metarl import rollout as acting
+from metarl.rl import rollout as acting
 from metarl.optimizers import per_parameter, schedules
 from metarl.optimizers.mlp import adafac
 from metarl.optimizers.open import DECAYS, GROUPS, features

@@ -13,7 +13,7 @@ from metarl.estimators import backprop
 from metarl.meta import compose
 from metarl.objectives.lpg import GRU, LPGInputs, LPGNetwork, gru_backwards_in_time, lpg
 from metarl.optimizers import clip_by_global_norm, per_output
-from metarl.rollout import model, reset, rollout
+from metarl.rl.rollout import model, reset, rollout
 
 T, E, D, H = 6, 3, 5, 4
 

@@ -9,7 +9,7 @@ import envs
 from experiments import benchmark, lpg
 from experiments.report import Judge, a2c_agent, held_out_report
 from metarl.pretrained import load_params
-from metarl.train import train
+from metarl.run.train import train
 
 TINY = ("--levels", "mdp/random", "--num-lifetimes", "4", "--num-envs", "2", "--rollout-length", "4", "--hidden", "4")
 MDPS = lpg.Config(levels="mdp/random", num_lifetimes=4, num_envs=2, rollout_length=4, hidden=4)

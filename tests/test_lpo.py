@@ -9,8 +9,8 @@ from test_agents import Bullseye, adam
 
 from envs import mdp
 from metarl import optimizers
-from metarl.agents import Critic, rl_inner_loop, train_agent
-from metarl.networks import mlp, tabular
+from metarl.inner.rl import Critic, rl_inner_loop, train_agent
+from metarl.rl.networks import mlp, tabular
 from metarl.objectives import dpo, lpo, ppo
 from metarl.objectives.lpo import dpo_drift, lpo_drift
 from metarl.objectives.temporal import temporal_features

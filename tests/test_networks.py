@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metarl.networks import gru, minatar_conv, mlp, policy_head, tabular
+from metarl.rl.networks import gru, minatar_conv, mlp, policy_head, tabular
 from metarl.types import Box, Discrete
 
 OUTPUTS = {"policy": 3, "value": 1, "y": 4}

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from envs import gridworld, mdp
-from metarl.networks import gru, minatar_conv, mlp, tabular
+from metarl.rl.networks import gru, minatar_conv, mlp, tabular
 from metarl.objectives.actor_critic import actor_critic_targets
-from metarl.returns import gae, normalise
-from metarl.rollout import Rollout, evaluate, model, reset, rollout, unroll
+from metarl.rl.returns import gae, normalise
+from metarl.rl.rollout import Rollout, evaluate, model, reset, rollout, unroll
 from metarl.types import Box, Discrete
 
 T, E = 11, 5

@@ -15,7 +15,7 @@ import metarl
 from envs import mdp
 from metarl.curricula import replay, scores, uniform
 from metarl.curricula.replay import REPLAYED
-from metarl.networks import tabular
+from metarl.rl.networks import tabular
 from metarl.objectives import a2c, lpg
 
 LEVELS = mdp.distribution(num_states=3, num_actions=3, max_steps=4, horizon=10)

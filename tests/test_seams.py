@@ -13,10 +13,10 @@ import pytest
 import metarl
 from envs import mdp
 from metarl.meta import compose
-from metarl.networks import gru, mlp, tabular
+from metarl.rl.networks import gru, mlp, tabular
 from metarl.objectives import a2c, dpo, lpg, lpo, ppo
 from metarl.optimizers import per_output
-from metarl.rollout import model, reset, rollout
+from metarl.rl.rollout import model, reset, rollout
 from metarl.types import Progress
 
 LEVELS = mdp.distribution(num_states=4, num_actions=3, max_steps=5, horizon=6, terminate=0.1)

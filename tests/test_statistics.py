@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from metarl.statistics import (
+from metarl.evaluation.statistics import (
     aggregates,
     difference,
     interquartile_mean,

@@ -13,12 +13,12 @@ import pytest
 
 import envs
 import metarl
-from envs.supervised import accuracy, digits, logistic_digits, mlp_digits, quadratic
+from envs.tasks import accuracy, digits, logistic_digits, mlp_digits, quadratic
 from metarl import curricula, estimators, optimizers
 from metarl.meta import LearnedOptimizer
 from metarl.optimizers.schedules import readable
 from metarl.pretrained import load_params, save_params
-from metarl.supervised import levels, supervised_inner_loop
+from metarl.inner.supervised import levels, supervised_inner_loop
 from metarl.types import Layer, Task
 
 HORIZON = 4

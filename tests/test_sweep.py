@@ -11,7 +11,7 @@ import pytest
 
 import metarl
 from experiments import agent, lpg, sweeps
-from metarl import checkpoint
+from metarl.run import checkpoint
 from metarl.meta import MetaState
 
 

@@ -12,7 +12,7 @@ import envs
 from envs import tokens
 from envs.tokens import general_points as gp
 from envs.tokens import rpn
-from metarl.rollout import check_environment
+from metarl.rl.rollout import check_environment
 from metarl.types import Box, constant_levels
 
 N = gp.NOTATION

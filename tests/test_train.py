@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metarl import checkpoint
+from metarl.run import checkpoint
 from metarl.meta import Meta, MetaState
-from metarl.sinks import CSV, Progress, sparkline
-from metarl.train import Interrupted, NonFiniteLoss, train
+from metarl.run.sinks import CSV, Progress, sparkline
+from metarl.run.train import Interrupted, NonFiniteLoss, train
 
 
 class Momentum(NamedTuple):

@@ -17,7 +17,7 @@ from metarl.types import Array, Key, MetaParams, PyTree
 
 if TYPE_CHECKING:
     from metarl.objectives.actor_critic import Targets
-    from metarl.rollout import Rollout
+    from metarl.rl.rollout import Rollout
 
 
 def of_ended(function: Callable[[InnerLoop, MetaParams, Lifetime, Key], Array], batch_size: int = 4) -> Score:

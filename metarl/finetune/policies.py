@@ -297,7 +297,7 @@ class _Recurrent(nn.Module):
     @nn.compact
     def __call__(self, tokens: Array, state: Array) -> tuple[Array, Array]:
         x = nn.Embed(self.num_tokens, self.width, name="embedding")(tokens)
-        # flax's default, orthogonal, needs a decomposition that must not be batched (see `metarl.networks`)
+        # flax's default, orthogonal, needs a decomposition that must not be batched (see `metarl.rl.networks`)
         cell = nn.GRUCell(self.width, recurrent_kernel_init=nn.initializers.lecun_normal(), name="cell")
         scan = nn.scan(lambda cell, h, x: cell(h, x), variable_broadcast="params", split_rngs={"params": False})
         state, hidden = scan(cell, state, x)

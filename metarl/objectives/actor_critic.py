@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from metarl.meta import Objective
-from metarl.returns import gae, normalise
-from metarl.rollout import Model, Rollout, unroll
+from metarl.rl.returns import gae, normalise
+from metarl.rl.rollout import Model, Rollout, unroll
 from metarl.types import Array, Key, MetaParams, Metrics, Params, Progress
 
 # (meta_params, log pi(a|s) [T, E], the same when acting [T, E], advantage [T, E], progress) -> loss per sample [T, E]

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from metarl.meta import Objective
 from metarl.objectives.temporal import temporal_features
-from metarl.rollout import Model, Rollout, unroll
+from metarl.rl.rollout import Model, Rollout, unroll
 from metarl.types import Array, MetaParams, Metrics, Params, Progress
 
 

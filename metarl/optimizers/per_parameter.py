@@ -66,7 +66,7 @@ class Rule(nn.Module):
     @nn.compact
     def __call__(self, hidden: Array, x: Array) -> tuple[Array, Array]:
         if self.hidden:
-            # flax's default, orthogonal, needs a decomposition that must not be batched (see `metarl.networks`)
+            # flax's default, orthogonal, needs a decomposition that must not be batched (see `metarl.rl.networks`)
             cell = nn.GRUCell(self.hidden, recurrent_kernel_init=nn.initializers.lecun_normal())
             hidden, x = cell(hidden, x)
         for _ in range(2):

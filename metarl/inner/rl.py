@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import optax
 
 from metarl.meta import InnerLoop, LearnedOptimizer, Objective, Update, all_finite, as_learned, select
-from metarl.networks import NetworkFactory
+from metarl.rl.networks import NetworkFactory
 from metarl.objectives.actor_critic import Targets, actor_critic_targets
-from metarl.returns import normalise
-from metarl.rollout import (
+from metarl.rl.returns import normalise
+from metarl.rl.rollout import (
     Actors,
     Rollout,
     check_environment,

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from metarl.networks import Network, as_layers, mlp
+from metarl.rl.networks import Network, as_layers, mlp
 from metarl.types import Array, Box, Key, Params, PyTree, Task
 
 

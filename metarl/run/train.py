@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from metarl import checkpoint
-from metarl.checkpoint import Log
+from metarl.run import checkpoint
+from metarl.run.checkpoint import Log
 from metarl.meta import Meta, MetaState
-from metarl.sinks import Sink
+from metarl.run.sinks import Sink
 from metarl.types import Array, Key, MetaParams, Metrics
 
 WATCHED = ("lifetime_loss", "meta_loss")  # metrics that must stay finite

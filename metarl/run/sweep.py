@@ -16,12 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metarl import checkpoint
-from metarl.checkpoint import Log
+from metarl.run import checkpoint
+from metarl.run.checkpoint import Log
 from metarl.estimators.population import deal, in_batches
 from metarl.meta import Meta, MetaState
-from metarl.sinks import Sink
-from metarl.train import WATCHED, mean_of_numbers, train
+from metarl.run.sinks import Sink
+from metarl.run.train import WATCHED, mean_of_numbers, train
 from metarl.types import Array, Key, MetaParams, Metrics, PyTree
 
 _SHARED: Any = ()  # in place of the meta-step, which all members have in common

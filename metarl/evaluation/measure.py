@@ -11,7 +11,7 @@ import numpy as np
 
 from metarl.estimators.population import spread
 from metarl.meta import InnerLoop
-from metarl.statistics import Interval
+from metarl.evaluation.statistics import Interval
 from metarl.types import Array, Key, Level, MetaParams, PyTree
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from metarl.meta import select
-from metarl.networks import Network, NetworkFactory, PolicyHead, as_layers, policy_head
+from metarl.rl.networks import Network, NetworkFactory, PolicyHead, as_layers, policy_head
 from metarl.types import Array, Environment, Key, Params, PyTree
 
 

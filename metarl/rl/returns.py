@@ -6,7 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from metarl.rollout import Rollout
+from metarl.rl.rollout import Rollout
 from metarl.types import Array
 
 

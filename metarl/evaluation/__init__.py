@@ -1,0 +1,1 @@
+"""How good rules are: meta-tests, scales and statistics."""

@@ -1,0 +1,1 @@
+"""How one learner learns during one lifetime: each function here returns a `metarl.meta.InnerLoop`."""

@@ -1,0 +1,1 @@
+"""Acting: environments, networks, rollouts and returns of reinforcement learning."""

@@ -1,0 +1,1 @@
+"""Carrying out runs: the host loop, checkpoints, logs and sweeps."""

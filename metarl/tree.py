@@ -1,0 +1,23 @@
+"""Operations on pytrees of arrays that several packages share."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from metarl.types import Array, PyTree
+
+
+def select(condition: Array, new: PyTree, old: PyTree) -> PyTree:
+    """`new` where `condition` holds, `old` elsewhere; `condition` [...] leads the axes of every leaf."""
+
+    def leaf(new: Array, old: Array) -> Array:
+        mask = condition.reshape(condition.shape + (1,) * (jnp.ndim(new) - condition.ndim))
+        return jnp.where(mask, new, old)
+
+    return jax.tree.map(leaf, new, old)
+
+
+def all_finite(tree: PyTree) -> Array:
+    """Whether every entry of every leaf is finite, () bool."""
+    return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()
