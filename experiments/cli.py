@@ -190,14 +190,15 @@ def run(
             write(directory / "rule.safetensors", state.params, metadata=about)
 
     save()
-    plot.learning_curves(log, directory / "curves.png", curves and [name for name in curves if name in log])
+    figure = plot.learning_curves(log, curves and [name for name in curves if name in log])
+    plot.save(figure, directory / "curves.png")
     if report:
         results["report"] = table = report(state, log, directory)
         save()
         if table:
             show(table, score)
             rows = {name: (row["mean"], row["low"], row["high"]) for name, row in table.items()}
-            plot.intervals(rows, directory / "report.png", score)
+            plot.save(plot.intervals(rows, score), directory / "report.png")
     print(f"results in {directory}", file=sys.stderr)
     meet("report")
     return state, log

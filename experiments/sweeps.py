@@ -188,9 +188,9 @@ def draw(rows: Sequence[dict[str, Any]], fields: dict[str, list[Any]], metric: s
     if not np.isfinite(scores).any():
         print(f"no member has a finite {metric}: nothing to draw", file=sys.stderr)
         return
-    plot.parallel([row["values"] for row in rows], scores, directory / "parallel.png", metric)
+    plot.save(plot.parallel([row["values"] for row in rows], scores, metric), directory / "parallel.png")
     if len(fields) == 2:
         (down, rows_of), (across, columns) = fields.items()
         place = {(row["values"][down], row["values"][across]): x for row, x in zip(rows, scores, strict=True)}
         values = np.array([[place[y, x] for x in columns] for y in rows_of])
-        plot.grid(values, rows_of, columns, directory / "grid.png", down, across, metric)
+        plot.save(plot.grid(values, rows_of, columns, down, across, metric), directory / "grid.png")
