@@ -52,7 +52,6 @@ def test_every_cell_runs_as_written(name, monkeypatch):
 def run(source, file, names):
     """Runs a cell; returns the value of its last line if that is an expression, which Jupyter displays."""
     *body, last = ast.parse(source).body
-    if not isinstance(last, ast.Expr):
-        body, last = [*body, last], ast.Expr(ast.Constant(None))
-    exec(compile(ast.Module(body, []), file, "exec"), names)
-    return eval(compile(ast.Expression(last.value), file, "eval"), names)
+    shown = last.value if isinstance(last, ast.Expr) else None
+    exec(compile(ast.Module(body if shown else [*body, last], []), file, "exec"), names)
+    return shown and eval(compile(ast.Expression(shown), file, "eval"), names)
