@@ -133,9 +133,9 @@ plot.lines(
 
 # %% [markdown]
 # A minute of meta-training has made a rule out of a random network, whose agents only get worse: its agents come to
-# 0.90, those of the shipped rule (four times as wide, trained with twice as many lives for twice as long) to 0.94.
-# **A2C comes to 1.04**, of 1.14 that would be possible, and gets there sooner. That is how far rules of this size go;
-# the README says so with intervals and several seeds.
+# 0.94, as do those of the shipped rule (four times as wide, trained with twice as many lives for twice as long), which
+# learn faster. **A2C comes to 1.04**, of 1.14 that would be possible, and gets there sooner. That is how far rules of
+# this size go; the README says so with intervals and several seeds.
 #
 # ## Files
 #
