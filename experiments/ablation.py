@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
         score = "fitness after training (return, or minus the loss)"
         cli.show(rows, score)
         drawn = {name: (x["mean"], x["low"], x["high"]) for name, x in rows.items()}
-        plot.intervals(drawn, directory / "ablation.png", score)
+        plot.save(plot.intervals(drawn, score), directory / "ablation.png")
         print(f"results in {directory}", file=sys.stderr)
 
 

@@ -161,7 +161,7 @@ def draw_gallery(
         level = jax.tree.map(lambda x: np.asarray(x[order[place]]), buffer.levels)  # noqa: B023
         name = f"{place + 1} of {len(order)}: {score[order[place]]:.3g}\n{int(level.horizon)} updates"
         pictures[name] = gridworld.render(env, level.env_params)
-    plot.pictures(pictures, directory / "gallery.png", columns=count)
+    plot.save(plot.pictures(pictures, columns=count), directory / "gallery.png")
 
     level = jax.tree.map(lambda x: jnp.asarray(x[order[0]]), buffer.levels)
     live = jax.jit(metarl.train_agent, static_argnums=(0, 4))
@@ -172,7 +172,7 @@ def draw_gallery(
         gridworld.render(env, level.env_params, jax.tree.map(lambda x: x[t], states))  # noqa: B023
         for t in range(FRAMES)
     ]
-    plot.animation(frames, directory / "agent.gif")
+    plot.save_animation(frames, directory / "agent.gif")
 
 
 def _episodes(env: gridworld.Gridworld, model: rollout.Model, params: Params, env_params: Any) -> Any:

@@ -79,7 +79,8 @@ def draw_lpg(config: Any, meta_params: MetaParams, path: str | Path) -> None:
     x_label = "reward"
     y_label = r"$\phi(y_{t+1}) - \phi(y_t)$, uniform $y_t$"
     label = r"$\hat\pi$ of a step with $\pi(a|s) = 0.5$"
-    plot.surfaces({name: x.values for name, x in found.items()}, first.x, first.y, path, x_label, y_label, label)
+    values = {name: x.values for name, x in found.items()}
+    plot.save(plot.surfaces(values, first.x, first.y, x_label, y_label, label), path)
 
 
 def draw_lpo(config: Any, meta_params: MetaParams, path: str | Path) -> None:
@@ -93,7 +94,8 @@ def draw_lpo(config: Any, meta_params: MetaParams, path: str | Path) -> None:
     panels = {"PPO": ppo.values}
     for name, progress in ages.items():
         panels[name] = lpo_surface(meta_params, progress, config.start, config.clip).values
-    plot.surfaces(panels, ppo.x, ppo.y, path, r"ratio $\rho$", "advantage A", r"drift $f(\rho, A)$")
+    figure = plot.surfaces(panels, ppo.x, ppo.y, r"ratio $\rho$", "advantage A", r"drift $f(\rho, A)$")
+    plot.save(figure, path)
 
 
 def _ages(config: Any) -> dict[str, Progress]:

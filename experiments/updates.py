@@ -65,7 +65,8 @@ def draw(optimizer: LearnedOptimizer, meta_params: MetaParams, path: Path) -> No
     }
     surfaces = {name: surface(transform) for name, transform in transforms.items()}
     axis = np.asarray(surfaces["learned"][0])
-    plot.surfaces({name: np.asarray(x) for name, (_, x) in surfaces.items()}, axis, axis, path, "gradient", "momentum")
+    values = {name: np.asarray(x) for name, (_, x) in surfaces.items()}
+    plot.save(plot.surfaces(values, axis, axis, "gradient", "momentum"), path)
 
     def curves(sizes: Callable[[optax.GradientTransformationExtraArgs], tuple[Array, Array]]) -> dict[str, Any]:
         found = {name: sizes(transform) for name, transform in transforms.items()}
@@ -75,7 +76,7 @@ def draw(optimizer: LearnedOptimizer, meta_params: MetaParams, path: Path) -> No
         "mean size of an update over the share of the training": curves(sizes_over_progress),
         "mean size of an update over the dormancy of its neuron": curves(sizes_over_dormancy),
     }
-    plot.trajectories(panels, path.with_name(f"{path.stem}_sizes.png"))
+    plot.save(plot.trajectories(panels), path.with_name(f"{path.stem}_sizes.png"))
 
 
 def _moves(
