@@ -5,16 +5,22 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 
-from metarl.evaluation.measure import final_returns, normalised_return
+from metarl import plot
+from metarl.evaluation import tables
+from metarl.evaluation.measure import final_returns
+from metarl.evaluation.scales import diverged_as_random, normalised_return, on_scale
 from metarl.evaluation.statistics import Interval, over_runs
 from metarl.meta import InnerLoop
 from metarl.parallel import Placement, dividing
+from metarl.run.files import write_json
 from metarl.types import Array, Key, Level, Levels, MetaParams
 
+SCORE = "normalised return on held-out levels"
 HELD_OUT = 2**31 - 1  # draws the held-out levels; training draws its own from split keys, so they never meet
 
 Trained = Callable[[Key], MetaParams]  # the meta-parameters for one evaluation seed
@@ -63,7 +69,7 @@ class Judge:
         returns = play(levels)
         if lost := int((~jnp.isfinite(returns)).sum()):
             print(f"{lost} of {returns.size} agents diverged: they count as random", file=sys.stderr)
-        return jnp.where(jnp.isfinite(returns), returns, self.random.mean(0))
+        return jnp.asarray(diverged_as_random(returns, self.random.mean(0)))
 
     def living(self, horizon: int) -> Level:
         """The held-out levels for agents that live `horizon` updates."""
@@ -116,7 +122,7 @@ def horizon_report(
     def interval(returns: Array, zero: Array, one: Array) -> Interval:
         if len(returns) == 1:
             return normalised_return(returns[0], zero, one)
-        return over_runs((returns.mean((1, 2)) - zero.mean()) / (one - zero).mean())
+        return over_runs(on_scale(returns.mean((1, 2)), zero.mean(), one.mean()))
 
     report = {name: {h: interval(x, zero, one) for h, x in row.items()} for name, row in results.items()}
     first, *others = players
@@ -126,3 +132,16 @@ def horizon_report(
                 h: interval(results[first][h] - results[second][h], 0.0 * zero, one - zero) for h in horizons
             }
     return report
+
+
+def write_horizon_report(
+    report: Mapping[str, Mapping[int, Interval]], directory: Path, trained: tuple[int, int] | None = None
+) -> None:
+    """Prints what `horizon_report` found and leaves it in `directory`: `horizons.json` and `horizons.png`.
+
+    The JSON is name -> {horizon: {mean, low, high}}. The range of lifetimes `trained` is shaded in the figure.
+    """
+    rows = {name: {h: interval._asdict() for h, interval in row.items()} for name, row in report.items()}
+    write_json(directory / "horizons.json", rows)
+    tables.show(report, SCORE, "lifetime")
+    plot.save(plot.over_horizons(report, SCORE, trained), directory / "horizons.png")
