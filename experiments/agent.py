@@ -23,7 +23,7 @@ import envs
 import metarl
 from experiments import launch, parts
 from metarl.evaluation.families import family
-from metarl.evaluation.measure import normalised_return
+from metarl.evaluation.scales import normalised_return
 from metarl.inner.rl import Agent, Experience
 from metarl.meta import InnerLoop, Meta
 from metarl.rules import Part, Recipe, build

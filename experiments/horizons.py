@@ -24,9 +24,9 @@ import experiments
 from experiments import cli
 from experiments.report import Judge, Rule, a2c_agent, check_held_out, horizon_report
 from metarl import plot
+from metarl.evaluation.statistics import Interval
 from metarl.meta import InnerLoop
 from metarl.pretrained import load_params, tuples
-from metarl.evaluation.statistics import Interval
 from metarl.types import Levels, MetaParams
 
 SCORE = "normalised return on held-out levels"

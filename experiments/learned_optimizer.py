@@ -30,7 +30,8 @@ from experiments import launch, parts
 from metarl import networks, objectives, plot
 from metarl.curricula import uniform
 from metarl.evaluation.held_out import HELD_OUT
-from metarl.evaluation.measure import final_returns, normalised_return
+from metarl.evaluation.measure import final_returns
+from metarl.evaluation.scales import normalised_return
 from metarl.evaluation.updates import draw_sizes, draw_update
 from metarl.inner.mixture import mixed_levels, mixture
 from metarl.inner.rl import Experience
@@ -164,7 +165,9 @@ class Agents:
 
     def network_part(self, env: Any) -> Part:
         integers = hasattr(env.observation_space(env.default_params), "n")
-        return {"name": "tabular"} if integers and not self.network else {"name": "mlp", "sizes": self.network or (64, 64)}
+        return (
+            {"name": "tabular"} if integers and not self.network else {"name": "mlp", "sizes": self.network or (64, 64)}
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -125,9 +125,12 @@ def recipe(config: Any) -> Recipe:
     }
 
 
+OBJECTIVES = meta_training.Objectives(recipe, meta_training.a2c)
+
+
 def experiment(name: str, curves: tuple[str, ...], shards: bool = False) -> launch.Experiment:
     """An experiment on learned policy gradients."""
-    return meta_training.experiment(name, meta_training.Objectives(recipe, meta_training.a2c), curves, shards)
+    return meta_training.experiment(name, OBJECTIVES, curves, shards)
 
 
 CURVES = ("episode_return", "meta_loss", "critic_loss", "policy_entropy", "y_entropy", "meta_gradient_norm")

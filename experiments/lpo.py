@@ -8,7 +8,7 @@ python -m experiments.lpo --start scratch
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from experiments import launch, meta_training, parts
 from experiments.parts import EVOLUTION_CURVES

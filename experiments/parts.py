@@ -32,7 +32,7 @@ ScoreName = Literal["uniform", "frozen", "random", "regret", "optimal", "pvl", "
 def check(
     part: Any, *, positive: Sequence[str] = (), not_negative: Sequence[str] = (), shares: Sequence[str] = ()
 ) -> None:
-    """Raises ValueError for the first of these fields that is not a finite number in its range; shares are in [0, 1]."""
+    """Raises ValueError for the first of these fields that is not a finite number in its range: [0, 1] for shares."""
     for name in positive:
         if not 0 < getattr(part, name) < math.inf:
             raise ValueError(f"{name} must be positive and finite, got {getattr(part, name)}")
@@ -45,7 +45,7 @@ def check(
 
 
 def refuse_inert(part: Any, names: Sequence[str], because: str) -> None:
-    """Raises ValueError for the first of the fields `names` that is not as it is by default: it would change nothing."""
+    """Raises ValueError for the first of the fields `names` that differs from its default: it would change nothing."""
     for field in dataclasses.fields(part):
         if field.name in names and getattr(part, field.name) != field.default:
             raise ValueError(f"{field.name} has no effect {because}, got {getattr(part, field.name)!r}")
@@ -124,7 +124,9 @@ class Distribution:
     def __post_init__(self) -> None:
         check(self, not_negative=("longest_life", "shortest_life"))
         if self.shortest_life > self.longest_life:
-            raise ValueError(f"shortest_life must be at most longest_life = {self.longest_life}, got {self.shortest_life}")
+            raise ValueError(
+                f"shortest_life must be at most longest_life = {self.longest_life}, got {self.shortest_life}"
+            )
 
     @property
     def lifetimes(self) -> int | tuple[int, int] | None:

@@ -15,8 +15,8 @@ import metarl
 from experiments import cli
 from experiments.agents import family
 from metarl.evaluation.measure import final_returns, normalised_return
-from metarl.meta import InnerLoop
 from metarl.evaluation.statistics import Interval, over_runs
+from metarl.meta import InnerLoop
 from metarl.types import Array, Key, Level, Levels, MetaParams
 
 HELD_OUT = 2**31 - 1  # draws the held-out levels; training draws its own from split keys, so they never meet
