@@ -47,6 +47,14 @@ class Experiment(NamedTuple):
     report: Callable[[Any, Any, Log, Path], Report] | None = None  # (config, state, log, directory) -> table
     score: str = "normalised return on held-out levels"  # what the numbers of the report are
     shards: bool = False  # whether the work is sharded over devices by default
+    # (config) -> further arguments of `make`: what takes long to find and is the same for all members of a sweep
+    prepare: Callable[[Any], Mapping[str, Any]] | None = None
+
+    def prepared(self, config: Any) -> Experiment:
+        """This experiment with the further arguments of `make` in place."""
+        if self.prepare is None:
+            return self
+        return self._replace(make=partial(self.make, **self.prepare(config)), prepare=None)
 
 
 def main(
@@ -80,7 +88,7 @@ def run(experiment: Experiment, config: Any) -> tuple[Any, Log, Report]:
     options: Run = config.run
     if options.distributed and not jax.distributed.is_initialized():
         raise ValueError(f"distributed must be off: {experiment.name} does not shard its work over devices")
-    meta, start = experiment.make(config), time.monotonic()
+    meta, start = experiment.prepared(config).make(config), time.monotonic()
     jax.eval_shape(meta.init, jax.random.key(0))  # an experiment that cannot be traced leaves no files
     directory = cli.run_directory(options.directory, experiment.name, options.seed)
     check_directory(directory, options.resume)

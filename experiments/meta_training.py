@@ -49,14 +49,14 @@ def experiment(
 
 
 def a2c(config: Any) -> tuple[str, Recipe]:
-    """A2C agents of the family of the levels, with the experience of the agents of `config`."""
+    """A2C agents of the family of the levels, with environments and rollouts as the agents of `config`."""
     kind = family(config.distribution.levels, config.distribution.make().environment)
     return "a2c", {
         "objective": {"name": "a2c", "normalise_advantage": True},
         "optimizer": kind.a2c,
         "network": kind.network,
         "policy": {"name": "by_action_space"},
-        "experience": config.agents.make()._asdict(),
+        "experience": {name: getattr(config.agents, name) for name in ("num_envs", "rollout_length")},
     }
 
 
@@ -91,8 +91,9 @@ def report(objectives: Objectives, config: Any, state: Any, log: Log, directory:
     """Draws what the rule computes and what the curriculum chose, and compares the rule on held-out levels."""
     levels, options = config.distribution.make(), config.held_out
     inner = inner_loop(objectives, config, levels)
-    plot.save(config.rule.draw(state.params["objective"], config.distribution.longest_life or 1000), directory / "update.png")
-    gallery.draw(levels, inner, build(objectives.recipe(config)), state, directory)
+    figure = config.rule.draw(state.params["objective"], config.distribution.longest_life or 1000)
+    plot.save(figure, directory / "update.png")
+    gallery.write(levels, build(objectives.recipe(config)), state, directory)
     if not options.held_out_seeds:
         return {}
     name, recipe = objectives.plain(config)

@@ -374,3 +374,14 @@ class HeldOut:
             raise ValueError(f"held_out_levels must be at least 2, got {self.held_out_levels}")
         if min(self.held_out_horizons, default=1) < 1:
             raise ValueError(f"held_out_horizons must be at least 1 agent update, got {self.held_out_horizons}")
+
+
+EVOLUTION_CURVES = (
+    *("fitness", "fitness_max", "policy_entropy", "meta_gradient_norm", "meta_gradient_cosine", "nonfinite_members"),
+)
+
+
+def check_whole_lifetimes(config: Any) -> None:
+    """Raises ValueError for evolution over whole lifetimes of unknown length."""
+    if not config.estimator.truncation and not config.distribution.longest_life:
+        raise ValueError("evolution over whole lifetimes needs longest_life, or truncation, got 0 for both")

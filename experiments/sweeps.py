@@ -45,7 +45,7 @@ def run_sweep(experiment: Experiment, config: Any) -> None:
     Raises ValueError for a field, a value or a metric that the experiment does not have.
     """
     options: Run = config.run
-    fields = parse(config)
+    experiment, fields = experiment.prepared(config), parse(config)
     if options.tensorboard or options.wandb:
         raise ValueError("tensorboard and wandb must be off: they are for single runs")
     alone = _member(config)
