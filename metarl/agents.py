@@ -107,7 +107,7 @@ def _model(about: Mapping[str, Any]) -> Model:
 
 
 def _spaces(env: Environment) -> dict[str, Any]:
-    """The spaces of an environment, JSON-able. Bounds are those of actions: no network looks at those of observations."""
+    """The spaces of an environment, JSON-able, with the bounds of actions: a network looks at no others."""
     params = env.default_params
     observation, action = env.observation_space(params), env.action_space(params)
     return {"observation_space": _described(observation), "action_space": {**_described(action), **_bounds(action)}}
@@ -128,8 +128,9 @@ def _space(described: Mapping[str, Any]) -> Discrete | Box:
     shape, dtype = tuple(described["shape"]), jnp.dtype(described["dtype"])
     if "n" in described:
         return Discrete(described["n"], shape, dtype)
-    bounds: Any = [jnp.asarray(described.get(name, 0.0)) for name in ("low", "high")]
-    return Box(*bounds, shape, dtype)
+    low: Any = jnp.asarray(described.get("low", 0.0))
+    high: Any = jnp.asarray(described.get("high", 0.0))
+    return Box(low, high, shape, dtype)
 
 
 def _said(spaces: Mapping[str, Any]) -> str:

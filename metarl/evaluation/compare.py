@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metarl import objectives
-from metarl.evaluation.families import family, in_family
+from metarl.evaluation.families import TABULAR, Family, a2c, family, in_family
 from metarl.evaluation.held_out import Judge, Trained, horizon_report
 from metarl.evaluation.statistics import Interval, over_runs
 from metarl.meta import InnerLoop
 from metarl.optimizers.learned import LearnedOptimizer
-from metarl.rules import Part, Recipe, Rule, build, load_rule
+from metarl.rules import Recipe, Rule, build, load_rule
 from metarl.types import Levels, MetaParams
 
 
@@ -41,6 +41,11 @@ class Run(NamedTuple):
         return self.rule.card["recipe"]
 
     @property
+    def eval_episodes(self) -> int:
+        """In which the fitness of an agent is measured."""
+        return self.config.get("eval_episodes", 16)
+
+    @property
     def lifetimes(self) -> int | tuple[int, int] | None:
         """Of the agents in its training, as `envs.make` takes them."""
         shortest, longest = (self.config.get(name, 0) for name in ("shortest_life", "longest_life"))
@@ -52,7 +57,7 @@ class Run(NamedTuple):
 
     def plain(self, name: str, levels: Levels) -> tuple[str, Recipe]:
         """Hand-made agents to compare those of its rule with, on the levels called `name`: their name and recipe."""
-        return _plain(self.agents(name, levels), family(name, levels.environment).a2c)
+        return _plain(self.agents(name, levels), family(name, levels.environment))
 
 
 def load(directory: str) -> Run:
@@ -118,7 +123,7 @@ def compare(
 
 
 def _inner_loop(run: Run, recipe: Recipe, levels: Levels) -> InnerLoop:
-    return build(recipe).inner_loop(levels.environment, num_eval_episodes=_episodes(run))
+    return build(recipe).inner_loop(levels.environment, num_eval_episodes=run.eval_episodes)
 
 
 def trained_range(runs: Sequence[Run]) -> tuple[int, int] | None:
@@ -153,19 +158,17 @@ def results_of(directory: str) -> dict[str, Any]:
     return json.loads((Path(directory) / "results.json").read_text())
 
 
-def _plain(recipe: Recipe, a2c: Part) -> tuple[str, Recipe]:
-    """The agents of `recipe` with PPO in the place of a learned objective on a value, else A2C agents with `a2c`.
+def _plain(recipe: Recipe, kind: Family) -> tuple[str, Recipe]:
+    """The agents of `recipe` with PPO in the place of a learned objective on a value, else A2C agents of the family.
 
-    The optimizer `a2c` also takes the place of a learned one.
+    The optimizer of the family takes the place of a learned one.
     """
     learner = build(recipe)
     if learner.objective is None or "value" not in learner.objective.outputs:
-        experience = {name: recipe["experience"][name] for name in ("num_envs", "rollout_length")}
-        objective = {"name": "a2c", "normalise_advantage": True}
-        return "a2c", {**recipe, "objective": objective, "optimizer": a2c, "experience": experience}
+        return "a2c", a2c(kind, recipe["experience"])
     known = inspect.signature(objectives.ppo).parameters
     options = {name: x for name, x in recipe["objective"].items() if name in known}
-    optimizer = a2c if isinstance(learner.optimizer, LearnedOptimizer) else recipe["optimizer"]
+    optimizer = kind.a2c if isinstance(learner.optimizer, LearnedOptimizer) else recipe["optimizer"]
     return "ppo", {**recipe, "objective": {"name": "ppo", **options}, "optimizer": optimizer}
 
 
@@ -186,9 +189,9 @@ def _shared(run: Run, same_levels: bool, same_experiment: bool) -> dict[str, Any
     if same_levels:
         found["levels"] = run.config["levels"]
     if same_experiment:
-        _, plain = _plain(run.recipe, {})
+        _, plain = _plain(run.recipe, TABULAR)  # of any family: it is the same for all runs
         found |= {f"{part} of the plain agent": plain[part] for part in ("objective", "optimizer", "experience")}
-        found["eval_episodes"] = _episodes(run)
+        found["eval_episodes"] = run.eval_episodes
     return found
 
 
@@ -196,10 +199,6 @@ def _kind(run: Run, ignored: Collection[str]) -> dict[str, Any]:
     """What the rule's training was, but for its seed."""
     left_out = {*ignored, "seed"}
     return {name: x for name, x in run.config.items() if name not in left_out and not name.startswith("held_out")}
-
-
-def _episodes(run: Run) -> int:
-    return run.config.get("eval_episodes", 16)
 
 
 def _given(params: MetaParams) -> Trained:

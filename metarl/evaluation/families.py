@@ -50,6 +50,16 @@ def in_family(recipe: Recipe, kind: Family) -> Recipe:
     return {**recipe, "network": kind.network, "optimizer": optimizer or recipe["optimizer"]}
 
 
+def a2c(kind: Family, experience: Part) -> Recipe:
+    """A2C agents of a family, which update once per rollout of `experience`: whom learned rules are compared with."""
+    return {
+        "objective": {"name": "a2c", "normalise_advantage": True},
+        "optimizer": kind.a2c,
+        "network": kind.network,
+        "experience": {name: experience[name] for name in ("num_envs", "rollout_length")},
+    }
+
+
 def _adam(learning_rate: float, max_norm: float) -> Part:
     return {"name": "adam", "learning_rate": learning_rate, "max_norm": max_norm}
 
