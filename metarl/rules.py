@@ -116,7 +116,10 @@ class Learner(NamedTuple):
         )
 
     def value_judge(self, env: Environment, critic: Critic) -> ValueJudge:
-        """What the critic of these agents says of their rollouts in `env`. Raises ValueError if this is no agent."""
+        """What the critic of agents of this kind says of them: `metarl.inner.rl.value_judge` with these parts.
+
+        Raises ValueError if this is no agent.
+        """
         network, objective, experience = self._agent()
         return value_judge(env, network, objective, critic, experience)
 

@@ -21,7 +21,7 @@ class Scale(NamedTuple):
 def on_scale(returns: Any, zero: Any, one: Any) -> Any:
     """`returns` on the scale on which `zero` scores 0 and `one` scores 1. Over levels or seeds, give means.
 
-    The mean of ratios would be another number, which levels on which `one` is hardly better than `zero` dominate.
+    A mean of ratios would be something else: levels on which `one` is hardly better than `zero` would dominate it.
     """
     return (returns - zero) / (one - zero)
 
