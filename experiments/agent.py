@@ -229,7 +229,9 @@ def report(config: Config, state: Population, log: Log, directory: Path) -> laun
     if optimum := levels.optimal_return:
         results["optimal"] = score(jax.lax.map(optimum, trained.level.problem))
     best: Any = jax.tree.map(lambda x: x[returns.argmax()], trained.params)
-    metarl.save_agent(directory / "agent.safetensors", best, levels.environment, recipe(config, levels))
+    about = recipe(config, levels)
+    outputs, card = build(about).objective.outputs, launch.origin(EXPERIMENT, config)
+    metarl.save_agent(directory / "agent.safetensors", best, levels.environment, about["network"], outputs, card)
     return results
 
 
