@@ -26,7 +26,7 @@ from metarl.evaluation.families import family
 from metarl.evaluation.scales import normalised_return
 from metarl.inner.rl import Agent, Experience
 from metarl.meta import InnerLoop, Meta
-from metarl.rules import Part, Recipe, build
+from metarl.rules import Part, Recipe, build, build_part
 from metarl.run.checkpoint import Log
 from metarl.run.options import replace
 from metarl.types import Array, Key, Levels, Metrics
@@ -230,7 +230,7 @@ def report(config: Config, state: Population, log: Log, directory: Path) -> laun
         results["optimal"] = score(jax.lax.map(optimum, trained.level.problem))
     best: Any = jax.tree.map(lambda x: x[returns.argmax()], trained.params)
     about = recipe(config, levels)
-    outputs, card = build(about).objective.outputs, launch.origin(EXPERIMENT, config)
+    outputs, card = build_part("objective", about["objective"]).outputs, launch.origin(EXPERIMENT, config)
     metarl.save_agent(directory / "agent.safetensors", best, levels.environment, about["network"], outputs, card)
     return results
 
