@@ -25,9 +25,9 @@ from scipy.stats import spearmanr
 
 import envs
 import metarl
-from envs import gridworld
 from metarl import curricula, estimators, networks, objectives, optimizers, plot
 from metarl.curricula.replay import REPLAYED, has_score
+from metarl.evaluation import gallery
 from metarl.evaluation.measure import final_returns
 
 smoke = bool(os.environ.get("METARL_SMOKE"))  # tiny sizes, for tests
@@ -41,7 +41,8 @@ smoke = bool(os.environ.get("METARL_SMOKE"))  # tiny sizes, for tests
 # %%
 horizon = 2 if smoke else 60
 levels = envs.make("gridworld/small" if smoke else "gridworld/all_shortlife", horizon=horizon)
-agents = partial(metarl.rl_inner_loop, levels.env, networks.tabular, num_envs=8, rollout_length=20)
+experience = metarl.Experience(num_envs=8, rollout_length=20)
+agents = partial(metarl.rl_inner_loop, levels.env, networks.tabular, experience=experience)
 a2c = agents(objectives.a2c(normalise_advantage=True), optimizers.adam(0.1))
 learner = agents(
     objectives.lpg(hidden=16),
@@ -52,12 +53,16 @@ meta = metarl.compose(
     learner,
     estimators.backprop(steps=2 if smoke else 5),
     optax.adam(1e-3),
-    curricula.replay(levels, capacity=8 if smoke else 256, warm_up=2 if smoke else 32),
+    curricula.replay(
+        levels,
+        capacity=8 if smoke else 256,
+        score=curricula.scores.algorithmic_regret(a2c),
+        warm_up=2 if smoke else 32,
+    ),
     num_lifetimes=4 if smoke else 24,
-    score=curricula.scores.algorithmic_regret(a2c),
 )
 state, log = metarl.train(meta, seed=0, steps=4 if smoke else 400)
-buffer = state.curriculum
+buffer = state.curriculum.buffer
 scored = np.flatnonzero(has_score(buffer))
 scored = scored[np.argsort(-np.asarray(buffer.score)[scored])]  # highest first
 
@@ -67,7 +72,7 @@ axes[1].hist(np.asarray(buffer.score)[scored], bins=30, color=plot.BLUE)
 axes[1].set(xlabel="score: A2C's return minus the agent's", ylabel="levels in the buffer")
 print(f"{log['lifetimes_ended'].sum()} lives; {len(scored)} levels have a score,", end=" ")
 print(f"{(np.asarray(buffer.score)[scored] > 0).mean():.0%} of them above 0;", end=" ")
-print(f"{(buffer.origin == REPLAYED).sum()} of {len(buffer.origin)} present agents live on a level of the buffer")
+print(f"{(buffer.origin == REPLAYED).sum()} of the {len(buffer.origin)} agents live on a level of the buffer")
 figure
 
 # %% [markdown]
@@ -77,13 +82,7 @@ figure
 # Green objects pay and red ones cost; a dark core says how likely collecting one ends the episode.
 
 # %%
-shown = [*scored[:5], *scored[-5:]]
-pictures = {}
-for i, place in enumerate(shown):
-    params = jax.tree.map(lambda x: np.asarray(x[place]), buffer.levels.env_params)  # noqa: B023
-    title = f"{i + 1}: score {buffer.score[place]:.2f}\n{params.max_steps} steps"
-    pictures[title] = gridworld.render(levels.env, params, pixels=12)
-plot.pictures(pictures, columns=5)
+gallery.draw(levels, buffer)
 
 # %% [markdown]
 # ## What does it keep?
@@ -96,7 +95,7 @@ kept = jax.tree.map(lambda x: x[scored[: max(2, len(scored) // 2)]], buffer.leve
 
 
 def features(levels):
-    p = levels.env_params
+    p = levels.problem
     return {
         "longest episode (steps)": p.max_steps,
         "free cells": p.free.sum(1),
@@ -128,15 +127,15 @@ some = scored[:: max(1, len(scored) // 100)]
 place = jax.tree.map(lambda x: x[some], buffer.levels)
 judge = jax.jit(lambda key: final_returns(learner, state.params, place, key, num_seeds=1 if smoke else 4))
 returns = judge(jax.random.key(2)).mean(0)
-best = jax.jit(lambda p: jax.lax.map(envs.optimal_return(levels.env), p))(place.env_params)
+best = jax.jit(lambda problems: jax.lax.map(levels.optimal_return, problems))(place.problem)
 score, regret = np.asarray(buffer.score)[some], np.asarray(best - returns)
 
 figure, (axis,) = plot.panels(1, size=(5.4, 3.8))
-points = axis.scatter(score, regret, s=14, c=np.asarray(place.env_params.max_steps), cmap="viridis")
+points = axis.scatter(score, regret, s=14, c=np.asarray(place.problem.max_steps), cmap="viridis")
 figure.colorbar(points, ax=axis, label="longest episode (steps)")
 axis.set(xlabel="score in the buffer", ylabel="regret of new agents\nagainst the optimum")
 print(f"Spearman's rho of score and regret: {spearmanr(score, regret).statistic:.2f} on {len(some)} levels;", end=" ")
-print(f"of the longest episode and regret: {spearmanr(place.env_params.max_steps, regret).statistic:.2f}")
+print(f"of the longest episode and regret: {spearmanr(place.problem.max_steps, regret).statistic:.2f}")
 figure
 
 # %% [markdown]

@@ -24,8 +24,8 @@ import optax
 from sklearn.datasets import load_digits
 
 import metarl
-from experiments.updates import surface
 from metarl import plot
+from metarl.evaluation.updates import surface
 
 smoke = bool(os.environ.get("METARL_SMOKE"))  # tiny sizes, for tests
 

@@ -21,7 +21,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 import metarl
 from metarl import networks, objectives, optimizers, plot
@@ -94,16 +93,14 @@ def sample(key):
     return metarl.Level(Luck(jax.random.uniform(key, minval=0.05, maxval=0.4)), jnp.int32(updates))
 
 
-levels = metarl.Levels(env, sample)
+def best_return(luck):
+    pots = jnp.arange(env.most)  # roll until the pot is this large, then bank
+    return (0.1 * pots * (1 - luck.risk) ** pots).max()
 
 
-def best_return(risk):
-    pots = jnp.arange(env.most)  # to roll until the pot is so large, and bank
-    return (0.1 * pots * (1 - risk) ** pots).max()
-
-
+levels = metarl.Levels(sample, env, optimal_return=best_return)
 many = jax.vmap(levels.sample)(jax.random.split(jax.random.key(0), 4 if smoke else 256))
-best = jax.vmap(best_return)(many.env_params.risk)
+best = jax.vmap(levels.optimal_return)(many.problem)
 print(f"{len(best)} levels, best returns from {best.min():.2f} to {best.max():.2f}")
 
 # %% [markdown]
@@ -114,12 +111,13 @@ print(f"{len(best)} levels, best returns from {best.min():.2f} to {best.max():.2
 # interface would be a `ValueError` in this cell, before anything is compiled.
 
 # %%
-table = partial(metarl.rl_inner_loop, env, networks.tabular, num_envs=16, rollout_length=20)
 rule = metarl.load_rule("lpg-gridworld")
+once = rule.learner.experience  # 16 environments, 20 steps, one update per rollout
+table = partial(metarl.rl_inner_loop, env, networks.tabular, optimizer=optimizers.adam(0.1))
 agents = {
-    "A2C": table(objectives.a2c(normalise_advantage=True), optimizers.adam(0.1)),
-    "PPO": table(objectives.ppo(), optimizers.adam(0.1), epochs=2, minibatches=2),
-    "LPG from gridworlds": table(rule.objective, optimizers.per_output(policy=optax.sgd(40.0), y=optax.sgd(4.0))),
+    "A2C": table(objectives.a2c(normalise_advantage=True), experience=once),
+    "PPO": table(objectives.ppo(), experience=once._replace(epochs=2, minibatches=2)),
+    "LPG from gridworlds": rule.inner_loop(env),
 }
 lived, curves = {}, {}
 for name, inner in agents.items():
@@ -133,7 +131,7 @@ for name, share in shares.items():
 plot.lines(
     {name: (1 + jnp.arange(updates), plot.smoothed(share)) for name, share in shares.items()},
     "update of the agent",
-    f"return, of the best possible (mean of {len(best)} levels)",
+    f"return, as a share of the best (mean of {len(best)} levels)",
     reference=1.0,
 )
 
@@ -144,11 +142,11 @@ plot.lines(
 # player stops rolling.
 
 # %%
-order = jnp.argsort(many.env_params.risk)
+order = jnp.argsort(many.problem.risk)
 figure, axes = plot.panels(3, size=(3.0, 3.2), beside=1.0)
 for axis, (name, agent) in zip(axes, lived.items(), strict=True):
     rolls = jax.nn.softmax(agent.params["policy"])[order, :-1, env.roll]  # [levels, pots]
-    risk = many.env_params.risk[order]
+    risk = many.problem.risk[order]
     mesh = axis.pcolormesh(jnp.arange(env.most), risk, rolls, vmin=0, vmax=1, cmap="RdBu", shading="nearest")
     axis.plot((1 - risk) / risk, risk, "k:")
     axis.set(title=name, xlabel="pot (tenths)", xlim=(-0.5, 19.5))

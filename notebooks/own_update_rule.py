@@ -30,8 +30,9 @@ import optax
 import envs
 import metarl
 from metarl import curricula, estimators, networks, objectives, optimizers, plot
-from metarl.evaluation.measure import final_returns, normalised_return
-from metarl.objectives.actor_critic import actor_critic_targets
+from metarl.evaluation.measure import final_returns
+from metarl.evaluation.scales import normalised_return
+from metarl.rl.critic import actor_critic_targets
 from metarl.rl.returns import normalise
 from metarl.rl.rollout import unroll
 
@@ -46,7 +47,7 @@ smoke = bool(os.environ.get("METARL_SMOKE"))  # tiny sizes, for tests
 
 # %%
 class Weighed(NamedTuple):
-    """Leaves [T, E], but for the entropy coefficient."""
+    """Arrays [T, E], except the entropy coefficient []."""
 
     advantage: jax.Array
     returns: jax.Array
@@ -54,7 +55,7 @@ class Weighed(NamedTuple):
 
 
 def weight(meta_params, advantage, age):
-    """What an advantage counts (from 1/e to e; 1 at birth), given how old the agent is (from 0 to 1)."""
+    """The weight of an advantage, from 1/e to e, given the agent's age from 0 to 1. An untrained rule gives 1."""
     x = jnp.stack(jnp.broadcast_arrays(advantage, jnp.abs(advantage), age, age * advantage), axis=-1)
     return jnp.exp(jnp.tanh(jnp.tanh(x @ meta_params["hidden"]) @ meta_params["output"]))[..., 0]
 
@@ -98,14 +99,18 @@ def learned_weights(hidden=16):
 # %%
 levels = envs.make("gridworld/small", horizon=4 if smoke else 100)
 agents = partial(
-    metarl.rl_inner_loop, levels.env, networks.tabular, optimizer=optimizers.adam(0.1), num_envs=8, rollout_length=20
+    metarl.rl_inner_loop,
+    levels.env,
+    networks.tabular,
+    optimizer=optimizers.adam(0.1),
+    experience=metarl.Experience(num_envs=8, rollout_length=20),
 )
 mine = agents(objective=learned_weights(), critic=metarl.Critic(optax.adam(0.1)))
 held_out = jax.vmap(levels.sample)(jax.random.split(jax.random.key(2**31 - 1), 4 if smoke else 32))
 
 
 @jax.jit
-def a2c(entropy_coef):  # an array, so that A2C with another bonus is no other program
+def a2c(entropy_coef):  # an array, so that one program serves all values
     agent = agents(objective=objectives.a2c(normalise_advantage=True, entropy_coef=entropy_coef))
     return final_returns(agent, {}, held_out, jax.random.key(1), num_seeds=4)
 
@@ -118,7 +123,7 @@ def score(meta_params):
 returns = {
     "A2C, bonus 0.01": a2c(0.01),
     "A2C, bonus 0.3": a2c(0.3),
-    "mine, at birth": score(mine.init_meta(jax.random.key(0))["objective"]),
+    "mine, untrained": score(mine.init_meta(jax.random.key(0))["objective"]),
 }
 print({name: f"{x.mean():.4f}" for name, x in returns.items()})
 
@@ -149,12 +154,12 @@ advantage = jnp.linspace(-3, 3, 61)
 ages = jnp.linspace(0, 1, 21)
 figure, axes = plot.panels(3, size=(3.6, 3.2))
 for axis, (name, p) in zip(axes, params.items(), strict=False):
-    counted = {f"age {age}": (advantage, weight(p, advantage, age) * advantage) for age in (0.0, 0.5, 1.0)}
-    plot.lines(counted, "advantage", "what it counts", axis=axis)
-    axis.plot(advantage, advantage, ":", color="black")  # at birth
+    weighted = {f"age {age}": (advantage, weight(p, advantage, age) * advantage) for age in (0.0, 0.5, 1.0)}
+    plot.lines(weighted, "advantage", "weighted advantage", axis=axis)
+    axis.plot(advantage, advantage, ":", color="black")  # untrained
     axis.set_title(name)
 bonus = {name: (ages, entropy_coef(p, ages)) for name, p in params.items()}
-plot.lines(bonus, "age", "coefficient (dashed: at birth)", reference=0.3, axis=axes[2])
+plot.lines(bonus, "age", "coefficient (dashed: untrained)", reference=0.3, axis=axes[2])
 axes[2].set_yscale("log")
 axes[2].set_title("entropy bonus")
 figure
@@ -166,12 +171,12 @@ figure
 
 # %%
 returns |= {f"mine, by {name}": score(p) for name, p in params.items()}
-best = jax.lax.map(envs.optimal_return(levels.env), held_out.env_params)
+best = jax.lax.map(levels.optimal_return, held_out.problem)
 intervals = {name: normalised_return(x, 0 * best, best) for name, x in returns.items()}
 
 for name, (mean, low, high) in intervals.items():
     print(f"{name}: {mean:.3f} [{low:.3f}, {high:.3f}]")
-plot.intervals(intervals, "return at the end of life, of the best possible")
+plot.intervals(intervals, "final return, as a share of the best possible")
 
 # %% [markdown]
 # At birth the rule *is* A2C with its bonus, to the last digit. After meta-training it has made up for most of the bad

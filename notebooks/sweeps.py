@@ -53,8 +53,7 @@ def make(config):
         networks.tabular,
         objectives.lpg(hidden=config.hidden),
         optimizers.per_output(policy=optax.sgd(4.0), y=optax.sgd(0.4)),
-        num_envs=4,
-        rollout_length=5,
+        metarl.Experience(num_envs=4, rollout_length=5),
         num_eval_episodes=2 if smoke else 8,
     )
     return metarl.compose(

@@ -16,18 +16,16 @@
 # %%
 import os
 from functools import partial
-from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
-import optax
 
 import envs
 import metarl
-from experiments.inside import lpg_surface
-from metarl import networks, objectives, optimizers, plot, pretrained
-from metarl.evaluation.measure import final_returns, normalised_return
+from metarl import networks, objectives, optimizers, plot
+from metarl.evaluation.measure import final_returns
+from metarl.evaluation.scales import normalised_return
+from metarl.evaluation.surfaces import draw_lpg, lpg_surface
 
 smoke = bool(os.environ.get("METARL_SMOKE"))  # tiny sizes, for tests
 
@@ -38,16 +36,13 @@ smoke = bool(os.environ.get("METARL_SMOKE"))  # tiny sizes, for tests
 # (which the rule sees through a learned number φ). Positive (orange): do it again.
 
 # %%
-file = Path(pretrained.__file__).with_name("ta-lpg-gridworld.safetensors")
-params, card = pretrained.load_params(file)
-config = SimpleNamespace(**card["recipe"]["objective"])
-ages = (0.0, 0.5, 1.0)
-surfaces = [lpg_surface(config, params["objective"], metarl.Progress(age * 250, jnp.int32(250))) for age in ages]
-for age, s in zip(ages, surfaces, strict=True):
-    middle = s.values[jnp.abs(s.y).argmin()]  # the prediction does not change
+rule = metarl.load_rule("ta-lpg-gridworld")
+learned = rule.params["objective"]
+for age in (0.0, 0.5, 1.0):
+    surface = lpg_surface(learned, metarl.Progress(age * 250, jnp.int32(250)))
+    middle = surface.values[jnp.abs(surface.y).argmin()]  # the prediction does not change
     print(f"{age:.0%}: pi_hat of a reward of 0 is {middle[50]:.2f}, of 1 {middle[100]:.2f}, of -1 {middle[0]:.2f}")
-panels = {f"{age:.0%} of 250 updates are over": s.values for age, s in zip(ages, surfaces, strict=True)}
-plot.surfaces(panels, surfaces[0].x, surfaces[0].y, "reward", "φ(y') - φ(y)", "pi_hat")
+draw_lpg(learned, longest_life=250)
 
 # %% [markdown]
 # It does use the age. The black line, where a step is neither good nor bad news, moves to the right as the agent grows
@@ -75,20 +70,17 @@ def lied_to(objective, age):
 
 updates = 4 if smoke else 250
 levels = envs.make("gridworld/small", horizon=updates)
-agents = partial(metarl.rl_inner_loop, levels.env, networks.tabular, num_envs=8, rollout_length=20)
-sgd = optimizers.per_output(policy=optax.sgd(40.0), y=optax.sgd(4.0))
-rule = metarl.load_rule("ta-lpg-gridworld").objective
 many = jax.jit(jax.vmap(levels.sample))(jax.random.split(jax.random.key(2**31 - 1), 2 if smoke else 32))
 
 
 @jax.jit
 def lives(age):
-    inner = agents(lied_to(rule, age), sgd)
+    inner = rule.trained._replace(objective=lied_to(rule.objective, age)).inner_loop(levels.env)
     live = partial(metarl.train_agent, inner, {}, num_updates=updates)
     return jax.vmap(live)(many, jax.random.split(jax.random.key(1), len(many.horizon)))[1]
 
 
-stories = {"the truth": jnp.nan, "always newborn": 0.0, "always middle-aged": 0.5, "always at its end": 1.0}
+stories = {"the truth": jnp.nan, "always newborn": 0.0, "always middle-aged": 0.5, "always at the end": 1.0}
 returns, entropies, at = {}, {}, 1 + jnp.arange(updates)
 for name, age in stories.items():
     metrics = lives(jnp.float32(age))
@@ -113,14 +105,17 @@ figure
 
 # %%
 horizons = (2, 4) if smoke else (10, 25, 50, 100, 250, 500)
-contenders = {
-    "TA-LPG": agents(rule, sgd),
-    "A2C": agents(objectives.a2c(normalise_advantage=True), optimizers.adam(0.1)),
-}
+a2c = metarl.rl_inner_loop(
+    levels.env,
+    networks.tabular,
+    objectives.a2c(normalise_advantage=True),
+    optimizers.adam(0.1),
+    rule.learner.experience,  # as much as the rule's agents have
+)
 judge = jax.jit(final_returns, static_argnums=0, static_argnames="num_seeds")
-best = jax.lax.map(jax.jit(envs.optimal_return(levels.env)), many.env_params)
+best = jax.lax.map(levels.optimal_return, many.problem)
 report = {}
-for name, inner in contenders.items():
+for name, inner in {"TA-LPG": rule.inner_loop(levels.env), "A2C": a2c}.items():
     found = []
     for horizon in (0, *horizons):
         there = many._replace(horizon=jnp.full_like(many.horizon, horizon))

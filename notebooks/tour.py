@@ -25,8 +25,8 @@ import optax
 
 import envs
 import metarl
-from envs import gridworld
 from metarl import curricula, estimators, networks, objectives, optimizers, plot
+from metarl.rules import build
 
 smoke = bool(os.environ.get("METARL_SMOKE"))  # tiny sizes, for tests
 
@@ -40,13 +40,13 @@ smoke = bool(os.environ.get("METARL_SMOKE"))  # tiny sizes, for tests
 
 # %%
 levels = envs.make("gridworld/small", horizon=4 if smoke else 250)
-optimum = jax.jit(envs.optimal_return(levels.env))
+optimum = jax.jit(levels.optimal_return)
 
 pictures = {}
 for seed in range(4):
     level = levels.sample(jax.random.key(seed))
-    title = f"level {seed}: {level.env_params.max_steps} steps,\nbest return {optimum(level.env_params):.2f}"
-    pictures[title] = gridworld.render(levels.env, level.env_params)
+    title = f"level {seed}: {level.problem.max_steps} steps,\nbest return {optimum(level.problem):.2f}"
+    pictures[title] = levels.render(level.problem)
 plot.pictures(pictures)
 
 # %% [markdown]
@@ -56,19 +56,15 @@ plot.pictures(pictures)
 # agent's life. It is pure, so lives on many levels are a `vmap` over levels and keys.
 
 # %%
+experience = metarl.Experience(num_envs=8, rollout_length=20)
 a2c = metarl.rl_inner_loop(
-    levels.env,
-    networks.tabular,
-    objectives.a2c(normalise_advantage=True),
-    optimizers.adam(0.1),
-    num_envs=8,
-    rollout_length=20,
+    levels.env, networks.tabular, objectives.a2c(normalise_advantage=True), optimizers.adam(0.1), experience
 )
 
 
 @partial(jax.jit, static_argnums=0)
 def lives(inner, meta_params, levels, key):
-    """What episodes that end in each update earn: [n, updates], of one agent on each of n levels."""
+    """Mean return of the episodes that end in each update, [n, updates]: one agent on each of n levels."""
     live = partial(metarl.train_agent, inner, meta_params, num_updates=4 if smoke else 250)
     keys = jax.random.split(key, len(levels.horizon))
     return jax.vmap(lambda level, key: live(level=level, key=key))(levels, keys)[1]["episode_return"]
@@ -76,7 +72,7 @@ def lives(inner, meta_params, levels, key):
 
 many = jax.jit(jax.vmap(levels.sample))(jax.random.split(jax.random.key(2**31 - 1), 4 if smoke else 64))
 curves = {"A2C": lives(a2c, {}, many, jax.random.key(0))}
-best = jax.lax.map(optimum, many.env_params).mean()
+best = jax.lax.map(optimum, many.problem).mean()
 print(
     f"A2C, last 50 updates, mean of {len(many.horizon)} levels: {jnp.nanmean(curves['A2C'][:, -50:]):.2f} of {best:.2f}"
 )
@@ -90,15 +86,17 @@ print(
 # optax optimizer that follows it, and which levels the next lives are spent on.
 
 # %%
-lpg = partial(
-    metarl.rl_inner_loop,
-    levels.env,
-    networks.tabular,
-    optimizer=optimizers.per_output(policy=optax.sgd(40.0), y=optax.sgd(4.0)),
-    num_envs=8,
-    rollout_length=20,
-)
-learner = lpg(objective=objectives.lpg(hidden=16), critic=metarl.Critic(optax.adam(0.1)))
+recipe = {
+    "objective": {"name": "lpg", "hidden": 16},
+    "optimizer": {
+        "name": "per_output",
+        "policy": {"name": "sgd", "learning_rate": 40.0},
+        "y": {"name": "sgd", "learning_rate": 4.0},
+    },
+    "network": {"name": "tabular"},
+    "experience": experience._asdict(),
+}
+learner = build(recipe).inner_loop(levels.env, critic=metarl.Critic(optax.adam(0.1)))
 meta = metarl.compose(
     learner, estimators.backprop(steps=5), optax.adam(1e-3), curricula.uniform(levels), num_lifetimes=16
 )
@@ -116,7 +114,8 @@ plot.learning_curves(log, ["episode_return"])
 # one ready to use, as an objective in which nothing is left to learn.
 
 # %%
-shipped = lpg(objective=metarl.load_rule("lpg-gridworld").objective)
+rule = metarl.load_rule("lpg-gridworld").trained._replace(experience=experience)  # as much as the others have
+shipped = rule.inner_loop(levels.env)
 curves["LPG, trained above"] = lives(learner, state.params, many, jax.random.key(0))
 curves["LPG, untrained"] = lives(learner, learner.init_meta(jax.random.key(5)), many, jax.random.key(0))
 curves["LPG, shipped"] = lives(shipped, {}, many, jax.random.key(0))
@@ -145,7 +144,7 @@ plot.lines(
 # %%
 with tempfile.TemporaryDirectory() as place:
     file = Path(place) / "mine.safetensors"
-    metarl.save_rule(file, state.params, {"objective": {"name": "lpg", "hidden": 16}}, {"levels": "gridworld/small"})
+    metarl.save_rule(file, state.params, recipe, {"levels": "gridworld/small"})
     mine = metarl.load_rule(file)
     print(f"{file.stat().st_size / 1024:.0f} KiB, made from {mine.card['recipe']}")
 

@@ -21,7 +21,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import optax
 
 import envs
 import metarl
@@ -87,8 +86,8 @@ limits = [min(a.get_ylim()[0] for a in axes), max(a.get_ylim()[1] for a in axes)
 for axis in axes:
     axis.set_ylim(limits)
     axis.axhline(0, color="black", linewidth=0.8)
-print(f"a reward of 0 that ends the episode: {answer(one, one == 0)[0, 0]:.2f}", end=", ")
-print(f"and that does not: {answer(one, one > 0)[0, 0]:.2f}")
+print(f"pi_hat of a reward of 0: {answer(one, one == 0)[0, 0]:.2f} if the step ends the episode", end=", ")
+print(f"{answer(one, one > 0)[0, 0]:.2f} if not")
 figure
 
 # %% [markdown]
@@ -114,10 +113,12 @@ effects = {
 figure = plot.lines(
     {name: (steps, effect) for name, effect in effects.items()},
     "steps between the action and the reward",
-    "effect, over that on the last action",
+    "effect, relative to the last action",
 )
 figure.axes[0].set_xticks(steps[::2])
-print("effect one, two, five and ten steps before:", [f"{reach[i] / reach[0]:.2f}" for i in (1, 2, 5, 10)])
+print(
+    "effect on the actions one, two, five and ten steps earlier:", [f"{reach[i] / reach[0]:.2f}" for i in (1, 2, 5, 10)]
+)
 figure
 
 # %% [markdown]
@@ -129,17 +130,20 @@ figure
 # %%
 updates = 3 if smoke else 250
 levels = envs.make("gridworld/small", horizon=updates)
-agents = partial(metarl.rl_inner_loop, levels.env, networks.tabular, num_envs=8, rollout_length=20)
+a2c = metarl.rl_inner_loop(
+    levels.env,
+    networks.tabular,
+    objectives.a2c(normalise_advantage=True),
+    optimizers.adam(0.1),
+    rule.learner.experience,  # as much as the rule's agents have
+)
 many = jax.jit(jax.vmap(levels.sample))(jax.random.split(jax.random.key(2**31 - 1), 2 if smoke else 64))
 lives = {}
-for name, inner in {
-    "LPG": agents(rule.objective, optimizers.per_output(policy=optax.sgd(40.0), y=optax.sgd(4.0))),
-    "A2C": agents(objectives.a2c(normalise_advantage=True), optimizers.adam(0.1)),
-}.items():
+for name, inner in {"LPG": rule.inner_loop(levels.env), "A2C": a2c}.items():
     live = jax.jit(jax.vmap(partial(metarl.train_agent, inner, {}, num_updates=updates)))
     lives[name] = live(many, jax.random.split(jax.random.key(1), len(many.horizon)))[1]
 
-best = jax.lax.map(jax.jit(envs.optimal_return(levels.env)), many.env_params).mean()
+best = jax.lax.map(levels.optimal_return, many.problem).mean()
 figure, axes = plot.panels(3, size=(3.6, 3.2))
 age, at = "update of the agent", 1 + jnp.arange(updates)
 earned = {name: (at, plot.smoothed(jnp.nanmean(x["episode_return"], 0))) for name, x in lives.items()}
@@ -150,9 +154,9 @@ sharpness = {"LPG": (at, lives["LPG"]["y_entropy"].mean(0))}
 plot.lines(sharpness, age, "entropy of y (nats; dashed: log of the bins)", reference=jnp.log(bins), axis=axes[2])
 axes[2].set_ylim(0, 1.05 * jnp.log(bins))
 for name, metrics in lives.items():
-    print(f"{name}: return {jnp.nanmean(metrics['episode_return'][:, -50:]):.2f} of {best:.2f},", end=" ")
-    print(f"policy's entropy {metrics['policy_entropy'][:, -50:].mean():.2f} in the last 50 updates")
-print(f"entropy of y: {lives['LPG']['y_entropy'][:, -50:].mean():.3f} of {jnp.log(bins):.3f}")
+    print(f"{name}: return {jnp.nanmean(metrics['episode_return'][:, -50:]):.2f}, best {best:.2f};", end=" ")
+    print(f"entropy of the policy {metrics['policy_entropy'][:, -50:].mean():.2f} in the last 50 updates")
+print(f"entropy of y: {lives['LPG']['y_entropy'][:, -50:].mean():.3f} of at most {jnp.log(bins):.3f}")
 figure
 
 # %% [markdown]
