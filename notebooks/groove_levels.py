@@ -9,10 +9,10 @@
 # %% [markdown]
 # # GROOVE's levels
 #
-# GROOVE (Jackson et al. 2023) meta-trains a rule on the levels where its agents fall furthest behind A2C: every life
-# that ends gives its level a score, *algorithmic regret*, and a buffer gives the levels of high scores to new agents
-# again. What does such a buffer keep, and does its score mean what it should? Gridworlds can say, for their best
-# returns are known exactly.
+# GROOVE (Jackson et al. 2023) meta-trains a rule on the levels where its agents fall furthest behind A2C. When a life
+# ends, its level gets a score, the *algorithmic regret*. A buffer keeps the levels with the highest scores and gives
+# them to new agents again. Which levels does the buffer keep, and does the score measure what it should? Gridworlds can
+# answer this, because their best returns are known exactly.
 
 # %%
 import os
@@ -35,8 +35,9 @@ smoke = bool(os.environ.get("METARL_SMOKE"))  # tiny sizes, for tests
 # %% [markdown]
 # ## A short run
 #
-# LPG by meta-gradients, with `curricula.replay` in place of `curricula.uniform` and a score in `compose`. Lives are
-# short here, so that many end. Half of the newborn agents get a level of the buffer, by the rank of its score.
+# We meta-train LPG by meta-gradients, with `curricula.replay` and a score in the place of `curricula.uniform`. Lives
+# are short here, so that many of them end. Half of the new agents get a level from the buffer; the rank of its score
+# decides how likely a level is.
 
 # %%
 horizon = 2 if smoke else 60
@@ -78,16 +79,16 @@ figure
 # %% [markdown]
 # ## The gallery
 #
-# The five levels of the highest scores, and below them five of the lowest that the buffer still holds.
-# Green objects pay and red ones cost; a dark core says how likely collecting one ends the episode.
+# The first row shows the five levels with the highest scores, the second row the five with the lowest scores that the
+# buffer still holds. Green objects pay and red ones cost. A dark core shows how likely an object is to end the episode.
 
 # %%
 gallery.draw(levels, buffer)
 
 # %% [markdown]
-# ## What does it keep?
+# ## What does the buffer keep?
 #
-# Beside as many fresh levels: the better half of the buffer, by score, which replay mostly draws from.
+# Replay mostly draws from the levels with high scores. We compare the better half of the buffer with fresh levels.
 
 # %%
 fresh = jax.jit(jax.vmap(levels.sample))(jax.random.split(jax.random.key(1), 4 if smoke else 256))
@@ -116,11 +117,11 @@ axes[0].legend()
 figure
 
 # %% [markdown]
-# ## Is the score what it should be?
+# ## Is the score right?
 #
-# It comes from one life of one agent and one of A2C's. What one would want is how much *new* agents of the rule fall
-# short of the best possible. So: four new agents of the rule as it is now on every other level of the buffer, against
-# the optimum by dynamic programming.
+# A score compares one life of one agent with one life of one A2C agent. It should tell how much *new* agents of the
+# rule fall short of the best possible return. So we take about a hundred levels of the buffer, train four new agents of
+# the final rule on each, and compare their returns with the exact optimum.
 
 # %%
 some = scored[:: max(1, len(scored) // 100)]
@@ -139,14 +140,14 @@ print(f"of the longest episode and regret: {spearmanr(place.problem.max_steps, r
 figure
 
 # %% [markdown]
-# The curriculum does what it is made for. All scores in the buffer are positive, for levels on which the rule is level
-# with A2C have been pushed out; what stays has longer episodes (315 steps in the better half, 219 in fresh levels),
-# more room (51 free cells, 43) and slightly more to collect. And the score, though it comes from a single life, says
-# something of what it should: Spearman's rho with the exact regret of new agents is 0.52, higher than that of the
-# episode's length (0.37), which is what returns scale with in the first place. It misses levels as well: some in the
-# upper left have large regret and small scores, presumably since A2C did not find much there either.
+# The curriculum does what it should. All scores in the buffer are positive: levels on which the rule is as good as A2C
+# have been replaced. The better half of the buffer has longer episodes (315 steps, against 219 in fresh levels), more
+# space (51 free cells, against 43) and slightly more objects. A score comes from a single life, but it does tell
+# something: its rank correlation (Spearman's rho) with the exact regret of new agents is 0.52. That of the episode's
+# length, which scales all returns, is 0.37. The score also misses levels: some in the upper left of the figure have a
+# large regret and a small score, presumably because A2C earned little there, too.
 #
-# Two cautions. A buffer keeps the *highest* of noisy scores, so some of what is in it was merely lucky. And harder
-# levels need not make better rules: in the README's comparison, with five meta-training seeds each, **GROOVE's rules
-# are not better than those of domain randomisation** at this scale, and neither are those of an oracle that scores by
-# the exact optimum.
+# Two cautions. The buffer keeps the *highest* of noisy scores, so some of its levels are there by luck. And harder
+# levels need not make better rules. The documentation compares them with five meta-training seeds each: **GROOVE's
+# rules are not better than those of domain randomisation** at this scale, and neither are those of an oracle that
+# scores by the exact optimum.

@@ -9,14 +9,14 @@
 # %% [markdown]
 # # Write your own update rule in one file
 #
-# What an agent minimises is a `metarl.Objective`: four pure functions. Whatever in them depends on `meta_params` can be
-# meta-learned, by any estimator. The one below is ours: A2C, in which
+# A `metarl.Objective` says what an agent minimises. It consists of pure functions, and any estimator can meta-learn
+# what in them depends on `meta_params`. This notebook writes a rule that is A2C with two changes:
 #
-# - every advantage gets a *weight* from a small network, which sees the advantage and the agent's age, and
-# - the entropy bonus is an exponential function of the agent's age.
+# - A small network gives every advantage a *weight*. It sees the advantage and the agent's age.
+# - The entropy bonus is an exponential function of the agent's age.
 #
-# To give meta-training something to do, it starts badly: all weights are 1, as in A2C, but the entropy bonus is thirty
-# times what suits these levels.
+# The rule starts badly on purpose, so that meta-training has something to improve: all weights are 1, as in A2C, but
+# the entropy bonus is thirty times larger than is good for these levels.
 
 # %%
 import os
@@ -42,7 +42,7 @@ smoke = bool(os.environ.get("METARL_SMOKE"))  # tiny sizes, for tests
 # ## The rule
 #
 # `targets` is computed once per rollout and is constant to the agent; the agent follows the gradient of `loss`. The
-# meta-gradient flows through both. This cell is the file that you would write.
+# meta-gradient flows through both. You would write this cell as a file of its own.
 
 
 # %%
@@ -91,10 +91,10 @@ def learned_weights(hidden=16):
 
 
 # %% [markdown]
-# ## Is it A2C at birth?
+# ## Is the untrained rule A2C?
 #
-# With the same entropy bonus and the same keys, agents should live the same lives. `score` is the mean return of new
-# agents on held-out levels at the end of their lives.
+# With the same entropy bonus and the same keys, both rules should give exactly the same agents. `score` is the return
+# of new agents on held-out levels at the end of their lives.
 
 # %%
 levels = envs.make("gridworld/small", horizon=4 if smoke else 100)
@@ -128,10 +128,11 @@ returns = {
 print({name: f"{x.mean():.4f}" for name, x in returns.items()})
 
 # %% [markdown]
-# ## Two estimators, one argument
+# ## Two estimators
 #
-# `backprop` differentiates through four updates of the agent and judges it by the policy-gradient loss of the next
-# rollout. `es` compares whole lives under perturbed meta-parameters by the return at their end.
+# Only one argument of `compose` differs. `backprop` differentiates through four updates of the agent, and judges the
+# agent by its policy-gradient loss on the next rollout. `es` runs whole lives under perturbed meta-parameters, and
+# compares the returns at their end.
 
 # %%
 ways = {
@@ -165,9 +166,9 @@ axes[2].set_title("entropy bonus")
 figure
 
 # %% [markdown]
-# ## Is it any better?
+# ## Is it better?
 #
-# New agents on held-out levels, after a life as long as those of training.
+# We train new agents on held-out levels, for lives as long as those of meta-training.
 
 # %%
 returns |= {f"mine, by {name}": score(p) for name, p in params.items()}
@@ -179,13 +180,12 @@ for name, (mean, low, high) in intervals.items():
 plot.intervals(intervals, "final return, as a share of the best possible")
 
 # %% [markdown]
-# At birth the rule *is* A2C with its bonus, to the last digit. After meta-training it has made up for most of the bad
-# start: from 0.80 to 0.90 by backpropagation and 0.89 by evolution, where A2C with a bonus that suits these levels has
-# 0.92. The intervals of all three overlap, and no more is to be expected of a rule that could only mend what was
-# broken.
+# Untrained, the rule *is* A2C with the same bonus, to the last digit. Meta-training repairs most of the bad start: the
+# score rises from 0.80 to 0.90 by backpropagation and to 0.89 by evolution. A2C with a good bonus has 0.92. The
+# intervals of these three overlap. The rule cannot do much better, because only the bonus was wrong.
 #
-# How they did it differs, and for a reason. Backpropagation sees four updates ahead: it makes all advantages count as
-# much as it may (the straight line is at the bound, e times what it was), which leaves the bonus relatively small, and
-# hardly touches the bonus itself. Evolution sees whole lives, and has found what takes a whole life to pay: to explore
-# more than at first while young, 0.6, and ten times less when old. Both are one run; the curves above are noisy
-# because the levels of their agents change all the time.
+# The two estimators repair it in different ways. Backpropagation sees four updates ahead. It gives all advantages the
+# greatest weight that is allowed (the straight line is at the bound, e times the untrained one), which makes the bonus
+# relatively small, and it hardly changes the bonus itself. Evolution sees whole lives, and finds something that only
+# pays over a whole life: young agents explore more than before (a bonus of 0.6), and old ones ten times less. This is
+# one run of each. The curves above are noisy because the agents' levels change all the time.

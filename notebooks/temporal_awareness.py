@@ -9,9 +9,10 @@
 # %% [markdown]
 # # Temporal awareness
 #
-# An agent that knows how old it is could explore while it is young and cash in when it is old. `ta-lpg-gridworld` is an
-# LPG that sees two more numbers: the share of the lifetime that is over, and the logarithm of its length. It was
-# meta-trained by evolution on lives of 10 to 250 updates (Jackson et al. 2024). Does it use them, and does it help?
+# An agent that knows its age can explore while it is young and exploit what it knows when it is old. `ta-lpg-gridworld`
+# is an LPG with two more inputs: the elapsed share of the lifetime, and the logarithm of the lifetime's length. It was
+# meta-trained by evolution on lives of 10 to 250 updates (Jackson et al. 2024). Does it use these inputs, and do they
+# help?
 
 # %%
 import os
@@ -32,8 +33,9 @@ smoke = bool(os.environ.get("METARL_SMOKE"))  # tiny sizes, for tests
 # %% [markdown]
 # ## One update at three ages
 #
-# The rule's verdict `pi_hat` on a single step, over its reward and over what happens to the agent's prediction
-# (which the rule sees through a learned number φ). Positive (orange): do it again.
+# The figure shows the rule's `pi_hat` for a single step, over the step's reward and over the change of the agent's
+# prediction (which the rule sees through a learned number φ). Positive values (orange) make the action more likely. The
+# agent lives for N = 250 updates, of which n are over.
 
 # %%
 rule = metarl.load_rule("ta-lpg-gridworld")
@@ -45,16 +47,15 @@ for age in (0.0, 0.5, 1.0):
 draw_lpg(learned, longest_life=250)
 
 # %% [markdown]
-# It does use the age. The black line, where a step is neither good nor bad news, moves to the right as the agent grows
-# older: a reward of nothing is mildly good news for a newborn (0.13), whatever it has just done, and mildly bad for an
-# old one (-0.11). Optimism while there is time to find something better, and the other way round at the end, is what
-# the paper reports as well.
+# The rule does use the age. On the black line `pi_hat` is zero. The line moves to the right as the agent grows older: a
+# reward of 0 makes the action more likely for a newborn agent (0.13) and less likely for an old one (-0.11). The rule
+# is optimistic while there is time to find something better, and pessimistic at the end. The paper reports the same.
 #
-# ## Lying to it
+# ## What if we lie to it?
 #
-# Whether that matters can be tested: tell the rule that its agent is always newborn, always middle-aged, or always
-# about to die, whatever the truth is. An objective is a tuple of functions, so a liar is a few lines. `age` is an array
-# (NaN for the truth), so that all of them are one compiled program.
+# To test whether this matters, we tell the rule that its agent is always newborn, always middle-aged, or always at the
+# end of its life. An objective is a tuple of functions, so this takes a few lines. `age` is an array (NaN stands for
+# the truth), so that one compiled program serves all cases.
 
 
 # %%
@@ -93,15 +94,15 @@ plot.lines(entropies, "update of the agent", "entropy of the policy (nats)", axi
 figure
 
 # %% [markdown]
-# The truth is the best story. A rule that believes its agent to be old makes it sure of itself early (the entropy
-# falls within 60 updates) and leaves it with 0.70, one that believes in middle age with 0.77; told that it is newborn
-# for ever, the agent keeps exploring and comes to 0.93, where the truth gives 1.00. (Means of 32 agents, one per
-# level; the first two gaps are large, the last may be chance.)
+# Agents learn best when the rule knows the truth. A rule that believes its agent is old makes the policy
+# near-deterministic early (the entropy falls within 60 updates), and the agent ends with a return of 0.70. With
+# "middle-aged" it ends with 0.77. With "newborn" the agent keeps exploring and reaches 0.93, while the truth gives
+# 1.00. (These are means of 32 agents, one per level. The first two differences are large; the last may be chance.)
 #
 # ## Over horizons
 #
-# The rule adapts to how long its agents have, A2C does not. Returns at the end of lives of many lengths, on held-out
-# levels; the shade is what it was trained on.
+# The rule adapts to the length of the lives of its agents; A2C does not. We compare returns at the end of lives of many
+# lengths, on held-out levels. The shaded lengths are those of meta-training.
 
 # %%
 horizons = (2, 4) if smoke else (10, 25, 50, 100, 250, 500)
@@ -127,11 +128,11 @@ for name, inner in {"TA-LPG": rule.inner_loop(levels.env), "A2C": a2c}.items():
 plot.over_horizons(report, "return: 0 random, 1 optimal", trained=(10, 250))
 
 # %% [markdown]
-# TA-LPG's agents get better the longer they live, also beyond the lives that it was trained on, and **A2C, whose
-# learning rate was tuned on such levels, is ahead at every length**. The intervals of TA-LPG are wide: on some levels
-# an agent that has made up its mind too early stays there.
+# The longer TA-LPG's agents live, the better they get, also beyond the lengths of meta-training. **A2C is ahead at
+# every length**; its learning rate was tuned on such levels. The intervals of TA-LPG are wide: on some levels an agent
+# settles on a poor policy too early.
 #
-# Whether awareness itself pays is another question, and wants a rule that differs in nothing else. The README has that
-# comparison, with five meta-training seeds each: against its blind twin, the time-aware rule is behind on short lives,
-# and ahead on long ones by less than the seeds differ. So here one can see *what* a rule does with the time, and that
-# it relies on it, but not that seeing the time makes better rules.
+# Does awareness itself pay? To answer this one needs a rule that differs in nothing else. The documentation has this
+# comparison, with five meta-training seeds for each rule. The time-aware rule is behind the same rule without these
+# inputs on short lives. On long lives it is ahead, but by less than the seeds differ. So this notebook shows *what* a
+# rule does with the time, and that it relies on it. It does not show that seeing the time makes better rules.

@@ -10,10 +10,10 @@
 # # What did LPG learn?
 #
 # `lpg-gridworld` is a recurrent network that was meta-trained on small gridworlds for four minutes. It reads a rollout
-# backwards and gives, for every step, a number `pi_hat` by which the agent moves the log-probability of its action (the
-# place that an advantage has in A2C), and a target for the agent's prediction `y`, a distribution over eight bins
-# whose meaning is the rule's own business. Nobody told it about values, discounts or temporal differences. We can ask
-# what it does by showing it rollouts of our making.
+# backwards. For every step it returns two things: a number `pi_hat`, which multiplies the gradient of the action's
+# log-probability (as an advantage does in A2C), and a target for the agent's prediction `y`, a distribution over eight
+# bins. The bins have no given meaning: the rule chooses what the agent predicts. Nobody told the rule about values,
+# discounts or temporal differences. To find out what it does, we show it rollouts that we make by hand.
 
 # %%
 import os
@@ -32,8 +32,9 @@ smoke = bool(os.environ.get("METARL_SMOKE"))  # tiny sizes, for tests
 # %% [markdown]
 # ## A probe
 #
-# The agent of the probe has tables of two rows and never leaves row 0, where it takes the first of two actions with the
-# probability that we choose; row 1 says what it predicts next. Every environment of the rollout is one question.
+# The agent of the probe has tables with two rows. It stays in row 0, where it takes the first of two actions with a
+# probability that we choose. Row 1 is its prediction in the next state. Every environment of the rollout asks one
+# question.
 
 # %%
 rule = metarl.load_rule("lpg-gridworld")
@@ -66,9 +67,9 @@ def answer(reward, terminated, prob=0.5, y_next=0.0):
 # %% [markdown]
 # ## Rewards
 #
-# One step, alone. First its reward, for likely and unlikely actions; then what the next prediction adds. (A bin means
-# nothing by itself: what is drawn is the step in which all of the next prediction's mass is on that bin, while the
-# present prediction is uniform.)
+# First we look at a single step. The first two panels show `pi_hat` over the reward, for likely and unlikely actions.
+# The third panel shows the effect of the next prediction. For each bin it shows a step without reward whose next
+# prediction has all its mass on this bin, while the present prediction is uniform.
 
 # %%
 rewards = jnp.linspace(-1, 1, 41)[None]
@@ -93,9 +94,10 @@ figure
 # %% [markdown]
 # ## Credit
 #
-# How far back does a reward reach? A rollout of twenty steps gets a reward of 1 in its last step, or none; drawn is the
-# difference that it makes to every earlier `pi_hat`, over that of the last step. Beside it the same for A2C's
-# advantages (discount 0.99, lambda 0.95), and for a reward that comes just after another episode's end.
+# How far back does a reward reach? A rollout of twenty steps has a reward of 1 in its last step, or no reward. We plot
+# the difference that this makes to `pi_hat` at every earlier step, relative to the last step. We compare it with the
+# advantages of A2C (discount 0.99, lambda 0.95), and with a rollout in which another episode ends shortly before the
+# reward.
 
 # %%
 T = 20
@@ -124,9 +126,9 @@ figure
 # %% [markdown]
 # ## Lives
 #
-# Agents on new levels, by the rule and by A2C: what they earn, how random their policies stay, and how sharp the
-# predictions get (they would be of no use if they stayed uniform everywhere). The dashed lines are the best possible
-# return, and the entropies of uniform distributions.
+# We train agents on new levels by LPG and by A2C. We plot their returns, how random their policies stay, and how sharp
+# the predictions become (predictions that stay uniform everywhere are of no use). The dashed lines are the best
+# possible return and the entropies of uniform distributions.
 
 # %%
 updates = 3 if smoke else 250
@@ -165,15 +167,16 @@ figure
 # %% [markdown]
 # ## What it learned, and what it did not
 #
-# - **Rewards count, bad ones more.** `pi_hat` rises with the reward, to about half for a reward of 1 and to about
-#   minus one for a reward of -1. How likely the action was hardly matters.
-# - **It found a discount, and a short-sighted one.** The step before a reward gets 1.08 times the credit of the last
-#   one, that five steps before 0.22, ten steps 0.03. A2C's advantages reach much further. (That no credit crosses an
-#   episode's end is built in: the network's memory is cleared there.)
-# - **It did not make much of its predictions.** Their entropy stays at 2.070 of 2.079 nats, so nothing like a value
-#   function has come about, although the rule would listen to one: the third panel of the first figure is not zero.
-# - **Its agents stay random.** Their policies' entropy is 1.46 nats at the end, of log 5 = 1.61; that of A2C's agents
-#   0.80. They earn 0.94 where A2C's earn 1.04, and 1.14 would be possible.
+# - **Rewards count, and bad ones count more.** `pi_hat` rises with the reward: it is about one half for a reward of 1
+#   and about minus one for a reward of -1. The probability of the action hardly matters.
+# - **It found a short-sighted discount.** The step before the reward gets 1.08 times the credit of the last step, five
+#   steps earlier 0.22, and ten steps earlier 0.03. The advantages of A2C reach much further. (No credit crosses the end
+#   of an episode, because the network's memory is cleared there.)
+# - **It makes little use of predictions.** Their entropy stays at 2.070 of at most 2.079 nats, so the agents have
+#   learned nothing like a value function. The rule would react to predictions: the third panel of the first figure is
+#   not zero.
+# - **Its agents stay random.** The entropy of their policies is 1.46 nats at the end, where uniform policies have log 5
+#   = 1.61 and A2C's agents have 0.80. They earn 0.94, A2C's earn 1.04, and the best possible is 1.14.
 #
-# So four minutes of meta-training have found something like discounted returns, and no temporal differences. The LPG
-# paper, with far more of everything, reports predictions that do behave like values.
+# So four minutes of meta-training find something like discounted returns, but no temporal differences. The LPG paper,
+# with a far larger meta-training, reports predictions that behave like values.
