@@ -175,8 +175,8 @@ figure
 # - **It makes little use of predictions.** Their entropy stays at 2.070 of at most 2.079 nats, so the agents have
 #   learned nothing like a value function. The rule would react to predictions: the third panel of the first figure is
 #   not zero.
-# - **Its agents stay random.** The entropy of their policies is 1.46 nats at the end, where uniform policies have log 5
-#   = 1.61 and A2C's agents have 0.80. They earn 0.94, A2C's earn 1.04, and the best possible is 1.14.
+# - **Its agents stay random.** The entropy of their policies is 1.47 nats at the end, where uniform policies have log 5
+#   = 1.61 and A2C's agents have 0.92. They earn 0.96, A2C's earn 1.07, and the best possible is 1.14.
 #
 # So four minutes of meta-training find something like discounted returns, but no temporal differences. The LPG paper,
 # with a far larger meta-training, reports predictions that behave like values.
