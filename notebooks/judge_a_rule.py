@@ -27,10 +27,10 @@ smoke = bool(os.environ.get("METARL_SMOKE"))  # tiny sizes, for tests
 # %% [markdown]
 # ## A suite
 #
-# A suite is a mapping from names to environments with their budgets: `env_steps` is the experience of each agent, and
+# A suite maps names to environments with their budgets: `env_steps` is the experience of each agent, and
 # `eval_episodes` the number of episodes in each measurement. `envs.suite("gridworlds")` has eight environments; we take
-# one of them. The suite also knows the best hyperparameters of A2C and PPO in each environment, from a sweep with the
-# same budget.
+# one of them. For each environment the suite also has the best hyperparameters of A2C and PPO, found by a sweep with
+# the same budget.
 
 # %%
 entry = envs.suite("gridworlds")["gridworld/small"]
@@ -45,9 +45,9 @@ for name, best in entry.tuned.items():
 # %% [markdown]
 # ## The rules
 #
-# A rule is what `metarl.load_rule` returns (or its name, or a path), or one of the built-in `"a2c"`, `"ppo"` and
-# `"random"`. All rules get the same seeds, and `gridworld/small` gives every seed a level of its own, on which no rule
-# was trained. The call writes its progress to stderr, which we hide here.
+# A rule is what `metarl.load_rule` returns, or its name, or a path, or one of the built-in `"a2c"`, `"ppo"` and
+# `"random"`. All rules get the same seeds. In `gridworld/small` every seed has a level of its own, which no rule was
+# trained on. `evaluate` writes its progress to stderr, which we hide here.
 
 # %%
 rules = {"lpg": metarl.load_rule("lpg-gridworld"), "a2c": "a2c", "random": "random"}
@@ -56,18 +56,25 @@ with contextlib.redirect_stderr(io.StringIO()):
 result.show()
 
 # %% [markdown]
-# The first table has the returns at the end of training. Returns of different environments cannot be averaged, so the
-# second table has *scores*: 0 is the random policy, and 1 is the better of the tuned A2C and PPO. The last table says
-# how likely an agent of one rule is to beat an agent of another.
+# The first table has the returns at the end of training. Returns in different environments cannot be averaged, so the
+# second table summarises *scores*: 0 is the random policy, and 1 is the better of the tuned A2C and PPO. The third
+# table gives the probability that an agent of one rule beats an agent of another.
+#
+# Here LPG's agents are as good as those of tuned A2C (0.73 and 0.75, and a probability of 0.49), and both are much
+# better than random. The intervals are wide, because levels differ a lot in what one can earn.
 #
 # ## Figures
 #
-# `result.figures()` has the figures that a paper would show. Two of them: returns while agents learn, and the summaries
-# of the scores.
+# `result.figures()` draws the usual figures of such a comparison. We show two of them. The first has the returns while
+# agents learn: A2C's agents reach their final return within 6,000 steps, LPG's within 60,000.
 
 # %%
 figures = result.figures()
 figures["curves"]
+
+# %% [markdown]
+# The second figure shows the summaries of the scores. The interquartile mean (IQM) ignores the best and the worst
+# quarter of the agents. The optimality gap is how far agents fall short of a score of 1; lower is better.
 
 # %%
 figures["aggregates"]
@@ -83,3 +90,7 @@ print(result.rows()[0])
 for name in result.rules:
     scores = result.scores(name, list(result.scales))  # [seeds, environments]
     print(f"{name}: {(scores > 0.9).mean():.0%} of the agents score above 0.9")
+
+# %% [markdown]
+# `python -m experiments.evaluate --rules lpg-gridworld a2c random --suite gridworlds` does the same from the command
+# line for the whole suite, and writes the tables and figures to files.
