@@ -141,10 +141,10 @@ figure
 
 # %% [markdown]
 # The curriculum does what it should. All scores in the buffer are positive: levels on which the rule is as good as A2C
-# have been replaced. The better half of the buffer has longer episodes (315 steps, against 219 in fresh levels), more
-# space (51 free cells, against 43) and slightly more objects. A score comes from a single life, but it does tell
-# something: its rank correlation (Spearman's rho) with the exact regret of new agents is 0.52. That of the episode's
-# length, which scales all returns, is 0.37. The score also misses levels: some in the upper left of the figure have a
+# have been replaced. The better half of the buffer has longer episodes (318 steps, against 219 in fresh levels), more
+# space (50 free cells, against 43) and slightly more objects. A score comes from a single life, but it does tell
+# something: its rank correlation (Spearman's rho) with the exact regret of new agents is 0.46. That of the episode's
+# length, which scales all returns, is 0.30. The score also misses levels: some in the upper left of the figure have a
 # large regret and a small score, presumably because A2C earned little there, too.
 #
 # Two cautions. The buffer keeps the *highest* of noisy scores, so some of its levels are there by luck. And harder
