@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import optax
 from quadratic import levels, quadratic
-from test_train import timeless
+from toy import timeless
 
 import metarl
 from metarl.run import checkpoint
@@ -41,7 +41,7 @@ from metarl.evaluation.measure import final_returns
 from metarl.meta import compose
 from quadratic import levels, quadratic
 from test_devices import assert_close
-from test_train import assert_same
+from toy import assert_same
 
 directory, devices = sys.argv[1], jax.devices()
 assert len(devices) == 8

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metarl.curricula.replay import FRESH, MUTATED, REPLAYED, fingerprint, log_priorities, replay, replay_metrics
-from metarl.meta import select
+from metarl.tree import select
 from metarl.types import Level, Levels
 
 NAN = float("nan")
@@ -24,14 +24,14 @@ def numbered(count, horizon=5):
         number = jax.random.randint(key, (), 0, count)
         return Level({"number": number, "picture": jnp.full((2, 2), number, jnp.float32)}, horizon + number % 3)
 
-    return Levels(None, sample)
+    return Levels(sample)
 
 
 MANY, FEW = numbered(2**30), numbered(6)
 
 
 def edited(key, level):
-    return level._replace(env_params={**level.env_params, "number": -jax.random.randint(key, (), 1, 2**30)})
+    return level._replace(problem={**level.problem, "number": -jax.random.randint(key, (), 1, 2**30)})
 
 
 @cache
@@ -43,7 +43,7 @@ def compiled(few, num_lifetimes, capacity, mutation):
 
 
 def number_of(level):
-    return np.asarray(level.env_params["number"]).tolist()
+    return np.asarray(level.problem["number"]).tolist()
 
 
 def check(buffer, levels, needed, known, capacity):
@@ -180,13 +180,13 @@ def test_edits_are_of_levels_that_are_chosen_as_for_replay():
     _, buffer = scored([1.0, 4.0, -2.0, 3.0])
 
     def marked(key, level):
-        number = level.env_params["number"] + 10 * jax.random.randint(key, (), 1, 2**20)
-        return level._replace(env_params={**level.env_params, "number": number})
+        number = level.problem["number"] + 10 * jax.random.randint(key, (), 1, 2**20)
+        return level._replace(problem={**level.problem, "number": number})
 
     curriculum = replay(MANY, 5, probability=0.0, mutate=marked, mutation_probability=1.0)
     keys = jax.random.split(jax.random.key(5), 4000)
     given = jax.jit(jax.vmap(lambda key: curriculum.sample(key, buffer, jnp.array([True]))[0]))(keys)
-    counts = np.bincount(np.asarray(given.env_params["number"][:, 0]) % 10, minlength=4)
+    counts = np.bincount(np.asarray(given.problem["number"][:, 0]) % 10, minlength=4)
     assert scipy.stats.chisquare(counts, 4000 * np.array([1 / 3, 1, 1 / 4, 1 / 2]) / (25 / 12)).pvalue > 1e-3
 
 

@@ -9,7 +9,7 @@ import optax
 import pytest
 import quadratic
 import scipy.stats
-from test_train import assert_same
+from toy import assert_same
 
 import metarl
 from envs import mdp
@@ -183,8 +183,8 @@ def test_a_buffer_serves_lifetimes_that_go_on_between_estimates_and_resumes_exac
     assert (buffer.last[buffer.slot.clip(max=11)] > 0).any() and buffer.clock > 10
     lived_on = jax.tree.map(lambda x: x[buffer.slot.clip(max=11)], buffer.levels)
     followed = buffer.slot < 12
-    reward = jax.device_get(state.lifetimes.level.env_params.reward)
-    np.testing.assert_array_equal(lived_on.env_params.reward[followed], reward[followed])
+    reward = jax.device_get(state.lifetimes.level.problem.reward)
+    np.testing.assert_array_equal(lived_on.problem.reward[followed], reward[followed])
 
     metarl.train(meta, seed=0, steps=15, chunk=5, directory=tmp_path)
     resumed = metarl.train(meta, seed=0, steps=30, chunk=5, directory=tmp_path, resume=True)

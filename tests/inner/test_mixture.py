@@ -8,7 +8,7 @@ import pytest
 from quadratic import levels, quadratic
 
 import metarl
-from metarl.inner.mixture import mixed, mixture
+from metarl.inner.mixture import mixed_levels, mixture
 
 
 def test_a_mixture_is_its_parts_side_by_side():

@@ -1,8 +1,6 @@
 """Plain agents: losses against hand-worked numbers, the update's bookkeeping, and that they learn."""
 
-from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,41 +12,15 @@ import envs
 from envs import gridworld, mdp
 from metarl.inner.rl import rl_inner_loop, train_agent
 from metarl.evaluation.measure import final_returns
-from metarl.meta import Objective
+from metarl.rl.objective import Objective
 from metarl.rl.networks import gru, mlp, tabular
 from metarl.objectives import a2c, dpo, ppo
-from metarl.objectives.actor_critic import Targets
+from metarl.rl.critic import Targets
 from metarl.rl.rollout import Rollout, model, unroll
 from metarl.types import Box, constant_levels
 
 LEVELS = mdp.distribution(num_states=4, num_actions=3, max_steps=5, horizon=8)
 LEVEL = LEVELS.sample(jax.random.key(0))
-
-
-class Bull(NamedTuple):
-    target: jax.Array
-
-
-@dataclass(frozen=True)
-class Bullseye:
-    """One continuous action per episode: what is observed must be hit, and each miss costs its square."""
-
-    default_params = ()
-
-    def action_space(self, params=None):
-        return Box(-2.0, 2.0, (1,))
-
-    def observation_space(self, params=None):
-        return Box(-1.0, 1.0, (1,))
-
-    def reset(self, key, params):
-        target = jax.random.uniform(key, (1,), minval=-1.0)
-        return target, Bull(target)
-
-    def step(self, key, state, action, params):
-        obs, new = self.reset(key, params)
-        cost = jnp.square(action - state.target).sum()
-        return obs, new, -cost, jnp.bool_(True), jnp.bool_(False), {"final_observation": state.target}
 
 
 # --- losses -------------------------------------------------------------------------------------------------
@@ -307,5 +279,5 @@ def test_a2c_reaches_its_share_of_the_optimum_on_gridworlds():
     returns = jax.jit(partial(final_returns, inner, num_seeds=2))(
         inner.init_meta(jax.random.key(0)), held_out, jax.random.key(1)
     )
-    optimum = jax.lax.map(lambda p: gridworld.optimal_return(levels.env, p), held_out.env_params)
+    optimum = jax.lax.map(lambda p: gridworld.optimal_return(levels.env, p), held_out.problem)
     assert 0.85 * optimum.mean() < returns.mean() < 1.02 * optimum.mean()

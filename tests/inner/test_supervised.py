@@ -15,10 +15,10 @@ import envs
 import metarl
 from envs.tasks import accuracy, digits, logistic_digits, mlp_digits, quadratic
 from metarl import curricula, estimators, optimizers
-from metarl.meta import LearnedOptimizer
+from metarl.optimizers.learned import LearnedOptimizer
 from metarl.optimizers.schedules import readable
 from metarl.pretrained import load_params, save_params
-from metarl.inner.supervised import levels, supervised_inner_loop
+from metarl.inner.supervised import task_levels, supervised_inner_loop
 from metarl.types import Layer, Task
 
 HORIZON = 4
@@ -102,17 +102,17 @@ def test_steps_are_those_by_hand(optimizer, by_hand):
     inner = supervised_inner_loop(task, optimizer)
     meta_params = inner.init_meta(jax.random.key(0))
     training, step, state = one(inner, task), jax.jit(inner.step), None
-    h, minimum = (np.asarray(x, np.float64) for x in training.level.env_params)
+    h, minimum = (np.asarray(x, np.float64) for x in training.level.problem)
     x = np.asarray(training.params["x"], np.float64)
     for t in range(3):
         loss = (h * (x - minimum) ** 2).sum() / 2
         np.testing.assert_allclose(-inner.fitness(meta_params, training, jax.random.key(t)), loss, rtol=1e-5)
         np.testing.assert_allclose(inner.loss(meta_params, training, jax.random.key(t))[0], loss, rtol=1e-5)
-        training, penalty, metrics = step(meta_params, training, jax.random.key(t))
+        training, objective, metrics = step(meta_params, training, jax.random.key(t))
         x, state = by_hand(x, h * (x - minimum), state)
         np.testing.assert_allclose(training.params["x"], x, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)  # before the step
-        assert training.step == t + 1 and penalty == 0
+        assert training.step == t + 1 and objective == 0
 
 
 def test_meta_parameters_are_as_those_of_agents():
@@ -247,7 +247,7 @@ def test_the_meta_gradient_of_a_rate_is_the_closed_form(x64):
     inner = supervised_inner_loop(task, learned_rate())
     lifetimes, rates = newborn(inner, task, 4), np.array([0.05, 0.5, 1.3])
     slopes, losses = jax.jit(jax.vmap(lambda rate: first_estimate(inner, lifetimes, rate, HORIZON)))(rates)
-    square = ((lifetimes.params["x"] - lifetimes.level.env_params.minimum) ** 2).sum(1).mean()
+    square = ((lifetimes.params["x"] - lifetimes.level.problem.minimum) ** 2).sum(1).mean()
     np.testing.assert_allclose(losses, square * (1 - rates) ** (2 * HORIZON) / 2, rtol=1e-6)
     np.testing.assert_allclose(slopes, -square * HORIZON * (1 - rates) ** (2 * HORIZON - 1), rtol=1e-6)
 

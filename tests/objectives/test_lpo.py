@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from test_agents import Bullseye, adam
+from bullseye import Bullseye
 
 from envs import mdp
 from metarl import optimizers

@@ -381,7 +381,7 @@ def test_what_agents_tell_is_what_their_neurons_do():
     lifetime = born(inner, GRID)
     model = acting.model(GRID.env, networks.mlp((4,)), {"value": 1})
     actors, level = lifetime.actors, lifetime.level
-    _, data = acting.rollout(GRID.env, model, lifetime.params, actors, level.env_params, jax.random.key(0), 4)
+    _, data = acting.rollout(GRID.env, model, lifetime.params, actors, level.problem, jax.random.key(0), 4)
     layers = acting.layers(model, lifetime.params, data)
     inputs = np.asarray(jax.nn.one_hot(data.obs, GRID.env.observation_space(GRID.env.default_params).n)).reshape(16, -1)
     for name, actor in (("policy", 1.0), ("value", 0.0)):
@@ -424,7 +424,7 @@ def test_a_fixed_objective_is_the_learned_one_as_it_is():
     lifetime = born(inners[0], GRID)
     free, fixed = (jax.jit(i.step)(m, lifetime, jax.random.key(0)) for i, m in zip(inners, metas, strict=True))
     jax.tree.map(np.testing.assert_array_equal, free.lifetime.params, fixed.lifetime.params)
-    assert free.penalty == fixed.penalty != 0.0
+    assert free.objective == fixed.objective != 0.0
 
 
 def test_an_agents_noise_is_its_own():

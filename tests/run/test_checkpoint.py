@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_train import assert_same, toy
+from toy import assert_same, toy
 
 from metarl.run import checkpoint
 from metarl.run.checkpoint import CheckpointError
