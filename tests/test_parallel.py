@@ -14,10 +14,10 @@ from quadratic import levels, quadratic
 from toy import timeless
 
 import metarl
-from metarl.run import checkpoint
 from metarl.curricula import uniform
 from metarl.estimators import backprop
 from metarl.meta import compose
+from metarl.run import checkpoint
 
 HERE = Path(__file__).parent
 

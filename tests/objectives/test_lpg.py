@@ -145,8 +145,7 @@ def tiny(updates=3, optimizer=None, critic=None, **coefficients):
         metarl.networks.tabular,
         lpg(bins=3, hidden=8, **coefficients),
         optimizer or per_output(policy=optax.sgd(2.0), y=optax.sgd(1.0)),
-        num_envs=2,
-        rollout_length=4,
+        metarl.Experience(2, 4),
         critic=critic or metarl.Critic(optax.adam(0.1)),
     )
     return inner, compose(inner, backprop(updates), optax.adam(1e-3), metarl.curricula.uniform(LEVELS), 2)
@@ -242,7 +241,7 @@ def test_batches_of_lifetimes_and_rematerialisation_change_nothing():
         return jax.jit(lambda s: backprop(3, **options).estimate(inner, s.params, s.estimator, s.lifetimes, key))(state)
 
     whole = run()
-    in_batches = run(batch_size=1)
+    in_batches = run(placement=metarl.Placement(batch_size=1))
     assert in_batches[3].pop("meta_gradient_variance") > 0
     assert np.isnan(whole[3].pop("meta_gradient_variance"))  # only batches tell
     with_remat = run(remat=True)
@@ -259,8 +258,7 @@ def test_the_critic_learns():
         metarl.networks.tabular,
         lpg(bins=2, hidden=2),
         optax.sgd(1.0),
-        num_envs=4,
-        rollout_length=4,
+        metarl.Experience(4, 4),
         critic=metarl.Critic(optax.adam(0.1), discount=0.0),
     )
     params = inner.init_meta(jax.random.key(0))

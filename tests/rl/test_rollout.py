@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from envs import gridworld, mdp
-from metarl.rl.networks import gru, minatar_conv, mlp, tabular
 from metarl.rl.critic import actor_critic_targets
+from metarl.rl.networks import gru, minatar_conv, mlp, tabular
 from metarl.rl.returns import gae, normalise
 from metarl.rl.rollout import Rollout, evaluate, model, reset, rollout, unroll
 from metarl.types import Box, Discrete

@@ -12,12 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from toy import assert_same, toy
 
 from metarl.meta import Meta
 from metarl.run import checkpoint
-from metarl.run.sinks import CSV, Progress, sparkline
+from metarl.run.sinks import CSV, ProgressDisplay, sparkline
 from metarl.run.train import Interrupted, NonFiniteLoss, train
 
 
@@ -296,7 +295,7 @@ def test_csv_holds_what_the_log_holds(whole, tmp_path):
 
 
 def test_progress_is_plain_lines_without_a_terminal(capsys):
-    train(toy(), steps=20, sinks=[Progress(20)])
+    train(toy(), steps=20, sinks=[ProgressDisplay(20)])
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("meta-step 20/20")
     assert "meta_loss" in last

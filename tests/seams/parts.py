@@ -13,9 +13,9 @@ import pytest
 import metarl
 from envs import mdp
 from metarl.meta import compose
-from metarl.rl.networks import gru, mlp, tabular
 from metarl.objectives import a2c, dpo, lpg, lpo, ppo
 from metarl.optimizers import per_output
+from metarl.rl.networks import gru, mlp, tabular
 from metarl.rl.rollout import model, reset, rollout
 from metarl.types import Progress
 
