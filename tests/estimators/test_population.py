@@ -495,7 +495,6 @@ def test_metrics_by_hand():
         "sigma": sigma,
         "loss": 2.0,  # before the update
         "agent_updates": 2 * n,
-        "env_steps": 0.0,  # of a quadratic
     }
     assert set(metrics) == set(expected)
     np.testing.assert_allclose(gradient["rate"], terms.mean(), rtol=1e-4)
