@@ -1,4 +1,4 @@
-"""One list for each kind of part. A new part is one more line here, and inherits the tests of the files beside this one.
+"""One list for each kind of part. A new part is one more line here, and inherits the tests beside this file.
 
 Parts are made when a test needs them: `PARTS["name"]()`.
 """
@@ -95,7 +95,6 @@ def strategy(solution):
 ESTIMATORS: dict[str, Callable[..., metarl.Estimator]] = {
     "backprop": estimators.backprop,
     "es": partial(estimators.es, sigma=0.5, shaping="none"),
-    "es by ranks": partial(estimators.es, sigma=0.5, shaping="centred_ranks"),
     "pes": partial(estimators.pes, sigma=0.5),
     "ask_tell": partial(estimators.ask_tell, strategy),
 }
