@@ -52,9 +52,7 @@ class Data:
     def __post_init__(self) -> None:
         check_count(epochs=self.epochs, minibatches=self.minibatches)
         if self.answers.sampling is None:
-            raise ValueError(
-                "answers must be a source from which the policy draws (fresh, prefixed), got one that shows"
-            )
+            raise ValueError("answers must come from the policy (sources.fresh, sources.prefixed), got demonstrations")
         for name, source in (("answers", self.answers), ("demonstrations", self.demonstrations)):
             if source.num_problems % self.minibatches:
                 raise ValueError(
@@ -325,7 +323,7 @@ def _gradient_step(
         weights = Weights(*(scale_derivative(x, 1.0 / parts.data.gradient_steps) for x in weights))
     moves, opt_state = moved(weights)
     critic = learner.critic
-    if parts.credit.critic is not None:
+    if parts.credit.critic is not None and lesson.returns is not None:
         critic = parts.credit.critic.update(critic, lesson.answers, lesson.returns)
     metrics = {
         **found,

@@ -1,9 +1,9 @@
 """Terms of fine-tuning losses: the loss of each token, or of each answer, and never a mean of them.
 
 Arrays [...] are of tokens, usually [B, T]; logits are [..., V]. Advantages and everything called `old` or `ref` are
-data, but nothing here stops a gradient through them. The reducers at the end take losses [B, T] to a scalar. They differ
-on purpose: the choice between them is a part of the algorithm. `metarl.finetune.losses` uses these terms in a training
-step.
+data, but nothing here stops a gradient through them. The reducers at the end take losses [B, T] to a scalar. They
+differ on purpose: the choice between them is a part of the algorithm. `metarl.finetune.losses` uses these terms in a
+training step.
 """
 
 from __future__ import annotations
@@ -156,8 +156,8 @@ def copg(log_ratio: Array, reward: Array, beta: Array | float) -> Array:
     """Contrastive policy gradient (Flet-Berliac et al. 2024, arXiv 2406.19185): losses [k] of k answers to one prompt.
 
     `k / (2 (k - 1)) (S_i - mean(S))^2` with `S = R - beta log(pi / ref)` of rewards R and log-ratios [k] of whole
-    answers, which any policy may have drawn. Their sum is `1 / (k - 1)` times the sum of `(S_i - S_j)^2 / 2` over the pairs,
-    and its gradient that of REINFORCE with leave-one-out advantages of S, times beta.
+    answers, which any policy may have drawn. Their sum is `1 / (k - 1)` times the sum of `(S_i - S_j)^2 / 2` over the
+    pairs, and its gradient that of REINFORCE with leave-one-out advantages of S, times beta.
 
     Raises ValueError for fewer than two answers.
     """

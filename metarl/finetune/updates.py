@@ -62,9 +62,9 @@ def separate(*, imitation: optax.GradientTransformation, reward: optax.GradientT
 def unit_effect(update: Callable[[Weights], Params], weights: Weights) -> Weights:
     """The same weights, but with derivatives as if the step turned by a length of one per unit of the weight.
 
-    `update` maps weights to the policy's step. With the gradient of a utility of norm 1 behind it, the derivative by the
-    weight of imitation (while that of reward is its complement) is a cosine: that between the utility's gradient and
-    the direction in which a heavier weight of imitation moves the policy.
+    `update` maps weights to the policy's step. Behind a utility whose gradient has norm 1, the derivative by the weight
+    of imitation (that of reward being its complement) is the cosine between the utility's gradient and the direction in
+    which a heavier weight of imitation moves the policy.
     """
 
     def moved(x: Array) -> Params:
