@@ -7,7 +7,8 @@ the batch. The leaf functions after them are of one group, or of one answer.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, get_args
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import chex
 import jax
@@ -20,7 +21,8 @@ from metarl.types import Array
 Lone = Literal["zero", "reward"]
 
 
-class Credit(NamedTuple):
+@dataclass(frozen=True)
+class Credit:
     """Maps a batch to the advantages [B, T] of its tokens, zero outside the mask. Call it as a function."""
 
     advantage: Callable[[Batch], Array]
@@ -152,8 +154,8 @@ def prefix_advantage(reward: Array, prefix_length: Array) -> Array:
 
 def at_the_end(reward: Array, mask: Array) -> Array:
     """Rewards [T] of tokens: `reward` () at the last token in `mask` [T], 0 elsewhere."""
-    later = jnp.cumsum(mask[::-1])[::-1] - mask
-    return jnp.where(mask & (later == 0), reward, 0.0)
+    remaining = jnp.cumsum(mask[::-1])[::-1]
+    return jnp.where(mask & (remaining == 1), reward, 0.0)
 
 
 def renorm(process: Array, outcome: Array) -> Array:
