@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from metarl.finetune import Data, Losses, Sampling, credit, finetune, sources, updates
+from metarl.finetune import Data, Losses, Sampling, credit, finetune, losses, sources, terms, updates
 from metarl.finetune.batch import Batch
 from metarl.finetune.policies import gru
 from metarl.types import Level, Verdict
@@ -94,6 +94,14 @@ class Echo:
         return Verdict(reward.astype(jnp.float32), right, jnp.where(right, 0, 1))
 
 
+class FirstToken(Echo):
+    """As `Echo`, but an answer is correct, with reward 1, if its first token is; another one has reward 0."""
+
+    def verify(self, problem, answer):
+        right = answer[0] == problem.token
+        return Verdict(right.astype(jnp.float32), right, jnp.where(right, 0, 1))
+
+
 POLICY = gru(4, width=8)
 SIZES = Sampling(num_problems=4, group_size=4)
 
@@ -111,19 +119,20 @@ def loop(
     passes=(1, 1),
     imitation=None,
     reward=None,
+    reduce=terms.token_mean,
     utility=None,
 ):
     """An inner loop on `Echo` by plain SGD, with whatever parts are given."""
-    task, losses = task or Echo(), Losses()
+    task = task or Echo()
     data = Data(
         answers or sources.fresh(task, sampling),
         demonstrations or sources.demonstrations(task, 8),
         *passes,
     )
-    losses = losses._replace(imitation=imitation or losses.imitation, reward=reward or losses.reward)
+    chosen = Losses(imitation or losses.sft(), reward or losses.ppo_clip(), reduce)
     advantages = advantages or credit.dr_grpo(sampling.group_size)
     update = update or updates.joint(optax.sgd(0.5) if optimizer is None else optimizer)
-    return finetune(POLICY, POLICY.init, data, advantages, controller, update, losses=losses, utility=utility)
+    return finetune(POLICY, POLICY.init, data, advantages, controller, update, losses=chosen, utility=utility)
 
 
 def newborn(inner, horizon=100, seed=0):

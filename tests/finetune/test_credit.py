@@ -10,7 +10,6 @@ import pytest
 from finetuning import LOGITS, B, T, V, batch, corrupted, softmax
 
 from metarl.finetune import TokenCritic, credit
-from metarl.finetune.batch import forced
 from metarl.finetune.policies import gru
 
 CRITIC = TokenCritic(gru(V, width=4, outputs=1), optax.sgd(0.1))
@@ -145,11 +144,6 @@ def test_a_batch_without_prefixes_has_the_credit_of_dr_grpo():
     np.testing.assert_allclose(CREDITS["prefix_group"](x), CREDITS["dr_grpo"](x), atol=1e-6)
 
 
-def test_a_demonstration_is_forced_to_its_end():
-    assert forced(batch()).sum(1).tolist() == [0, 1, 1, 0, 2, 2]
-    np.testing.assert_array_equal(forced(batch(prefix_length=jnp.full(B, T))), batch().mask)
-
-
 @pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.1, 0), (0.25, 1), (0.5, 2), (0.75, 3), (1.0, 4)])
 def test_as_many_of_the_highest_as_asked_for_even_among_equals(share, count):
     x = jnp.array([[5.0, 1.0, 2.0], [2.0, 9.0, 2.0]])
@@ -178,8 +172,8 @@ def test_the_reward_of_several_turns_is_paid_once(strict):
 
 @pytest.mark.parametrize("junk", [7.0, jnp.nan])
 def test_gae_goes_on_across_a_gap(junk, strict):
-    """delta = .05, .1, .3, .2 with the next value in the mask, and A = delta + .25 A of the next token in the mask."""
-    value = jnp.array([0.1, 0.3, junk, 0.8, 0.8], jnp.float32).at[3].set(0.8)
+    """A = delta + .25 A of the next token in the mask, and delta = r + .5 of its value - V."""
+    value = jnp.array([0.1, 0.3, junk, 0.8, 0.8], jnp.float32)
     reward = credit.at_the_end(jnp.float32(1.0), GAP).at[2].set(junk)
     # delta: .5 * .3 - .1 = .05;  .5 * .8 - .3 = .1;  .5 * .8 - .8 = -.4;  1 - .8 = .2
     expected = [0.05 + 0.25 * (0.1 + 0.25 * -0.35), 0.1 + 0.25 * -0.35, 0.0, -0.4 + 0.25 * 0.2, 0.2]
