@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import metarl
 from metarl.finetune import Data, Losses, Sampling, credit, finetune, losses, sources, terms, updates
 from metarl.finetune.batch import Batch
 from metarl.finetune.policies import gru
@@ -142,3 +143,7 @@ def newborn(inner, horizon=100, seed=0):
 def step_of(inner, tuning, key=1):
     """One step, compiled, of a loop without meta-parameters or with those that it begins with."""
     return jax.jit(inner.step)(inner.init_meta(jax.random.key(0)), tuning, jax.random.key(key))
+
+
+def constant_levels(horizon):
+    return metarl.curricula.uniform(metarl.Levels(lambda key: Level((), jnp.int32(horizon))))
