@@ -1,80 +1,62 @@
-"""Tables of how agents do that a rule has trained on levels it never saw: at the end of a run, and over horizons."""
+"""Reports on held-out levels: how agents do that a rule has trained on levels it never saw."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 
-import envs
-import metarl
-from experiments import cli
-from experiments.agents import family
-from metarl.evaluation.measure import final_returns, normalised_return
-from metarl.meta import InnerLoop
+from metarl import plot
+from metarl.evaluation import tables
+from metarl.evaluation.measure import final_returns
+from metarl.evaluation.scales import diverged_as_random, normalised_return, on_scale
 from metarl.evaluation.statistics import Interval, over_runs
+from metarl.meta import InnerLoop
+from metarl.parallel import Placement, dividing
+from metarl.run.files import write_json
 from metarl.types import Array, Key, Level, Levels, MetaParams
 
+SCORE = "normalised return on held-out levels"
 HELD_OUT = 2**31 - 1  # draws the held-out levels; training draws its own from split keys, so they never meet
 
-Rule = Callable[[Key], MetaParams]  # called once per seed
+Trained = Callable[[Key], MetaParams]  # the meta-parameters for one evaluation seed
 Player = Callable[[Level], Array]  # returns [seeds, n] of the agents that one rule has trained on n levels
-
-
-def a2c_agent(config: Any, levels: Levels) -> tuple[str, InnerLoop]:
-    """The plain agent to compare learned rules of the agents of `config` with."""
-    kind = family(config.levels, levels.env)
-    return "a2c", metarl.rl_inner_loop(
-        levels.env,
-        kind.network,
-        metarl.objectives.a2c(normalise_advantage=True),
-        kind.a2c,
-        num_envs=config.num_envs,
-        rollout_length=config.rollout_length,
-    )
-
-
-def check_held_out(config: Any) -> None:
-    """Raises ValueError for the first of the fields of all reports that is out of range."""
-    cli.check(config, positive=("held_out_batch",), not_negative=("held_out_seeds",))
-    if config.held_out_seeds and config.held_out_levels < 2:
-        raise ValueError(f"held_out_levels must be at least 2, got {config.held_out_levels}")
-    horizons = getattr(config, "held_out_horizons", (1,))
-    if not horizons or min(horizons) < 1:
-        raise ValueError(f"held_out_horizons must be at least 1 agent update, got {horizons}")
 
 
 class Judge:
     """What all reports on one distribution of levels share: the levels, a plain agent, and the scale from 0 to 1.
 
     The uniformly random policy scores 0; the optimal one scores 1 where it is known, else the plain agent after the
-    longest life that is asked for. `config` has the fields of `experiments.lpg.Config` whose names start with held_out;
-    `plain` is the agent's name and inner loop.
+    longest life that is asked for. `plain` is the plain agent's name and inner loop. Each rule trains one agent per
+    seed (`num_seeds`) and held-out level (`num_levels`); `batch_size` agents live side by side on each device.
+
+    Raises ValueError if there are fewer than 2 levels or 1 seed.
     """
 
-    def __init__(self, config: Any, levels: Levels, plain: tuple[str, InnerLoop]):
-        keys = jax.random.split(jax.random.key(HELD_OUT), config.held_out_levels)
-        self.config, self.levels = config, jax.vmap(levels.sample)(keys)
+    def __init__(
+        self, levels: Levels, plain: tuple[str, InnerLoop], *, num_levels: int, num_seeds: int, batch_size: int
+    ):
+        if num_levels < 2 or num_seeds < 1:
+            raise ValueError(f"need at least 2 held-out levels and 1 seed, got {num_levels} and {num_seeds}")
+        keys = jax.random.split(jax.random.key(HELD_OUT), num_levels)
+        self.levels, self.num_seeds = jax.vmap(levels.sample)(keys), num_seeds
+        self.placement = Placement(dividing(num_levels), batch_size)
         self.plain = self.players(plain[1], {plain[0]: plain[1].init_meta})
         # A newborn agent's policy is as good as uniform (and a Gaussian of unit deviation for continuous actions).
         self.random = self.plain[plain[0]](self.living(0))
-        optimum = envs.optimal_return(levels.env)
-        self.optimal = jax.lax.map(optimum, self.levels.env_params, batch_size=64)[None] if optimum else None
+        optimum = levels.optimal_return
+        self.optimal = jax.lax.map(optimum, self.levels.problem, batch_size=64)[None] if optimum else None
 
-    def players(self, inner: InnerLoop, rules: Mapping[str, Rule]) -> dict[str, Player]:
+    def players(self, inner: InnerLoop, rules: Mapping[str, Trained]) -> dict[str, Player]:
         """One compiled program for all `rules` of `inner` and all lifetimes."""
-        options = {
-            "batch_size": self.config.held_out_batch,
-            "devices": cli.devices_dividing(self.config.held_out_levels),
-        }
-        one_seed = jax.jit(partial(final_returns, inner, num_seeds=1, **options))
-        keys = jax.random.split(jax.random.key(HELD_OUT - 1), (self.config.held_out_seeds, 2))
+        one_seed = jax.jit(partial(final_returns, inner, num_seeds=1, placement=self.placement))
+        keys = jax.random.split(jax.random.key(HELD_OUT - 1), (self.num_seeds, 2))
 
-        def play(rule: Rule, levels: Level) -> Array:
+        def play(rule: Trained, levels: Level) -> Array:
             # one at a time: programs on several devices that run at once may wait for each other for ever
             return jnp.concatenate(
                 [jax.block_until_ready(one_seed(rule(rule_key), levels=levels, key=key)) for rule_key, key in keys]
@@ -83,11 +65,11 @@ class Judge:
         return {name: partial(play, rule) for name, rule in rules.items()}
 
     def returns(self, play: Player, levels: Level) -> Array:
-        """What `play` returns on `levels`; an agent that diverged counts as the random policy, and is told of."""
+        """Returns [seeds, n] of `play` on `levels`; an agent that diverged counts as random, with a warning."""
         returns = play(levels)
         if lost := int((~jnp.isfinite(returns)).sum()):
             print(f"{lost} of {returns.size} agents diverged: they count as random", file=sys.stderr)
-        return jnp.where(jnp.isfinite(returns), returns, self.random.mean(0))
+        return jnp.asarray(diverged_as_random(returns, self.random.mean(0)))
 
     def living(self, horizon: int) -> Level:
         """The held-out levels for agents that live `horizon` updates."""
@@ -119,7 +101,9 @@ def held_out_report(judge: Judge, players: Mapping[str, Player]) -> dict[str, di
     }
 
 
-def horizon_report(judge: Judge, players: Mapping[str, Sequence[Player]]) -> dict[str, dict[int, Interval]]:
+def horizon_report(
+    judge: Judge, players: Mapping[str, Sequence[Player]], horizons: Sequence[int]
+) -> dict[str, dict[int, Interval]]:
     """Normalised final returns `{name: {horizon: interval}}` on held-out levels, the same for every horizon.
 
     `players` maps a name to one player or to several of its kind, such as the rules of several meta-training seeds.
@@ -127,7 +111,6 @@ def horizon_report(judge: Judge, players: Mapping[str, Sequence[Player]]) -> dic
     their kind would give on these levels. The first name's differences from others of equally many players are reported
     too, player by player, on the same levels, seeds and scale.
     """
-    horizons = judge.config.held_out_horizons
 
     def returns(players: Sequence[Player], horizon: int) -> Array:
         return jnp.stack([judge.returns(play, judge.living(horizon)) for play in players])  # [players, seeds, n]
@@ -139,7 +122,7 @@ def horizon_report(judge: Judge, players: Mapping[str, Sequence[Player]]) -> dic
     def interval(returns: Array, zero: Array, one: Array) -> Interval:
         if len(returns) == 1:
             return normalised_return(returns[0], zero, one)
-        return over_runs((returns.mean((1, 2)) - zero.mean()) / (one - zero).mean())
+        return over_runs(on_scale(returns.mean((1, 2)), zero.mean(), one.mean()))
 
     report = {name: {h: interval(x, zero, one) for h, x in row.items()} for name, row in results.items()}
     first, *others = players
@@ -149,3 +132,16 @@ def horizon_report(judge: Judge, players: Mapping[str, Sequence[Player]]) -> dic
                 h: interval(results[first][h] - results[second][h], 0.0 * zero, one - zero) for h in horizons
             }
     return report
+
+
+def write_horizon_report(
+    report: Mapping[str, Mapping[int, Interval]], directory: Path, trained: tuple[int, int] | None = None
+) -> None:
+    """Prints what `horizon_report` found and leaves it in `directory`: `horizons.json` and `horizons.png`.
+
+    The JSON is name -> {horizon: {mean, low, high}}. The range of lifetimes `trained` is shaded in the figure.
+    """
+    rows = {name: {h: interval._asdict() for h, interval in row.items()} for name, row in report.items()}
+    write_json(directory / "horizons.json", rows)
+    tables.show(report, SCORE, "lifetime")
+    plot.save(plot.over_horizons(report, SCORE, trained), directory / "horizons.png")

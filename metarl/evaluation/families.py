@@ -1,0 +1,92 @@
+"""The agents of each family of environments, as parts of recipes: networks and optimizers of the papers' settings.
+
+An environment that no family claims gets the classic-control agents, or tables if its observations are integers.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from metarl.optimizers.learned import LearnedOptimizer
+from metarl.pretrained import tuples
+from metarl.rules import Part, Recipe, build
+from metarl.types import Environment
+
+
+class Family(NamedTuple):
+    """What an agent is made of, and how it learns by a learned rule and by A2C: parts for `metarl.rules.build_part`."""
+
+    network: Part
+    optimizer: Part  # under a learned objective with the outputs "policy" and "y"
+    a2c: Part  # optimizer
+    critic: Part  # optimizer of the critic of a meta-objective
+    learning_rate: float  # of Adam, where nothing is learned and nothing was tuned
+
+
+def family(name: str, env: Environment) -> Family:
+    """The agents for the environment called `name`."""
+    if hasattr(env.observation_space(env.default_params), "n"):
+        return TABULAR
+    if name.startswith("gridworld/"):
+        return GRIDWORLD
+    if name.endswith("-MinAtar"):
+        return MINATAR
+    return CLASSIC
+
+
+def in_family(recipe: Recipe, kind: Family) -> Recipe:
+    """The agents of `recipe` with the network of `kind`.
+
+    If that is another than their own, an objective without a value (LPG) gets the optimizer of `kind` as well: step
+    sizes for tables are not those for dense layers. A learned optimizer stays.
+    Raises ValueError for a recipe of no agents.
+    """
+    learner = build(recipe)
+    if learner.objective is None:
+        raise ValueError("the rule has no agents: its recipe has an optimizer only")
+    other = tuples(recipe["network"]) != tuples(kind.network)
+    hand_made = not isinstance(learner.optimizer, LearnedOptimizer)
+    optimizer = kind.optimizer if other and hand_made and "value" not in learner.objective.outputs else None
+    return {**recipe, "network": kind.network, "optimizer": optimizer or recipe["optimizer"]}
+
+
+def a2c(kind: Family, experience: Part) -> Recipe:
+    """A2C agents of a family, which update once per rollout of `experience`: whom learned rules are compared with."""
+    return {
+        "objective": {"name": "a2c", "normalise_advantage": True},
+        "optimizer": kind.a2c,
+        "network": kind.network,
+        "experience": {name: experience[name] for name in ("num_envs", "rollout_length")},
+    }
+
+
+def _adam(learning_rate: float, max_norm: float) -> Part:
+    return {"name": "adam", "learning_rate": learning_rate, "max_norm": max_norm}
+
+
+def _sgd(learning_rate: float) -> Part:
+    return {"name": "sgd", "learning_rate": learning_rate, "max_norm": 0.5}
+
+
+def _dense(sizes: tuple[int, ...], learning_rate: float, max_norm: float) -> Family:
+    adam = _adam(learning_rate, max_norm)
+    return Family(
+        network={"name": "mlp", "sizes": sizes},
+        optimizer={"name": "per_output", "policy": adam, "y": adam},
+        a2c=adam,
+        critic={"name": "adam", "learning_rate": 1e-3},
+        learning_rate=learning_rate,
+    )
+
+
+# A2C's rate for tables is the best of a sweep over {.03, .1, .3, 1} on training levels of gridworld/small.
+TABULAR = Family(
+    network={"name": "tabular"},
+    optimizer={"name": "per_output", "policy": _sgd(40.0), "y": _sgd(4.0)},
+    a2c=_adam(0.1, 0.5),
+    critic={"name": "adam", "learning_rate": 0.1},
+    learning_rate=0.1,
+)
+GRIDWORLD = _dense((32,), 1e-3, 0.5)
+MINATAR = _dense((256, 256), 5e-4, 1.0)
+CLASSIC = _dense((64, 64), 5e-4, 1.0)
