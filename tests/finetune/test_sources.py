@@ -53,11 +53,11 @@ def test_the_least_prefix_falls_over_the_training(step, shares):
     assert (int(lengths.min()), int(lengths.max())) == shares
 
 
-def failed(*tokens, group_size=2, right=()):
-    """Answers to these problems; those at the places `right` have one correct answer."""
-    problem = Problem(jnp.repeat(jnp.array(tokens, jnp.int32), group_size))
-    correct = jnp.zeros(len(problem.token), bool).at[jnp.array(right, int) * group_size].set(True)
-    return batch_of(sources.fresh(Echo(), Sampling(len(tokens), group_size)))._replace(problem=problem, correct=correct)
+def failed(*tokens, right=()):
+    """Two answers to each of these problems; those at the places `right` have one correct answer."""
+    problem = Problem(jnp.repeat(jnp.array(tokens, jnp.int32), 2))
+    correct = jnp.zeros(len(problem.token), bool).at[jnp.array(right, int) * 2].set(True)
+    return batch_of(sources.demonstrations(Echo(), 2 * len(tokens)))._replace(problem=problem, correct=correct)
 
 
 def test_problems_without_a_correct_answer_take_the_places_of_the_oldest():
