@@ -10,7 +10,8 @@ from metarl.finetune.batch import Batch
 from metarl.finetune.controllers import Controller, Signals, Weights
 from metarl.finetune.credit import Credit
 from metarl.finetune.critic import TokenCritic
-from metarl.finetune.loop import Data, Tuning, finetune
+from metarl.finetune.learning import Data
+from metarl.finetune.loop import Tuning, finetune
 from metarl.finetune.losses import Context, Losses, TokenStatistics
 from metarl.finetune.policies import SequencePolicy
 from metarl.finetune.sampling import Sampling, success_rate

@@ -108,9 +108,6 @@ def test_a_step_learns_from_prefixes():
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: Sampling(0), "num_problems must be at least 1, got 0"),
-        (lambda: Sampling(4, 1), "group_size must be at least 2 answers, got 1"),
-        (lambda: Sampling(temperature=-1.0), "temperature must not be negative, got -1.0"),
         (lambda: sources.demonstrations(Echo(), 0), "count must be at least 1, got 0"),
         (lambda: sources.failures(Echo(), -1), "capacity must be at least 1, got -1"),
         (lambda: sources.prefixed(Echo(), first=2.0), "first must be from 0.0 to 1.0, got 2.0"),
