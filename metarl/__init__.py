@@ -1,7 +1,7 @@
 """metarl: meta-reinforcement learning and learned optimizers in JAX."""
 
 from metarl import curricula, estimators, objectives, optimizers
-from metarl.agents import load_agent, save_agent
+from metarl.saved_agents import load_agent, save_agent
 from metarl.evaluation.meta_test import evaluate
 from metarl.inner.mixture import mixed_levels, mixture
 from metarl.inner.rl import Experience, rl_inner_loop, train_agent
