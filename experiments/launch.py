@@ -157,7 +157,7 @@ def _finish(experiment: Experiment, config: Any, state: Any, log: Log, directory
     keys = [name for name in experiment.curves if name in log] or None
     plot.save(plot.learning_curves(log, keys), directory / "curves.png")
     if experiment.report:
-        results["report"] = experiment.report(config, state, log, directory)
+        results["report"] = jax.tree.map(float, dict(experiment.report(config, state, log, directory)))
         _save(experiment, config, state, results, curves, directory)
     if table := results["report"]:
         tables.show(table, experiment.score)

@@ -48,7 +48,8 @@ def refuse_inert(part: Any, names: Sequence[str], because: str) -> None:
     """Raises ValueError for the first of the fields `names` that differs from its default: it would change nothing."""
     for field in dataclasses.fields(part):
         if field.name in names and getattr(part, field.name) != field.default:
-            raise ValueError(f"{field.name} has no effect {because}, got {getattr(part, field.name)!r}")
+            value = getattr(part, field.name)
+            raise ValueError(f"{field.name} has no effect {because}: leave it at {field.default!r}, got {value!r}")
 
 
 @dataclasses.dataclass(frozen=True)
