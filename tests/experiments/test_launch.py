@@ -272,7 +272,7 @@ if __name__ == "__main__":
 def test_adding_an_experiment_with_a_preset_and_a_report_touches_one_new_file(tmp_path, capsys):
     schedule = module_of(tmp_path / "schedule.py", SCHEDULE)
     directory = tmp_path / "run"
-    schedule.main(words(directory=directory, eval_episodes=2))
+    schedule.main(words(directory=directory))
     files = {path.name for path in directory.iterdir()}
     assert {"metrics.csv", "curves.png", "report.png", "results.json", "rule.safetensors", "checkpoints"} == files
     results = json.loads((directory / "results.json").read_text())
@@ -288,7 +288,7 @@ def test_adding_an_experiment_with_a_preset_and_a_report_touches_one_new_file(tm
     inner = schedule.inner_loop(schedule.Config())
     assert_agents_are_alike((inner, rule.params), (loaded, {}), task_levels(tasks.quadratic(), 6))
 
-    schedule.main(words(directory=tmp_path / "sweep", sweep=("start=0.1,0.2",), eval_episodes=2))
+    schedule.main(words(directory=tmp_path / "sweep", sweep=("start=0.1,0.2",)))
     assert metarl.load_rule(tmp_path / "sweep").card["sweep"] == ["start=0.1,0.2"]
 
 
