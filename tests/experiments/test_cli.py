@@ -27,7 +27,7 @@ class Speed:
     """Whether something is on."""
 
     def __post_init__(self):
-        parts.check(self, positive=("learning_rate",))
+        parts.check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +73,9 @@ def test_help_shows_every_option_with_its_meaning_and_the_presets_default(capsys
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ("--steps 0", "steps must be at least 1, got 0"),
+        ("--steps 0", "steps must be positive and finite, got 0"),
         ("--learning-rate -1", "learning_rate must be positive and finite, got -1.0"),
-        ("--seed -1", "seed must not be negative"),
+        ("--seed -1", "seed must be finite and not negative, got -1"),
         ("--resume", "resume needs the directory"),
         ("--distributed", "distributed needs the directory"),
         ("--steps many", "'many'"),
@@ -93,7 +93,7 @@ def test_a_command_without_presets_is_described_by_its_module(capsys):
     with pytest.raises(SystemExit):
         cli.options(Config, "What it does.", ["--help"])
     assert "What it does." in capsys.readouterr().out
-    assert "steps must be at least 1" in one_line(capsys, lambda: cli.options(Config, None, words(steps=0)))
+    assert "steps must be positive" in one_line(capsys, lambda: cli.options(Config, None, words(steps=0)))
 
 
 def test_files_go_to_the_directory_or_to_a_new_one_that_says_of_what_they_are(tmp_path):

@@ -216,7 +216,7 @@ class Schedule:
     """Updates of a training."""
 
     def __post_init__(self):
-        parts.check(self, positive=("start", "horizon"))
+        parts.check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,7 +274,15 @@ def test_adding_an_experiment_with_a_preset_and_a_report_touches_one_new_file(tm
     directory = tmp_path / "run"
     schedule.main(words(directory=directory))
     files = {path.name for path in directory.iterdir()}
-    assert {"metrics.csv", "curves.png", "report.png", "results.json", "rule.safetensors", "checkpoints"} == files
+    assert {
+        "metrics.csv",
+        "curves.png",
+        "report.png",
+        "results.json",
+        "rule.safetensors",
+        "checkpoints",
+        "log",
+    } == files
     results = json.loads((directory / "results.json").read_text())
     assert results["experiment"] == "schedule" and results["config"]["num_pairs"] == 2
     assert set(results["report"]) == {"trained", "newborn"}

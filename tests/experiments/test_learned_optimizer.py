@@ -7,55 +7,96 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from commands import assert_agents_are_alike, one_line, restored, words
 
-from experiments import ablation, benchmark, seeds, updates
+import envs
+import metarl
+from envs import tasks
 from experiments import learned_optimizer as experiment
-from metarl import optimizers
-from metarl.optimizers.open import GROUPS
+from metarl.inner.supervised import supervised_inner_loop, task_levels
+from metarl.run.options import replace
 
-TINY = (
-    *("--steps", "2", "--chunk", "1", "--num-pairs", "2", "--width", "4", "--hidden", "2"),
-    *("--shortest-life", "4", "--longest-life", "4", "--num-envs", "2", "--rollout-length", "4"),
-    *("--eval-episodes", "2", "--tuning-levels", "2", "--tuning-seeds", "1"),
-    *("--held-out-levels", "2", "--held-out-seeds", "1"),
-)
-
-
-def run(directory, *arguments):
-    experiment.main([*TINY, "--directory", str(directory), *map(str, arguments)])
-    return json.loads((directory / "results.json").read_text())
+TINY = {
+    **{"steps": 2, "chunk": 1, "num_pairs": 2, "width": 4, "shortest_life": 4, "longest_life": 4},
+    **{"tuning_levels": 2, "tuning_seeds": 1, "held_out_levels": 2, "held_out_seeds": 1},
+}
+AGENTS = {"num_envs": 2, "rollout_length": 4, "eval_episodes": 2}
+ALL_RATES = np.asarray(experiment.RATES)
 
 
-def test_a_run_compares_with_tuned_optimizers_and_draws_its_updates(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment, "PLAIN", {name: experiment.PLAIN[name] for name in ("adam", "sgd")})
-    results = run(tmp_path / "run", "--levels", "supervised/quadratic")
-    rows = results["report"]
+@pytest.fixture(scope="module")
+def supervised(tmp_path_factory):
+    """The directory of a run on quadratics, compared with two plain optimizers."""
+    directory = tmp_path_factory.mktemp("learned_optimizer") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "PLAIN", {name: experiment.PLAIN[name] for name in ("adam", "sgd")})
+        experiment.main(words(**TINY, levels="supervised/quadratic", directory=directory))
+    return directory
+
+
+def test_a_run_compares_with_tuned_optimizers_and_draws_its_updates(supervised):
+    rows = json.loads((supervised / "results.json").read_text())["report"]
     others = ["newborn", "adam", "sgd"]
     assert list(rows) == ["trained", *others, *(f"trained minus {x}" for x in others)]
     assert all(row["low"] <= row["mean"] <= row["high"] for row in rows.values())
-    assert rows["adam"]["mean"] > rows["newborn"]["mean"]  # which moves nothing
     assert rows["adam"]["rate"] in ALL_RATES and rows["newborn"]["rate"] is None
     assert {"update.png", "update_sizes.png", "rule.safetensors", "report.png"} <= {
-        x.name for x in (tmp_path / "run").iterdir()
+        x.name for x in supervised.iterdir()
     }
+
+
+def test_the_rule_of_a_supervised_run_is_an_optimizer_for_any_loop(supervised):
+    rule = metarl.load_rule(supervised)
+    config = replace(experiment.PRESETS["quick"], **TINY, levels="supervised/quadratic")
+    state = restored(experiment.EXPERIMENT, config, supervised)
+    jax.tree.map(np.testing.assert_array_equal, rule.params, {"optimizer": state.params["optimizer"]})
+    levels, task = task_levels(tasks.quadratic(), 4), tasks.quadratic()
+    inner = experiment.place(config, "supervised/quadratic").inner_loop(config.learned.make())
+    loaded = supervised_inner_loop(task, rule.optimizer)
+    assert_agents_are_alike((inner, state.params), (loaded, {}), levels)
+    with pytest.raises(ValueError, match="this learner has an optimizer only"):
+        rule.inner_loop(envs.make("bandit/bernoulli").environment)
+
+
+@pytest.mark.parametrize("objective", ["ppo", "lpg"])
+def test_the_rule_of_a_run_on_agents_is_the_whole_learner(objective, tmp_path):
+    options = {"levels": "bandit/bernoulli", "objective": objective, "hidden": 2, **AGENTS}
+    options |= {"rule_hidden": 2} if objective == "lpg" else {}
+    options = {**TINY, **options, "held_out_seeds": 0, "optimizer": "open", "steps": 1}
+    experiment.main(words(**options, directory=tmp_path))
+    rule = metarl.load_rule(tmp_path)
+    config = replace(experiment.PRESETS["quick"], **options)
+    state = restored(experiment.EXPERIMENT, config, tmp_path)
+    learned = {name: x for name, x in state.params.items() if jax.tree.leaves(x)}
+    assert set(learned) == ({"optimizer"} if objective == "ppo" else {"optimizer", "objective"})
+    jax.tree.map(np.testing.assert_array_equal, rule.params, learned)
+    assert rule.card["recipe"]["experience"]["epochs"] == (2 if objective == "ppo" else 1)
+    where = experiment.place(config, "bandit/bernoulli")
+    inner = where.inner_loop(config.learned.make())
+    loaded = rule.inner_loop(where.levels.environment)
+    assert_agents_are_alike((inner, state.params), (loaded, {}), where.levels)
 
 
 def test_a_mixture_reports_each_of_its_places(tmp_path, monkeypatch):
     monkeypatch.setattr(experiment, "PLAIN", {"adam": experiment.PLAIN["adam"]})
     monkeypatch.setattr(experiment, "tune", lambda config, where, make: (0.01, -1.0))
-    arguments = ("--levels", "supervised/quadratic", "--more-levels", "supervised/logistic", "--estimator", "pes")
-    results = run(tmp_path / "run", *arguments, "--truncation", 2)
-    assert {name.split(":")[0] for name in results["report"]} == {"supervised/quadratic", "supervised/logistic"}
+    places = {"levels": "supervised/quadratic", "more_levels": "supervised/logistic"}
+    pes = {"estimator": "pes", "truncation": 2, "shaping": "pair_rank"}
+    experiment.main(words(**TINY, **places, **pes, directory=tmp_path))
+    report = json.loads((tmp_path / "results.json").read_text())["report"]
+    assert {name.split(":")[0] for name in report} == {"supervised/quadratic", "supervised/logistic"}
 
 
 @pytest.mark.parametrize("objective", ["ppo", "lpg"])
 @pytest.mark.parametrize("name", ["open", "open_feedforward", "no_features", "adafac", "schedule"])
 def test_agents_learn_by_every_optimizer(name, objective):
     """PPO with it, and LPG with it: both are meta-learned then."""
-    small = {"levels": "bandit/bernoulli", "num_envs": 2, "rollout_length": 2, "hidden": 2, "width": 4}
-    config = experiment.Config(optimizer=name, objective=objective, **small)
+    small = {"levels": "bandit/bernoulli", "num_envs": 2, "rollout_length": 2}
+    small |= {"hidden": 2} if name == "open" else {}
+    small |= {"width": 4} if name != "schedule" else {}
+    config = replace(experiment.Config(), optimizer=name, objective=objective, **small)
     where = experiment.place(config, "bandit/bernoulli")
-    inner = where.inner_loop(experiment.learned(config))
+    inner = where.inner_loop(config.learned.make())
     meta = jax.eval_shape(inner.init_meta, jax.random.key(0))
     assert bool(jax.tree.leaves(meta["optimizer"])) and bool(jax.tree.leaves(meta["objective"])) == (objective == "lpg")
     lifetime = jax.eval_shape(lambda key: inner.init(key, where.levels.sample(key)), jax.random.key(0))
@@ -63,28 +104,26 @@ def test_agents_learn_by_every_optimizer(name, objective):
     assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, lifetime)
 
 
-ALL_RATES = np.asarray(experiment.RATES)
-
-
 def test_agents_follow_a_learned_objective_as_it_is():
     """With the optimizer that is learned, and with plain ones; and it must be one."""
     small = {"levels": "bandit/bernoulli", "num_envs": 2, "rollout_length": 2}
-    config = experiment.Config(objective="lpg", rule="ta-lpg-gridworld", **small)
+    config = replace(experiment.Config(), objective="lpg", rule="ta-lpg-gridworld", **small)
     where = experiment.place(config, "bandit/bernoulli")
-    inner, plain = where.inner_loop(experiment.learned(config)), where.plain(lambda total: optax.sgd(1.0 / total))
+    inner, plain = where.inner_loop(config.learned.make()), where.plain(lambda total: optax.sgd(1.0 / total))
     for loop, learns in ((inner, True), (plain, False)):
         meta = jax.eval_shape(loop.init_meta, jax.random.key(0))
         assert meta["objective"] == () and bool(jax.tree.leaves(meta["optimizer"])) == learns
         lifetime = jax.eval_shape(lambda key, loop=loop: loop.init(key, where.levels.sample(key)), jax.random.key(0))
         assert set(lifetime.params) == {"policy", "y"}
         jax.eval_shape(loop.step, meta, lifetime, jax.random.key(0))
+    assert set(experiment.recipe(config)) == {"optimizer"}  # a recipe cannot name the rule that agents follow
     with pytest.raises(ValueError, match="rule must have learned an LPG, got 'adafac-digits'"):
-        experiment.place(experiment.Config(objective="lpg", rule="adafac-digits", **small), "bandit/bernoulli")
+        experiment.place(replace(config, rule="adafac-digits"), "bandit/bernoulli")
 
 
 def test_the_sweep_finds_the_rate_that_is_best(monkeypatch):
     """No other is as good, on the levels and seeds of the sweep."""
-    config = experiment.Config(longest_life=20, shortest_life=20, tuning_levels=4, tuning_seeds=2)
+    config = replace(experiment.Config(), longest_life=20, shortest_life=20, tuning_levels=4, tuning_seeds=2)
     where = experiment.place(config, "supervised/quadratic")
     rates = {name: experiment.tune(config, where, make) for name, make in experiment.PLAIN.items()}
     assert all(np.isfinite(fitness) and rate in ALL_RATES for rate, fitness in rates.values())
@@ -97,109 +136,34 @@ def test_the_sweep_finds_the_rate_that_is_best(monkeypatch):
     assert experiment.tune(config, where, experiment.PLAIN["adam"])[1] < best
 
 
-def test_pictures_show_what_an_optimizer_does():
-    """Those of SGD with momentum and of a schedule are known."""
-    sgd = optax.with_extra_args_support(optax.sgd(0.1))
-    axis, moves = updates.surface(sgd)
-    np.testing.assert_allclose(moves, jnp.broadcast_to(-0.1 * axis, moves.shape), rtol=1e-5, atol=1e-7)
-    momentum = optax.with_extra_args_support(optax.sgd(0.1, momentum=0.5))
-    _, moves = updates.surface(momentum)
-    expected = -0.1 * (axis[None] + (1 - 0.5**20) * axis[:, None])  # the past weighs (1 - b^20) / (1 - b) b
-    np.testing.assert_allclose(moves, expected, rtol=1e-4, atol=1e-6)
-    schedule = optimizers.schedule(0.1, 0.0, None, knots=2, direction="sgd")
-    transform = schedule.transform({"learning_rate": jnp.log(jnp.array([1.0, 3.0]))})
-    shares, sizes = updates.sizes_over_progress(transform)
-    np.testing.assert_allclose(sizes / sizes[0], 1.0 + 2.0 * shares, rtol=1e-4)
-    growing = optax.with_extra_args_support(optax.sgd(lambda count: 0.1 * count))  # knows the time by itself
-    _, sizes = updates.sizes_over_progress(growing, updates=4)
-    np.testing.assert_allclose(sizes / sizes[1], [0.0, 1.0, 2.0, 3.0], rtol=1e-5)
-    _, sizes = updates.sizes_over_dormancy(transform)
-    np.testing.assert_allclose(sizes, sizes[0], rtol=1e-6)
-
-
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("options", "says"),
     [
-        (("--levels", "chess"), "chess"),
-        (("--without", "colour"), "colour"),
-        (
-            ("--without", "noise", "--optimizer", "adafac"),
-            "without is for the features of open, got optimizer 'adafac'",
-        ),
-        (("--rule", "runs/x"), "rule needs objective lpg, got 'ppo'"),
-        (("--network", "0"), "network must have sizes of at least 1, got (0,)"),
-        (("--scale", "0"), "scale must be positive"),
-        (("--more-levels", "supervised/digits"), "levels must be different"),
-        (("--rule", "runs/x", "--objective", "lpg"), "rule is for agents, got levels 'supervised/digits'"),
-        (("--rule", "nowhere", "--objective", "lpg", "--levels", "bandit/bernoulli"), "nowhere"),
-        (("--measure-every", "-1"), "measure_every must be finite and not negative"),
+        ({"levels": "chess"}, "chess"),
+        ({"without": "colour", "optimizer": "open"}, "colour"),
+        ({"without": "noise", "optimizer": "adafac"}, "without has no effect with optimizer adafac"),
+        ({"rule": "runs/x"}, "rule has no effect with objective ppo"),
+        ({"network": 0}, "network must have sizes of at least 1, got (0,)"),
+        ({"scale": 0}, "scale must be positive"),
+        ({"shortest_life": 0}, "shortest_life must be positive and finite, got 0"),
+        ({"more_levels": "supervised/digits"}, "levels must be different"),
+        ({"rule": "runs/x", "objective": "lpg"}, "has no effect on supervised/digits, which have no agents"),
+        ({"rule": "nowhere", "objective": "lpg", "levels": "bandit/bernoulli"}, "nowhere"),
+        ({"measure_every": -1}, "measure_every must be finite and not negative"),
+        ({"num_envs": 4}, "num_envs has no effect on supervised/digits, which have no agents"),
+        ({"score": "regret"}, "--score"),
     ],
 )
-def test_bad_input_is_one_clear_line(arguments, says, tmp_path, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        run(tmp_path / "run", *arguments)
-    message = capsys.readouterr().err.strip()
-    assert stopped.value.code == 2 and says in message and len(message.splitlines()) == 1
+def test_bad_input_is_one_clear_line(options, says, tmp_path, capsys):
+    argv = words(**{**TINY, "directory": tmp_path / "run", **options})
+    assert says in one_line(capsys, lambda: experiment.main(argv))
+    assert not (tmp_path / "run").exists()
 
 
-def test_an_ablation_leaves_out_one_group_at_a_time(tmp_path, monkeypatch, capsys):
-    """Each in a run of its own, and none of them twice."""
-    seen = []
-
-    def spy(config):
-        seen.append((config.without, config.resume))
-        row = {"mean": 1.0, "low": 0.5, "high": 1.5}
-        return {"trained": row, "adam": row, "sgd": row}
-
-    monkeypatch.setattr(ablation.experiment, "run", spy)
-    ablation.main(["--directory", str(tmp_path / "run")])
-    groups = [group for group in GROUPS if group != "epoch"]  # on digits, what nothing depends on is not left out
-    assert seen == [((), False), *(((group,), False) for group in groups)]
-    report = json.loads((tmp_path / "run" / "ablation.json").read_text())["report"]
-    assert list(report) == ["open", "adam", *(f"without {group}" for group in groups)]
-    for arguments, says in ((("--optimizer", "adafac"), "is of open"), (("--held-out-seeds", "0"), "needs held_out")):
-        with pytest.raises(SystemExit):
-            ablation.main(["--directory", str(tmp_path / "other"), *arguments])
-        assert says in capsys.readouterr().err
-
-
-def test_the_benchmark_prints_its_figures_as_json(capsys):
-    small = "--sizes 2 --num-envs 2 --rollout-length 2 --epochs 1 --minibatches 1 --repeats 1"
-    benchmark.main(["optimizers", *small.split(), "--levels", "bandit/bernoulli"])
-    (figures,) = json.loads(capsys.readouterr().out)["benchmarks"]
-    assert len(figures["ratios"]) == 5 and all(x > 0 for x in figures["ratios"].values())
-
-
-# --- over seeds ---------------------------------------------------------------------------------------------
-
-
-def finished(directory, seed, mean, **config):
-    directory.mkdir()
-    fields = {"seed": seed, "steps": 3, "width": 4, "directory": str(directory), **config}
-    report = {"trained": {"mean": mean}, f"only of {seed}": {"mean": 0.0}} if mean is not None else {}
-    (directory / "results.json").write_text(json.dumps({"experiment": "x", "config": fields, "report": report}))
-    return str(directory)
-
-
-def test_reports_of_seeds_become_one(tmp_path, capsys):
-    runs = [finished(tmp_path / str(seed), seed, mean) for seed, mean in enumerate((1.0, 2.0, 6.0))]
-    table = seeds.over_seeds(runs)
-    half = 4.302653 * np.std([1.0, 2.0, 6.0], ddof=1) / 3**0.5
-    assert set(table) == {"trained"} and table["trained"] == pytest.approx((3.0, 3.0 - half, 3.0 + half), rel=1e-5)
-    seeds.main(runs)
-    assert "trained" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ({"seed": 0, "mean": 1.0}, "runs must have different seeds, got [0, 0]"),
-        ({"seed": 1, "mean": 1.0, "width": 8}, "differ in width"),
-        ({"seed": 1, "mean": None}, "has no report"),
-    ],
-)
-def test_reports_that_are_not_of_seeds_are_refused(change, says, tmp_path, capsys):
-    runs = [finished(tmp_path / "a", 0, 1.0), finished(tmp_path / "b", **change)]
-    with pytest.raises(SystemExit):
-        seeds.main(runs)
-    assert says in capsys.readouterr().err
+@pytest.mark.parametrize("preset", experiment.PRESETS)
+def test_presets_can_be_made(preset):
+    config = experiment.PRESETS[preset]
+    scales = [1.0] * len(config.places) if config.more.more_levels else []
+    state = jax.eval_shape(experiment.make(config, scales).init, jax.random.key(0))
+    assert set(state.params) == {"objective", "optimizer"}
+    assert set(experiment.recipe(config)) >= {"optimizer"}

@@ -19,9 +19,9 @@ from metarl.estimators.pes import PESState
 from metarl.rules import build
 
 REFUSED = [
-    (parts.Run, {"steps": 0}, "steps must be at least 1, got 0"),
-    (parts.Run, {"keep": 0}, "keep must be at least 1, got 0"),
-    (parts.Run, {"seed": -1}, "seed must not be negative, got -1"),
+    (parts.Run, {"steps": 0}, "steps must be positive and finite, got 0"),
+    (parts.Run, {"keep": 0}, "keep must be positive and finite, got 0"),
+    (parts.Run, {"seed": -1}, "seed must be finite and not negative, got -1"),
     (parts.Run, {"resume": True}, "resume needs the directory of the run"),
     (parts.Run, {"distributed": True}, "distributed needs the directory of the run"),
     (parts.Sweep, {"sweep": ("x=1",), "sweep_seeds": 0}, "sweep_seeds must be positive and finite, got 0"),
@@ -30,6 +30,7 @@ REFUSED = [
     (parts.Distribution, {"shortest_life": 4}, "shortest_life must be at most longest_life = 0, got 4"),
     (parts.Distribution, {"shortest_life": 13, "longest_life": 12}, "at most longest_life = 12, got 13"),
     (parts.Agents, {"num_envs": 0}, "num_envs must be positive and finite, got 0"),
+    (parts.Passes, {"minibatches": 0}, "minibatches must be positive and finite, got 0"),
     (parts.Agents, {"rollout_length": -1}, "rollout_length must be positive and finite, got -1"),
     (parts.Backprop, {"updates": 0}, "updates must be positive and finite, got 0"),
     (parts.Backprop, {"batch_size": 3}, "batch_size must divide num_lifetimes = 32, got 3"),
@@ -71,10 +72,11 @@ INERT = [
     (learned_optimizer.Optimizer, {"optimizer": "open_feedforward", "hidden": 4}, "hidden has no effect with"),
     (learned_optimizer.Optimizer, {"optimizer": "adafac", "without": ("noise",)}, "without has no effect with"),
     (learned_optimizer.Optimizer, {"optimizer": "schedule", "width": 4}, "width has no effect with optimizer schedule"),
-    (learned_optimizer.Agents, {"rule": "runs/x"}, "rule has no effect with objective ppo"),
-    (learned_optimizer.Agents, {"rule_hidden": 4}, "rule_hidden has no effect with objective ppo"),
-    (learned_optimizer.Agents, {"temporal": True}, "temporal has no effect with objective ppo"),
-    (learned_optimizer.Agents, {"objective": "lpg", "rule": "x", "temporal": True}, "temporal has no effect with a"),
+    (learned_optimizer.AgentRule, {"rule": "runs/x"}, "rule has no effect with objective ppo"),
+    (learned_optimizer.AgentRule, {"rule_hidden": 4}, "rule_hidden has no effect with objective ppo"),
+    (learned_optimizer.AgentRule, {"temporal": True}, "temporal has no effect with objective ppo"),
+    (learned_optimizer.AgentRule, {"objective": "lpg", "rule": "x", "temporal": True}, "temporal has no effect with a"),
+    (learned_optimizer.AgentRule, {"objective": "lpg", "rule": "x", "entropy_coef": 0.1}, "entropy_coef has no effect"),
 ]
 
 
@@ -92,6 +94,14 @@ def test_what_is_out_of_range_or_changes_nothing_is_refused(part, options, says)
         (ta_lpg.main, "--estimator pes --shaping none --truncation 5", "shaping has no effect with estimator pes"),
         (lpo.main, "--longest-life 0 --shortest-life 0", "evolution over whole lifetimes needs longest_life"),
         (learned_optimizer.main, "--num-envs 4", "num_envs has no effect on supervised/digits, which have no agents"),
+        (learned_optimizer.main, "--entropy-coef 0", "entropy_coef has no effect on supervised/digits"),
+        (learned_optimizer.main, "--epochs 1", "epochs has no effect on supervised/digits"),
+        (learned_optimizer.main, "--eval-episodes 2", "eval_episodes has no effect on supervised/digits"),
+        (
+            learned_optimizer.main,
+            "--preset gridworld --objective lpg --rule ta-lpg-gridworld --epochs 1",
+            "epochs has no effect with a rule, which takes one step per rollout",
+        ),
         (learned_optimizer.main, "--held-out-horizons 4", "held_out_horizons has no effect here"),
     ],
 )
@@ -147,7 +157,9 @@ def test_meta_gradients_are_clipped_by_their_norm():
 def test_estimators_are_of_their_kind():
     assert parts.Backprop().make().needs == "loss"
     assert parts.Evolution().make(10).needs == "fitness"
-    lifetimes = jax.vmap(quadratic().init)(keys := jax.random.split(jax.random.key(0), 4), jax.vmap(levels(9).sample)(keys))
+    lifetimes = jax.vmap(quadratic().init)(
+        keys := jax.random.split(jax.random.key(0), 4), jax.vmap(levels(9).sample)(keys)
+    )
     pes = parts.Evolution(estimator="pes", truncation=2, num_pairs=4).make(10)
     assert isinstance(pes.init({"rate": jnp.float32(0.1)}, lifetimes), PESState)
     for part in (parts.Backprop(devices=2), parts.Evolution(devices=2)):

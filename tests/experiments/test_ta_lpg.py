@@ -35,7 +35,7 @@ def finished(tmp_path_factory):
 def test_a_run_leaves_everything_that_lpg_leaves_and_looks_inside(finished):
     files = {path.name for path in finished.iterdir()}
     figures = {"curves.png", "report.png", "horizons.png", "update.png"}
-    assert figures | {"metrics.csv", "results.json", "horizons.json", "rule.safetensors", "checkpoints"} == files
+    assert figures | {"metrics.csv", "results.json", "horizons.json", "rule.safetensors", "checkpoints", "log"} == files
     assert all((finished / name).read_bytes().startswith(PNG) for name in figures)
     results = json.loads((finished / "results.json").read_text())
     assert results["experiment"] == "ta_lpg" and results["config"]["temporal"]
