@@ -106,7 +106,6 @@ def test_agents_are_those_of_the_family_unless_a_network_is_named(name):
         ({"objective": "a2c", "clip": 0.1}, "clip has no effect with objective a2c: leave it at 0.2, got 0.1"),
         ({"env": "CartPole-v1", "network": "tabular"}, "tabular network needs a Discrete observation space"),
         ({"env": "CartPole-v9"}, "CartPole-v1"),
-        ({"distributed": True, "directory": "x"}, "distributed"),
     ],
 )
 def test_bad_input_is_one_clear_line(options, says, capsys):

@@ -27,6 +27,7 @@ def test_lpg(capsys):
     assert figures["peak_memory_mib"] > 0
 
 
+@pytest.mark.slow
 def test_evolution(capsys):
     sizes = {"num_pairs": 2, "hidden": 4, "batch_size": 1, "devices": 1, "levels": "mdp/random"}
     _, figures = printed(capsys, "es", **SMALL, **sizes)
@@ -35,6 +36,7 @@ def test_evolution(capsys):
     assert all(ratio > 0 for ratio in figures["ratios"].values()) and figures["gflop_per_second"] > 0
 
 
+@pytest.mark.slow
 def test_scores(capsys):
     sizes = {"num_lifetimes": 2, "hidden": 4, "meta_steps": 2, "scores": "regret", "levels": "mdp/random"}
     _, figures = printed(capsys, "groove", **SMALL, **sizes)
@@ -50,6 +52,7 @@ def test_policies_of_tokens(capsys):
         assert figures["cached"]["tokens_per_second"] > 0 and figures["recomputed"]["tokens_per_second"] > 0
 
 
+@pytest.mark.slow
 def test_optimizers(capsys):
     sizes = {"sizes": 2, "epochs": 1, "minibatches": 1, "levels": "bandit/bernoulli"}
     _, figures = printed(capsys, "optimizers", **SMALL, **sizes)

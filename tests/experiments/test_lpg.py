@@ -58,7 +58,7 @@ def test_the_rule_of_a_run_loads_as_what_was_trained(finished):
 def test_a_resumed_run_is_an_uninterrupted_one_bit_for_bit(finished, tmp_path, capsys):
     shutil.copytree(finished, tmp_path / "run")
     more = {**TINY, "directory": tmp_path / "run", "resume": True, "held_out_seeds": 0}
-    lpg.main(words(**more, steps=7, chunk=3))
+    lpg.main(words(**more, steps=7))
     whole = train(lpg.EXPERIMENT.make(CONFIG), seed=0, steps=7)
     assert_same(restored(lpg.EXPERIMENT, CONFIG, tmp_path / "run"), whole[0])
     np.testing.assert_allclose(columns(tmp_path / "run")["meta_loss"], whole[1]["meta_loss"], rtol=1e-5)
@@ -68,7 +68,7 @@ def test_a_resumed_run_is_an_uninterrupted_one_bit_for_bit(finished, tmp_path, c
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_lifetime(tmp_path):
     """One of four levels pays NaN: the third of the first generation."""
-    meta = lpg.EXPERIMENT.make(replace(CONFIG, longest_life=12))
+    meta = lpg.EXPERIMENT.make(CONFIG)
 
     def poisoned(key):
         state = meta.init(key)
@@ -77,7 +77,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_lifetime(tmp_path
         return state._replace(lifetimes=state.lifetimes._replace(level=level._replace(problem=nowhere)))
 
     with pytest.raises(FloatingPointError, match=r"lifetime_loss is not finite in meta-step 1 in lifetimes \[2\]"):
-        train(meta._replace(init=poisoned), seed=3, steps=9, directory=tmp_path, chunk=3)
+        train(meta._replace(init=poisoned), seed=0, steps=9, directory=tmp_path)
 
 
 @pytest.mark.parametrize(
