@@ -272,7 +272,7 @@ def recipe(config: Config) -> Recipe:
     rule, first = config.rule, next((x for x in config.places if x not in TASKS), None)
     if first is None or rule.rule:
         return {"optimizer": config.learned.recipe()}
-    objective = rule.lpg() if rule.objective == "lpg" else {"name": "ppo", "entropy_coef": rule.entropy_coef}
+    objective: Part = rule.lpg() if rule.objective == "lpg" else {"name": "ppo", "entropy_coef": rule.entropy_coef}
     return {
         "objective": objective,
         "optimizer": config.learned.recipe(),

@@ -110,7 +110,7 @@ def _evolves(config: Any) -> bool:
     return isinstance(config.estimator, Evolution)
 
 
-def _episodes(config: Any) -> dict[str, int]:
+def _episodes(config: Any) -> dict[str, Any]:
     """How many episodes an agent's fitness is measured in, if that is an option."""
     return {"num_eval_episodes": config.estimator.eval_episodes} if _evolves(config) else {}
 

@@ -42,5 +42,8 @@ def test_a_learned_optimizer_is_drawn_beside_adam():
     titles = {axis.get_title("left") for axis in update.axes}
     assert {"learned", "Adam at 0.001"} <= titles
     panels = [axis for axis in sizes.axes if axis.get_title("left")]
-    assert ["progress" in x.get_title("left") or "share of the training" in x.get_title("left") for x in panels] == [True, False]
+    assert ["progress" in x.get_title("left") or "share of the training" in x.get_title("left") for x in panels] == [
+        True,
+        False,
+    ]
     assert all(len(axis.lines) == 2 for axis in panels)

@@ -41,6 +41,13 @@ def test_agents_lack_nothing_that_is_left_out(seen, tmp_path):
     assert [without for _, without, _ in seen] == [(), *((group,) for group in get_args(Group))]
 
 
+def test_a_resumed_ablation_goes_on_with_the_runs_that_have_begun(seen, tmp_path, monkeypatch):
+    monkeypatch.setattr(ablation.checkpoint, "steps", lambda place: [3] if place.name == "open" else [])
+    (tmp_path / "open").mkdir()
+    ablation.main(words(directory=tmp_path, resume=True))
+    assert [resume for *_, resume in seen] == [True] + [False] * (len(seen) - 1)
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

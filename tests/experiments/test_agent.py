@@ -76,6 +76,15 @@ def test_rates_side_by_side_are_runs_of_their_own(finished):
     assert found.log["env_steps"][0, -1] == 6 * 3 * 4 * 8
 
 
+def test_a_sweep_of_agents_compares_them_and_saves_no_rule(tmp_path, capsys):
+    agent.main(words(**OPTIONS, sweep=("learning_rate=0.01,0.3",), directory=tmp_path))
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["score"] == "episode_return"
+    assert [row["values"]["learning_rate"] for row in results["configurations"]] == [0.3, 0.01]  # the best first
+    assert not list(tmp_path.glob("*.safetensors"))
+    assert "learning_rate=0.3" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("preset", agent.PRESETS)
 def test_presets_are_valid_and_fit_their_environments(preset):
     config = cli.parse(agent.Config, agent.PRESETS, ["--preset", preset])

@@ -41,7 +41,7 @@ def test_a_run_leaves_curves_checkpoints_and_results(finished):
     log = columns(finished)
     assert log["step"].tolist() == [1, 2, 3, 4] and set(lpg.CURVES) <= log.keys()
     # the last rollout of each estimate judges the updated agent
-    assert log["env_steps"][-1] == 4 * 4 * (2 + 1) * 2 * 4 and log["agent_updates"][-1] == 4 * 4 * (2 + 1)
+    assert log["env_steps"][-1] == 4 * 4 * (2 + 1) * 2 * 4 and log["agent_updates"][-1] == 4 * 4 * 2
 
 
 def test_the_rule_of_a_run_loads_as_what_was_trained(finished):
