@@ -13,9 +13,9 @@ import pytest
 import metarl
 from envs import mdp
 from metarl.meta import compose
-from metarl.rl.networks import gru, mlp, tabular
 from metarl.objectives import a2c, dpo, lpg, lpo, ppo
 from metarl.optimizers import per_output
+from metarl.rl.networks import gru, mlp, tabular
 from metarl.rl.rollout import model, reset, rollout
 from metarl.types import Progress
 
@@ -129,7 +129,7 @@ def test_a_lifetime_keeps_its_tree_shapes_and_dtypes(lived):
     assert shapes(lived.newborn) == shapes(lived.older)
     arguments = lived.meta_params, at(lived.newborn, 0), lived.keys[0]
     stepped = jax.eval_shape(lived.inner.step, *arguments)
-    assert (stepped.penalty.shape, stepped.penalty.dtype) == ((), jnp.float32)
+    assert (stepped.objective.shape, stepped.objective.dtype) == ((), jnp.float32)
     if lived.newborn.critic:
         loss, (judged, _) = jax.eval_shape(lived.inner.loss, *arguments)
         assert shapes(judged) == shapes(stepped.lifetime)
@@ -165,7 +165,7 @@ def test_a_lifetime_at_its_horizon_is_frozen(lived):
     assert jax.vmap(lived.inner.done)(ended).tolist() == [True, False, True]
     for i in (0, 2):
         assert_equal(at(after.lifetime, i), at(ended, i))
-        assert after.penalty[i] == 0.0
+        assert after.objective[i] == 0.0
     assert after.lifetime.step.tolist() == [2, 3, 2]
     assert len(lived.traces) == 1
     if lived.newborn.critic:
@@ -202,17 +202,17 @@ def test_an_objective_gives_targets_per_step_and_a_gradient_for_every_output(nam
         params = {
             k: x + jax.random.normal(jax.random.fold_in(noise, i), x.shape) for i, (k, x) in enumerate(params.items())
         }
-        actors = reset(LEVELS.env, agent, level.env_params, key, NUM_ENVS)
-        _, data = rollout(LEVELS.env, agent, params, actors, level.env_params, act_key, LENGTH)
+        actors = reset(LEVELS.env, agent, level.problem, key, NUM_ENVS)
+        _, data = rollout(LEVELS.env, agent, params, actors, level.problem, act_key, LENGTH)
         meta_params = objective.init(meta_key)
-        targets, penalty = objective.targets(meta_params, params, agent, data, progress)
+        targets, objective = objective.targets(meta_params, params, agent, data, progress)
         value_and_grad = jax.value_and_grad(objective.loss, argnums=1, has_aux=True)
         (loss, metrics), gradient = value_and_grad(meta_params, params, agent, data, targets, progress)
-        return targets, penalty, loss, metrics, gradient
+        return targets, objective, loss, metrics, gradient
 
-    targets, penalty, loss, metrics, gradient = learn(jax.random.key(5))
+    targets, objective, loss, metrics, gradient = learn(jax.random.key(5))
     assert all(leaf.shape[:2] == (LENGTH, NUM_ENVS) for leaf in jax.tree.leaves(targets))
-    assert penalty.shape == loss.shape == () and jnp.isfinite(penalty) and jnp.isfinite(loss)
+    assert objective.shape == loss.shape == () and jnp.isfinite(objective) and jnp.isfinite(loss)
     assert all(x.shape == () and jnp.isfinite(x) for x in metrics.values())
     assert set(gradient) == {"policy", *objective.outputs}
     for output, leaf in gradient.items():
@@ -241,7 +241,7 @@ def test_a_curriculum_gives_out_different_levels_and_keeps_its_state(name):
     assert len(traces) == 1
     assert jax.tree.map(jnp.shape, levels) == jax.tree.map(lambda x: (4, *x.shape), LEVELS.sample(jax.random.key(0)))
     for drawn in (levels, again):
-        assert len(np.unique(drawn.env_params.reward.reshape(4, -1)[:, 0])) == 4
+        assert len(np.unique(drawn.problem.reward.reshape(4, -1)[:, 0])) == 4
     assert_equal(levels, turn(state, jax.random.key(1))[0])
 
 
