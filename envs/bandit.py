@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from metarl import checks
 from metarl.types import Array, Discrete, Key, Level, Levels
 
 
@@ -37,8 +38,7 @@ class Bandit:
     gaussian: bool = False
 
     def __post_init__(self) -> None:
-        if self.num_arms < 1:
-            raise ValueError(f"a bandit needs at least 1 arm, got {self.num_arms}")
+        checks.at_least(1, num_arms=self.num_arms)
 
     @property
     def default_params(self) -> BanditParams:
@@ -85,10 +85,8 @@ def distribution(
     `horizon` is the lifetime in agent updates, `scale` the standard deviation of Gaussian rewards. Raises ValueError
     for another kind, and for counts below 1.
     """
-    if kind not in ("bernoulli", "gaussian"):
-        raise ValueError(f"unknown kind of bandit {kind!r}; choose bernoulli or gaussian")
-    if max_steps < 1 or horizon < 1:
-        raise ValueError(f"max_steps and horizon must be at least 1, got {max_steps} and {horizon}")
+    checks.one_of(("bernoulli", "gaussian"), kind=kind)
+    checks.at_least(1, max_steps=max_steps, horizon=horizon)
     env = Bandit(num_arms, gaussian=kind == "gaussian")
 
     def sample(key: Key) -> Level:

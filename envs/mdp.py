@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from metarl import checks
 from metarl.types import Array, Discrete, Key, Level, Levels
 
 
@@ -41,8 +42,7 @@ class MDP:
     num_actions: int = 5
 
     def __post_init__(self) -> None:
-        if self.num_states < 1 or self.num_actions < 1:
-            raise ValueError(f"num_states and num_actions must be at least 1, got {self}")
+        checks.at_least(1, num_states=self.num_states, num_actions=self.num_actions)
 
     @property
     def default_params(self) -> MDPParams:
@@ -108,10 +108,9 @@ def distribution(
     `terminate` is the probability per step that an episode ends, `horizon` the lifetime in agent updates. Raises
     ValueError for counts below 1, a probability outside [0, 1] and a concentration that is not positive.
     """
-    if max_steps < 1 or horizon < 1:
-        raise ValueError(f"max_steps and horizon must be at least 1, got {max_steps} and {horizon}")
-    if not 0.0 <= terminate <= 1.0 or concentration <= 0.0:
-        raise ValueError(f"need 0 <= terminate <= 1 and concentration > 0, got {terminate} and {concentration}")
+    checks.at_least(1, max_steps=max_steps, horizon=horizon)
+    checks.share(terminate=terminate)
+    checks.positive(concentration=concentration)
     env = MDP(num_states, num_actions)
 
     def sample(key: Key) -> Level:

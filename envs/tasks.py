@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from metarl import checks
 from metarl.rl.networks import Network, as_layers, mlp
 from metarl.types import Array, Box, Key, Params, PyTree, Task
 
@@ -31,7 +32,7 @@ def quadratic(dim: int = 10, condition: tuple[float, float] = (1.0, 100.0), nois
 
     Raises ValueError for a `dim` below 1, a `condition` that is no range of numbers from 1 up, and negative noise.
     """
-    _check_counts(dim=dim)
+    checks.at_least(1, dim=dim)
     least, greatest = condition
     if not 1.0 <= least <= greatest < math.inf:
         raise ValueError(f"condition must be a range of finite numbers of at least 1, got {condition}")
@@ -90,7 +91,7 @@ def mlp_digits(hidden: int = 32, batch: int = 64) -> Task:
 
     Raises ValueError for counts below 1.
     """
-    _check_counts(hidden=hidden)
+    checks.at_least(1, hidden=hidden)
     return _classifier((hidden,), batch)
 
 
@@ -102,7 +103,7 @@ def accuracy(params: Params) -> Array:
 
 
 def _classifier(sizes: Sequence[int], batch: int) -> Task:
-    _check_counts(batch=batch)
+    checks.at_least(1, batch=batch)
     network = _network(sizes)
 
     def draw(key: Key) -> tuple[Array, Array]:
@@ -135,9 +136,3 @@ def _network(sizes: Sequence[int]) -> Network:
 def _over_images(function: Callable[..., tuple], params: Params, x: Array | np.ndarray) -> tuple:
     """`Network.apply` or `Network.watch` on images [B, 64]; leaves [B, ...]."""
     return jax.vmap(function, (None, 0, None, None))(params, jnp.asarray(x), jnp.bool_(True), {"logits": ()})
-
-
-def _check_counts(**counts: int) -> None:
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name} must be at least 1, got {count}")

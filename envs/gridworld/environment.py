@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metarl import checks
 from metarl.types import Array, Box, Discrete, Key
 
 
@@ -65,8 +66,8 @@ class Gridworld:
     tabular: bool = True
 
     def __post_init__(self) -> None:
-        if self.max_side < 2 or self.max_objects < 1 or self.max_types < 1:
-            raise ValueError(f"max_side must be at least 2, max_objects and max_types at least 1, got {self}")
+        checks.at_least(2, max_side=self.max_side)
+        checks.at_least(1, max_objects=self.max_objects, max_types=self.max_types)
 
     @property
     def num_actions(self) -> int:

@@ -17,6 +17,7 @@ from envs.gridworld.environment import Gridworld, GridworldParams
 from envs.gridworld.mutation import mutate
 from envs.gridworld.optimal import optimal_return
 from envs.gridworld.render import render
+from metarl import checks
 from metarl.types import Array, Key, Level, Levels, Metrics
 
 
@@ -92,8 +93,7 @@ def distribution(name: str) -> Levels:
     Objects that the level's free cells cannot hold are left out, the last ones first. The mazes are our choice:
     random spanning trees, one per level. Raises ValueError for an unknown name.
     """
-    if name not in _TABLE:
-        raise ValueError(f"unknown gridworld level or distribution {name!r}; choose one of {', '.join(_TABLE)}")
+    checks.one_of(_TABLE, **{"gridworld level or distribution": name})
     entry = _TABLE[name]
     if isinstance(entry, _Random):
         return _random_levels(entry)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from envs.gridworld.environment import GridworldParams
+from metarl import checks
 from metarl.types import Array, Key, Level
 
 
@@ -19,8 +20,7 @@ def mutate(key: Key, level: Level, edits: int = 3) -> Level:
     It is for tabular levels, in which objects have places of their own; rewards may turn negative also in distributions
     where they never are (mazes). Raises ValueError if `edits` is not positive.
     """
-    if edits < 1:
-        raise ValueError(f"edits must be at least 1, got {edits}")
+    checks.at_least(1, edits=edits)
 
     def edit(params: GridworldParams, key: Key) -> tuple[GridworldParams, None]:
         kind_key, *keys = jax.random.split(key, 5)

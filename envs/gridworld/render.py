@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from envs.gridworld.environment import Gridworld, GridworldParams, GridworldState
+from metarl import checks
 
 FLOOR, LINE, WALL, AGENT, START = np.array(
     [(247, 247, 244), (226, 226, 222), (62, 68, 76), (31, 111, 180), (168, 200, 226)], np.uint8
@@ -25,8 +26,7 @@ def render(env: Gridworld, params: GridworldParams, state: GridworldState | None
 
     Raises ValueError if `pixels` is below 8.
     """
-    if pixels < 8:
-        raise ValueError(f"pixels must be at least 8 per cell, got {pixels}")
+    checks.at_least(8, pixels=pixels)
     level, now = jax.tree.map(np.asarray, (params, state))
     side = env.max_side
     y, x = np.mgrid[:pixels, :pixels] / (pixels - 1) - 0.5

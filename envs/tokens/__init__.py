@@ -13,7 +13,8 @@ from envs.tokens.countdown import Countdown
 from envs.tokens.digits import Addition, Sorting
 from envs.tokens.environment import TokenEnv, TokenState, optimal_return
 from envs.tokens.general_points import SPLITS, GeneralPoints
-from envs.tokens.rpn import Notation, require_choice
+from envs.tokens.rpn import Notation
+from metarl import checks
 from metarl.types import Key, Level, Levels, TokenTask
 
 __all__ = [
@@ -49,9 +50,9 @@ def make_task(name: str, **options: Any) -> TokenTask:
 
     Raises ValueError for an unknown name or option, and for values that the task does not take.
     """
-    require_choice("token task", name, _TASKS)
+    checks.one_of(_TASKS, **{"token task": name})
     for option in options:
-        require_choice(f"option of {name}", option, inspect.signature(_TASKS[name]).parameters)
+        checks.one_of(inspect.signature(_TASKS[name]).parameters, **{f"option of {name}": option})
     return _TASKS[name](**options)
 
 
@@ -61,8 +62,7 @@ def distribution(name: str, tries: int = 1, horizon: int = 100, **options: Any) 
     Raises ValueError for counts below 1, and as `make_task` does.
     """
     env = TokenEnv(make_task(name, **options), tries)
-    if horizon < 1:
-        raise ValueError(f"horizon must be at least 1 agent update, got {horizon}")
+    checks.at_least(1, horizon=horizon)
 
     def sample(key: Key) -> Level:
         return Level(env.task.sample(key), jnp.int32(horizon))

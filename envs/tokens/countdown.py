@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs.tokens import rpn
+from metarl import checks
 from metarl.types import Array, Key, Verdict
 
 ROOM = 4  # most numbers of a problem: it sizes prompts and answers of all problems
@@ -112,8 +113,8 @@ class Countdown:
             raise ValueError(
                 f"need 1 <= min_target <= max_target <= room = {self.room}, got {self.min_target} and {self.max_target}"
             )
-        rpn.require_choice("part", self.part, rpn.PARTS)
-        rpn.require_choice("scale", self.scale, rpn.REWARDS)
+        checks.one_of(rpn.PARTS, part=self.part)
+        checks.one_of(rpn.REWARDS, scale=self.scale)
         rpn.require_exact(ROOM, self.highest, self.max_target)
         _ = self.notation  # raises for numbers that are no tokens
 

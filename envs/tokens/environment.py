@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from metarl import checks
 from metarl.types import Array, Box, Discrete, Key, PyTree, TokenTask
 
 
@@ -39,8 +40,7 @@ class TokenEnv:
     tries: int = 1
 
     def __post_init__(self) -> None:
-        if self.tries < 1:
-            raise ValueError(f"tries must be at least 1, got {self.tries}")
+        checks.at_least(1, tries=self.tries)
 
     @property
     def padding(self) -> int:

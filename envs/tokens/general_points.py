@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs.tokens import rpn
+from metarl import checks
 from metarl.types import Array, Key, Verdict
 
 TARGET = 24
@@ -152,8 +153,10 @@ class GeneralPoints:
     scale: str = "points"
 
     def __post_init__(self) -> None:
-        for name, choices in {"split": SPLITS, "part": rpn.PARTS, "scale": rpn.REWARDS, "max_cards": (4, 5)}.items():
-            rpn.require_choice(name, getattr(self, name), choices)
+        checks.one_of(SPLITS, split=self.split)
+        checks.one_of(rpn.PARTS, part=self.part)
+        checks.one_of(rpn.REWARDS, scale=self.scale)
+        checks.one_of((4, 5), max_cards=self.max_cards)
         if SPLITS[self.split].cards > self.max_cards:
             raise ValueError(f"split {self.split!r} needs max_cards={SPLITS[self.split].cards}, got {self.max_cards}")
         rpn.require_exact(self.max_cards, HIGHEST, TARGET)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import itertools
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -75,12 +75,6 @@ def require_exact(count: int, highest: int, target: int) -> None:
             f"{count} numbers up to {highest} and targets up to {target} could overflow int32 "
             f"({largest} >= 2**31); use fewer or smaller ones"
         )
-
-
-def require_choice(name: str, value: object, choices: Iterable[object]) -> None:
-    """Raises ValueError naming the choices if `value` is none of them."""
-    if value not in (choices := tuple(choices)):
-        raise ValueError(f"unknown {name} {value!r}; choose from {', '.join(map(str, choices))}")
 
 
 class Value(NamedTuple):

@@ -6,13 +6,13 @@ ACCEL, Parker-Holder et al. 2022 (arXiv 2203.01302). A level is a problem and a 
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 
+from metarl import checks
 from metarl.curricula.features import level_metrics
 from metarl.curricula.scores import Score
 from metarl.meta import Curriculum, InnerLoop, Lifetimes
@@ -91,18 +91,10 @@ def replay(
     Raises ValueError if an option is out of range, for mutation of levels that cannot be mutated, or when `init` is
     asked for more lifetimes than `capacity`.
     """
-    shares = {
-        "probability": probability,
-        "staleness": priority.staleness,
-        "mutation_probability": mutation_probability,
-    }
-    for name, value in shares.items():
-        if isinstance(value, int | float) and not 0.0 <= value <= 1.0:
-            raise ValueError(f"{name} must be from 0 to 1, got {value}")
-    if isinstance(priority.temperature, int | float) and not 1e-30 < priority.temperature < math.inf:
-        raise ValueError(f"temperature must be positive and finite, got {priority.temperature}")
-    if priority.by not in get_args(Prioritisation):
-        raise ValueError(f"prioritisation must be one of {get_args(Prioritisation)}, got {priority.by!r}")
+    checks.share(probability=probability, staleness=priority.staleness, mutation_probability=mutation_probability)
+    checks.positive(temperature=priority.temperature)
+    checks.at_least(1e-30, temperature=priority.temperature)  # float32 would round a smaller one to 0
+    checks.one_of(get_args(Prioritisation), prioritisation=priority.by)
     if not 1 <= warm_up <= capacity:
         raise ValueError(f"warm_up must be from 1 to capacity = {capacity}, got {warm_up}")
     if levels.mutate is None and _positive(mutation_probability):

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from metarl import checks
 from metarl.inner.rl import ValueJudge
 from metarl.meta import InnerLoop, Lifetimes, advance
 from metarl.tree import select
@@ -33,7 +34,7 @@ def of_ended(function: Callable[[InnerLoop, MetaParams, Any, Key], Array], batch
     `batch_size` of them are scored at a time: the time it takes depends on how many ended, and no shape does.
     Raises ValueError if `batch_size` is not positive.
     """
-    _check(batch_size)
+    checks.at_least(1, batch_size=batch_size)
 
     def update(
         inner: InnerLoop, meta_params: MetaParams, state: PyTree, lifetimes: Lifetimes, ended: Array, key: Key
@@ -59,7 +60,7 @@ def algorithmic_regret(antagonist: InnerLoop, batch_size: int = 4) -> Score:
 
     Raises ValueError if `batch_size` is not positive, or if an inner loop has no fitness.
     """
-    _check(batch_size)
+    checks.at_least(1, batch_size=batch_size)
     earned = _fitness(antagonist, "an antagonist")
     meta_params = antagonist.init_meta(jax.random.key(0))  # of a hand-made agent: nothing
 
@@ -166,8 +167,3 @@ def _where(wanted: Array, function: Callable[[Any], Array], xs: PyTree, batch_si
         return left.at[index].set(False), values
 
     return jax.lax.while_loop(lambda loop: loop[0].any(), some, (wanted, jnp.full(count, jnp.nan)))[1]
-
-
-def _check(batch_size: int) -> None:
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1 lifetime, got {batch_size}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 
+from metarl import checks
 from metarl.curricula.features import level_metrics
 from metarl.meta import Curriculum, InnerLoop, Lifetimes
 from metarl.types import Array, Key, Level, Levels, MetaParams, Metrics, PyTree
@@ -23,8 +24,7 @@ def fixed(levels: Levels, num_levels: int) -> Curriculum:
 
     Raises ValueError if `num_levels` is not positive.
     """
-    if num_levels < 1:
-        raise ValueError(f"num_levels must be at least 1, got {num_levels}")
+    checks.at_least(1, num_levels=num_levels)
 
     def init(key: Key, num_lifetimes: int) -> Level:
         return jax.vmap(levels.sample)(jax.random.split(key, num_levels))

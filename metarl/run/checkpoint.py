@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metarl.parallel import one_each
+from metarl.parallel import one_per_process
 from metarl.types import PyTree
 
 Log = dict[str, np.ndarray]  # metric name -> [meta-steps, ...]
@@ -99,7 +99,7 @@ def _read(
             raise CheckpointError(f"{path} was made under another configuration: {details}")
         if details := _differences(about["leaves"], _describe(names, leaves)):
             raise CheckpointError(f"{path} holds other arrays than this program: {details}")
-        here = one_each()
+        here = one_per_process()
         shapes = {
             f"{i:05d}": jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here) for i, x in enumerate(leaves) if x.size
         }

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metarl import checks
 from metarl.meta import COUNTED, WATCHED, Meta
 from metarl.parallel import agreed, replicated
 from metarl.run import checkpoint
@@ -101,9 +102,7 @@ def train(
     with contextlib.ExitStack() as stack:
         for sink in sinks:
             stack.callback(sink.close)
-        for name, value in dict(steps=steps, chunk=chunk, checkpoint_every=checkpoint_every, keep=keep).items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        checks.at_least(1, steps=steps, chunk=chunk, checkpoint_every=checkpoint_every, keep=keep)
         check_directory(directory, resume)
         fingerprint = {**(fingerprint or {}), "seed": seed}
         start = time.monotonic()
