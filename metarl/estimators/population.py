@@ -95,7 +95,7 @@ def pair_gradient(weights: Array, directions: MetaParams) -> tuple[MetaParams, A
 
 
 def estimate_metrics(metrics: Metrics, fitness: Array, gradient: MetaParams, previous: MetaParams) -> Metrics:
-    """The metrics of every population estimator: of its members' updates and fitness (any axes), and of its gradient."""
+    """The metrics of all population estimators: of members' updates, of their fitness (any axes), and of the gradient."""
     return {**summary(metrics), **fitness_metrics(fitness), **gradient_metrics(gradient, previous)}
 
 

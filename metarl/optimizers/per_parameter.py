@@ -193,7 +193,7 @@ def layers_of(layers: PyTree, params: Params) -> list[Layer]:
 
 
 def clip_by_network(updates: Params, max_norm: float) -> Params:
-    """Gradients clipped to the norm `max_norm`. Each entry of a mapping, one network of an agent, is clipped by itself."""
+    """Gradients clipped to the norm `max_norm`; each entry of a mapping (an agent's networks) is clipped by itself."""
     one = clip_by_global_norm(max_norm)
 
     def clip(x: PyTree) -> PyTree:
