@@ -1,7 +1,7 @@
 """Random tabular Markov decision processes (Duan et al. 2016, section 3.2), with exact optimal returns.
 
-Flat Dirichlet transitions, rewards N(1, 1) per state and action, a fixed start. After every step the episode
-terminates with the level's probability; it is truncated after `max_steps`.
+Transitions are Dirichlet, the reward of each state and action is N(1, 1), and the start is fixed. After every step the
+episode terminates with the level's probability; it is truncated after `max_steps`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class MDP:
 
     @property
     def default_params(self) -> MDPParams:
-        """A ring: the last action moves on and pays 1 on arrival at the start, the others stay; 10 steps."""
+        """A ring: the last action moves on, with reward 1 on arrival at the start; other actions stay; 10 steps."""
         states = jnp.arange(self.num_states)
         onwards = jnp.arange(self.num_actions) == self.num_actions - 1
         target = (states[:, None] + onwards) % self.num_states
@@ -75,7 +75,7 @@ class MDP:
     ) -> tuple[Array, MDPState, Array, Array, Array, dict[str, Any]]:
         """One step with auto-reset."""
         draws = jax.random.uniform(key, (2,))
-        # Inverse of the distribution function; its last entry is left out because rounding may keep it below 1.
+        # inverse of the distribution function, without its last entry, which rounding may keep below 1
         below = jnp.cumsum(params.transition[state.state, action])[:-1]
         following = jnp.sum(draws[0] >= below).astype(jnp.int32)
         terminated = draws[1] < params.terminate

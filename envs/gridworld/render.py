@@ -17,12 +17,11 @@ GOOD, NOTHING, BAD = np.array([(47, 158, 119), (214, 214, 208), (194, 69, 93)]) 
 
 
 def render(env: Gridworld, params: GridworldParams, state: GridworldState | None = None, pixels: int = 24) -> Any:
-    """A level, or a moment `state` of an episode on it, as a picture [height, width, 3] uint8, `pixels` per cell.
+    """A level, or a `state` of an episode on it, as a picture [height, width, 3] uint8 with `pixels` per cell side.
 
-    Walls are dark, the agent is a blue disc, and its start a light ring. Objects are squares, the greener the greater
-    their reward and the redder the more negative; one that is absent is an outline. A dark core, the larger the
-    likelier, says that collecting it ends the episode. In environments that are not tabular, objects have places only
-    in a `state`.
+    Walls are dark, the agent is a blue disc, and its start is a light ring. Objects are squares, green for a reward of
+    1, red for -1, and grey for 0; absent ones are outlines. The size of a dark core is the probability that collecting
+    the object ends the episode. In environments that are not tabular, objects have cells only in a `state`.
 
     Raises ValueError if `pixels` is below 8.
     """

@@ -1,4 +1,4 @@
-"""Problems that are posed and answered in tokens, for sequence policies; and any of these tasks as an environment."""
+"""Tasks whose prompts and answers are tokens, for sequence policies, and an environment for each of them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def names() -> tuple[str, ...]:
 def make_task(name: str, **options: Any) -> TokenTask:
     """The task called `name`; `options` are the fields of its dataclass, such as `split="rule"`.
 
-    Raises ValueError for an unknown name or option, and for values that the task does not take.
+    Raises ValueError for an unknown name or option, and for invalid values.
     """
     checks.one_of(_TASKS, **{"token task": name})
     for option in options:
@@ -57,7 +57,7 @@ def make_task(name: str, **options: Any) -> TokenTask:
 
 
 def distribution(name: str, tries: int = 1, horizon: int = 100, **options: Any) -> Levels:
-    """Levels of `make_task(name, **options)`: one problem each, with `tries` per episode and `horizon` agent updates.
+    """Levels with one problem each of `make_task(name, **options)`, `tries` per episode and `horizon` agent updates.
 
     Raises ValueError for counts below 1, and as `make_task` does.
     """

@@ -95,7 +95,7 @@ def pair_gradient(weights: Array, directions: MetaParams) -> tuple[MetaParams, A
 
 
 def estimate_metrics(metrics: Metrics, fitness: Array, gradient: MetaParams, previous: MetaParams) -> Metrics:
-    """The metrics of all population estimators: of members' updates, of their fitness (any axes), and of the gradient."""
+    """The metrics of all population estimators: of members' updates, of their fitness (any axes), of the gradient."""
     return {**summary(metrics), **fitness_metrics(fitness), **gradient_metrics(gradient, previous)}
 
 
