@@ -5,11 +5,11 @@ import json
 import jax
 import numpy as np
 import pytest
+from experiments.report import Judge, a2c_agent, held_out_report
 
 import envs
 import metarl
 from experiments import evolution, horizons, lpo, ta_lpg
-from experiments.report import Judge, a2c_agent, held_out_report
 from metarl.estimators.pes import PESState
 from metarl.pretrained import load_params
 

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from experiments.report import Judge, horizon_report
 from safetensors.numpy import save_file
 
 import envs
 from experiments import horizons, inside, ta_lpg
-from experiments.report import Judge, horizon_report
 from metarl.objectives import lpg, lpo
 from metarl.objectives.lpg import LPGInputs, LPGNetwork
 from metarl.objectives.temporal import temporal_features

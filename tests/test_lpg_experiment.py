@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from experiments.report import Judge, a2c_agent, held_out_report
 
 import envs
 from experiments import benchmark, lpg
-from experiments.report import Judge, a2c_agent, held_out_report
 from metarl.pretrained import load_params
 from metarl.run.train import train
 
