@@ -64,7 +64,7 @@ class LPG:
     """Timed calls of each program, taken in turns."""
 
     def __post_init__(self) -> None:
-        parts.check(self, positive=[field.name for field in dataclasses.fields(self) if field.name != "levels"])
+        parts.check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,11 +89,7 @@ class ES:
     """Timed calls of each program, taken in turns."""
 
     def __post_init__(self) -> None:
-        parts.check(
-            self,
-            positive=("num_pairs", "num_envs", "rollout_length", "hidden", "batch_size", "repeats"),
-            not_negative=("devices",),
-        )
+        parts.check(self, zero=("devices",))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +114,7 @@ class GROOVE:
     """Timed calls of each program, taken in turns."""
 
     def __post_init__(self) -> None:
-        parts.check(self, positive=("num_lifetimes", "num_envs", "rollout_length", "hidden", "meta_steps", "repeats"))
+        parts.check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +139,7 @@ class Tokens:
     """Timed calls of each program, taken in turns."""
 
     def __post_init__(self) -> None:
-        parts.check(self, positive=[field.name for field in dataclasses.fields(self) if field.name != "policies"])
+        parts.check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +162,7 @@ class Optimizers:
     """Timed calls of each program, taken in turns."""
 
     def __post_init__(self) -> None:
-        parts.check(self, positive=("num_envs", "rollout_length", "epochs", "minibatches", "repeats"))
+        parts.check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,7 +183,7 @@ class Sweep:
     """Timed calls of each program, taken in turns."""
 
     def __post_init__(self) -> None:
-        parts.check(self, positive=("num_lifetimes", "meta_steps", "repeats"), not_negative=("sweep_batch",))
+        parts.check(self, zero=("sweep_batch",))
         if not self.members or min(self.members) < 1:
             raise ValueError(f"members must be at least 1, got {self.members}")
 
@@ -509,7 +505,7 @@ def benchmark_sweep(config: Sweep, name: str) -> dict[str, Any]:
 
         programs[f"{count} members"] = (steps, jax.jit(meta.init)(jax.random.key(0)))
     times = time_side_by_side(programs, config.repeats)
-    per_update = run.estimator.num_lifetimes * run.agents.make().env_steps
+    per_update = run.estimator.num_lifetimes * run.agents.num_envs * run.agents.rollout_length
     one = per_update * (run.estimator.updates + 1) * config.meta_steps
     first = config.members[0]
     speed = {count: count * one / times[f"{count} members"]["min_seconds"] for count in config.members}

@@ -52,7 +52,7 @@ class Options:
     """Where the files go (default: a new folder under runs/)."""
 
     def __post_init__(self) -> None:
-        parts.check(self, positive=("held_out_seeds", "held_out_batch"))
+        parts.check(self)
         if self.held_out_levels < 2:
             raise ValueError(f"held_out_levels must be at least 2, got {self.held_out_levels}")
         if min(self.horizons, default=1) < 1:

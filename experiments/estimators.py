@@ -94,8 +94,7 @@ class Config:
     """Lifetimes that live at a time (0: all)."""
 
     def __post_init__(self) -> None:
-        counts = ("horizon", "truncation", "num_lifetimes", "num_envs", "rollout_length", "eval_episodes", "hidden")
-        parts.check(self, positive=(*counts, "sigma", "learning_rate"), not_negative=("warm_up", "batch_size", "seed"))
+        parts.check(self, zero=("warm_up", "batch_size", "seed"))
         if self.horizon % self.truncation:
             raise ValueError(f"truncation must divide horizon = {self.horizon}, got {self.truncation}")
         ages = self.horizon // self.truncation

@@ -53,7 +53,7 @@ class Options:
     """Go on with what is missing in the directory."""
 
     def __post_init__(self) -> None:
-        parts.check(self, positive=("points",), not_negative=("seed",))
+        parts.check(self, zero=("seed",))
         if self.num_seeds < 2:
             raise ValueError(f"num_seeds must be at least 2 for an interval, got {self.num_seeds}")
         if self.resume and not self.directory:

@@ -45,8 +45,7 @@ class Rule:
     """Weight of the squared prediction targets, which regularise the meta-objective."""
 
     def __post_init__(self) -> None:
-        coefficients = [field.name for field in dataclasses.fields(self) if field.name.endswith("_coef")]
-        parts.check(self, positive=("hidden",), not_negative=coefficients)
+        parts.check(self, zero=[field.name for field in dataclasses.fields(self) if field.name.endswith("_coef")])
         if self.bins < 2:
             raise ValueError(f"bins must be at least 2, got {self.bins}")
 
@@ -121,7 +120,7 @@ def recipe(config: Any) -> Recipe:
         "optimizer": kind.optimizer,
         "network": kind.network,
         "policy": {"name": "by_action_space"},
-        "experience": config.agents.make()._asdict(),
+        "experience": vars(config.agents),
     }
 
 

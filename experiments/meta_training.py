@@ -52,7 +52,7 @@ def a2c(config: Any) -> tuple[str, Recipe]:
         "optimizer": kind.a2c,
         "network": kind.network,
         "policy": {"name": "by_action_space"},
-        "experience": {name: getattr(config.agents, name) for name in ("num_envs", "rollout_length")},
+        "experience": vars(config.agents),
     }
 
 

@@ -54,7 +54,7 @@ class Options:
     """Where the files go (default: a new folder under runs/)."""
 
     def __post_init__(self) -> None:
-        parts.check(self, positive=("score_batch",), not_negative=("horizon",))
+        parts.check(self, zero=("horizon",))
         if self.num_levels < 3:
             raise ValueError(f"num_levels must be at least 3, got {self.num_levels}")
 

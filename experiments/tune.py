@@ -56,7 +56,7 @@ class Options:
     """Seed of everything random in the sweep."""
 
     def __post_init__(self) -> None:
-        parts.check(self, positive=("num_seeds",), not_negative=("seed",))
+        parts.check(self, zero=("seed",))
 
 
 def sweep(options: Options, name: str, entry: Entry, which: Name, geometry: Settings) -> list[Trial]:
