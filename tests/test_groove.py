@@ -15,8 +15,7 @@ import envs
 from envs import gridworld
 from experiments import benchmark, curriculum, evolution, groove, horizons, lpg, lpo, ta_lpg, transfer
 from experiments import scores as score_ranks
-from metarl import curricula, plot
-from metarl.curricula.replay import fingerprint
+from metarl import plot
 from metarl.pretrained import save_params
 
 SIZE = ("--num-envs", "2", "--rollout-length", "4", "--hidden", "4")
@@ -25,73 +24,132 @@ REPLAY = ("--warm-up", "1", "--replay-probability", "0.8", "--capacity", "16", "
 PNG = b"\x89PNG"
 
 
-def test_a_frozen_buffer_has_so_many_levels_and_all_of_them_are_lived_on():
-    levels = envs.make("gridworld/small")
-    frozen = curricula.fixed(levels, 5)
-    state = frozen.init(jax.random.key(0), 64)
-    given, after = frozen.sample(jax.random.key(1), state, jnp.ones(64, bool))
-    jax.tree.map(np.testing.assert_array_equal, state, after)
-    codes, set_of = (np.asarray(fingerprint(x)) for x in (given, state))
-    assert len(set(set_of)) == 5 and set(codes) == set(set_of)
-    with pytest.raises(ValueError, match="num_levels must be at least 1, got 0"):
-        curricula.fixed(levels, 0)
+def columns_of(directory):
+    header, *rows = (directory / "metrics.csv").read_text().splitlines()
+    return dict(zip(header.split(","), np.array([row.split(",") for row in rows], float).T, strict=True))
 
 
-def test_features_are_means_over_levels():
-    levels = jax.vmap(envs.make("gridworld/small", (3, 9)).sample)(jax.random.split(jax.random.key(0), 6))
-    seen = curriculum.features(levels)
-    params = levels.env_params
-    np.testing.assert_allclose(seen["level_horizon"], np.mean(levels.horizon), rtol=1e-6)
-    np.testing.assert_allclose(seen["level_size"], np.asarray(params.free).sum() / 6, rtol=1e-6)
-    np.testing.assert_allclose(seen["level_objects"], (np.asarray(params.objects) >= 0).sum() / 6, rtol=1e-6)
-    np.testing.assert_allclose(seen["level_max_steps"], np.mean(params.max_steps), rtol=1e-6)
-    bandits = jax.vmap(envs.make("bandit/bernoulli").sample)(jax.random.split(jax.random.key(0), 2))
-    assert list(curriculum.features(bandits)) == ["level_horizon"]
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of 30 meta-steps with mutation, from the command line."""
+    directory = tmp_path_factory.mktemp("groove") / "run"
+    options = ("--levels", "gridworld/small", "--steps", "30", "--mutation-probability", "0.5")
+    groove.main([*SIZE, *LIVES, *REPLAY, *options, "--directory", str(directory)])
+    return directory
 
 
-# pictures
+def test_a_run_logs_what_its_curriculum_does(finished):
+    log = columns_of(finished)
+    assert log["replayed_share"][0] == 0 and log["replayed_share"].max() >= 0.5
+    assert 0 < log["mutated_share"].max() <= 1
+    assert 0 < log["buffer_levels"].max() <= 16
+    scored = np.isfinite(log["score_low"])
+    assert scored[-10:].all() and not scored[0]
+    assert (log["score_low"][scored] <= log["score_median"][scored]).all()
+    assert (log["score_median"][scored] <= log["score_high"][scored]).all()
+    assert (1 <= log["level_horizon"]).all() and (log["level_horizon"] <= 12).all() and np.ptp(log["level_horizon"]) > 0
+    assert (1 <= log["level_objects"]).all() and (log["level_objects"] <= 3).all()
+    assert (9 <= log["level_size"]).all() and (log["level_size"] <= 36).all()
 
 
-def test_a_picture_shows_walls_objects_start_and_agent():
-    env = gridworld.Gridworld(max_side=3, max_objects=3, max_types=3)
-    params = env.default_params._replace(
-        free=jnp.ones(9, bool).at[4].set(False),
-        num_objects=jnp.int32(2),
-        objects=jnp.array([8, 2, 5], jnp.int32),  # the last does not exist
-        reward=jnp.array([1.0, -1.0, 1.0]),
-        terminate=jnp.array([1.0, 0.0, 1.0]),
+def test_a_run_leaves_its_gallery_and_an_animation(finished):
+    files = {path.name for path in finished.iterdir()}
+    assert {"curves.png", "results.json", "rule.safetensors", "checkpoints", "gallery.png", "agent.gif"} <= files
+    assert (finished / "gallery.png").read_bytes().startswith(PNG)
+    with Image.open(finished / "agent.gif") as film:
+        assert film.size == (6 * 24, 6 * 24) and film.n_frames > 1
+    assert json.loads((finished / "results.json").read_text())["experiment"] == "groove"
+
+
+def test_the_gallery_is_of_the_highest_and_the_lowest_scores(monkeypatch, tmp_path, capsys):
+    config = groove.Config(levels="gridworld/small", hidden=4, num_envs=2)
+    levels = envs.make(config.levels, 3)
+    chosen, _ = curriculum.make(dataclasses.replace(config, capacity=40), levels)
+    _, buffer = jax.jit(lambda key: chosen.sample(key, chosen.init(key, 32), jnp.ones(32, bool)))(jax.random.key(0))
+    inner, drawn = lpg.inner_loop(config, levels), {}
+    state = SimpleNamespace(params=inner.init_meta(jax.random.key(0)), curriculum=jax.device_get(buffer))
+    curriculum.draw_gallery(config, levels, inner, lpg.objective(config), state, tmp_path)
+    assert "no level has a score yet" in capsys.readouterr().err and not any(tmp_path.iterdir())
+
+    score = np.where(buffer.filled, np.random.default_rng(0).permutation(40), np.nan).astype(np.float32)
+    buffer = buffer._replace(score=jnp.asarray(score), active=jnp.zeros(40, bool))
+    monkeypatch.setattr(plot, "pictures", lambda pictures, columns: drawn.update(pictures))
+    monkeypatch.setattr(plot, "save", lambda figure, path: None)
+    state.curriculum = jax.device_get(buffer)
+    curriculum.draw_gallery(config, levels, inner, lpg.objective(config), state, tmp_path)
+    ranked = np.argsort(-score)[:32]
+    places = [0, 1, 2, 3, 4, 27, 28, 29, 30, 31]
+    assert list(drawn) == [f"{place + 1} of 32: {score[ranked[place]]:.3g}\n3 updates" for place in places]
+    for place, picture in zip(places, drawn.values(), strict=True):
+        params = jax.tree.map(lambda x: x[ranked[place]], buffer.levels.env_params)  # noqa: B023
+        np.testing.assert_array_equal(picture, gridworld.render(levels.env, params))
+    with Image.open(tmp_path / "agent.gif") as film:
+        np.testing.assert_allclose(np.asarray(film.convert("RGB"), int), next(iter(drawn.values())), atol=3)
+
+
+def test_evolution_of_a_rule_that_sees_the_time_works_on_a_curriculum_too(tmp_path):
+    lives = ("--num-pairs", "3", "--shortest-life", "2", "--longest-life", "4", "--eval-episodes", "2")
+    options = ("--levels", "mdp/random", "--steps", "8", "--score", "regret", "--temporal", "--keep", "1")
+    ta_lpg.main([*SIZE, *lives, *REPLAY, *options, "--directory", str(tmp_path / "run")])
+    log = columns_of(tmp_path / "run")
+    assert log["replayed_share"].max() > 0 and np.isfinite(log["score_median"][-1])
+    assert (2 <= log["level_horizon"]).all() and (log["level_horizon"] <= 4).all()
+    assert not (tmp_path / "run" / "gallery.png").exists()  # no gridworlds, no pictures
+
+
+@pytest.mark.parametrize(
+    ("module", "score"),
+    [
+        *((module, score) for module in (lpg, ta_lpg) for score in get_args(curriculum.ScoreName)),
+        *((lpo, score) for score in ("regret", "pvl")),  # with an antagonist, and with a critic; the rest is ta_lpg's
+    ],
+)
+def test_every_experiment_takes_every_score(module, score):
+    lives = {"num_lifetimes": 2} if module is lpg else {"num_pairs": 2, "longest_life": 10}
+    config = module.Config(levels="gridworld/small", score=score, num_envs=2, rollout_length=2, hidden=4, **lives)
+    levels = envs.make(config.levels, config.lifetimes)
+    meta = (
+        lpg.make(config, levels) if module is lpg else evolution.make(config, levels, module.inner_loop(config, levels))
     )
-    render = gridworld.render
-    picture = render(env, params, pixels=16)
-    assert picture.shape == (48, 48, 3) and picture.dtype == np.uint8
-    centre = picture[8::16, 8::16].astype(int)
-    blue, wall, floor, red, green = (31, 111, 180), (62, 68, 76), (247, 247, 244), (194, 69, 93), (47, 158, 119)
-    expected = [[blue, floor, red], [floor, wall, floor], [floor, floor, wall]]  # the good object ends the episode
-    np.testing.assert_array_equal(centre, expected)
-    np.testing.assert_array_equal(picture[2 * 16 + 3, 2 * 16 + 8], green)  # around its dark core
-
-    _, state = env.reset(jax.random.key(0), params)
-    moved = state._replace(cell=jnp.int32(6), present=state.present.at[0].set(False))
-    later = render(env, params, moved, pixels=16)
-    np.testing.assert_array_equal(later[2 * 16 + 8, 8], blue)
-    np.testing.assert_array_equal(later[8, 8], floor)  # within the ring of the start
-    np.testing.assert_array_equal(later[2 * 16 + 8, 2 * 16 + 8], floor)  # within the outline of what is absent
-    np.testing.assert_array_equal(later[2 * 16 + 2, 2 * 16 + 8], green)
-    with pytest.raises(ValueError, match="pixels must be at least 8 per cell, got 7"):
-        render(env, params, pixels=7)
+    state = jax.eval_shape(meta.init, jax.random.key(0))
+    after, metrics = jax.eval_shape(meta.step, state, jax.random.key(0))
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
+    assert ("score_median" in metrics) == (score not in curriculum.NO_REPLAY)
+    assert {"level_horizon", "level_size", "level_objects"} <= set(metrics)
 
 
-def test_objects_that_move_are_where_the_episode_has_them():
-    levels = envs.make("gridworld/rand_sparse")
-    level = levels.sample(jax.random.key(0))
-    _, state = levels.env.reset(jax.random.key(1), level.env_params)
-    picture = gridworld.render(levels.env, level.env_params, state, pixels=16)
-    for cell in state.objects:
-        row, column = divmod(int(cell), 7)
-        tile = picture[row * 16 + 3, column * 16 + 8]
-        assert tuple(tile) in {(47, 158, 119), (194, 69, 93)}
-    bare = gridworld.render(levels.env, level.env_params, pixels=16).reshape(-1, 3)
-    assert not {(47, 158, 119), (194, 69, 93)} & {tuple(x) for x in bare}
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--capacity", 3, "--warm-up", 1), "capacity must be at least num_lifetimes = 4, got 3"),
+        (("--capacity", 0), "capacity must be positive"),
+        (("--replay-probability", 1.5), "replay_probability must be from 0 to 1, got 1.5"),
+        (("--replay-probability", "nan"), "replay_probability must be from 0 to 1, got nan"),
+        (("--staleness", -0.1), "staleness must be from 0 to 1, got -0.1"),
+        (("--mutation-probability", 2), "mutation_probability must be from 0 to 1, got 2.0"),
+        (("--temperature", 0), "temperature must be positive"),
+        (("--warm-up", 0), "warm_up must be positive"),
+        (("--score-batch", 0), "score_batch must be positive"),
+        (("--score", "regrets"), "regret"),
+        (
+            ("--score", "optimal", "--levels", "CartPole-v1"),
+            "needs levels whose optimal return is known, got",
+        ),
+        (("--score", "optimal", "--levels", "gridworld/rand_dense"), "got 'gridworld/rand_dense'"),
+        (("--mutation-probability", 0.5, "--levels", "mdp/random"), "no tabular gridworlds: 'mdp/random'"),
+        (("--mutation-probability", 0.5, "--levels", "gridworld/rand_small"), "no tabular gridworlds"),
+        (("--shortest-life", 13), "shortest_life must be at most horizon = 12, got 13"),
+        (("--shortest-life", 4, "--horizon", 0), "shortest_life needs horizon, the longest life, got 4 without it"),
+        (("--capacity", 8), "warm_up must be at most capacity = 8, got 32"),
+        (("--score", "uniform", "--mutation-probability", 0.5), "must be 0 with score uniform"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_leaves_nothing(arguments, says, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        groove.main([*SIZE, *LIVES, "--directory", str(tmp_path / "run"), *map(str, arguments)])
+    message = capsys.readouterr().err.strip()
+    assert stopped.value.code == 2 and says in message and len(message.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
 
 
 # rules of finished runs on other levels
@@ -193,3 +251,11 @@ def test_ranks_that_cannot_be_are_one_clear_line(arguments, says, rules, capsys)
         score_ranks.main([rules[0], *arguments])
     message = capsys.readouterr().err.strip()
     assert stopped.value.code == 2 and says in message and len(message.splitlines()) == 1
+
+
+def test_the_benchmark_of_scores_prints_its_figures_as_json(capsys):
+    small = "--num-lifetimes 2 --num-envs 2 --rollout-length 2 --hidden 4 --meta-steps 2 --repeats 2 --scores regret"
+    benchmark.main(["groove", *small.split(), "--levels", "mdp/random"])
+    (figures,) = json.loads(capsys.readouterr().out)["benchmarks"]
+    assert list(figures["ratios"]) == ["regret / uniform"] and figures["ratios"]["regret / uniform"] > 0
+    assert {"compile_seconds", "min_seconds", "median_seconds"} == set(figures["uniform"])
