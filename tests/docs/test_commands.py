@@ -1,4 +1,4 @@
-"""What the README shows runs as written."""
+"""Every command that a page names exists and takes the options that the page gives it; every command is on a page."""
 
 import importlib
 import pkgutil
@@ -7,39 +7,31 @@ from pathlib import Path
 
 import pytest
 import tyro
+from pages import PAGES
 
 import experiments
 from experiments import cli, learned_optimizer
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
-
-
-def test_the_examples_of_the_library_run(capsys):
-    """One after the other, as in a notebook."""
-    names: dict = {}
-    for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
-        exec(compile(code, "README.md", "exec"), names)
-    assert names["rule"].objective and names["adafac"].update
-    train_return, final_return = map(float, capsys.readouterr().out.split())
-    assert train_return > 0.0 and final_return == final_return
+TEXT = "\n".join(path.read_text() for path in PAGES)
 
 
 def test_the_commands_name_what_exists():
     """And everything that is a command is named."""
-    named = set(re.findall(r"python -m experiments\.(\w+)", README))
+    named = set(re.findall(r"python -m experiments\.(\w+)", TEXT))
     modules = {found.name for found in pkgutil.iter_modules(experiments.__path__)}
     sources = {name: (Path(experiments.__path__[0]) / f"{name}.py").read_text() for name in modules}
     assert named == {name for name, source in sources.items() if '\nif __name__ == "__main__"' in source}
-    assert "\npython -m pytest\n" in README and "-c constraints.txt -e '.[test]'" in README
 
 
 WORDS = {"--[no-]temporal": "--temporal", "RUNS...": "RUN RUN", "NAME": "x", "N": "0"}
-CHOICES = {"--seed S": "--seed 0", "--score S": "--score regret"}
+CHOICES = {"--seed S": "--seed 0", "--score S": "--score regret", "--env NAME": "--env CartPole-v1"}
 
 
 def commands():
-    for command in re.findall(r"`(?:\w+=\S+ )?python -m experiments\.([^`]*)`", README):
-        command = " ".join(command.split())
+    inline = re.findall(r"`(?:\w+=\S+ )?python -m experiments\.([^`]*)`", TEXT)
+    in_blocks = re.findall(r"(?:^|&& )python -m experiments\.(.*)$", TEXT, re.MULTILINE)
+    for command in [*inline, *in_blocks]:
+        command = " ".join(command.split("#")[0].split())
         for placeholder, choice in CHOICES.items():
             command = command.replace(placeholder, choice)
         words = " ".join(WORDS.get(word, word) for word in command.split()).split()

@@ -1,0 +1,29 @@
+"""Links of the pages lead to files, and pages name no machine."""
+
+import re
+
+import pytest
+from pages import PAGES, ROOT, name
+
+MADE = ("api/", "gallery/", "generated/")  # by docs/generate.py, when the site is built
+LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name)
+def test_links_lead_to_files(path):
+    for target in LINK.findall(path.read_text()):
+        if not target.startswith(("https://", *MADE)) and f"{(path.parent / target).resolve()}".find("/gallery/") < 0:
+            assert (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name)
+def test_pages_name_no_machine(path):
+    assert not re.search(r"(?<![\w.])/(home|root|work|Users|tmp)/\w", path.read_text())
+
+
+def test_every_page_is_in_the_table_of_contents():
+    """Sphinx warns of it, too; this is faster."""
+    listed = "\n".join(path.read_text() for path in PAGES if path.stem == "index")
+    for path in PAGES:
+        if path.is_relative_to(ROOT / "docs") and path.stem != "index":
+            assert re.search(rf"^(how-to/|results/)?{path.stem}$", listed, re.MULTILINE), name(path)
