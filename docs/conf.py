@@ -12,6 +12,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import docstrings  # noqa: E402
 import generate  # noqa: E402
+
 import metarl  # noqa: E402
 
 project = "metarl"
@@ -28,6 +29,7 @@ if os.environ.get("METARL_DOCS_INTERSPHINX"):  # links into other projects' page
         "optax": ("https://optax.readthedocs.io/en/latest", None),
     }
 exclude_patterns = ["_build", "generated"]
+suppress_warnings = ["ref.python"]  # a type in a signature that two modules define, such as Targets
 
 html_theme = "sphinx_book_theme"
 html_title = "metarl"

@@ -45,7 +45,7 @@ def _paragraph(text: str) -> Iterator[str]:
         return
     listed = False
     for line in _inline(text).splitlines():
-        if line.startswith("- "):
+        if re.match(r"(-|\d+\.) ", line):
             listed = True
             yield ""  # Sphinx wants an empty line between a paragraph and its list
         yield line if listed else line.strip()

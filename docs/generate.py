@@ -15,7 +15,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("metarl", "envs")  # what has API pages
 ARXIV = re.compile(r"arXiv:?\s+(\d{4}\.\d{4,5})")
-AUTHORS = re.compile(r"([A-Z][\w'-]+(?: (?:et\s+al\.|and [A-Z][\w'-]+))?),?\s+\(?(\d{4}),?\s+\(?arXiv:?\s+(\d{4}\.\d{4,5})")
+AUTHORS = re.compile(
+    r"([A-Z][\w'-]+(?: (?:et\s+al\.|and [A-Z][\w'-]+))?),?\s+\(?(\d{4}),?\s+\(?arXiv:?\s+(\d{4}\.\d{4,5})"
+)
 NUMBER = r"(-?[\d.]+)"
 ROW = re.compile(rf"^\| ([^|]+) \| {NUMBER} \[{NUMBER}, {NUMBER}\] \|$", re.MULTILINE)
 CURVE = re.compile(r"^Curve of (\w+): (.*)$", re.MULTILINE)
@@ -218,4 +220,3 @@ def _draw(path: Path, source: str, draw: Callable[[Path], None]) -> None:
     if not path.is_file() or not note.is_file() or note.read_text() != source:
         draw(path)
         note.write_text(source)
-
