@@ -1,7 +1,7 @@
 """Environments as distributions of levels: `make("gridworld/small")`, `make("CartPole-v1")`, ...
 
-An environment that is not listed here needs no registration: `metarl.types.constant_levels` accepts anything of
-gymnax's shape, and `metarl.types.Levels` any function that draws levels.
+An environment that is not listed here needs no registration: `metarl.constant_levels` accepts anything of gymnax's
+shape, and `metarl.Levels` any function that draws levels.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from envs import bandit, gridworld, mdp, tokens
-from metarl.types import Array, Environment, Key, Level, Levels, PyTree
+from metarl.types import Key, Level, Levels
 
 
 def _varied_cartpole() -> Levels:
@@ -89,19 +89,6 @@ def _make(name: str) -> Levels:
     return gymnax.make(name, 1000)
 
 
-def optimal_return(env: Environment) -> Callable[[PyTree], Array] | None:
-    """The exact expected return of the best policy, a function of a level's `env_params`; None where it is unknown."""
-    if isinstance(env, gridworld.Gridworld) and env.tabular:
-        return partial(gridworld.optimal_return, env)
-    if isinstance(env, bandit.Bandit):
-        return partial(bandit.optimal_return, env)
-    if isinstance(env, mdp.MDP):
-        return partial(mdp.optimal_return, env)
-    if isinstance(env, tokens.TokenEnv):
-        return partial(tokens.optimal_return, env)
-    return None
-
-
 def _with_horizon(levels: Levels, shortest: int, longest: int) -> Levels:
     def sample(key: Key) -> Level:
         if shortest == longest:
@@ -110,4 +97,4 @@ def _with_horizon(levels: Levels, shortest: int, longest: int) -> Levels:
         drawn = jnp.exp(jax.random.uniform(horizon_key, minval=jnp.log(shortest), maxval=jnp.log(longest + 1)))
         return levels.sample(key)._replace(horizon=jnp.clip(jnp.floor(drawn), shortest, longest).astype(jnp.int32))
 
-    return Levels(levels.env, sample)
+    return levels._replace(sample=sample)

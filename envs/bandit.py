@@ -6,6 +6,7 @@ An episode is `max_steps` pulls and is truncated, never terminated. The observat
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -100,4 +101,4 @@ def distribution(
         params = BanditParams(draw(key, (num_arms,)), jnp.float32(scale), jnp.int32(max_steps))
         return Level(params, jnp.int32(horizon))
 
-    return Levels(env, sample)
+    return Levels(sample, env, optimal_return=partial(optimal_return, env))

@@ -95,7 +95,7 @@ def varied_cartpole() -> Levels:
         )
         return Level(params, jnp.int32(1000))
 
-    return Levels(env, sample)
+    return Levels(sample, env)
 
 
 def _as(tree: PyTree, like: PyTree) -> PyTree:

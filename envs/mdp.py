@@ -7,6 +7,7 @@ terminates with the level's probability; it is truncated after `max_steps`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -126,4 +127,4 @@ def distribution(
         )
         return Level(params, jnp.int32(horizon))
 
-    return Levels(env, sample)
+    return Levels(sample, env, optimal_return=partial(optimal_return, env))

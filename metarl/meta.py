@@ -2,7 +2,7 @@
 
 `InnerLoop` says how one learner learns during one lifetime, `Curriculum` which levels lifetimes are spent on,
 `Estimator` how a meta-gradient is obtained from a batch of lifetimes, and an optax optimizer follows it.
-Every member of a seam is a NamedTuple of pure functions, and all state is arrays, so everything jits, vmaps and resumes.
+Every member of a seam is a NamedTuple of pure functions, and all state is arrays, so all of it jits, vmaps and resumes.
 This module knows nothing of reinforcement learning.
 """
 

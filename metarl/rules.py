@@ -17,8 +17,9 @@ import optax
 
 import metarl.pretrained
 from metarl import objectives, optimizers
-from metarl.meta import LearnedOptimizer, Objective
+from metarl.optimizers.learned import LearnedOptimizer
 from metarl.pretrained import load_params, save_params, tuples
+from metarl.rl.objective import Objective
 from metarl.types import MetaParams
 
 # What learned rules are made of: a recipe names one of each kind, or of one kind, with its arguments,

@@ -34,7 +34,9 @@ class Levels(NamedTuple):
     env: Environment | None = None
     optimal_return: Callable[[PyTree], Array] | None = None  # problem -> () expected return of the best policy
     mutate: Callable[[Key, Level], Level] | None = None  # a small edit, from which a curriculum grows new levels
-    render: Callable[..., Any] | None = None  # (problem, state of an episode or None) -> picture [height, width, 3] uint8
+    render: Callable[..., Any] | None = (
+        None  # (problem, state of an episode or None) -> picture [height, width, 3] uint8
+    )
     features: Callable[[PyTree], Metrics] | None = None  # problem -> numbers () that describe it, for logs
 
     @property

@@ -5,14 +5,19 @@ The numbers are those of Oh et al. 2020 (appendix, training environments), Jacks
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from envs.gridworld.environment import Gridworld, GridworldParams
-from metarl.types import Array, Key, Level, Levels
+from envs.gridworld.mutation import mutate
+from envs.gridworld.optimal import optimal_return
+from envs.gridworld.render import render
+from metarl.types import Array, Key, Level, Levels, Metrics
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ def _named_levels(members: list[_Named]) -> Levels:
         params = GridworldParams(**{field: jnp.asarray(leaf)[index] for field, leaf in stacked.items()})
         return Level(_put_objects(lots[1:], params), jnp.int32(_LPG_HORIZON))
 
-    return Levels(env, sample)
+    return _levels(env, sample)
 
 
 def _template(env: Gridworld, level: _Named) -> dict[str, np.ndarray]:
@@ -167,7 +172,24 @@ def _random_levels(spec: _Random) -> Levels:
         )
         return Level(_put_objects(of_cell, params), _log_integer(of_level[3], spec.horizon))
 
-    return Levels(env, sample)
+    return _levels(env, sample)
+
+
+def _levels(env: Gridworld, sample: Callable[[Key], Level]) -> Levels:
+    """Levels with all that is known of this environment's: of tabular ones the optimum, and edits."""
+    return Levels(
+        sample,
+        env,
+        optimal_return=partial(optimal_return, env) if env.tabular else None,
+        mutate=mutate if env.tabular else None,
+        render=partial(render, env),
+        features=_features,
+    )
+
+
+def _features(params: GridworldParams) -> Metrics:
+    """Free cells, objects, and steps of the longest episode."""
+    return {"size": params.free.sum(), "objects": params.num_objects, "max_steps": params.max_steps}
 
 
 def _put_objects(lots: Array, params: GridworldParams) -> GridworldParams:

@@ -28,7 +28,7 @@ def mutate(key: Key, level: Level, edits: int = 3) -> Level:
         edited = [f(k, params) for f, k in zip((_wall, _object, _reward, _start), keys, strict=True)]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves)[kind], *edited), None
 
-    return level._replace(env_params=jax.lax.scan(edit, level.env_params, jax.random.split(key, edits))[0])
+    return level._replace(problem=jax.lax.scan(edit, level.problem, jax.random.split(key, edits))[0])
 
 
 def _wall(key: Key, params: GridworldParams) -> GridworldParams:

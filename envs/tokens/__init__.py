@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -66,4 +67,4 @@ def distribution(name: str, tries: int = 1, horizon: int = 100, **options: Any) 
     def sample(key: Key) -> Level:
         return Level(env.task.sample(key), jnp.int32(horizon))
 
-    return Levels(env, sample)
+    return Levels(sample, env, optimal_return=partial(optimal_return, env))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import jax
 
-from metarl.meta import Curriculum
-from metarl.types import Array, Key, Level, Levels, PyTree
+from metarl.curricula.features import level_metrics
+from metarl.meta import Curriculum, InnerLoop, Lifetimes
+from metarl.types import Array, Key, Level, Levels, MetaParams, Metrics, PyTree
 
 
 def uniform(levels: Levels) -> Curriculum:
@@ -14,7 +15,7 @@ def uniform(levels: Levels) -> Curriculum:
     def sample(key: Key, state: PyTree, needed: Array) -> tuple[Level, PyTree]:
         return jax.vmap(levels.sample)(jax.random.split(key, needed.shape[0])), state
 
-    return Curriculum(lambda key, num_lifetimes: (), sample, lambda state, level, scores, ended: state)
+    return _indifferent(levels, lambda key, num_lifetimes: (), sample)
 
 
 def fixed(levels: Levels, num_levels: int) -> Curriculum:
@@ -32,4 +33,15 @@ def fixed(levels: Levels, num_levels: int) -> Curriculum:
         which = jax.random.randint(key, needed.shape, 0, num_levels)
         return jax.tree.map(lambda x: x[which], chosen), chosen
 
-    return Curriculum(init, sample, lambda chosen, level, scores, ended: chosen)
+    return _indifferent(levels, init, sample)
+
+
+def _indifferent(levels: Levels, init, sample) -> Curriculum:
+    """A curriculum that no lifetime changes."""
+
+    def update(
+        inner: InnerLoop, meta_params: MetaParams, state: PyTree, lifetimes: Lifetimes, ended: Array, key: Key
+    ) -> tuple[PyTree, Metrics]:
+        return state, level_metrics(levels, lifetimes.level)
+
+    return Curriculum(init, sample, update)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from metarl.estimators.population import Lived, check_options, estimate_metrics, live, spread
+from metarl.estimators.population import Lived, check_options, estimate_metrics, live
 from metarl.meta import Estimator, InnerLoop, Lifetimes
+from metarl.parallel import Placement
 from metarl.types import Array, Key, MetaParams, Metrics, PyTree
 
 WORST = 1e8  # a loss that nothing has which was ever measured
@@ -29,8 +30,7 @@ def ask_tell(
     *,
     params: Any = None,
     sigma: float = 0.1,
-    batch_size: int | None = None,
-    devices: Sequence[jax.Device] | None = None,
+    placement: Placement = Placement(),  # noqa: B008
 ) -> Estimator:
     """A strategy of evosax (Lange 2022, arXiv 2212.04180), such as
 
@@ -43,11 +43,11 @@ def ask_tell(
     The strategy takes its steps itself, so compose it with `optax.sgd(1.0)`: the estimate is the difference from the
     meta-parameters to its new mean (to its best member, if it is a population without a mean; that starts `sigma`
     around the meta-parameters, with the same noise whatever the run's seed). `params` are the strategy's own (its
-    default ones if None). `batch_size` of the members times lifetimes live at a time on each of `devices`.
+    default ones if None). `placement` is that of members times lifetimes.
 
     Raises ValueError if an option is out of range.
     """
-    check_options(steps=steps, sigma=sigma, batch_size=batch_size)
+    check_options(steps=steps, sigma=sigma)
 
     def build(meta_params: MetaParams) -> tuple[Any, Any]:
         with jax.ensure_compile_time_eval():
@@ -83,7 +83,7 @@ def ask_tell(
             return live(inner, jax.tree.map(lambda x: x[member], population), lifetime, life_key, steps)
 
         pairs = tuple(x.reshape(-1) for x in jnp.indices((size, count)))
-        lived = spread(one, (population, (lifetimes, keys)), pairs, jnp.tile(horizons, size), batch_size, devices)
+        lived = placement.balanced_map(one, (population, (lifetimes, keys)), pairs, jnp.tile(horizons, size))
         lived = jax.tree.map(lambda x: x.reshape(size, count, *x.shape[1:]), lived)
         fitness = lived.fitness.mean(1)
         finite = jnp.isfinite(fitness)
@@ -92,8 +92,8 @@ def ask_tell(
         strategy_state, _ = strategy.tell(tell_key, population, losses, strategy_state, options)
         found = strategy.get_mean if hasattr(strategy, "get_mean") else strategy.get_best_solution
         gradient = jax.tree.map(jnp.subtract, meta_params, found(strategy_state))
-        metrics = estimate_metrics(inner, lived, fitness, gradient, state.previous)
+        metrics = estimate_metrics(lived.metrics, fitness, gradient, state.previous)
         best = jax.tree.map(lambda x: x[losses.argmin()], lived.lifetime)
         return gradient, AskTellState(strategy_state, gradient), best, metrics
 
-    return Estimator(init, estimate)
+    return Estimator(init, estimate, needs="fitness")

@@ -2,59 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from metarl.estimators.population import cost, deal, gradient_metrics
-from metarl.meta import Estimator, InnerLoop, Lifetime, Lifetimes
+from metarl.estimators.population import gradient_metrics
+from metarl.meta import COUNTED, Estimator, InnerLoop, Lifetimes, Update, advance, done, summary
+from metarl.parallel import Placement
+from metarl.tree import select
 from metarl.types import Array, Key, MetaParams, Metrics, PyTree
 
 
-def backprop(
-    steps: int,
-    *,
-    batch_size: int | None = None,
-    remat: bool = False,
-    devices: Sequence[jax.Device] | None = None,
-) -> Estimator:
+def backprop(steps: int, *, remat: bool = False, placement: Placement = Placement()) -> Estimator:  # noqa: B008
     """The exact gradient of the truncated objective (Oh et al. 2020, arXiv 2007.08794, section 4.2).
 
-    Every lifetime makes `steps` inner updates; its meta-loss is `inner.loss` after them plus the mean of
-    their penalties, and the estimate is the gradient of the mean over lifetimes. Within a truncation the
-    gradient flows through every update; across truncations it does not.
+    Every lifetime makes `steps` inner updates; its meta-loss is `inner.loss` after them plus the mean of their
+    `Update.objective`, and the estimate is the gradient of the mean over lifetimes. Within a truncation the gradient
+    flows through every update; across truncations it does not.
 
-    Lifetimes are dealt out to `devices` (the default one if None), where `batch_size` go through at a time (all if
-    None; it must divide their number there), and `remat` recomputes each inner update backwards instead of storing
-    it: the latter two trade time for memory. Only batches tell how much a lifetime's gradient varies
-    (`meta_gradient_variance`, NaN without them).
+    `placement` is that of lifetimes; its batches must divide their number on each device. `remat` recomputes each inner
+    update backwards instead of storing it. Both trade time for memory. Only batches tell how much a lifetime's gradient
+    varies (`meta_gradient_variance`, NaN without them).
 
-    Raises ValueError if `steps` or `batch_size` is not positive, or if `devices` or `batch_size` do not divide.
+    Raises ValueError if `steps` is not positive, or if the devices or the batches do not divide the lifetimes.
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1 inner update, got {steps}")
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1 lifetime, got {batch_size}")
 
     def estimate(
         inner: InnerLoop, meta_params: MetaParams, state: PyTree, lifetimes: Lifetimes, key: Key
     ) -> tuple[MetaParams, PyTree, Lifetimes, Metrics]:
-        num_lifetimes = jax.tree.leaves(lifetimes)[0].shape[0]
-
-        def truncation(meta_params: MetaParams, lifetime: Lifetime, key: Key) -> tuple[Array, tuple[Lifetime, Metrics]]:
-            def update(lifetime: Lifetime, key: Key) -> tuple[Lifetime, tuple[Array, Metrics, Array]]:
-                alive = ~inner.done(lifetime)
-                lifetime, penalty, metrics = inner.step(meta_params, lifetime, key)
-                return lifetime, (penalty, metrics, alive)
-
-            update_key, loss_key = jax.random.split(key)
-            update = jax.checkpoint(update, prevent_cse=False) if remat else update  # a scan keeps them apart
-            lifetime, (penalties, metrics, alive) = jax.lax.scan(update, lifetime, jax.random.split(update_key, steps))
-            loss, (lifetime, loss_metrics) = inner.loss(meta_params, lifetime, loss_key)
-            metrics |= {**loss_metrics, "penalty": penalties, "agent_updates": alive.sum()}
-            return loss + penalties.mean(), (lifetime, metrics)
+        def truncation(meta_params: MetaParams, lifetime: Any, key: Key) -> tuple[Array, tuple[Any, Metrics]]:
+            return _truncation(inner, steps, remat, meta_params, lifetime, key)
 
         def batch(
             meta_params: MetaParams, part: tuple[Lifetimes, Array]
@@ -66,36 +46,57 @@ def backprop(
             gradient, (losses, after, metrics) = jax.grad(mean_loss, has_aux=True)(meta_params)
             return gradient, losses, after, metrics
 
-        def share(
-            meta_params: MetaParams, part: tuple[Lifetimes, Array]
-        ) -> tuple[MetaParams, Array, Lifetimes, Metrics]:
-            """What `batch` returns for each batch of a device's share: leaves [batches, ...]."""
+        def batches(meta_params: MetaParams, part: tuple[Lifetimes, Array]) -> Any:
+            """What `batch` returns for each batch of a device's lifetimes: leaves [batches, ...]."""
             count = len(part[1])
-            size = batch_size or count
+            size = placement.batch_size or count
             if count % size:
                 here = f" / {num_lifetimes // count} devices" if count < num_lifetimes else ""
                 raise ValueError(f"batch_size must divide num_lifetimes = {num_lifetimes}{here}, got {size}")
             if size == count:
                 return jax.tree.map(lambda x: x[None], batch(meta_params, part))
-            batches = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), part)
-            return jax.lax.map(partial(batch, meta_params), batches)
+            parts = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), part)
+            return jax.lax.map(lambda part: batch(meta_params, part), parts)
 
+        num_lifetimes = len(lifetimes.level.horizon)
         parts = (lifetimes, jax.random.split(key, num_lifetimes))
-        gradients, losses, lifetimes, metrics = deal(share, meta_params, parts, devices)
+        gradients, losses, lifetimes, metrics = placement.shard(batches, meta_params, parts)
         gradient = jax.tree.map(lambda x: x.mean(0), gradients)
-        # of one lifetime's gradient; without batches it would take a matrix product per lifetime
-        between = sum(x.var(0, ddof=1).sum() for x in jax.tree.leaves(gradients))
-        variance = batch_size * between if batch_size else jnp.array(jnp.nan)
         losses, lifetimes = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (losses, lifetimes))
-        agent_updates = metrics.pop("agent_updates").sum()
-        metrics = jax.tree.map(jnp.nanmean, metrics)  # NaN marks what had nothing to report
-        metrics |= {
+        metrics = {
+            **summary(metrics),
             "meta_loss": losses.mean(),
             "lifetime_loss": losses,
             **gradient_metrics(gradient, state),
-            "meta_gradient_variance": variance,
-            **cost(inner, agent_updates, num_lifetimes),
+            "meta_gradient_variance": _variance(gradients, placement.batch_size),
         }
         return gradient, gradient, lifetimes, metrics
 
-    return Estimator(lambda meta_params, lifetimes: jax.tree.map(jnp.zeros_like, meta_params), estimate)
+    return Estimator(lambda meta_params, lifetimes: jax.tree.map(jnp.zeros_like, meta_params), estimate, needs="loss")
+
+
+def _truncation(
+    inner: InnerLoop, steps: int, remat: bool, meta_params: MetaParams, lifetime: Any, key: Key
+) -> tuple[Array, tuple[Any, Metrics]]:
+    """The meta-loss () of one lifetime's next `steps` updates; the lifetime after them, and metrics."""
+
+    def update(lifetime: Any, key: Key) -> tuple[Any, tuple[Array, Metrics]]:
+        lifetime, objective, metrics = advance(inner, meta_params, lifetime, key)
+        return lifetime, (objective, metrics)
+
+    update_key, loss_key = jax.random.split(key)
+    update = jax.checkpoint(update, prevent_cse=False) if remat else update  # a scan keeps them apart
+    lifetime, (objectives, metrics) = jax.lax.scan(update, lifetime, jax.random.split(update_key, steps))
+    assert inner.loss is not None
+    measured: Update = inner.loss(meta_params, lifetime, loss_key)
+    costs = {name: metrics[name].sum() + measured.metrics.get(name, 0) for name in COUNTED if name in metrics}
+    lifetime = select(done(lifetime), lifetime, measured.lifetime)
+    metrics = {**metrics, **measured.metrics, "objective": objectives, **costs}
+    return measured.objective + objectives.mean(), (lifetime, metrics)
+
+
+def _variance(gradients: MetaParams, batch_size: int | None) -> Array:
+    """That of one lifetime's gradient, summed over parameters, from batches' mean gradients (leaves [batches, ...])."""
+    if batch_size is None:  # it would take a matrix product per lifetime
+        return jnp.array(jnp.nan)
+    return batch_size * sum(x.var(0, ddof=1).sum() for x in jax.tree.leaves(gradients))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 
-from metarl.estimators.population import Lived, check_options, estimate_metrics, live, pair_gradient, perturb, spread
+from metarl.estimators.population import Lived, check_options, estimate_metrics, live, pair_gradient, perturb
 from metarl.meta import Estimator, InnerLoop, Lifetime, Lifetimes
+from metarl.parallel import Placement
 from metarl.types import Array, Key, MetaParams, Metrics
 
 Shaping = Literal["none", "centred_ranks", "pair_rank"]
@@ -30,8 +30,7 @@ def es(
     shaping: Shaping = "pair_rank",
     measure_every: int | None = None,
     common_tasks: bool = True,
-    batch_size: int | None = None,
-    devices: Sequence[jax.Device] | None = None,
+    placement: Placement = Placement(),  # noqa: B008
 ) -> Estimator:
     """Antithetic evolution strategies (OpenES: Salimans et al. 2017, arXiv 1703.03864), of one pair per lifetime.
 
@@ -46,14 +45,14 @@ def es(
     ("none"), its rank among all members from -0.5 to 0.5 ("centred_ranks"), or 1 for the better and 0 for the worse
     of a pair ("pair_rank"). Pairs with a member of non-finite fitness do not count, but are counted: the estimate is
     of the fitness of agents that survive.
-    Fitness is that at the end, or the mean over measurements after every `measure_every` updates.
+    Fitness is that at the end, or the mean over measurements after every `measure_every` updates; less the mean
+    `Update.objective` of the member's updates.
 
-    `sigma` is multiplied by `sigma_decay` after each estimate. Pairs are dealt out to `devices` (the default one if
-    None), where `batch_size` live at a time (all if None): small batches save memory, and on CPU time too.
+    `sigma` is multiplied by `sigma_decay` after each estimate. `placement` is that of pairs.
 
-    Raises ValueError if an option is out of range, or if `devices` do not divide the lifetimes.
+    Raises ValueError if an option is out of range, or if the devices do not divide the lifetimes.
     """
-    check_options(steps=steps, sigma=sigma, sigma_decay=sigma_decay, measure_every=measure_every, batch_size=batch_size)
+    check_options(steps=steps, sigma=sigma, sigma_decay=sigma_decay, measure_every=measure_every)
     if shaping not in get_args(Shaping):
         raise ValueError(f"shaping must be one of {get_args(Shaping)}, got {shaping!r}")
 
@@ -80,17 +79,17 @@ def es(
         horizons = lifetimes.level.horizon
         others = lifetimes if common_tasks else jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), lifetimes)
         starts = (lifetimes, others, jax.random.split(key, len(horizons)))
-        noise, lived = spread(pair, (meta_params, state.sigma), starts, horizons, batch_size, devices)
+        noise, lived = placement.balanced_map(pair, (meta_params, state.sigma), starts, horizons)
         shaped = shape(lived.fitness, shaping)
         gradient, variance = pair_gradient((shaped[:, 0] - shaped[:, 1]) / (2.0 * state.sigma), noise)
         metrics = {
-            **estimate_metrics(inner, lived, lived.fitness, gradient, state.previous),
+            **estimate_metrics(lived.metrics, lived.fitness, gradient, state.previous),
             "meta_gradient_variance": variance,
             "sigma": state.sigma,
         }
         return gradient, ESState(state.sigma * sigma_decay, gradient), lived.lifetime, metrics
 
-    return Estimator(init, estimate)
+    return Estimator(init, estimate, needs="fitness")
 
 
 def shape(fitness: Array, shaping: Shaping) -> Array:

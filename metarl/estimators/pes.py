@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from metarl.estimators.population import Lived, check_options, estimate_metrics, live, pair_gradient, perturb, spread
-from metarl.meta import Estimator, InnerLoop, Lifetime, Lifetimes, select
+from metarl.estimators.population import Lived, check_options, estimate_metrics, live, pair_gradient, perturb
+from metarl.meta import Estimator, InnerLoop, Lifetime, Lifetimes, done
+from metarl.parallel import Placement
+from metarl.tree import select
 from metarl.types import Array, Key, MetaParams, Metrics
 
 
@@ -28,8 +29,7 @@ def pes(
     *,
     sigma: float | Array = 0.1,
     sigma_decay: float | Array = 1.0,
-    batch_size: int | None = None,
-    devices: Sequence[jax.Device] | None = None,
+    placement: Placement = Placement(),  # noqa: B008
 ) -> Estimator:
     """Persistent evolution strategies (Vicol et al. 2021, arXiv 2112.13835, algorithm 2), of one pair per lifetime.
 
@@ -41,12 +41,12 @@ def pes(
     which it smooths another version: perturbed anew every `steps` updates where `es` perturbs a lifetime once. For
     small sigma they agree. Where lifetimes differ in length, each counts for as many as it has measurements.
 
-    Both members of a pair share their level and their random numbers. `sigma_decay`, `batch_size` and `devices` are
-    those of `es`, and so is what happens to fitness that is not finite.
+    Both members of a pair share their level and their random numbers. `sigma_decay` and `placement` are those of `es`,
+    and so is what happens to fitness that is not finite and to `Update.objective`.
 
-    Raises ValueError if an option is out of range, or if `devices` do not divide the lifetimes.
+    Raises ValueError if an option is out of range, or if the devices do not divide the lifetimes.
     """
-    check_options(steps=steps, sigma=sigma, sigma_decay=sigma_decay, batch_size=batch_size)
+    check_options(steps=steps, sigma=sigma, sigma_decay=sigma_decay)
 
     def init(meta_params: MetaParams, lifetimes: Lifetimes) -> PESState:
         count = len(lifetimes.level.horizon)
@@ -71,7 +71,7 @@ def pes(
         twins = select(state.newborn, lifetimes, state.twins)
         horizons = lifetimes.level.horizon
         starts = (lifetimes, twins, jax.random.split(key, len(horizons)))
-        noise, lived = spread(pair, (meta_params, state.sigma), starts, horizons, batch_size, devices)
+        noise, lived = placement.balanced_map(pair, (meta_params, state.sigma), starts, horizons)
         lifetimes, twins = (jax.tree.map(lambda x, i=i: x[:, i], lived.lifetime) for i in range(2))
 
         earlier = select(state.newborn, jax.tree.map(jnp.zeros_like, state.perturbation), state.perturbation)
@@ -80,12 +80,12 @@ def pes(
         weights = jnp.where(finite, (lived.fitness[:, 0] - lived.fitness[:, 1]) / 2.0, jnp.nan)
         gradient, variance = pair_gradient(weights, perturbation)
         metrics = {
-            **estimate_metrics(inner, lived, lived.fitness, gradient, state.previous),
+            **estimate_metrics(lived.metrics, lived.fitness, gradient, state.previous),
             "meta_gradient_variance": variance,
             "sigma": state.sigma,
         }
-        newborn = jax.vmap(inner.done)(lifetimes)  # the run replaces these before the next estimate
+        newborn = done(lifetimes)  # the run replaces these before the next estimate
         state = PESState(state.sigma * sigma_decay, gradient, twins, perturbation, newborn)
         return gradient, state, lifetimes, metrics
 
-    return Estimator(init, estimate)
+    return Estimator(init, estimate, needs="fitness")

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metarl.estimators.population import spread
-from metarl.meta import InnerLoop
 from metarl.evaluation.statistics import Interval
+from metarl.meta import InnerLoop, advance, done
+from metarl.parallel import Placement
 from metarl.types import Array, Key, Level, MetaParams, PyTree
 
 
@@ -22,15 +22,14 @@ def final_returns(
     key: Key,
     *,
     num_seeds: int,
-    batch_size: int | None = None,
-    devices: Sequence[jax.Device] | None = None,
+    placement: Placement = Placement(),  # noqa: B008
 ) -> Array:
     """Fitness [num_seeds, n] of agents that have lived on each of `levels` (leaves [n, ...]), one per seed.
 
     Every agent is a newborn that lives to its level's horizon; with a horizon of 0 it stays a newborn.
-    At most `batch_size` agents live side by side (all if None) on each of `devices` (the default one if None), which
-    must divide the number of agents. Pure: jit it.
+    `placement` is that of agents. Pure: jit it. Raises ValueError for an inner loop without fitness.
     """
+    fitness = _fitness(inner)
     num_levels = levels.horizon.shape[0]
 
     def lifetime(common: tuple[MetaParams, Level], x: tuple[Array, Array]) -> Array:
@@ -41,15 +40,15 @@ def final_returns(
 
         def update(loop: tuple[Array, Any]) -> tuple[Array, Any]:
             t, agent = loop
-            return t + 1, inner.step(meta_params, agent, jax.random.fold_in(step_key, t)).lifetime
+            return t + 1, advance(inner, meta_params, agent, jax.random.fold_in(step_key, t)).lifetime
 
         newborn = inner.init(init_key, jax.tree.map(lambda leaf: leaf[index], levels))
-        _, agent = jax.lax.while_loop(lambda loop: ~inner.done(loop[1]), update, (jnp.int32(0), newborn))
-        return inner.fitness(meta_params, agent, test_key)
+        _, agent = jax.lax.while_loop(lambda loop: ~done(loop[1]), update, (jnp.int32(0), newborn))
+        return fitness(meta_params, agent, test_key)
 
     keys = jax.random.split(key, num_seeds * num_levels)
     indices = jnp.tile(jnp.arange(num_levels), num_seeds)
-    returns = spread(lifetime, (meta_params, levels), (keys, indices), levels.horizon[indices], batch_size, devices)
+    returns = placement.balanced_map(lifetime, (meta_params, levels), (keys, indices), levels.horizon[indices])
     return returns.reshape(num_seeds, num_levels)
 
 
@@ -59,13 +58,12 @@ def learning_curves(
     levels: Level,
     keys: Key,
     ends: Sequence[int],
-    devices: Sequence[jax.Device] | None = None,
+    placement: Placement = Placement(),  # noqa: B008
 ) -> Array:
     """Fitness [n, points] of n newborn agents after each of `ends` (updates, ascending), NaN of one that diverged.
 
     Each has its own of `levels`, `keys` and `hypers` (leaves [n, ...]; `()` for none) and lives by `make(hypers)`, in
-    which nothing is left to learn; to temporal rules its life ends at the last of `ends`. All live side by side, dealt
-    out to `devices` (the default one if None), which must divide n. Pure: jit it.
+    which nothing is left to learn; to temporal rules its life ends at the last of `ends`. Pure: jit it.
     """
 
     def life(_: PyTree, x: tuple[PyTree, Level, Key]) -> Array:
@@ -75,17 +73,17 @@ def learning_curves(
         meta_params = inner.init_meta(init_key)
 
         def update(t: Array, agent: Any) -> Any:
-            return inner.step(meta_params, agent, jax.random.fold_in(step_key, t)).lifetime
+            return advance(inner, meta_params, agent, jax.random.fold_in(step_key, t)).lifetime
 
         def segment(agent: Any, span: tuple[Array, Array]) -> tuple[Any, Array]:
             start, end = span
             agent = jax.lax.fori_loop(start, end, update, agent)
-            return agent, inner.fitness(meta_params, agent, jax.random.fold_in(test_key, end))
+            return agent, _fitness(inner)(meta_params, agent, jax.random.fold_in(test_key, end))
 
         newborn = inner.init(init_key, level._replace(horizon=jnp.int32(ends[-1])))
         return jax.lax.scan(segment, newborn, (jnp.array([0, *ends[:-1]]), jnp.array(ends)))[1]
 
-    return spread(life, (), (hypers, levels, keys), jnp.zeros(len(keys)), devices=devices)
+    return placement.map(life, (), (hypers, levels, keys))
 
 
 def normalised_return(returns: Array, zero: Array, one: Array, seed: int = 0, resamples: int = 2000) -> Interval:
@@ -116,3 +114,9 @@ def normalised_return(returns: Array, zero: Array, one: Array, seed: int = 0, re
         samples.append(above / (high[levels] - low[levels]).mean())
     below, over = np.quantile(samples, [0.025, 0.975])
     return Interval(float((scores.mean() - low.mean()) / (high - low).mean()), float(below), float(over))
+
+
+def _fitness(inner: InnerLoop) -> Callable[[MetaParams, Any, Key], Array]:
+    if inner.fitness is None:
+        raise ValueError("this inner loop has no fitness, so what it learns cannot be measured")
+    return inner.fitness

@@ -1,7 +1,8 @@
-"""Reinforcement learning agents: objective x optimizer -> InnerLoop, and the plain trainer for baselines."""
+"""Reinforcement learning agents as inner loops: objective x optimizer x network, one agent per lifetime."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,15 +10,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metarl.meta import InnerLoop, LearnedOptimizer, Objective, Update, all_finite, as_learned, select
+from metarl.meta import InnerLoop, Update, advance
+from metarl.optimizers.learned import LearnedOptimizer, as_learned, born, check_fits, transform
+from metarl.rl.critic import Critic, CriticState, Targets, judge, newborn_critic
 from metarl.rl.networks import NetworkFactory
-from metarl.objectives.actor_critic import Targets, actor_critic_targets
+from metarl.rl.objective import Objective
 from metarl.rl.returns import normalise
 from metarl.rl.rollout import (
     Actors,
+    Model,
     Rollout,
     check_environment,
-    empty_carry,
     evaluate,
     layers,
     model,
@@ -25,35 +28,49 @@ from metarl.rl.rollout import (
     rollout,
     unroll,
 )
+from metarl.tree import all_finite
 from metarl.types import Array, Environment, Key, Level, MetaParams, Metrics, Params, Progress, PyTree
 
 
-class Critic(NamedTuple):
-    """The value function that judges the updated agent in the meta-objective; one per lifetime, learned as it lives."""
+class Experience(NamedTuple):
+    """How an agent collects experience, and how often it learns from it."""
 
-    optimizer: optax.GradientTransformation
-    steps: int = 1  # gradient steps per rollout
-    discount: Array | float = 0.99
-    gae_lambda: Array | float = 0.95
-    network: NetworkFactory | None = None  # the agent's if None
+    num_envs: int  # E, environments of each agent
+    rollout_length: int  # T, environment steps between two agent updates
+    epochs: int = 1  # passes over each rollout
+    minibatches: int = 1  # parts that each pass is cut into, with a gradient step for each
+
+    @property
+    def env_steps(self) -> int:
+        """Environment steps per agent update."""
+        return self.num_envs * self.rollout_length
 
 
-class Lifetime(NamedTuple):
-    """An agent, its environments and its level."""
+class Agent(NamedTuple):
+    """An agent in the middle of its lifetime, its environments and its level."""
 
     params: Params
     opt_state: PyTree
     actors: Actors
     level: Level
     step: Array  # () int32, updates so far
-    critic: PyTree  # (params, opt_state), or () without a critic
+    critic: CriticState | tuple[()]  # of the meta-objective; () without one
 
 
-def _minibatches(key: Key, batch: PyTree, carry: PyTree, count: int) -> tuple[PyTree, PyTree]:
-    """Shuffles the environment axis and deals it out: leaves [T, E, ...] -> [count, T, E / count, ...]."""
-    num = jax.tree.leaves(batch)[0].shape[1]
-    order = jax.random.permutation(key, num).reshape(count, num // count)
-    return jax.tree.map(lambda x: jnp.moveaxis(x[:, order], 1, 0), batch), jax.tree.map(lambda x: x[order], carry)
+class Parts(NamedTuple):
+    """What an agent's inner loop is made of."""
+
+    env: Environment
+    agent: Model
+    objective: Objective
+    optimizer: LearnedOptimizer
+    experience: Experience
+    critic: Critic | None
+    critic_model: Model | None
+
+
+# (Agent, key) -> one more rollout of the agent, and its targets under the agent's own critic
+ValueJudge = Callable[[Agent, Key], tuple[Rollout, Targets]]
 
 
 def rl_inner_loop(
@@ -61,203 +78,215 @@ def rl_inner_loop(
     network: NetworkFactory,
     objective: Objective,
     optimizer: optax.GradientTransformation | LearnedOptimizer,
+    experience: Experience,
     *,
-    num_envs: int,
-    rollout_length: int,
-    epochs: int = 1,
-    minibatches: int = 1,
     critic: Critic | None = None,
-    max_episode_steps: int = 10_000,
     num_eval_episodes: int = 16,
+    max_episode_steps: int = 10_000,
 ) -> InnerLoop:
-    """One agent per lifetime: `rollout_length` steps in `num_envs` environments, then an update, again and again.
+    """One agent per lifetime: it collects `experience` and updates itself, again and again.
 
-    An update is `epochs` passes over the rollout in `minibatches` shuffled parts: single steps for a
-    feed-forward network, whole sequences of some of the environments for a recurrent one.
+    An update is `epochs` passes over the rollout in `minibatches` shuffled parts: single steps for a feed-forward
+    network, whole sequences of some of the environments for a recurrent one.
     The meta-parameters are `{"objective": ..., "optimizer": ...}`; either may be `()`.
-    Its `loss` is the policy-gradient loss of the updated agent on a new rollout, judged by `critic`; its
-    `fitness` the mean return of `num_eval_episodes` episodes of at most `max_episode_steps` steps, NaN for an agent
+    Its `loss` is the policy-gradient loss of the updated agent on a new rollout, judged by `critic` (None without one);
+    its `fitness` the mean return of `num_eval_episodes` episodes of at most `max_episode_steps` steps, NaN for an agent
     whose parameters are not finite.
 
     Raises ValueError for a non-positive count, `minibatches` that do not divide the batch, an environment that
     departs from the interface, or a network or an optimizer that does not fit.
     """
-    counts = {
-        "num_envs": num_envs,
-        "rollout_length": rollout_length,
-        "epochs": epochs,
-        "minibatches": minibatches,
-        "max_episode_steps": max_episode_steps,
-        "num_eval_episodes": num_eval_episodes,
-    }
-    for name, count in counts.items():
+    counts = {"max_episode_steps": max_episode_steps, "num_eval_episodes": num_eval_episodes}
+    for name, count in {**experience._asdict(), **counts}.items():
         if count < 1:
             raise ValueError(f"{name} must be at least 1, got {count}")
-    check_environment(env)
-    agent = model(env, network, dict(objective.outputs))
-    recurrent = bool(jax.tree.leaves(agent.network.carry))
-    rows = num_envs if recurrent else num_envs * rollout_length
-    if rows % minibatches:
-        what = "num_envs" if recurrent else "num_envs * rollout_length"
-        raise ValueError(f"minibatches must divide {what} = {rows}, got {minibatches}")
-    judge = model(env, critic.network or network, {"value": 1}) if critic else None
+    parts = _parts(env, network, objective, optimizer, experience, critic)
+    return InnerLoop(
+        init_meta=partial(_init_meta, parts),
+        init=partial(_newborn, parts),
+        step=partial(_step, parts),
+        loss=partial(_loss, parts) if critic else None,
+        fitness=partial(_fitness, parts, num_eval_episodes, max_episode_steps),
+    )
 
-    learned = as_learned(optimizer)
 
-    def init_learner(param_key: Key, optimizer_key: Key) -> tuple[Params, PyTree]:
-        params = agent.network.init(param_key)
-        # an optimizer's first state depends on the shapes of its meta-parameters only
-        return params, learned.transform(learned.init(optimizer_key)).init(params)
+def value_judge(
+    env: Environment, network: NetworkFactory, objective: Objective, critic: Critic, experience: Experience
+) -> ValueJudge:
+    """What the critic of the agents of `rl_inner_loop` (with these same parts) says of one more rollout of theirs.
 
-    try:
-        jax.eval_shape(init_learner, jax.random.key(0), jax.random.key(0))
-    except (TypeError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"the optimizer does not fit a network of outputs {['policy', *objective.outputs]}: {error}"
-        ) from error
+    For scores of levels (`metarl.curricula.scores`): positive value loss, L1 value loss, MaxMC.
+    """
+    agent, critic_model = model(env, network, objective.outputs), model(env, critic.network or network, {"value": 1})
 
-    def init_meta(key: Key) -> MetaParams:
-        objective_key, optimizer_key = jax.random.split(key)
-        return {"objective": objective.init(objective_key), "optimizer": learned.init(optimizer_key)}
+    def judged(lifetime: Agent, key: Key) -> tuple[Rollout, Targets]:
+        assert isinstance(lifetime.critic, CriticState)
+        _, data = _collect(env, agent, experience, lifetime, key)
+        return data, judge(critic, critic_model, lifetime.critic, data)[0]
 
-    def init(key: Key, level: Level) -> Lifetime:
-        param_key, optimizer_key, env_key, critic_key = jax.random.split(key, 4)
-        params, opt_state = init_learner(param_key, optimizer_key)
-        actors = reset(env, agent, level.env_params, env_key, num_envs)
-        return Lifetime(params, opt_state, actors, level, jnp.int32(0), init_critic(critic_key))
-
-    def init_critic(key: Key) -> PyTree:
-        if critic is None or judge is None:
-            return ()
-        params = judge.network.init(key)
-        return params, critic.optimizer.init(params)
-
-    def update(
-        meta_params: MetaParams, params: Params, opt_state: PyTree, data: Rollout, progress: Progress, key: Key
-    ) -> tuple[Params, PyTree, Array, Metrics]:
-        """One agent update on the rollout `data`: new parameters and optimizer state, penalty, metrics."""
-        # meta-parameters that were saved leave out what is not learned
-        rule, optim = meta_params.get("objective", ()), learned.transform(meta_params.get("optimizer", ()))
-        targets, penalty = objective.targets(rule, params, agent, data, progress)
-
-        def follow(
-            learner: tuple[Params, PyTree], part: tuple[Rollout, PyTree], key: Key, turn: Array | int = 0
-        ) -> tuple[Any, Metrics]:
-            params, opt_state = learner
-            gradient, metrics = jax.grad(
-                lambda params: objective.loss(rule, params, agent, *part, progress), has_aux=True
-            )(params)
-            updates, opt_state = optim.update(
-                gradient,
-                opt_state,
-                params,
-                progress=progress,
-                epoch_progress=turn / max(epochs * minibatches - 1, 1),
-                layers=layers(agent, params, part[0]),
-                key=key,
-            )
-            return (optax.apply_updates(params, updates), opt_state), metrics
-
-        learner = (params, opt_state)
-        if epochs == minibatches == 1:
-            learner, metrics = follow(learner, (data, targets), key)
-            return *learner, penalty, metrics
-
-        batch = (data._replace(carry=()), targets)
-        if not recurrent:
-            batch = jax.tree.map(lambda x: x.reshape(1, rows, *x.shape[2:]), batch)
-
-        def epoch(learner: tuple[Params, PyTree], x: tuple[Key, Array]) -> tuple[Any, Metrics]:
-            key, turns = x
-            (parts, targets), carry = _minibatches(key, batch, data.carry, minibatches)
-            # far from the numbers by which the shuffle folds or splits the same key
-            keys = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, 2**31)))(turns)
-            parts = (parts._replace(carry=carry), targets)
-            return jax.lax.scan(lambda learner, x: follow(learner, *x), learner, (parts, keys, turns))
-
-        turns = jnp.arange(epochs * minibatches).reshape(epochs, minibatches)
-        learner, metrics = jax.lax.scan(epoch, learner, (jax.random.split(key, epochs), turns))
-        return *learner, penalty, jax.tree.map(jnp.mean, metrics)
-
-    def judge_rollout(critic_state: PyTree, data: Rollout) -> tuple[Targets, PyTree, Metrics]:
-        """Advantages under the critic as it is, and the critic after learning from the same rollout."""
-        assert critic is not None and judge is not None
-        # not the agent's memory but its own, empty at the start of every rollout
-        data = jax.lax.stop_gradient(data)._replace(carry=empty_carry(judge, num_envs))
-        targets = actor_critic_targets(critic_state[0], judge, data, critic.discount, critic.gae_lambda)
-
-        def loss(params: Params) -> Array:
-            outputs, _ = unroll(judge, params, data)
-            return 0.5 * jnp.square(outputs["value"][..., 0] - targets.returns).mean()
-
-        def learn(state: PyTree, _: None) -> tuple[PyTree, Array]:
-            params, opt_state = state
-            value, gradient = jax.value_and_grad(loss)(params)
-            updates, opt_state = critic.optimizer.update(gradient, opt_state, params)
-            return (optax.apply_updates(params, updates), opt_state), value
-
-        state, losses = jax.lax.scan(learn, critic_state, None, critic.steps)
-        return targets, jax.lax.stop_gradient(state), {"critic_loss": losses[0]}
-
-    def collect(lifetime: Lifetime, key: Key) -> tuple[Actors, Rollout]:
-        return rollout(env, agent, lifetime.params, lifetime.actors, lifetime.level.env_params, key, rollout_length)
-
-    def done(lifetime: Lifetime) -> Array:
-        return lifetime.step >= lifetime.level.horizon
-
-    def step(meta_params: MetaParams, lifetime: Lifetime, key: Key) -> Update:
-        rollout_key, update_key = jax.random.split(key)
-        actors, data = collect(lifetime, rollout_key)
-        progress = Progress(lifetime.step, lifetime.level.horizon)
-        params, opt_state, penalty, metrics = update(
-            meta_params, lifetime.params, lifetime.opt_state, data, progress, update_key
-        )
-        older = lifetime._replace(params=params, opt_state=opt_state, actors=actors, step=lifetime.step + 1)
-        if critic is not None:
-            _, critic_state, critic_metrics = judge_rollout(lifetime.critic, data)
-            older, metrics = older._replace(critic=critic_state), {**metrics, **critic_metrics}
-        frozen = done(lifetime)
-        metrics = {**metrics, "reward": data.reward.mean(), "episode_return": jnp.nanmean(data.episode_return)}
-        return Update(select(frozen, lifetime, older), jnp.where(frozen, 0.0, penalty), metrics)
-
-    def loss(meta_params: MetaParams, lifetime: Lifetime, key: Key) -> tuple[Array, tuple[Lifetime, Metrics]]:
-        if critic is None:
-            raise ValueError("a differentiable meta-objective needs rl_inner_loop(..., critic=Critic(...))")
-        actors, data = collect(lifetime, key)
-        targets, critic_state, _ = judge_rollout(lifetime.critic, data)
-        outputs, _ = unroll(agent, lifetime.params, data)
-        log_prob = agent.policy.distribution(outputs["policy"]).log_prob(data.action)
-        value = -(normalise(targets.advantage) * log_prob).mean()
-        older = lifetime._replace(actors=actors, critic=critic_state)
-        return value, (select(done(lifetime), lifetime, older), {"agent_loss": value})
-
-    def rollout_and_advantages(lifetime: Lifetime, key: Key) -> tuple[Rollout, Targets]:
-        _, data = collect(lifetime, key)
-        return data, judge_rollout(lifetime.critic, data)[0]
-
-    def fitness(meta_params: MetaParams, lifetime: Lifetime, key: Key) -> Array:
-        env_params = lifetime.level.env_params
-        episodes = evaluate(env, agent, lifetime.params, env_params, key, num_eval_episodes, max_episode_steps)
-        # logits that are not numbers would still be sampled from, and an agent that has diverged seem to play
-        return jnp.where(all_finite(lifetime.params), episodes.episode_return.mean(), jnp.nan)
-
-    judged = rollout_and_advantages if critic else None
-    experience = num_envs * rollout_length
-    return InnerLoop(init_meta, init, step, loss, fitness, done, judged, experience, experience)
+    return judged
 
 
 def train_agent(
     inner: InnerLoop, meta_params: MetaParams, level: Level, key: Key, num_updates: int
 ) -> tuple[Any, Metrics]:
-    """A newborn agent's first `num_updates` updates on `level`: the lifetime it has lived, and metrics [num_updates].
+    """A newborn learner's first `num_updates` updates on `level`: the lifetime it has lived, and metrics [num_updates].
 
     Pure, so jit it and vmap it over keys, levels, meta-parameters or hyperparameters that `inner` closes over.
-    `meta_params` of a hand-made agent are `inner.init_meta(key)`. The agent stops at its level's horizon.
+    `meta_params` of a hand-made agent are `inner.init_meta(key)`. The learner stops at its level's horizon.
     """
     init_key, step_key = jax.random.split(key)
 
     def step(lifetime: Any, key: Key) -> tuple[Any, Metrics]:
-        update = inner.step(meta_params, lifetime, key)
+        update = advance(inner, meta_params, lifetime, key)
         return update.lifetime, update.metrics
 
     return jax.lax.scan(step, inner.init(init_key, level), jax.random.split(step_key, num_updates))
+
+
+# --- building -------------------------------------------------------------------------------------------------
+
+
+def _parts(
+    env: Environment,
+    network: NetworkFactory,
+    objective: Objective,
+    optimizer: optax.GradientTransformation | LearnedOptimizer,
+    experience: Experience,
+    critic: Critic | None,
+) -> Parts:
+    """The parts, checked against each other. Raises ValueError as `rl_inner_loop` says."""
+    check_environment(env)
+    agent = model(env, network, objective.outputs)
+    rows = experience.num_envs if agent.recurrent else experience.env_steps
+    if rows % experience.minibatches:
+        what = "num_envs" if agent.recurrent else "num_envs * rollout_length"
+        raise ValueError(f"minibatches must divide {what} = {rows}, got {experience.minibatches}")
+    learned = as_learned(optimizer)
+    check_fits(learned, agent.network.init, f"a network of outputs {['policy', *objective.outputs]}")
+    critic_model = model(env, critic.network or network, {"value": 1}) if critic else None
+    return Parts(env, agent, objective, learned, experience, critic, critic_model)
+
+
+# --- the functions of the loop --------------------------------------------------------------------------------
+
+
+def _init_meta(parts: Parts, key: Key) -> MetaParams:
+    objective_key, optimizer_key = jax.random.split(key)
+    return {"objective": parts.objective.init(objective_key), "optimizer": parts.optimizer.init(optimizer_key)}
+
+
+def _newborn(parts: Parts, key: Key, level: Level) -> Agent:
+    param_key, optimizer_key, env_key, critic_key = jax.random.split(key, 4)
+    params, opt_state = born(parts.optimizer, parts.agent.network.init, param_key, optimizer_key)
+    actors = reset(parts.env, parts.agent, level.problem, env_key, parts.experience.num_envs)
+    critic: CriticState | tuple[()] = ()
+    if parts.critic is not None and parts.critic_model is not None:
+        critic = newborn_critic(parts.critic, parts.critic_model, critic_key)
+    return Agent(params, opt_state, actors, level, jnp.int32(0), critic)
+
+
+def _step(parts: Parts, meta_params: MetaParams, lifetime: Agent, key: Key) -> Update:
+    rollout_key, update_key = jax.random.split(key)
+    actors, data = _collect(parts.env, parts.agent, parts.experience, lifetime, rollout_key)
+    critic, critic_metrics = lifetime.critic, Metrics()
+    if parts.critic is not None:
+        _, critic, critic_metrics = _judge(parts, lifetime, data)
+    params, opt_state, objective, metrics = _learn(parts, meta_params, lifetime, data, update_key)
+    older = Agent(params, opt_state, actors, lifetime.level, lifetime.step + 1, critic)
+    seen = {"reward": data.reward.mean(), "episode_return": jnp.nanmean(data.episode_return)}
+    return Update(older, objective, {**metrics, **critic_metrics, **seen, **_cost(parts)})
+
+
+def _loss(parts: Parts, meta_params: MetaParams, lifetime: Agent, key: Key) -> Update:
+    actors, data = _collect(parts.env, parts.agent, parts.experience, lifetime, key)
+    targets, critic, _ = _judge(parts, lifetime, data)
+    outputs, _ = unroll(parts.agent, lifetime.params, data)
+    log_prob = parts.agent.policy.distribution(outputs["policy"]).log_prob(data.action)
+    value = -(normalise(targets.advantage) * log_prob).mean()
+    return Update(lifetime._replace(actors=actors, critic=critic), value, {"agent_loss": value, **_cost(parts)})
+
+
+def _fitness(
+    parts: Parts, num_episodes: int, max_steps: int, meta_params: MetaParams, lifetime: Agent, key: Key
+) -> Array:
+    problem = lifetime.level.problem
+    episodes = evaluate(parts.env, parts.agent, lifetime.params, problem, key, num_episodes, max_steps)
+    # logits that are not numbers would still be sampled from, and an agent that has diverged seem to play
+    return jnp.where(all_finite(lifetime.params), episodes.episode_return.mean(), jnp.nan)
+
+
+def _cost(parts: Parts) -> Metrics:
+    return {"env_steps": jnp.float32(parts.experience.env_steps)}  # a float: sums of integers may overflow
+
+
+def _collect(
+    env: Environment, agent: Model, experience: Experience, lifetime: Agent, key: Key
+) -> tuple[Actors, Rollout]:
+    problem = lifetime.level.problem
+    return rollout(env, agent, lifetime.params, lifetime.actors, problem, key, experience.rollout_length)
+
+
+def _judge(parts: Parts, lifetime: Agent, data: Rollout) -> tuple[Targets, CriticState, Metrics]:
+    assert parts.critic is not None and parts.critic_model is not None and isinstance(lifetime.critic, CriticState)
+    return judge(parts.critic, parts.critic_model, lifetime.critic, data)
+
+
+# --- one agent update -----------------------------------------------------------------------------------------
+
+
+def _learn(
+    parts: Parts, meta_params: MetaParams, lifetime: Agent, data: Rollout, key: Key
+) -> tuple[Params, PyTree, Array, Metrics]:
+    """One agent update on the rollout `data`: new parameters and optimizer state, meta-objective, metrics."""
+    rule = meta_params.get("objective", ())  # files leave out what is not learned
+    optimizer = transform(parts.optimizer, meta_params)
+    progress = Progress(lifetime.step, lifetime.level.horizon)
+    epochs, minibatches = parts.experience.epochs, parts.experience.minibatches
+    targets, objective = parts.objective.targets(rule, lifetime.params, parts.agent, data, progress)
+
+    def follow(
+        learner: tuple[Params, PyTree], part: tuple[Rollout, PyTree], key: Key, turn: Array | int = 0
+    ) -> tuple[Any, Metrics]:
+        params, opt_state = learner
+        gradient, metrics = jax.grad(
+            lambda params: parts.objective.loss(rule, params, parts.agent, *part, progress), has_aux=True
+        )(params)
+        updates, opt_state = optimizer.update(
+            gradient,
+            opt_state,
+            params,
+            progress=progress,
+            epoch_progress=turn / max(epochs * minibatches - 1, 1),
+            layers=layers(parts.agent, params, part[0]),
+            key=key,
+        )
+        return (optax.apply_updates(params, updates), opt_state), metrics
+
+    learner = (lifetime.params, lifetime.opt_state)
+    if epochs == minibatches == 1:
+        learner, metrics = follow(learner, (data, targets), key)
+        return *learner, objective, metrics
+
+    batch = (data._replace(carry=()), targets)
+    if not parts.agent.recurrent:  # every step is a row of its own
+        batch = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), batch)
+
+    def epoch(learner: tuple[Params, PyTree], x: tuple[Key, Array]) -> tuple[Any, Metrics]:
+        key, turns = x
+        (rows, row_targets), carry = _minibatches(key, batch, data.carry, minibatches)
+        # far from the numbers by which the shuffle folds or splits the same key
+        keys = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, 2**31)))(turns)
+        batches = (rows._replace(carry=carry), row_targets)
+        return jax.lax.scan(lambda learner, x: follow(learner, *x), learner, (batches, keys, turns))
+
+    turns = jnp.arange(epochs * minibatches).reshape(epochs, minibatches)
+    learner, metrics = jax.lax.scan(epoch, learner, (jax.random.split(key, epochs), turns))
+    return *learner, objective, jax.tree.map(jnp.mean, metrics)
+
+
+def _minibatches(key: Key, batch: PyTree, carry: PyTree, count: int) -> tuple[PyTree, PyTree]:
+    """Shuffles the environment axis and cuts it: leaves [T, E, ...] -> [count, T, E / count, ...]."""
+    num = jax.tree.leaves(batch)[0].shape[1]
+    order = jax.random.permutation(key, num).reshape(count, num // count)
+    return jax.tree.map(lambda x: jnp.moveaxis(x[:, order], 1, 0), batch), jax.tree.map(lambda x: x[order], carry)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from metarl.meta import InnerLoop, LearnedOptimizer, Update, all_finite, as_learned, select
-from metarl.types import Array, Key, Level, Levels, MetaParams, Metrics, Params, Progress, PyTree, Task
+from metarl.meta import InnerLoop, Update
+from metarl.optimizers.learned import LearnedOptimizer, as_learned, born, check_fits, transform
+from metarl.tree import all_finite
+from metarl.types import Array, Key, Level, Levels, MetaParams, Params, Progress, PyTree, Task
 
 
 class Training(NamedTuple):
@@ -17,7 +20,7 @@ class Training(NamedTuple):
 
     params: Params
     opt_state: PyTree
-    level: Level  # its env_params are the problem
+    level: Level
     step: Array  # () int32, updates so far
 
 
@@ -32,34 +35,21 @@ def supervised_inner_loop(task: Task, optimizer: optax.GradientTransformation | 
     Raises ValueError for an optimizer that does not fit the task's parameters.
     """
     learned = as_learned(optimizer)
-
-    def init_learner(param_key: Key, optimizer_key: Key, problem: PyTree) -> tuple[Params, PyTree]:
-        params = task.init(param_key, problem)
-        # an optimizer's first state depends on the shapes of its meta-parameters only
-        return params, learned.transform(learned.init(optimizer_key)).init(params)
-
-    key = jax.random.key(0)
-    try:
-        jax.eval_shape(lambda key: init_learner(key, key, task.sample(key)), key)
-    except (TypeError, ValueError, KeyError) as error:
-        raise ValueError(f"the optimizer does not fit the task's parameters: {error}") from error
+    check_fits(learned, lambda key: task.init(key, task.sample(key)), "the task's parameters")
 
     def init_meta(key: Key) -> MetaParams:
         return {"objective": (), "optimizer": learned.init(key)}
 
     def init(key: Key, level: Level) -> Training:
         param_key, optimizer_key = jax.random.split(key)
-        return Training(*init_learner(param_key, optimizer_key, level.env_params), level, jnp.int32(0))
-
-    def done(training: Training) -> Array:
-        return training.step >= training.level.horizon
+        params, opt_state = born(learned, partial(_init, task, level), param_key, optimizer_key)
+        return Training(params, opt_state, level, jnp.int32(0))
 
     def step(meta_params: MetaParams, training: Training, key: Key) -> Update:
         batch_key, optimizer_key = jax.random.split(key)
-        params, problem = training.params, training.level.env_params
+        params, problem = training.params, training.level.problem
         value, gradient = jax.value_and_grad(task.loss)(params, problem, batch_key)
-        # meta-parameters that were saved leave out what is not learned
-        updates, opt_state = learned.transform(meta_params.get("optimizer", ())).update(
+        updates, opt_state = transform(learned, meta_params).update(
             gradient,
             training.opt_state,
             params,
@@ -68,25 +58,28 @@ def supervised_inner_loop(task: Task, optimizer: optax.GradientTransformation | 
             layers=task.layers(params, problem, batch_key) if task.layers else (),
             key=optimizer_key,
         )
-        params = optax.apply_updates(params, updates)
-        older = training._replace(params=params, opt_state=opt_state, step=training.step + 1)
-        return Update(select(done(training), training, older), jnp.zeros(()), {"loss": value})
+        older = Training(optax.apply_updates(params, updates), opt_state, training.level, training.step + 1)
+        return Update(older, jnp.zeros(()), {"loss": value})
 
-    def loss(meta_params: MetaParams, training: Training, key: Key) -> tuple[Array, tuple[Training, Metrics]]:
-        return task.test(training.params, training.level.env_params), (training, {})
+    def loss(meta_params: MetaParams, training: Training, key: Key) -> Update:
+        return Update(training, task.test(training.params, training.level.problem), {})
 
     def fitness(meta_params: MetaParams, training: Training, key: Key) -> Array:
-        value = task.test(training.params, training.level.env_params)
+        value = task.test(training.params, training.level.problem)
         return jnp.where(all_finite(training.params), -value, jnp.nan)
 
-    return InnerLoop(init_meta, init, step, loss, fitness, done)
+    return InnerLoop(init_meta, init, step, loss, fitness)
 
 
-def levels(task: Task, horizon: int) -> Levels:
+def _init(task: Task, level: Level, key: Key) -> Params:
+    return task.init(key, level.problem)
+
+
+def task_levels(task: Task, horizon: int) -> Levels:
     """Problems of `task`, with lifetimes of `horizon` updates. There is no environment.
 
     Raises ValueError if `horizon` is not positive.
     """
     if horizon < 1:
         raise ValueError(f"horizon must be at least 1 update, got {horizon}")
-    return Levels(None, lambda key: Level(task.sample(key), jnp.int32(horizon)))  # type: ignore[arg-type]
+    return Levels(lambda key: Level(task.sample(key), jnp.int32(horizon)))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TypedDict
 
-import jax
 import jax.numpy as jnp
 
-from metarl.meta import Objective
-from metarl.rl.returns import gae, normalise
+from metarl.rl.critic import Targets, actor_critic_targets
+from metarl.rl.objective import Objective
+from metarl.rl.returns import normalise
 from metarl.rl.rollout import Model, Rollout, unroll
 from metarl.types import Array, Key, MetaParams, Metrics, Params, Progress
 
@@ -17,22 +17,14 @@ from metarl.types import Array, Key, MetaParams, Metrics, Params, Progress
 PolicyLoss = Callable[[MetaParams, Array, Array, Array, Progress], Array]
 
 
-class Targets(NamedTuple):
-    """What an actor-critic learns from one rollout. Leaves [T, E]."""
+class ActorCriticOptions(TypedDict, total=False):
+    """The options that all objectives on a policy and a value share; see `a2c`."""
 
-    advantage: Array
-    returns: Array  # what the value is regressed on: advantage + value
-    value: Array  # before the update
-
-
-def actor_critic_targets(
-    params: Params, model: Model, rollout: Rollout, discount: Array | float, gae_lambda: Array | float
-) -> Targets:
-    """Advantages and returns under the values that `params` give now."""
-    outputs, next_outputs = jax.lax.stop_gradient(unroll(model, params, rollout))
-    value = outputs["value"][..., 0]
-    advantage = gae(rollout, value, next_outputs["value"][..., 0], jnp.asarray(discount), jnp.asarray(gae_lambda))
-    return Targets(advantage, advantage + value, value)
+    discount: Array | float
+    gae_lambda: Array | float
+    value_coef: Array | float
+    entropy_coef: Array | float
+    normalise_advantage: bool
 
 
 def a2c(
@@ -52,7 +44,14 @@ def a2c(
     ) -> Array:
         return -(advantage * log_prob)
 
-    return actor_critic(policy_loss, discount, gae_lambda, value_coef, entropy_coef, normalise_advantage)
+    return actor_critic(
+        policy_loss,
+        discount=discount,
+        gae_lambda=gae_lambda,
+        value_coef=value_coef,
+        entropy_coef=entropy_coef,
+        normalise_advantage=normalise_advantage,
+    )
 
 
 def ppo(
@@ -75,17 +74,25 @@ def ppo(
         ratio = jnp.exp(log_prob - old_log_prob)
         return -jnp.minimum(ratio * advantage, jnp.clip(ratio, 1.0 - clip, 1.0 + clip) * advantage)
 
-    return actor_critic(policy_loss, discount, gae_lambda, value_coef, entropy_coef, normalise_advantage)
+    return actor_critic(
+        policy_loss,
+        discount=discount,
+        gae_lambda=gae_lambda,
+        value_coef=value_coef,
+        entropy_coef=entropy_coef,
+        normalise_advantage=normalise_advantage,
+    )
 
 
 def actor_critic(
     policy_loss: PolicyLoss,
-    discount: Array | float,
-    gae_lambda: Array | float,
-    value_coef: Array | float,
-    entropy_coef: Array | float,
-    normalise_advantage: bool,
     init: Callable[[Key], MetaParams] = lambda key: (),
+    *,
+    discount: Array | float = 0.99,
+    gae_lambda: Array | float = 0.95,
+    value_coef: Array | float = 0.5,
+    entropy_coef: Array | float = 0.01,
+    normalise_advantage: bool = True,
 ) -> Objective:
     """The mean of `policy_loss` with value and entropy terms as in `a2c`; `init` gives its meta-parameters, if any."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from metarl.meta import Objective
+from metarl.rl.objective import Objective
 from metarl.rl.rollout import Model, Rollout
 from metarl.types import Array, MetaParams, Metrics, Params, Progress, PyTree
 

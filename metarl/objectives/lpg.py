@@ -12,8 +12,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from metarl.meta import Objective
 from metarl.objectives.temporal import temporal_features
+from metarl.rl.objective import Objective
 from metarl.rl.rollout import Model, Rollout, unroll
 from metarl.types import Array, MetaParams, Metrics, Params, Progress
 
@@ -110,8 +110,9 @@ def lpg(
 ) -> Objective:
     """The agent minimises `-mean(pi_hat log pi(a|s)) + y_coef mean KL(y(s) || y_hat)` (eq. 2 and 3).
 
-    The update rule is regularised (section 4.3) by `-policy_entropy_coef H(pi) - y_entropy_coef H(y)
-    + pi_hat_coef mean(pi_hat^2) + y_hat_coef mean(|y_hat|^2)`. `bins` is the size m of the prediction.
+    The meta-objective is regularised (section 4.3) by `-policy_entropy_coef H(pi) - y_entropy_coef H(y)
+    + pi_hat_coef mean(pi_hat^2) + y_hat_coef mean(|y_hat|^2)`: 0 leaves one out, as for evolution, which needs none.
+    `bins` is the size m of the prediction.
     With `temporal`, the rule also sees `temporal_features`: the agent's age and its lifetime's horizon.
     The entropies are those of the agent before each update, so the first of K has no meta-gradient.
 
@@ -138,13 +139,15 @@ def lpg(
         time = jnp.broadcast_to(seen, (*prob.shape, seen.size))
         inputs = LPGInputs(rollout.reward, rollout.terminated, rollout.done, prob, y, y_next, time)
         result = cast(LPGTargets, network.apply({"params": meta_params}, inputs))
-        penalty = (
-            -policy_entropy_coef * policy.entropy().mean()
-            - y_entropy_coef * -(y * jax.nn.log_softmax(outputs["y"])).sum(-1).mean()
-            + pi_hat_coef * jnp.square(result.pi_hat).mean()
-            + y_hat_coef * jnp.square(jnp.exp(result.log_y_hat)).sum(-1).mean()
-        )
-        return result, penalty
+        regularisers = [
+            (policy_entropy_coef, lambda: -policy.entropy().mean()),
+            (y_entropy_coef, lambda: (y * jax.nn.log_softmax(outputs["y"])).sum(-1).mean()),
+            (pi_hat_coef, lambda: jnp.square(result.pi_hat).mean()),
+            (y_hat_coef, lambda: jnp.square(jnp.exp(result.log_y_hat)).sum(-1).mean()),
+        ]
+        # a coefficient that is the number 0 costs nothing
+        terms = [coef * value() for coef, value in regularisers if not (isinstance(coef, int | float) and coef == 0)]
+        return result, sum(terms, jnp.zeros(()))
 
     def loss(
         meta_params: MetaParams, params: Params, model: Model, rollout: Rollout, targets: LPGTargets, progress: Progress

@@ -7,29 +7,25 @@ and zero with zero gradient at rho = 1, makes it an update with PPO's guarantees
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, Unpack
 
 import jax
 import jax.numpy as jnp
 
-from metarl.meta import Objective
-from metarl.objectives.actor_critic import actor_critic
+from metarl.objectives.actor_critic import ActorCriticOptions, actor_critic
 from metarl.objectives.temporal import temporal_features
+from metarl.rl.objective import Objective
 from metarl.types import Array, Key, MetaParams, Progress
 
 Start = Literal["ppo", "scratch"]
 
 
 def lpo(
-    discount: Array | float = 0.99,
-    gae_lambda: Array | float = 0.95,
     clip: Array | float = 0.2,
-    value_coef: Array | float = 0.5,
-    entropy_coef: Array | float = 0.01,
-    normalise_advantage: bool = True,
     temporal: bool = False,
     start: Start = "ppo",
     hidden: int = 128,
+    **options: Unpack[ActorCriticOptions],
 ) -> Objective:
     """Learned policy optimisation (Lu et al. 2022, arXiv 2210.05639): PPO with `lpo_drift` for its clipping.
 
@@ -37,7 +33,8 @@ def lpo(
     rounds by itself; a compiler fuses the two losses differently, and then the last bits differ. At that start the
     meta-gradient is zero, for the network is silent in the dead zone of the drift: meta-train by evolution, which
     perturbs it. With `start="scratch"` the drift is all the network's and `clip` is ignored.
-    `temporal` adds the agent's age to the network's inputs (Jackson et al. 2024, arXiv 2402.05828).
+    `temporal` adds the agent's age to the network's inputs (Jackson et al. 2024, arXiv 2402.05828). The other options
+    are those of `ppo`.
 
     Raises ValueError for an unknown `start` or `hidden` below 1.
     """
@@ -59,7 +56,7 @@ def lpo(
         gain, base = _unlearned(start, ratio, advantage, clip)
         return _learned(meta_params, log_ratio, ratio, advantage, progress, base) - gain
 
-    return actor_critic(policy_loss, discount, gae_lambda, value_coef, entropy_coef, normalise_advantage, init)
+    return actor_critic(policy_loss, init, **options)
 
 
 def lpo_drift(
@@ -112,16 +109,10 @@ def _learned(
     return jnp.maximum(u - jnp.clip(u, -1e-4, 1e-4), -base)
 
 
-def dpo(
-    discount: Array | float = 0.99,
-    gae_lambda: Array | float = 0.95,
-    value_coef: Array | float = 0.5,
-    entropy_coef: Array | float = 0.01,
-    normalise_advantage: bool = True,
-    alpha: Array | float = 2.0,
-    beta: Array | float = 0.6,
-) -> Objective:
+def dpo(alpha: Array | float = 2.0, beta: Array | float = 0.6, **options: Unpack[ActorCriticOptions]) -> Objective:
     """Discovered policy optimisation (Lu et al. 2022, arXiv 2210.05639): PPO with `dpo_drift`.
+
+    The other options are those of `ppo`.
 
     Raises ValueError if `alpha` or `beta` is a number that is not positive and finite.
     """
@@ -135,7 +126,7 @@ def dpo(
         log_ratio, ratio = _ratio(log_prob - old_log_prob)
         return dpo_drift(log_ratio, advantage, alpha, beta) - ratio * advantage
 
-    return actor_critic(policy_loss, discount, gae_lambda, value_coef, entropy_coef, normalise_advantage)
+    return actor_critic(policy_loss, **options)
 
 
 def dpo_drift(log_ratio: Array, advantage: Array, alpha: Array | float = 2.0, beta: Array | float = 0.6) -> Array:

@@ -3,11 +3,13 @@
 import optax
 
 from metarl.optimizers.differentiable import adam, clip_by_global_norm, scale_by_adam
+from metarl.optimizers.learned import LearnedOptimizer
 from metarl.optimizers.mlp import adafac, no_features
 from metarl.optimizers.open import open_rl
 from metarl.optimizers.schedules import schedule
 
 __all__ = [
+    "LearnedOptimizer",
     *("adafac", "adam", "clip_by_global_norm", "no_features", "open_rl"),
     *("per_output", "scale_by_adam", "schedule"),
 ]

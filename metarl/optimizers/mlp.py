@@ -7,8 +7,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metarl.meta import LearnedOptimizer
-from metarl.optimizers.per_parameter import Moment, Tensor, columns, momenta, per_parameter, second_moment
+from metarl.optimizers.learned import LearnedOptimizer
+from metarl.optimizers.per_parameter import Features, Moment, Tensor, columns, momenta, per_parameter, second_moment
 from metarl.types import Array
 
 DECAYS = (0.9, 0.99, 0.999)  # of momenta and of factored second moments
@@ -29,15 +29,13 @@ def no_features(
     def features(tensor: Tensor, moment: Moment) -> Array:
         return columns(tensor.gradient, tensor.memory, tensor.param)
 
-    return per_parameter(
-        features,
-        3,
-        lambda param: jnp.zeros(param.shape),
-        lambda memory, gradient, count: momenta(jnp.array([decay]), memory, gradient)[0],
-        width=width,
-        scale=scale,
-        max_norm=max_norm,
+    own = Features(
+        num=3,
+        of_tensor=features,
+        start=lambda param: jnp.zeros(param.shape),
+        accumulate=lambda memory, gradient, updates: momenta(jnp.array([decay]), memory, gradient)[0],
     )
+    return per_parameter(own, width=width, scale=scale, max_norm=max_norm)
 
 
 class Accumulators(NamedTuple):
@@ -59,12 +57,12 @@ def adafac(width: int = 32, *, scale: float = 1e-3, max_norm: float | None = Non
     """
     decays = jnp.array(DECAYS)
 
-    def remember(param: Array) -> Accumulators:
+    def start(param: Array) -> Accumulators:
         rows, cols = _means(jnp.zeros_like(param))
         many = [jnp.zeros((len(DECAYS), *x.shape)) for x in (param, rows, cols)]
         return Accumulators(many[0], jnp.zeros(param.shape), many[1], many[2])
 
-    def recall(memory: Accumulators, gradient: Array, count: Array) -> Accumulators:
+    def accumulate(memory: Accumulators, gradient: Array, updates: Array) -> Accumulators:
         square = jnp.square(gradient)
         rows, cols = _means(square)
         return Accumulators(
@@ -90,7 +88,7 @@ def adafac(width: int = 32, *, scale: float = 1e-3, max_norm: float | None = Non
         times = jnp.tanh(moment.updates / jnp.array(TIMES) - 1.0)
         return jnp.concatenate([second_moment(own), jnp.broadcast_to(times, (len(own), len(TIMES)))], axis=1)
 
-    return per_parameter(features, 39, remember, recall, width=width, scale=scale, max_norm=max_norm)
+    return per_parameter(Features(39, features, start, accumulate), width=width, scale=scale, max_norm=max_norm)
 
 
 def _means(square: Array) -> tuple[Array, Array]:

@@ -7,8 +7,8 @@ from typing import Literal, get_args
 
 import jax.numpy as jnp
 
-from metarl.meta import LearnedOptimizer
-from metarl.optimizers.per_parameter import Moment, Tensor, columns, momenta, per_parameter, second_moment
+from metarl.optimizers.learned import LearnedOptimizer
+from metarl.optimizers.per_parameter import Features, Moment, Tensor, columns, momenta, per_parameter, second_moment
 from metarl.types import Array
 
 Group = Literal["parameter", "momenta", "gradient", "progress", "layer", "epoch", "dormancy", "noise"]
@@ -48,11 +48,14 @@ def open_rl(
     def chosen(tensor: Tensor, moment: Moment) -> Array:
         return features(tensor, moment)[:, jnp.array(kept).nonzero(size=sum(kept))[0]]
 
+    own = Features(
+        num=sum(kept),
+        of_tensor=chosen,
+        start=lambda param: jnp.zeros((len(DECAYS), *param.shape)),
+        accumulate=lambda memory, gradient, updates: momenta(jnp.array(DECAYS), memory, gradient),
+    )
     return per_parameter(
-        chosen,
-        sum(kept),
-        lambda param: jnp.zeros((len(DECAYS), *param.shape)),
-        lambda memory, gradient, count: momenta(jnp.array(DECAYS), memory, gradient),
+        own,
         hidden=hidden,
         width=width,
         scale=scale,

@@ -23,8 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from metarl.meta import LearnedOptimizer
 from metarl.optimizers.differentiable import clip_by_global_norm
+from metarl.optimizers.learned import LearnedOptimizer
 from metarl.types import Array, Key, Layer, MetaParams, Params, Progress, PyTree
 
 # nothing is known; numpy, for an array of JAX would start it at import
@@ -56,7 +56,7 @@ class State(NamedTuple):
     hidden: Array  # [N, H] of the recurrent network, whose H may be 0
 
 
-class Rule(nn.Module):
+class UpdateNetwork(nn.Module):
     """The network: a gated recurrent unit if `hidden` is not 0, two layers, and outputs that are zero at birth."""
 
     hidden: int
@@ -74,11 +74,17 @@ class Rule(nn.Module):
         return hidden, nn.Dense(self.outputs, kernel_init=nn.initializers.zeros)(x)
 
 
+class Features(NamedTuple):
+    """What a learned optimizer sees of a parameter."""
+
+    num: int
+    of_tensor: Callable[[Tensor, Moment], Array]  # [size, num]
+    start: Callable[[Array], PyTree]  # what is accumulated of a tensor's gradients before the first
+    accumulate: Callable[[PyTree, Array, Array], PyTree]  # (memory, gradient, updates so far) -> memory
+
+
 def per_parameter(
-    features: Callable[[Tensor, Moment], Array],
-    num_features: int,
-    remember: Callable[[Array], PyTree],
-    recall: Callable[[PyTree, Array, Array], PyTree],
+    features: Features,
     *,
     hidden: int = 0,
     width: int = 16,
@@ -87,34 +93,32 @@ def per_parameter(
     centred: bool = False,
     max_norm: float | None = None,
 ) -> LearnedOptimizer:
-    """`p <- p - u` with `u = scale o_0 exp(0.001 o_1)`, where o are the outputs of `Rule` on a parameter's features.
+    """`p <- p - u` with `u = scale o_0 exp(0.001 o_1)`: o are the outputs of `UpdateNetwork` on a parameter's features.
 
-    `features(tensor, moment)` gives [size, num_features] of a tensor; `remember(param)` what is accumulated of it at
-    the start, and `recall(memory, gradient, count)` that after one more gradient. A rule that `explores` adds
-    `scale o_2 eps` to the parameters of layers that act, with eps ~ N(0, 1). If it is `centred`, the mean of u over all
-    parameters is subtracted. Gradients are first clipped to the norm `max_norm`, each network's by itself:
-    a network is an entry of the mapping that the parameters are, as those of our agents are.
+    One that `explores` adds `scale o_2 eps` to the parameters of layers that act, with eps ~ N(0, 1). If it is
+    `centred`, the mean of u over all parameters is subtracted. Gradients are first clipped to the norm `max_norm`, each
+    network's by itself: a network is an entry of the mapping that the parameters are, as those of our agents are.
 
     Newborn meta-parameters, and those that are all zero, leave parameters as they are. Raises ValueError for a size
     that is not positive, and, when it is used, without `params`.
     """
-    for name, value in {"num_features": num_features, "width": width, "scale": scale}.items():
+    for name, value in {"width": width, "scale": scale}.items():
         if not isinstance(value, jax.Array) and not value > 0:  # an array may be a tracer
             raise ValueError(f"{name} must be positive, got {value}")
     if hidden < 0:
         raise ValueError(f"hidden must not be negative, got {hidden}")
     if max_norm is not None and not max_norm > 0:
         raise ValueError(f"max_norm must be positive, got {max_norm}")
-    rule = Rule(hidden, width, 3 if explores else 2)
+    network = UpdateNetwork(hidden, width, 3 if explores else 2)
 
     def init_meta(key: Key) -> MetaParams:
-        return rule.init(key, jnp.zeros((1, hidden)), jnp.zeros((1, num_features)))["params"]
+        return network.init(key, jnp.zeros((1, hidden)), jnp.zeros((1, features.num)))["params"]
 
     def transform(meta_params: MetaParams) -> optax.GradientTransformationExtraArgs:
         def init(params: Params) -> State:
             tensors = jax.tree.leaves(params)
             room = sum(x.size for x in tensors)
-            return State(jnp.int32(0), tuple(map(remember, tensors)), jnp.zeros((room, hidden)))
+            return State(jnp.int32(0), tuple(map(features.start, tensors)), jnp.zeros((room, hidden)))
 
         def update(
             updates: Params,
@@ -134,13 +138,15 @@ def per_parameter(
             gradients, tree = jax.tree.flatten(updates)
             if not gradients:  # a label of `optax.partition` that nothing has
                 return updates, state
-            memory = tuple(recall(m, g, state.updates) for m, g in zip(state.memory, gradients, strict=True))
+            memory = tuple(
+                features.accumulate(m, g, state.updates) for m, g in zip(state.memory, gradients, strict=True)
+            )
             which = layers_of(layers, updates)
             share = jnp.zeros(()) if progress is None else progress.step / progress.horizon
             moment = Moment(state.updates, share, jnp.asarray(epoch_progress, float))
             seen = zip(gradients, jax.tree.leaves(params), memory, which, strict=True)
-            x = jnp.concatenate([features(Tensor(*each), moment) for each in seen])
-            remembered, out = cast(tuple[Array, Array], rule.apply({"params": meta_params}, state.hidden, x))
+            x = jnp.concatenate([features.of_tensor(Tensor(*each), moment) for each in seen])
+            remembered, out = cast(tuple[Array, Array], network.apply({"params": meta_params}, state.hidden, x))
             moves = scale * out[:, 0] * jnp.exp(1e-3 * out[:, 1])
             if explores and key is not None:
                 acts = jnp.concatenate(

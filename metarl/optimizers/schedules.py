@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metarl.meta import LearnedOptimizer
 from metarl.optimizers.differentiable import clip_by_global_norm
+from metarl.optimizers.learned import LearnedOptimizer
 from metarl.types import Array, Key, MetaParams, Params, Progress, PyTree
 
 Direction = Literal["adam", "sgd"]

@@ -14,7 +14,7 @@ class Objective(NamedTuple):
 
     init: Callable[[Key], MetaParams]  # () for a hand-made objective
     outputs: Mapping[str, int]  # what the agent's network must give beyond the policy: {"value": 1}, {"y": 8}
-    # (meta_params, params, model, rollout, progress) -> targets with leaves [T, E, ...], and the update's `objective` ().
+    # (meta_params, params, model, rollout, progress) -> targets with leaves [T, E, ...], and `Update.objective` ().
     # Computed once per rollout and outside the agent's own gradient: constant to the agent, while the meta-gradient
     # flows through both. The second regularises the update rule; it is `jnp.zeros(())` of a rule without regularisers.
     targets: Callable[[MetaParams, Params, Model, Rollout, Progress], tuple[PyTree, Array]]

@@ -1,4 +1,4 @@
-"""Advantages of one environment's steps; callers vmap."""
+"""Advantages of rollouts."""
 
 from __future__ import annotations
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from metarl.meta import select
 from metarl.rl.networks import Network, NetworkFactory, PolicyHead, as_layers, policy_head
+from metarl.tree import select
 from metarl.types import Array, Environment, Key, Params, PyTree
 
 
@@ -19,8 +19,12 @@ class Model(NamedTuple):
     network: Network
     policy: PolicyHead
 
+    @property
+    def recurrent(self) -> bool:
+        return bool(jax.tree.leaves(self.network.carry))
 
-def model(env: Environment, network: NetworkFactory, outputs: dict[str, int]) -> Model:
+
+def model(env: Environment, network: NetworkFactory, outputs: Mapping[str, int]) -> Model:
     """A network for `env` with the output "policy" and the further `outputs` {name: size}.
 
     Raises ValueError if the network does not take the environment's observations.

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metarl.parallel import one_each
 from metarl.types import PyTree
 
 Log = dict[str, np.ndarray]  # metric name -> [meta-steps, ...]
@@ -98,9 +99,7 @@ def _read(
             raise CheckpointError(f"{path} was made under another configuration: {details}")
         if details := _differences(about["leaves"], _describe(names, leaves)):
             raise CheckpointError(f"{path} holds other arrays than this program: {details}")
-        # on one device, or (what several processes must read together) on one of each process
-        one_each = [next(x for x in jax.devices() if x.process_index == i) for i in range(jax.process_count())]
-        here = jax.sharding.NamedSharding(jax.sharding.Mesh(np.asarray(one_each), ("processes",)), jax.P())
+        here = one_each()
         shapes = {
             f"{i:05d}": jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here) for i, x in enumerate(leaves) if x.size
         }

@@ -62,7 +62,7 @@ class CSV:
             self._file.close()
 
 
-class Progress:
+class ProgressDisplay:
     """A live display of the meta-step, the speed, the time left and the curves named by `keys` (default: the first 4).
 
     Where the output is no terminal, one plain line every `every` seconds instead.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import difflib
 import itertools
 import math
@@ -16,12 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metarl.meta import WATCHED, Meta
+from metarl.parallel import Placement, sweep_batch
 from metarl.run import checkpoint
 from metarl.run.checkpoint import Log
-from metarl.estimators.population import deal, in_batches
-from metarl.meta import Meta, MetaState
+from metarl.run.options import flatten, replace, with_values
 from metarl.run.sinks import Sink
-from metarl.run.train import WATCHED, mean_of_numbers, train
+from metarl.run.train import mean_of_numbers, train
 from metarl.types import Array, Key, MetaParams, Metrics, PyTree
 
 _SHARED: Any = ()  # in place of the meta-step, which all members have in common
@@ -78,8 +77,7 @@ def sweep(
     *,
     seeds: int | Sequence[int] = 1,
     steps: int | None = None,
-    devices: Sequence[jax.Device] | None = None,
-    batch_size: int | None = None,
+    placement: Placement | None = None,
     directory: str | Path | None = None,
     resume: bool = False,
     sinks: Callable[[str], Sequence[Sink]] = lambda name: (),
@@ -87,22 +85,22 @@ def sweep(
 ) -> Sweep:
     """Trains `make(config)` with every combination of the values of `fields`, and every seed.
 
-    Each member is the run that `train(make(dataclasses.replace(config, **values)), seed=seed, steps=steps)` would be,
-    up to rounding. Fields of floats that `make` treats as arrays are vmapped with the seeds in one compiled program;
+    Each member is the run that `train(make(metarl.replace(config, **values)), seed=seed, steps=steps)` would be, up to
+    rounding. Fields of floats that `make` treats as arrays are vmapped with the seeds in one compiled program;
     all others (sizes, names, switches, and floats that Python code branches on) are looped over, with a compilation
     for each combination of theirs.
     A member that diverges is reported in the result, and the others go on.
 
     Args:
         make: from a configuration to a run; pure, and called with tracers in the fields that are vmapped.
-        config: a dataclass. Every combination of values must pass its `__post_init__`.
-        fields: the values of each field.
+        config: a dataclass, whose fields may be dataclasses. Every combination of values must pass their
+            `__post_init__`.
+        fields: the values of each field, by its name, also of fields of parts.
         seeds: how many, from 0, or which.
         steps: meta-steps of each member; `config.steps` if None.
-        devices: the members of a program are dealt out to these (None: to the default one). Where they do not divide
-            them, the last member is computed more than once; such a sweep is resumed on as many.
-        batch_size: members that go side by side at a time on each device. If None, all on accelerators, but one on
-            CPUs, whose caches hold no more of most runs.
+        placement: that of the members of a program; by default on one device, which computes all of them at a time
+            on accelerators, but one at a time on CPUs, whose caches hold no more of most runs. Where its devices do not
+            divide them, the last member is computed more than once; such a sweep is resumed on as many.
         directory: where checkpoints go; the n-th compiled program has the folder `n`.
         resume: go on from the checkpoints in `directory`, if there are any.
         sinks: made for each program, of its name in the directory; they get means over its members.
@@ -118,7 +116,8 @@ def sweep(
         raise ValueError("seed has no meaning for a sweep: give seeds, how many or which")
     if not every_seed or min(every_seed) < 0 or max(every_seed) >= 2**32 or len(set(every_seed)) < len(every_seed):
         raise ValueError(f"seeds must be at least 1, or different and from 0 to 2 ** 32 - 1, got {seeds}")
-    steps = getattr(config, "steps", None) if steps is None else steps
+    steps = flatten(config).get("steps") if steps is None else steps
+    placement = Placement(batch_size=sweep_batch()) if placement is None else placement
     if steps is None:
         raise ValueError("steps must be given, because the configuration has none")
     swept, fingerprint = _arrays(make, config, fields), options.pop("fingerprint", None) or {}
@@ -127,8 +126,8 @@ def sweep(
         static = {name: x for name, x in values.items() if name not in swept}
         programs.setdefault(repr(static), []).extend({**values, "seed": seed} for seed in every_seed)
 
-    metas = [_together(make, config, members, swept, devices, batch_size) for members in programs.values()]
-    for meta in metas[1:]:  # what cannot be should fail before hours of work; the first does so at once
+    metas = [_together(make, config, members, swept, placement) for members in programs.values()]
+    for meta in metas[1:]:  # trace all programs before training; the first is traced at once
         jax.eval_shape(lambda key: meta.step(meta.init(key), key), jax.random.key(0))  # noqa: B023
     parts = []
     for i, (members, meta) in enumerate(zip(programs.values(), metas, strict=True)):
@@ -143,53 +142,47 @@ def sweep(
             stop_at_nonfinite=False,
             **options,
         )
-        parts.append(_part(members, log, jax.device_get(state.params)))
+        parts.append(_part(members, log, jax.device_get(getattr(state, "params", ()))))
     return _joined(parts)
 
 
-def side_by_side(
-    make: Callable[[PyTree], Meta],
-    values: PyTree,
-    devices: Sequence[jax.Device] | None = None,
-    batch_size: int | None = None,
-) -> Meta:
+def side_by_side(make: Callable[[PyTree], Meta], values: PyTree, placement: Placement = Placement()) -> Meta:  # noqa: B008
     """The runs `make(value)` for each of `values` (leaves [n, ...]), vmapped, with a key of its own each.
 
-    Leaves of its state and metrics are [n, ...], but for the common `step`. What `make` closes over may not depend on
-    the value, except through arrays: all runs are one program. No run depends on another. They are dealt out to
-    `devices` (the default one if None), where `batch_size` go at a time (all if None).
+    Leaves of its state and metrics are [n, ...], but for a common field `step` of the state, if it has one. What `make`
+    closes over may not depend on the value, except through arrays: all runs are one program. No run depends on another.
 
-    Raises ValueError if there are no values, or the devices do not divide them.
+    Raises ValueError if there are no values, or the devices of `placement` do not divide them.
     """
     leaves = jax.tree.leaves(values)
     if not leaves or not len(leaves[0]):
         raise ValueError("values must have at least one leaf [n, ...] with n at least 1")
     count = len(leaves[0])
 
-    def dealt(function: Callable[..., Any], common: Any, parts: PyTree) -> Any:
-        return deal(lambda common, x: in_batches(partial(function, common), x, batch_size), common, parts, devices)
-
-    def init(key: Key) -> MetaState:
+    def init(key: Key) -> Any:
         parts = (values, jax.random.split(key, count))
-        states = dealt(lambda _, x: make(x[0]).init(x[1]), (), parts)
-        return states._replace(step=states.step[0])
+        states = placement.map(lambda _, x: make(x[0]).init(x[1]), (), parts)
+        return states._replace(step=states.step[0]) if hasattr(states, "step") else states
 
-    def step(state: MetaState, key: Key) -> tuple[MetaState, Metrics]:
-        def one(now: Array, x: tuple[Any, MetaState, Key]) -> tuple[MetaState, Metrics]:
+    def step(state: Any, key: Key) -> tuple[Any, Metrics]:
+        counts = hasattr(state, "step")  # not vmapped: what depends on it branches
+
+        def one(now: Any, x: tuple[Any, Any, Key]) -> tuple[Any, Metrics]:
             value, state, key = x
-            after, metrics = make(value).step(state._replace(step=now), key)  # not vmapped: what depends on it branches
-            return after._replace(step=_SHARED), metrics
+            after, metrics = make(value).step(state._replace(step=now) if counts else state, key)
+            return after._replace(step=_SHARED) if counts else after, metrics
 
-        parts = (values, state._replace(step=_SHARED), jax.random.split(key, count))
-        states, metrics = dealt(one, state.step, parts)
-        return states._replace(step=state.step + 1), metrics
+        own = state._replace(step=_SHARED) if counts else state
+        parts = (values, own, jax.random.split(key, count))
+        states, metrics = placement.map(one, state.step if counts else (), parts)
+        return states._replace(step=state.step + 1) if counts else states, metrics
 
     return Meta(init, step)
 
 
 def _combinations(config: Any, fields: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     """Every combination of the values, each of them tried on `config`."""
-    known = [field.name for field in dataclasses.fields(config) if field.name not in ("seed", "steps")]
+    known = [name for name in flatten(config) if name not in ("seed", "steps")]
     for name, values in fields.items():
         if name not in known:
             alike = difflib.get_close_matches(name, known) or known
@@ -198,7 +191,7 @@ def _combinations(config: Any, fields: Mapping[str, Sequence[Any]]) -> list[dict
             raise ValueError(f"{name} must have values to sweep, each given once, got {values!r}")
     combinations = _grid(fields)
     for combination in combinations:
-        dataclasses.replace(config, **combination)
+        replace(config, **combination)
     return combinations
 
 
@@ -211,7 +204,7 @@ def _arrays(make: Callable[[Any], Meta], config: Any, fields: Mapping[str, Seque
 
     def works(names: Sequence[str]) -> bool:
         def trace(values: dict[str, jax.Array], others: dict[str, Any]) -> Any:
-            meta = make(with_values(dataclasses.replace(config, **others), values))
+            meta = make(with_values(replace(config, **others), values))
             return meta.step(meta.init(jax.random.key(0)), jax.random.key(0))
 
         arrays = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in names}
@@ -226,40 +219,47 @@ def _arrays(make: Callable[[Any], Meta], config: Any, fields: Mapping[str, Seque
     return floats if not floats or works(floats) else [name for name in floats if works([name])]
 
 
-def with_values(config: Any, values: Mapping[str, Any]) -> Any:
-    """`config` with other values, which its `__post_init__` cannot look at."""
-    other = copy.copy(config)
-    for name, value in values.items():
-        object.__setattr__(other, name, value)
-    return other
-
-
 def _together(
     make: Callable[[Any], Meta],
     config: Any,
     members: list[dict[str, Any]],
     swept: Sequence[str],
-    devices: Sequence[jax.Device] | None,
-    batch_size: int | None,
+    placement: Placement,
 ) -> Meta:
     """The members of one program, and as many copies of the last as the devices need."""
     static = {name: x for name, x in members[0].items() if name not in (*swept, "seed")}
-    all_of_them = [*members, *members[-1:] * (-len(members) % len(devices or [None]))]
+    all_of_them = [*members, *members[-1:] * (-len(members) % len(placement.devices or [None]))]
     arrays = {name: np.array([member[name] for member in all_of_them], np.float32) for name in swept}
     arrays["seed"] = np.array([member["seed"] for member in all_of_them], np.uint32)
 
     def member(values: dict[str, jax.Array]) -> Meta:
         numbers = {name: x for name, x in values.items() if name != "seed"}
-        meta = make(with_values(dataclasses.replace(config, **static), numbers))
+        meta = _counted(make(with_values(replace(config, **static), numbers)))
         init_key, key = jax.random.split(jax.random.key(values["seed"]))  # as `train` makes them
+        return Meta(
+            lambda _: meta.init(init_key), lambda state, _: meta.step(state, jax.random.fold_in(key, state.step))
+        )
 
-        def step(state: MetaState, _: Key) -> tuple[MetaState, Metrics]:
-            return meta.step(state, jax.random.fold_in(key, state.step))
+    return side_by_side(member, arrays, placement)
 
-        return Meta(lambda _: meta.init(init_key), step)
 
-    places = devices if devices and len(devices) > 1 else None
-    return side_by_side(member, arrays, places, batch_size or (1 if jax.default_backend() == "cpu" else None))
+class _Counted(NamedTuple):
+    """A state that does not count its steps, and their count."""
+
+    state: Any
+    step: Array  # () int32
+
+
+def _counted(meta: Meta) -> Meta:
+    """`meta` with a state that has the field `step`: its own, or one beside it."""
+    if hasattr(jax.eval_shape(meta.init, jax.random.key(0)), "step"):
+        return meta
+
+    def step(counted: _Counted, key: Key) -> tuple[_Counted, Metrics]:
+        state, metrics = meta.step(counted.state, key)
+        return _Counted(state, counted.step + 1), metrics
+
+    return Meta(lambda key: _Counted(meta.init(key), jnp.int32(0)), step)
 
 
 def _part(members: list[dict[str, Any]], log: Log, params: MetaParams) -> Sweep:

@@ -16,16 +16,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
+from metarl.meta import COUNTED, WATCHED, Meta
+from metarl.parallel import agreed, replicated
 from metarl.run import checkpoint
 from metarl.run.checkpoint import Log
-from metarl.meta import Meta, MetaState
 from metarl.run.sinks import Sink
-from metarl.types import Array, Key, MetaParams, Metrics
-
-WATCHED = ("lifetime_loss", "meta_loss")  # metrics that must stay finite
-COUNTED = ("agent_updates", "env_steps")  # metrics of single meta-steps that the log sums up
+from metarl.types import Array, Key, Metrics, PyTree
 
 
 class Interrupted(KeyboardInterrupt):
@@ -63,8 +60,11 @@ def train(
     sinks: Sequence[Sink] = (),
     fingerprint: Mapping[str, Any] | None = None,
     stop_at_nonfinite: bool = True,
-) -> tuple[MetaState, Log]:
-    """Trains for `steps` meta-steps in all and returns the meta-state and the log (metric name -> [steps, ...]).
+) -> tuple[Any, Log]:
+    """Trains for `steps` meta-steps in all and returns the state and the log (metric name -> [steps, ...]).
+
+    `meta` is any pair `(init(key) -> state, step(state, key) -> (state, metrics))` of pure functions, with a state of
+    arrays: a run of `compose`, a plain agent, a sweep.
 
     Meta-steps are counted from 1. Step n's key depends on `seed` and n alone, so a resumed run equals an
     uninterrupted one bit for bit, whatever `chunk` is, and its log holds the earlier steps too.
@@ -75,7 +75,7 @@ def train(
     chunk had ended (with those before a resume, and without those lost in between).
 
     Several processes (`jax.distributed`) that all call this with the same arguments are one run, on all their devices
-    and with one directory that all of them can reach; what an estimator deals out to `jax.devices()` is shared, all
+    and with one directory that all of them can reach; what an estimator shards over `jax.devices()` is shared, all
     else each of them does for itself. The first saves, and a signal to any of them stops all after the same chunk.
 
     Args:
@@ -93,7 +93,8 @@ def train(
     Raises:
         ValueError: an argument is out of range, or (CheckpointError) the checkpoint is unusable.
         FileExistsError, FileNotFoundError: `directory` holds a run without `resume`, or none with it.
-        NonFiniteLoss: `lifetime_loss`, `meta_loss` or a meta-parameter is NaN or infinite; that state is not saved.
+        NonFiniteLoss: a metric `lifetime_loss` or `meta_loss`, or an entry of the state's field `params`, if it has
+            these, is NaN or infinite; that state is not saved.
         Interrupted: SIGINT or SIGTERM came; the chunk was finished and saved first. A second signal kills at once
             (while XLA compiles, only when it has compiled).
     """
@@ -116,7 +117,7 @@ def train(
                 return state, log
             segments = [log]
         caught = stack.enter_context(_signals())
-        everywhere = _everywhere()
+        everywhere = replicated()
         run = _compile(meta.step, template, key, chunk, everywhere)
         state = jax.jit(meta.init)(init_key) if state is None else state
         if everywhere:
@@ -139,8 +140,8 @@ def train(
                     sink.write(done + i + 1, {name: float(average(x[i])) for name, x in rows.items()})
             done += count
             if stop_at_nonfinite:
-                _check_finite(rows, state.params, done, directory)
-            stop = _agreed(caught)  # a signal that comes from here on waits for the next chunk
+                _check_finite(rows, getattr(state, "params", ()), done, directory)
+            stop = agreed(caught)  # a signal that comes from here on waits for the next chunk
             if directory and (stop or done == steps or done % checkpoint_every == 0):
                 checkpoint.save(directory, done, state, checkpoint.concatenate(unsaved), fingerprint, keep)
                 unsaved = []
@@ -149,32 +150,15 @@ def train(
         return state, checkpoint.concatenate(segments)
 
 
-def _everywhere() -> jax.sharding.NamedSharding | None:
-    """A copy on each device of several processes; None, JAX's own choice, for one process."""
-    if jax.process_count() == 1:
-        return None
-    return jax.sharding.NamedSharding(jax.sharding.Mesh(np.asarray(jax.devices()), ("devices",)), jax.P())
-
-
-def _agreed(caught: list[int]) -> list[int]:
-    """The first signal that any process has caught, known to all; empty if there is none."""
-    if jax.process_count() > 1:
-        of_all = multihost_utils.process_allgather(np.int32(caught[0] if caught else 0))
-        return [int(signum) for signum in of_all if signum]
-    return list(caught)
-
-
-def _compile(
-    step: Callable[..., tuple[MetaState, Metrics]], template: MetaState, key: Key, chunk: int, everywhere: Any
-) -> Any:
+def _compile(step: Callable[..., tuple[Any, Metrics]], template: Any, key: Key, chunk: int, everywhere: Any) -> Any:
     """Compiles `(state, done, count) -> (state, metrics [chunk, ...])`: `count` <= chunk meta-steps after step `done`.
 
     The trip count is an argument, so one compilation serves every chunk of a run and a short last one.
     """
     step = jax.jit(step)  # traced once for the shape of its metrics and for the loop
 
-    def run(state: MetaState, done: Array, count: Array) -> tuple[MetaState, Metrics]:
-        def body(i: Array, carry: tuple[MetaState, Metrics]) -> tuple[MetaState, Metrics]:
+    def run(state: Any, done: Array, count: Array) -> tuple[Any, Metrics]:
+        def body(i: Array, carry: tuple[Any, Metrics]) -> tuple[Any, Metrics]:
             state, rows = carry
             state, metrics = step(state, jax.random.fold_in(key, done + i))
             return state, {name: row.at[i].set(metrics[name]) for name, row in rows.items()}
@@ -209,7 +193,7 @@ def _before(segments: list[Log], name: str) -> Any:
     return segments[-1][name][-1] if segments and name in segments[-1] else 0
 
 
-def _check_finite(rows: Log, params: MetaParams, done: int, directory: str | Path | None) -> None:
+def _check_finite(rows: Log, params: PyTree, done: int, directory: str | Path | None) -> None:
     """Checks the metrics of the last chunk, which ended with meta-step `done`, and the meta-parameters after it."""
     saved = checkpoint.steps(directory) if directory else []
     last_good = f"meta-step {saved[-1]} in {directory}" if saved else "none"

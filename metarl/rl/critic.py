@@ -1,0 +1,74 @@
+"""Advantages under a learned value: the targets of actor-critics, and the critic of the meta-objective."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metarl.rl.networks import NetworkFactory
+from metarl.rl.returns import gae
+from metarl.rl.rollout import Model, Rollout, empty_carry, unroll
+from metarl.types import Array, Key, Metrics, Params, PyTree
+
+
+class Targets(NamedTuple):
+    """What an actor-critic learns from one rollout. Leaves [T, E]."""
+
+    advantage: Array
+    returns: Array  # what the value is regressed on: advantage + value
+    value: Array  # before the update
+
+
+def actor_critic_targets(
+    params: Params, model: Model, rollout: Rollout, discount: Array | float, gae_lambda: Array | float
+) -> Targets:
+    """Advantages and returns of a rollout under the output "value" of `model` with `params`; no gradient flows."""
+    outputs, next_outputs = jax.lax.stop_gradient(unroll(model, params, rollout))
+    value = outputs["value"][..., 0]
+    advantage = gae(rollout, value, next_outputs["value"][..., 0], jnp.asarray(discount), jnp.asarray(gae_lambda))
+    return Targets(advantage, advantage + value, value)
+
+
+class Critic(NamedTuple):
+    """The value function that judges the updated agent in the meta-objective; one per lifetime, learned as it lives."""
+
+    optimizer: optax.GradientTransformation
+    steps: int = 1  # gradient steps per rollout
+    discount: Array | float = 0.99
+    gae_lambda: Array | float = 0.95
+    network: NetworkFactory | None = None  # the agent's if None
+
+
+class CriticState(NamedTuple):
+    """A critic in the middle of a lifetime."""
+
+    params: Params
+    opt_state: PyTree
+
+
+def newborn_critic(critic: Critic, model: Model, key: Key) -> CriticState:
+    """A critic at the start of a lifetime; `model` is its network with the output "value"."""
+    params = model.network.init(key)
+    return CriticState(params, critic.optimizer.init(params))
+
+
+def judge(critic: Critic, model: Model, state: CriticState, data: Rollout) -> tuple[Targets, CriticState, Metrics]:
+    """Targets of the rollout `data` under the critic as it is, and the critic after learning from the same rollout."""
+    # the critic has a memory of its own, empty at the start of every rollout
+    data = jax.lax.stop_gradient(data)._replace(carry=empty_carry(model, data.reward.shape[1]))
+    targets = actor_critic_targets(state.params, model, data, critic.discount, critic.gae_lambda)
+
+    def loss(params: Params) -> Array:
+        outputs, _ = unroll(model, params, data)
+        return 0.5 * jnp.square(outputs["value"][..., 0] - targets.returns).mean()
+
+    def learn(state: CriticState, _: None) -> tuple[CriticState, Array]:
+        value, gradient = jax.value_and_grad(loss)(state.params)
+        updates, opt_state = critic.optimizer.update(gradient, state.opt_state, state.params)
+        return CriticState(optax.apply_updates(state.params, updates), opt_state), value
+
+    state, losses = jax.lax.scan(learn, state, None, critic.steps)
+    return targets, jax.lax.stop_gradient(state), {"critic_loss": losses[0]}
