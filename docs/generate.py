@@ -15,9 +15,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("metarl", "envs")  # what has API pages
 ARXIV = re.compile(r"arXiv:?\s+(\d{4}\.\d{4,5})")
-AUTHORS = re.compile(
-    r"([A-Z][\w'-]+(?: (?:et\s+al\.|and [A-Z][\w'-]+))?),?\s+\(?(\d{4}),?\s+\(?arXiv:?\s+(\d{4}\.\d{4,5})"
-)
+NAMES = r"([A-Z][\w'-]+(?: (?:et\s+al\.|and [A-Z][\w'-]+))?)"
+AUTHORS = re.compile(rf"{NAMES},?\s+\(?(\d{{4}}),?(?: \"[^\"]*\")?\s+\(?arXiv:?\s+(\d{{4}}\.\d{{4,5}})")
 NUMBER = r"(-?[\d.]+)"
 ROW = re.compile(rf"^\| ([^|]+) \| {NUMBER} \[{NUMBER}, {NUMBER}\] \|$", re.MULTILINE)
 CURVE = re.compile(r"^Curve of (\w+): (.*)$", re.MULTILINE)
@@ -104,22 +103,34 @@ def _first_line(module: str) -> str:
 
 
 def papers() -> str:
-    """A table of the papers that the sources cite, by their numbers at arXiv, and the files that do."""
-    files: dict[str, set[str]] = defaultdict(set)
+    """A table of the papers that the sources cite by their numbers at arXiv, and of what cites them."""
+    citing: dict[str, dict[str, None]] = defaultdict(dict)
     authors: dict[str, str] = {}
     for package in (*PACKAGES, "experiments"):
         for path in sorted((ROOT / package).rglob("*.py")):
-            text = path.read_text()
-            for number in ARXIV.findall(text):
-                files[number].add(str(path.relative_to(ROOT)))
-            for names, year, number in AUTHORS.findall(" ".join(text.split())):
-                authors.setdefault(number, f"{names} {year}")
+            for name, text in citations(path):
+                for number in ARXIV.findall(text):
+                    citing[number][name] = None
+                for names, year, number in AUTHORS.findall(" ".join(text.split())):
+                    authors.setdefault(number, f"{names} {year}")
     rows = (
-        f"| {authors.get(number, '')} | [{number}](https://arxiv.org/abs/{number}) | "
-        f"{', '.join(f'`{name}`' for name in sorted(files[number]))} |"
-        for number in sorted(files)
+        f"| {authors.get(number, '')} | [{number}](https://arxiv.org/abs/{number}) | {'; '.join(citing[number])} |"
+        for number in sorted(citing)
     )
-    return "| paper | arXiv | files |\n|---|---|---|\n" + "\n".join(rows) + "\n"
+    return "| paper | arXiv | where |\n|---|---|---|\n" + "\n".join(rows) + "\n"
+
+
+def citations(path: Path) -> Iterator[tuple[str, str]]:
+    """What of a file has a docstring, and that docstring; the file itself, and all its text, if no docstring cites."""
+    text, file = path.read_text(), f"`{path.relative_to(ROOT)}`"
+    cited: set[str] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            docstring = ast.get_docstring(node) or ""
+            cited |= set(ARXIV.findall(docstring))
+            yield file if isinstance(node, ast.Module) else f"`{node.name}` in {file}", docstring
+    if set(ARXIV.findall(text)) - cited:
+        yield file, text
 
 
 # Shipped rules
