@@ -167,6 +167,7 @@ def draw_card(path: Path, card: str) -> None:
         axes[-1].plot([float(low), float(high)], [i, i], color="C0", alpha=0.5, linewidth=3)
         axes[-1].plot(float(mean), i, "o", color="C0")
     axes[-1].set_yticks(range(len(shown)), [row[0] for row in shown])
+    axes[-1].margins(y=0.15)
     axes[-1].invert_yaxis()
     axes[-1].set_xlabel("score on held-out levels")
     figure.savefig(path, dpi=80)
@@ -220,8 +221,8 @@ def draw_levels(path: Path, names: tuple[str, ...]) -> None:
 
 def _space(space: object) -> str:
     if hasattr(space, "n"):
-        return f"{space.n} integers"
-    return f"numbers {list(space.shape)}"
+        return f"one of {space.n}"
+    return f"array {list(space.shape)}"
 
 
 def _draw(path: Path, source: str, draw: Callable[[Path], None]) -> None:
