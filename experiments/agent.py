@@ -6,7 +6,7 @@ python -m experiments.agent --preset pendulum --objective dpo   # against --obje
 python -m experiments.agent --env Acrobot-v1 --objective a2c --sweep learning_rate=1e-3,3e-4 entropy_coef=0,0.01
 
 Agents of all seeds live side by side in one compiled program, each on a level of its own. One meta-step of the run is
-one update of every agent.
+one update of every agent. `agent.safetensors` is the best of them, for `metarl.load_agent`.
 """
 
 from __future__ import annotations
@@ -14,40 +14,36 @@ from __future__ import annotations
 import dataclasses
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
-from tyro.conf import arg
 
 import envs
 import metarl
-from experiments import cli, sweeps
-from experiments.agents import family
-from metarl.run.checkpoint import Log
+from experiments import launch, parts
+from metarl.evaluation.families import family
 from metarl.evaluation.measure import normalised_return
-from metarl.meta import InnerLoop, Lifetimes, Meta, MetaState, Objective
-from metarl.rl.networks import NetworkFactory
+from metarl.inner.rl import Agent, Experience
+from metarl.meta import InnerLoop, Meta
+from metarl.rules import Part, Recipe, build
+from metarl.run.checkpoint import Log
+from metarl.run.options import replace
 from metarl.types import Array, Key, Levels, Metrics
 
 FOREVER = 2**31 - 1  # the agents' horizon: no objective here looks at it, and a resumed run may go on longer
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(cli.Run):
-    """A2C, PPO or DPO agents without anything meta-learned, one per seed."""
+class Agents:
+    """What the agents are made of."""
 
-    steps: Annotated[int, arg(aliases=("--updates",))] = 500
-    """Updates of each agent, those before a resume included."""
     env: str = "CartPole-v1"
     """Environment or distribution of levels: any name of envs.names()."""
-    objective: Literal["a2c", "ppo", "dpo"] = "ppo"
-    """What the agents minimise (dpo: PPO with the drift that was discovered in place of its clipping)."""
     num_seeds: int = 8
     """Agents, each with its own seed and level."""
-    learning_rate: float = 1e-3
-    """Adam's learning rate."""
+    network: Literal["auto", "tabular", "mlp", "minatar_conv", "gru"] = "auto"
+    """Their network (auto: that of the papers for this family of environments)."""
     num_envs: int = 8
     """Environments of each agent."""
     rollout_length: int = 128
@@ -56,8 +52,28 @@ class Config(cli.Run):
     """Passes over each rollout."""
     minibatches: int = 4
     """Parts that each pass is cut into, with a gradient step for each."""
-    network: Literal["auto", "tabular", "mlp", "conv", "gru"] = "auto"
-    """What agents are made of (auto: what experiments.agents gives this family of environments)."""
+    eval_episodes: int = 32
+    """Episodes of each agent in the evaluation at the end."""
+
+    def __post_init__(self) -> None:
+        parts.check(self, positive=("num_envs", "rollout_length", "epochs", "minibatches", "eval_episodes"))
+        if self.num_seeds < 2:
+            raise ValueError(f"num_seeds must be at least 2 for an interval, got {self.num_seeds}")
+
+    def make(self) -> Experience:
+        return Experience(self.num_envs, self.rollout_length, self.epochs, self.minibatches)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """How the agents learn."""
+
+    objective: Literal["a2c", "ppo", "dpo"] = "ppo"
+    """What they minimise (dpo: PPO with the drift that was discovered in place of its clipping)."""
+    learning_rate: float = 1e-3
+    """Adam's learning rate."""
+    max_gradient_norm: float = 0.5
+    """Gradients are scaled down to this global norm."""
     discount: float = 0.99
     """Weight of the next step's reward."""
     gae_lambda: float = 0.95
@@ -70,27 +86,38 @@ class Config(cli.Run):
     """Weight of the policy's entropy."""
     normalise_advantage: bool = True
     """Scale advantages to zero mean and unit deviation over each minibatch."""
-    max_gradient_norm: float = 0.5
-    """Gradients are scaled down to this global norm."""
-    eval_episodes: int = 32
-    """Episodes of each agent in the evaluation at the end."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        counts = ("num_envs", "rollout_length", "epochs", "minibatches", "eval_episodes")
-        positive = (*counts, "learning_rate", "clip", "max_gradient_norm")
-        cli.check(self, positive=positive, not_negative=("value_coef", "entropy_coef"))
-        for name in ("discount", "gae_lambda"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
-        if self.num_seeds < 2:
-            raise ValueError(f"num_seeds must be at least 2 for an interval, got {self.num_seeds}")
+        parts.check(
+            self,
+            positive=("learning_rate", "clip", "max_gradient_norm"),
+            not_negative=("value_coef", "entropy_coef"),
+            shares=("discount", "gae_lambda"),
+        )
+        if self.objective != "ppo":
+            parts.refuse_inert(self, ("clip",), f"with objective {self.objective}")
+
+    def recipe(self) -> Part:
+        shared = ("discount", "gae_lambda", "value_coef", "entropy_coef", "normalise_advantage")
+        names = (*shared, "clip") if self.objective == "ppo" else shared
+        return {"name": self.objective, **{name: getattr(self, name) for name in names}}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A2C, PPO or DPO agents without anything meta-learned, one per seed."""
+
+    run: parts.Run = parts.Run(steps=300)
+    sweep: parts.Sweep = parts.Sweep()
+    agents: Agents = Agents()
+    rule: Rule = Rule()
 
 
 PRESETS = {
-    "quick": Config(steps=300, num_envs=16),
-    "catch": Config(env="Catch-bsuite", steps=200, rollout_length=36),
-    "gridworld": Config(
+    "quick": replace(Config(), num_envs=16),
+    "catch": replace(Config(), env="Catch-bsuite", steps=200, rollout_length=36),
+    "gridworld": replace(
+        Config(),
         env="gridworld/small",
         objective="a2c",
         steps=250,
@@ -101,16 +128,18 @@ PRESETS = {
         epochs=1,
         minibatches=1,
     ),
-    "breakout": Config(
+    "breakout": replace(
+        Config(),
         env="Breakout-MinAtar",
         steps=60,
         num_seeds=2,
         num_envs=32,
         rollout_length=64,
         minibatches=8,
-        network="conv",
+        network="minatar_conv",
     ),
-    "pendulum": Config(
+    "pendulum": replace(
+        Config(),
         env="Pendulum-v1",
         steps=150,
         rollout_length=256,
@@ -122,119 +151,99 @@ PRESETS = {
 }
 
 
-class Agent(NamedTuple):
-    """One agent, and the mean return of the episodes that it ended last: a short rollout may see none end."""
+class Population(NamedTuple):
+    """The state of the run: agents of all seeds. Leaves [seeds, ...]."""
 
-    lifetime: Any
-    episode_return: Array  # ()
+    agents: Agent
+    episode_return: Array  # [seeds], of the episodes that ended last: a short rollout may see none end
+
+
+def recipe(config: Config, levels: Levels) -> Recipe:
+    """The agents."""
+    kind, rule = family(config.agents.env, levels.environment), config.rule
+    optimizer = {"learning_rate": rule.learning_rate, "max_norm": rule.max_gradient_norm, "eps": 1e-5}
+    return {
+        "objective": rule.recipe(),
+        "optimizer": {"name": "adam", **optimizer},
+        "network": kind.network if config.agents.network == "auto" else {"name": config.agents.network},
+        "policy": {"name": "by_action_space"},
+        "experience": config.agents.make()._asdict(),
+    }
 
 
 def inner_loop(config: Config, levels: Levels) -> InnerLoop:
     """How an agent learns."""
-    options: dict[str, Any] = {
-        "discount": config.discount,
-        "gae_lambda": config.gae_lambda,
-        "value_coef": config.value_coef,
-        "entropy_coef": config.entropy_coef,
-        "normalise_advantage": config.normalise_advantage,
-    }
-    objectives: dict[str, Objective] = {
-        "a2c": metarl.objectives.a2c(**options),
-        "ppo": metarl.objectives.ppo(clip=config.clip, **options),
-        "dpo": metarl.objectives.dpo(**options),
-    }
-    networks: dict[str, NetworkFactory] = {
-        "auto": family(config.env, levels.env).network,
-        "tabular": metarl.networks.tabular,
-        "mlp": metarl.networks.mlp(),
-        "conv": metarl.networks.minatar_conv(),
-        "gru": metarl.networks.gru(),
-    }
-    return metarl.rl_inner_loop(
-        levels.env,
-        networks[config.network],
-        objectives[config.objective],
-        optax.chain(optax.clip_by_global_norm(config.max_gradient_norm), optax.adam(config.learning_rate, eps=1e-5)),
-        num_envs=config.num_envs,
-        rollout_length=config.rollout_length,
-        epochs=config.epochs,
-        minibatches=config.minibatches,
-        num_eval_episodes=config.eval_episodes,
-    )
+    learner = build(recipe(config, levels))
+    return learner.inner_loop(levels.environment, num_eval_episodes=config.agents.eval_episodes)
 
 
-def make(config: Config, levels: Levels) -> Meta:
-    """All agents of `config` as one run, with state and metrics [seeds]; no agent's step depends on another."""
-    inner = inner_loop(config, levels)
+def make(config: Config, levels: Levels | None = None) -> Meta:
+    """All agents of `config` as one run, with state and metrics [seeds]; no agent's step depends on another.
 
-    def init(key: Key) -> MetaState:
+    On `levels`, or those called `config.agents.env`.
+    """
+    levels = envs.make(config.agents.env) if levels is None else levels
+    inner, count = inner_loop(config, levels), config.agents.num_seeds
+
+    def init(key: Key) -> Population:
         def newborn(key: Key) -> Agent:
             level_key, agent_key = jax.random.split(key)
-            level = levels.sample(level_key)._replace(horizon=jnp.int32(FOREVER))
-            return Agent(inner.init(agent_key, level), jnp.float32(jnp.nan))
+            return inner.init(agent_key, levels.sample(level_key)._replace(horizon=jnp.int32(FOREVER)))
 
-        agents = jax.vmap(newborn)(jax.random.split(key, config.num_seeds))
-        none: dict[str, Any] = dict(params=(), opt_state=(), estimator=(), curriculum=(), score=())
-        return MetaState(step=jnp.int32(0), lifetimes=agents, **none)
+        return Population(jax.vmap(newborn)(jax.random.split(key, count)), jnp.full(count, jnp.nan))
 
-    def step(state: MetaState, key: Key) -> tuple[MetaState, Metrics]:
-        def live(agent: Agent, key: Key) -> tuple[Agent, Metrics]:
-            older, _, metrics = inner.step(inner.init_meta(key), agent.lifetime, key)
-            recent = metrics["episode_return"]
-            recent = jnp.where(jnp.isnan(recent), agent.episode_return, recent)
-            return Agent(older, recent), {**metrics, "episode_return": recent}
-
-        agents, metrics = jax.vmap(live)(state.lifetimes, jax.random.split(key, config.num_seeds))
-        metrics["lifetime_loss"] = metrics["policy_loss"] + metrics["value_loss"]  # training stops if it is not finite
-        metrics["agent_updates"] = jnp.int32(config.num_seeds)
-        metrics["env_steps"] = jnp.int32(config.num_seeds * inner.env_steps)
-        return state._replace(step=state.step + 1, lifetimes=agents), metrics
+    def step(state: Population, key: Key) -> tuple[Population, Metrics]:
+        agents, _, metrics = jax.vmap(inner.step, (None, 0, 0))({}, state.agents, jax.random.split(key, count))
+        recent = metrics["episode_return"]
+        recent = jnp.where(jnp.isnan(recent), state.episode_return, recent)
+        watched = metrics["policy_loss"] + metrics["value_loss"]  # training stops if it is not finite
+        costs = {"agent_updates": jnp.int32(count), "env_steps": metrics["env_steps"].sum()}
+        return Population(agents, recent), {**metrics, "episode_return": recent, "lifetime_loss": watched, **costs}
 
     return Meta(init, step)
 
 
-CURVES = ("episode_return", "policy_entropy", "value_loss")
-
-
-def report(config: Config, levels: Levels, state: MetaState) -> dict[str, dict[str, float]]:
-    """Evaluation returns of the agents: mean over seeds, 95 % interval, worst and best seed.
+def report(config: Config, state: Population, log: Log, directory: Path) -> launch.Report:
+    """Evaluation returns of the agents: mean over seeds, 95 % interval, worst and best seed; saves the best agent.
 
     Beside them newborn agents, whose policy is uniform or nearly so, and the optimum where it is known.
     """
+    levels, count = envs.make(config.agents.env), config.agents.num_seeds
     inner = inner_loop(config, levels)
+    fitness = inner.fitness
+    assert fitness is not None
 
     @jax.jit
-    def play(lifetimes: Lifetimes, key: Key) -> Array:
-        keys = jax.random.split(key, config.num_seeds)
-        return jax.vmap(partial(inner.fitness, inner.init_meta(key)))(lifetimes, keys)
+    def play(agents: Agent, key: Key) -> Array:
+        return jax.vmap(partial(fitness, {}))(agents, jax.random.split(key, count))
 
     def score(returns: Array) -> dict[str, float]:
-        ones = jnp.ones(config.num_seeds)  # on the scale from 0 to 1: returns as they are, resampled over seeds
+        ones = jnp.ones(count)  # on the scale from 0 to 1: returns as they are, resampled over seeds
         interval = normalised_return(returns[None], 0.0 * ones, ones)
         return {**interval._asdict(), "worst": float(returns.min()), "best": float(returns.max())}
 
-    key = jax.random.key(config.seed)
-    trained = state.lifetimes.lifetime
-    newborn = jax.vmap(inner.init)(jax.random.split(key, config.num_seeds), trained.level)
-    results = {"trained": score(play(trained, key)), "newborn": score(play(newborn, key))}
-    if optimum := envs.optimal_return(levels.env):
-        results["optimal"] = score(jax.lax.map(optimum, trained.level.env_params))
+    key, trained = jax.random.key(config.run.seed), state.agents
+    newborn = jax.vmap(inner.init)(jax.random.split(key, count), trained.level)
+    returns = play(trained, key)
+    results = {"trained": score(returns), "newborn": score(play(newborn, key))}
+    if optimum := levels.optimal_return:
+        results["optimal"] = score(jax.lax.map(optimum, trained.level.problem))
+    best: Any = jax.tree.map(lambda x: x[returns.argmax()], trained.params)
+    metarl.save_agent(directory / "agent.safetensors", best, levels.environment, recipe(config, levels))
     return results
 
 
+EXPERIMENT = launch.Experiment(
+    "agent",
+    make,
+    curves=("episode_return", "policy_entropy", "value_loss"),
+    report=report,
+    score="evaluation return",
+)
+
+
 def main(argv: list[str] | None = None) -> None:
-    config = cli.parse(Config, PRESETS, argv)
-    with cli.clean_exit():
-
-        def evaluation(state: MetaState, log: Log, directory: Path) -> cli.Report:
-            return report(config, envs.make(config.env), state)
-
-        score = f"evaluation return on {config.env}"
-
-        def agents(config: Config) -> Meta:
-            return make(config, envs.make(config.env))
-
-        sweeps.launch(agents, config, curves=CURVES, report=evaluation, score=score)
+    launch.main(EXPERIMENT, Config, PRESETS, argv)
 
 
 if __name__ == "__main__":

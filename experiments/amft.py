@@ -484,7 +484,7 @@ def draw(logs: Mapping[str, Log], path: Path) -> None:
         "entropy in nats per token": curves("entropy"),
         "weight of imitation": curves("imitation_weight"),
     }
-    plot.trajectories({name: x for name, x in panels.items() if x}, path, "training step")
+    plot.save(plot.trajectories({name: x for name, x in panels.items() if x}, "training step"), path)
 
 
 if __name__ == "__main__":

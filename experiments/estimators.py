@@ -355,7 +355,8 @@ def draw(rows: Mapping[str, Mapping[str, float]], path: Path) -> None:
         spent = np.geomspace(row["seconds"], max(3e4 * shortest, 100.0 * longest), 200)
         lines[name] = spent, row["cosine"] / np.sqrt(1.0 + row["scaled_variance"] * row["seconds"] / spent)
     dots = {name: (row["seconds"], row["single_cosine"]) for name, row in rows.items()}
-    plot.lines(lines, path, "seconds of estimates, averaged", "cosine with the gradient of the objective", dots)
+    labels = "seconds of estimates, averaged", "cosine with the gradient of the objective"
+    plot.save(plot.lines(lines, *labels, x_scale="log", dots=dots), path)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -148,7 +148,7 @@ def write(
     rows = {name: {h: interval._asdict() for h, interval in row.items()} for name, row in report.items()}
     cli.write_json(directory / "horizons.json", rows)
     cli.show_intervals(report, "lifetime", SCORE)
-    plot.over_horizons(report, directory / "horizons.png", SCORE, trained)
+    plot.save(plot.over_horizons(report, SCORE, trained), directory / "horizons.png")
 
 
 def _kind(rule: Trained) -> dict[str, Any]:

@@ -25,42 +25,49 @@ import optax
 
 import envs
 import metarl
-from envs import tasks as supervised
-from experiments import cli, evolution, sweeps, updates
-from experiments.report import HELD_OUT
-from metarl import networks, objectives
-from metarl.run.checkpoint import Log
+from envs import tasks
+from experiments import launch, parts
+from metarl import networks, objectives, plot
+from metarl.curricula import uniform
+from metarl.evaluation.held_out import HELD_OUT
 from metarl.evaluation.measure import final_returns, normalised_return
-from metarl.meta import InnerLoop, LearnedOptimizer, Meta, MetaState, Objective
-from metarl.inner.mixture import mixed, mixture
+from metarl.evaluation.updates import draw_sizes, draw_update
+from metarl.inner.mixture import mixed_levels, mixture
+from metarl.inner.rl import Experience
+from metarl.inner.supervised import supervised_inner_loop, task_levels
+from metarl.meta import InnerLoop, Meta, MetaState
+from metarl.optimizers.learned import LearnedOptimizer
 from metarl.optimizers.open import Group
 from metarl.optimizers.per_parameter import clip_by_network
-from metarl.rules import Recipe, cook, load_rule
-from metarl.inner.supervised import levels as problems
-from metarl.inner.supervised import supervised_inner_loop
+from metarl.parallel import Placement, dividing
+from metarl.rules import Part, Recipe, build_part, load_rule
+from metarl.run.checkpoint import Log
+from metarl.run.options import replace
 from metarl.types import Array, Key, Level, Levels, Task
 
-CURVES = ("fitness", "fitness_max", "meta_gradient_norm", "meta_gradient_cosine", "nonfinite_members")
 OptimizerName = Literal["open", "open_feedforward", "no_features", "adafac", "schedule"]
 Rate = Array | float
 
 RATES = np.logspace(-3.5, 1.0, 10)  # of the sweep of every plain optimizer
 TASKS: dict[str, Callable[[], Task]] = {
-    "supervised/digits": supervised.mlp_digits,
-    "supervised/logistic": supervised.logistic_digits,
-    "supervised/quadratic": supervised.quadratic,
+    "supervised/digits": tasks.mlp_digits,
+    "supervised/logistic": tasks.logistic_digits,
+    "supervised/quadratic": tasks.quadratic,
 }
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(evolution.Evolution):
-    """A learned optimizer, meta-trained by evolution strategies."""
+class More:
+    """What else is learned with the optimizer."""
 
-    levels: str = "supervised/digits"
-    """What is learned with it: any name of envs.names(), or supervised/digits, supervised/logistic or
-    supervised/quadratic."""
     more_levels: tuple[str, ...] = ()
-    """More of them, each with a lifetime of its own in every member: fitness is then relative to tuned Adam's."""
+    """More distributions, each with a lifetime of its own in every member: fitness is relative to tuned Adam's."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """The learned optimizer."""
+
     optimizer: OptimizerName = "open"
     """Which optimizer is learned."""
     without: tuple[Group, ...] = ()
@@ -71,76 +78,165 @@ class Config(evolution.Evolution):
     """Of the optimizer's other layers."""
     scale: float = 1e-3
     """Size of an update whose output is 1 (schedule: its learning rate at the start)."""
+
+    def __post_init__(self) -> None:
+        parts.check(self, positive=("hidden", "width", "scale"))
+        if self.optimizer != "open":
+            parts.refuse_inert(self, ("hidden",), f"with optimizer {self.optimizer}")
+        if not self.optimizer.startswith("open"):
+            parts.refuse_inert(self, ("without",), f"with optimizer {self.optimizer}")
+        if self.optimizer == "schedule":
+            parts.refuse_inert(self, ("width",), "with optimizer schedule")
+
+    def recipe(self) -> Part:
+        if self.optimizer == "schedule":
+            return {"name": "schedule", "learning_rate": self.scale}
+        sizes: dict[str, Any] = {"width": self.width, "scale": self.scale}
+        if self.optimizer.startswith("open"):
+            hidden = self.hidden if self.optimizer == "open" else 0
+            return {"name": "open_rl", "hidden": hidden, "without": self.without, **sizes}
+        return {"name": self.optimizer, **sizes}
+
+    def make(self, **options: Any) -> LearnedOptimizer:
+        """The optimizer; its `max_norm` is its own unless given."""
+        return build_part("optimizer", {**self.recipe(), **options})
+
+
+@dataclasses.dataclass(frozen=True)
+class Agents:
+    """The agents, if there are any."""
+
     objective: Literal["ppo", "lpg"] = "ppo"
-    """Agents: what they follow. That of LPG is learned together with the optimizer, and plain optimizers follow PPO."""
+    """What they follow. That of LPG is learned together with the optimizer, and plain optimizers follow PPO."""
     rule: str = ""
-    """Agents: an LPG that all follow as it is: the name of a shipped one, or the rule.safetensors of a run."""
+    """An LPG that all follow as it is: the name of a shipped one, or the rule.safetensors of a run."""
     rule_hidden: int = 32
-    """Agents: width of LPG's GRU, if it is learned."""
+    """Width of LPG's GRU, if it is learned."""
+    temporal: bool = False
+    """Let LPG, if it is learned, see the agent's age and how long it will live."""
     network: tuple[int, ...] = ()
-    """Agents: hidden layers (none: tables where observations are integers, else 64 and 64)."""
+    """Hidden layers (none: tables where observations are integers, else 64 and 64)."""
+    num_envs: int = 16
+    """Environments of each agent."""
+    rollout_length: int = 20
+    """Environment steps between two agent updates."""
     epochs: int = 2
-    """Agents: passes over each rollout (LPG: 1)."""
+    """Passes over each rollout (LPG: 1)."""
     minibatches: int = 2
-    """Agents: parts that each pass is cut into, with a gradient step for each (LPG: 1)."""
+    """Parts that each pass is cut into, with a gradient step for each (LPG: 1)."""
     entropy_coef: float = 0.01
-    """Agents: weight of the entropy of PPO's policy in its loss."""
+    """Weight of the entropy of PPO's policy in its loss."""
+
+    def __post_init__(self) -> None:
+        positive = ("rule_hidden", "num_envs", "rollout_length", "epochs", "minibatches")
+        parts.check(self, positive=positive, not_negative=("entropy_coef",))
+        if self.objective != "lpg":
+            parts.refuse_inert(self, ("rule", "rule_hidden", "temporal"), f"with objective {self.objective}")
+        elif self.rule:
+            parts.refuse_inert(self, ("rule_hidden", "temporal"), "with a rule that is learned already")
+        if min(self.network, default=1) < 1:
+            raise ValueError(f"network must have sizes of at least 1, got {self.network}")
+
+    def lpg(self) -> Part:
+        """LPG, to be learned by evolution, whose whole meta-objective is fitness."""
+        regularisers = ("policy_entropy_coef", "y_entropy_coef", "pi_hat_coef", "y_hat_coef")
+        own = {"hidden": self.rule_hidden, "temporal": self.temporal}
+        return {"name": "lpg", **own, **dict.fromkeys(regularisers, 0.0)}
+
+    def ppo(self) -> metarl.Objective:
+        return objectives.ppo(entropy_coef=self.entropy_coef)
+
+    def make(self) -> metarl.Objective:
+        """What the agents of the learned optimizer follow. Raises ValueError if `rule` is no LPG."""
+        if self.objective == "ppo":
+            return self.ppo()
+        if not self.rule:
+            return build_part("objective", self.lpg())
+        rule = load_rule(self.rule)
+        if rule.objective is None or rule.card["recipe"]["objective"]["name"] != "lpg":
+            raise ValueError(f"rule must have learned an LPG, got {self.rule!r}: {rule.card['recipe']}")
+        return rule.objective
+
+    def experience(self, objective: str) -> Experience:
+        # LPG's targets are for one step on the whole rollout
+        passes = (self.epochs, self.minibatches) if objective == "ppo" else (1, 1)
+        return Experience(self.num_envs, self.rollout_length, *passes)
+
+    def network_part(self, env: Any) -> Part:
+        integers = hasattr(env.observation_space(env.default_params), "n")
+        return {"name": "tabular"} if integers and not self.network else {"name": "mlp", "sizes": self.network or (64, 64)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+    """The sweep of the plain optimizers that the report compares with."""
+
     tuning_levels: int = 8
     """Training levels on which the rates of plain optimizers are swept, with `tuning_seeds` agents each."""
     tuning_seeds: int = 4
     """Agents per level in the sweep."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        cli.check(
-            self,
-            positive=(
-                *("hidden", "width", "scale", "rule_hidden", "epochs", "minibatches", "tuning_levels", "tuning_seeds"),
-            ),
-            not_negative=("entropy_coef",),
-        )
-        if self.without and not self.optimizer.startswith("open"):
-            raise ValueError(f"without is for the features of open, got optimizer {self.optimizer!r}")
-        if self.rule and self.objective != "lpg":
-            raise ValueError(f"rule needs objective lpg, got {self.objective!r}")
-        if self.rule and set(self.places) <= set(TASKS):
-            raise ValueError(f"rule is for agents, got levels {self.levels!r}")
+        parts.check(self, positive=("tuning_levels", "tuning_seeds"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A learned optimizer, meta-trained by evolution strategies."""
+
+    run: parts.Run = parts.Run()
+    sweep: parts.Sweep = parts.Sweep()
+    distribution: parts.Distribution = parts.Distribution("supervised/digits", longest_life=250, shortest_life=10)
+    more: More = More()
+    learned: Optimizer = Optimizer()
+    agents: Agents = Agents()
+    estimator: parts.Evolution = parts.Evolution()
+    optimizer: parts.DecayedAdam = parts.DecayedAdam()
+    tuning: Tuning = Tuning()
+    held_out: parts.HeldOut = parts.HeldOut(32, 4, 128)
+
+    def __post_init__(self) -> None:
+        parts.check(self.distribution, positive=("longest_life", "shortest_life"))
         if len(set(self.places)) < len(self.places):
             raise ValueError(f"levels must be different, got {self.places}")
-        if min(self.network, default=1) < 1:
-            raise ValueError(f"network must have sizes of at least 1, got {self.network}")
-        if self.score != "uniform":
-            raise ValueError(f"score must be uniform: fitness is all that is known of an optimizer, got {self.score!r}")
+        if self.supervised:
+            names = [field.name for field in dataclasses.fields(self.agents)]
+            parts.refuse_inert(self.agents, names, f"on {', '.join(self.places)}, which have no agents")
+        parts.refuse_inert(self.held_out, ("held_out_horizons",), "here, where reports are over one horizon")
 
     @property
     def places(self) -> tuple[str, ...]:
-        """All that is learned with the optimizer."""
-        return self.levels, *self.more_levels
+        """All that is learned with the optimizer: names of envs.names(), or of `TASKS`."""
+        return self.distribution.levels, *self.more.more_levels
+
+    @property
+    def supervised(self) -> bool:
+        """Whether there are no agents."""
+        return set(self.places) <= set(TASKS)
 
 
-GRIDWORLD = Config(
+GRIDWORLD = replace(
+    Config(),
     levels="gridworld/small",
     steps=40,
     chunk=5,
     scale=0.1,
     longest_life=100,
     shortest_life=100,
-    num_pairs=16,
     num_envs=8,
     learning_rate=0.03,
     sigma=0.03,
     shaping="centred_ranks",
-    temporal=False,
 )
 PRESETS = {
-    "quick": Config(
+    "quick": replace(
+        Config(),
         steps=100,
         optimizer="adafac",
         shortest_life=200,
         longest_life=200,
         num_pairs=8,
         held_out_levels=4,
-        temporal=False,
         shaping="centred_ranks",
         learning_rate=0.03,
         sigma=0.03,
@@ -148,8 +244,9 @@ PRESETS = {
         tuning_levels=2,
     ),
     "gridworld": GRIDWORLD,
-    "mixture": dataclasses.replace(GRIDWORLD, more_levels=("bandit/bernoulli",)),
-    "minatar": Config(
+    "mixture": replace(GRIDWORLD, more_levels=("bandit/bernoulli",)),
+    "minatar": replace(
+        Config(),
         levels="Breakout-MinAtar",
         steps=500,
         shortest_life=250,
@@ -164,28 +261,24 @@ PRESETS = {
         sigma_decay=0.999,
         learning_rate=0.03,
         shaping="centred_ranks",
-        temporal=False,
     ),
 }
 
 
 def recipe(config: Config) -> Recipe:
-    """The optimizer that is meta-trained, and LPG if it is, too."""
-    sizes: dict[str, Any] = {"width": config.width, "scale": config.scale}
-    parts: dict[str, dict[str, Any]] = {"optimizer": {"name": config.optimizer, **sizes}}
-    if config.optimizer == "schedule":
-        parts["optimizer"] = {"name": "schedule", "learning_rate": config.scale}
-    elif config.optimizer.startswith("open"):
-        hidden = config.hidden if config.optimizer == "open" else 0
-        parts["optimizer"] = {"name": "open_rl", "hidden": hidden, "without": config.without, **sizes}
-    if config.objective == "lpg" and not config.rule and not set(config.places) <= set(TASKS):
-        parts["objective"] = {"name": "lpg", "hidden": config.rule_hidden, "temporal": config.temporal}
-    return parts
-
-
-def learned(config: Config, **options: Any) -> LearnedOptimizer:
-    """The optimizer of `recipe`; its `max_norm` is its own unless given."""
-    return cook({"optimizer": {**recipe(config)["optimizer"], **options}})["optimizer"]
+    """The optimizer that is meta-trained, in the agents that follow it first; LPG too, if it is learned."""
+    agents, first = config.agents, next((x for x in config.places if x not in TASKS), None)
+    if first is None:
+        return {"optimizer": config.learned.recipe()}
+    ppo: Part = {"name": "ppo", "entropy_coef": agents.entropy_coef}
+    objective = agents.lpg() if agents.objective == "lpg" and not agents.rule else ppo
+    return {
+        "objective": objective,
+        "optimizer": config.learned.recipe(),
+        "network": agents.network_part(envs.make(first).environment),
+        "policy": {"name": "by_action_space"},
+        "experience": agents.experience(objective["name"])._asdict(),
+    }
 
 
 def _clipped(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -212,51 +305,32 @@ class Place(NamedTuple):
 
 def place(config: Config, name: str) -> Place:
     """The problems called `name`. Raises ValueError for an unknown name."""
+    longest = config.distribution.longest_life
     if name in TASKS:
         task = TASKS[name]()
         return Place(
-            problems(task, config.longest_life),
+            task_levels(task, longest),
             partial(supervised_inner_loop, task),
-            lambda make: supervised_inner_loop(task, make(config.longest_life)),
+            lambda make: supervised_inner_loop(task, make(longest)),
         )
-    levels = envs.make(name, config.lifetimes)
-    integers = hasattr(levels.env.observation_space(levels.env.default_params), "n")
-    network = networks.tabular if integers and not config.network else networks.mlp(config.network or (64, 64))
-    ppo = objectives.ppo(entropy_coef=config.entropy_coef)
-    ours = ppo if config.objective == "ppo" else lpg(config)
-    theirs = ours if config.rule else ppo
+    agents = config.agents
+    levels = envs.make(name, config.distribution.lifetimes)
+    network: networks.NetworkFactory = build_part("network", agents.network_part(levels.environment))
+    ours, theirs = agents.make(), agents.make() if agents.rule else agents.ppo()
 
-    def agents(
-        objective: Objective, make: Callable[[int], LearnedOptimizer | optax.GradientTransformation]
-    ) -> InnerLoop:
-        # LPG's targets are for one step on the whole rollout
-        epochs, minibatches = (config.epochs, config.minibatches) if objective is ppo else (1, 1)
+    def inner_loop(objective: metarl.Objective, kind: str, make: Callable[[int], Any]) -> InnerLoop:
+        experience = agents.experience(kind)
         return metarl.rl_inner_loop(
-            levels.env,
+            levels.environment,
             network,
             objective,
-            make(config.longest_life * epochs * minibatches),
-            num_envs=config.num_envs,
-            rollout_length=config.rollout_length,
-            epochs=epochs,
-            minibatches=minibatches,
-            num_eval_episodes=config.eval_episodes,
+            make(longest * experience.epochs * experience.minibatches),
+            experience,
+            num_eval_episodes=config.estimator.eval_episodes,
         )
 
-    return Place(levels, lambda optimizer: agents(ours, lambda total: optimizer), partial(agents, theirs))
-
-
-def lpg(config: Config) -> Objective:
-    """A learned objective: to be learned, or the one that `config.rule` has learned.
-
-    Raises ValueError if that is no LPG.
-    """
-    if not config.rule:
-        return cook(recipe(config))["objective"]
-    rule = load_rule(config.rule)
-    if rule.objective is None or rule.card["recipe"]["objective"]["name"] != "lpg":
-        raise ValueError(f"rule must have learned an LPG, got {config.rule!r}: {rule.card['recipe']}")
-    return rule.objective
+    plain = partial(inner_loop, theirs, "lpg" if agents.rule else "ppo")
+    return Place(levels, lambda optimizer: inner_loop(ours, agents.objective, lambda total: optimizer), plain)
 
 
 def tune(
@@ -264,16 +338,16 @@ def tune(
 ) -> tuple[float, float]:
     """The best of `RATES` for a plain optimizer, by the final fitness on levels like those of training, and that.
 
-    All rates at once: `tuning_levels` levels, `tuning_seeds` agents each, of the run's seed. Who diverges is worst.
+    All rates at once: `tuning_levels` levels, `tuning_seeds` agents each, of the run's seed. One that diverges is last.
     """
-    level_key, key = jax.random.split(jax.random.key(config.seed))
-    levels = _living(config, where, level_key, config.tuning_levels)
+    level_key, key = jax.random.split(jax.random.key(config.run.seed))
+    levels = _living(config, where, level_key, config.tuning.tuning_levels)
     rates = jnp.asarray(RATES, jnp.float32)
-    batch = max(config.held_out_batch // len(rates), 1)
+    placement = Placement(batch_size=max(config.held_out.held_out_batch // len(rates), 1))
 
     def fitness(rate: Array) -> Array:
         inner = where.plain(partial(make, rate))
-        final = partial(final_returns, inner, num_seeds=config.tuning_seeds, batch_size=batch)
+        final = partial(final_returns, inner, num_seeds=config.tuning.tuning_seeds, placement=placement)
         return final(inner.init_meta(key), levels, key).mean()
 
     found = jax.jit(jax.vmap(fitness))(rates)
@@ -285,16 +359,16 @@ def scale(config: Config, where: Place, name: str) -> float:
     """What fitness there is divided by in a mixture: tuned Adam's return, or the loss before any training."""
     if name not in TASKS:
         return abs(tune(config, where, PLAIN["adam"])[1])
-    key = jax.random.key(config.seed)
-    levels = _living(config, where, key, config.tuning_levels, horizon=0)
-    inner = where.inner_loop(learned(config))
-    newborn = final_returns(inner, inner.init_meta(key), levels, key, num_seeds=config.tuning_seeds)
+    key = jax.random.key(config.run.seed)
+    levels = _living(config, where, key, config.tuning.tuning_levels, horizon=0)
+    inner = where.inner_loop(config.learned.make())
+    newborn = final_returns(inner, inner.init_meta(key), levels, key, num_seeds=config.tuning.tuning_seeds)
     return float(jnp.abs(newborn.mean()))
 
 
 def _living(config: Config, where: Place, key: Key, count: int, horizon: int | None = None) -> Level:
     levels = jax.vmap(where.levels.sample)(jax.random.split(key, count))
-    return levels._replace(horizon=jnp.full(count, config.longest_life if horizon is None else horizon))
+    return levels._replace(horizon=jnp.full(count, config.distribution.longest_life if horizon is None else horizon))
 
 
 def judge(config: Config, where: Place, params: Any) -> dict[str, dict[str, float]]:
@@ -303,22 +377,22 @@ def judge(config: Config, where: Place, params: Any) -> dict[str, dict[str, floa
     As `{name: {mean, low, high, rate}}`, with the same levels and seeds for all, and by them the differences of the
     learned one from the others.
     """
+    options = config.held_out
     level_key, key = jax.random.split(jax.random.key(HELD_OUT))
-    levels = _living(config, where, level_key, config.held_out_levels)
-    devices = cli.devices_dividing(config.held_out_levels * config.held_out_seeds)
-    options: dict[str, Any] = {"batch_size": config.held_out_batch, "devices": devices}
+    levels = _living(config, where, level_key, options.held_out_levels)
+    placement = Placement(dividing(options.held_out_levels * options.held_out_seeds), options.held_out_batch)
 
     def fitness(inner: InnerLoop, params: Any) -> Array:
-        final = partial(final_returns, inner, num_seeds=config.held_out_seeds, **options)
+        final = partial(final_returns, inner, num_seeds=options.held_out_seeds, placement=placement)
         return jax.block_until_ready(jax.jit(final)(params, levels, key))  # as in `Judge.players`
 
-    inner = where.inner_loop(learned(config))
+    inner = where.inner_loop(config.learned.make())
     rates = {name: tune(config, where, make)[0] for name, make in PLAIN.items()}
     scores = {"trained": fitness(inner, params), "newborn": fitness(inner, inner.init_meta(jax.random.key(0)))}
     for name, rate in rates.items():
         plain = where.plain(partial(PLAIN[name], rate))
         scores[name] = fitness(plain, plain.init_meta(key))
-    zero, one = jnp.zeros(config.held_out_levels), jnp.ones(config.held_out_levels)
+    zero, one = jnp.zeros(options.held_out_levels), jnp.ones(options.held_out_levels)
     lead = {f"trained minus {name}": scores["trained"] - x for name, x in scores.items() if name != "trained"}
     return {
         name: {**normalised_return(x, zero, one)._asdict(), "rate": rates.get(name, float("nan"))}
@@ -327,41 +401,50 @@ def judge(config: Config, where: Place, params: Any) -> dict[str, dict[str, floa
 
 
 def make(config: Config, scales: Sequence[float] = ()) -> Meta:
-    """The meta-training run that `config` describes; of a mixture, with what fitness is divided by in each place."""
+    """The meta-training run that `config` describes; in a mixture, with what fitness is divided by in each place."""
     places = {name: place(config, name) for name in config.places}
-    inners = [where.inner_loop(learned(config)) for where in places.values()]
+    inners = [where.inner_loop(config.learned.make()) for where in places.values()]
     inner, levels = inners[0], next(iter(places.values())).levels
-    if config.more_levels:
+    if config.more.more_levels:
         inner = mixture(inners, scales)
-        levels = mixed([where.levels for where in places.values()])
-    return evolution.make(config, levels, inner)
+        levels = mixed_levels([where.levels for where in places.values()])
+    estimator = config.estimator.make(config.distribution.longest_life)
+    return metarl.compose(inner, estimator, config.optimizer.make(), uniform(levels), config.estimator.num_lifetimes)
 
 
-def run(config: Config) -> cli.Report:
-    """Meta-trains, draws, and reports on held-out levels: the report, empty without `held_out_seeds`."""
-    table: cli.Report = {}
+def prepare(config: Config) -> dict[str, Any]:
+    """The scales of a mixture."""
+    if not config.more.more_levels:
+        return {}
+    return {"scales": [scale(config, place(config, name), name) for name in config.places]}
 
-    def report(state: MetaState, log: Log, directory: Path) -> cli.Report:
-        nonlocal table
-        updates.draw(learned(config, max_norm=None), state.params["optimizer"], directory / "update.png")
-        for name in config.places if config.held_out_seeds else ():
-            prefix = f"{name}: " if config.more_levels else ""
-            found = judge(config, place(config, name), state.params)
-            table = {**table, **{prefix + row: x for row, x in found.items()}}
-        return table
 
-    score = "fitness after training (return, or minus the loss)"
-    scales = [scale(config, place(config, name), name) for name in config.places] if config.more_levels else []
-    sweeps.launch(partial(make, scales=scales), config, curves=CURVES, report=report, score=score, recipe=recipe)
+def report(config: Config, state: MetaState, log: Log, directory: Path) -> launch.Report:
+    """Draws the updates, and compares on held-out levels: the table is empty without `held_out_seeds`."""
+    unclipped, params = config.learned.make(max_norm=None), state.params["optimizer"]
+    plot.save(draw_update(unclipped, params), directory / "update.png")
+    plot.save(draw_sizes(unclipped, params), directory / "update_sizes.png")
+    table: dict[str, dict[str, float]] = {}
+    for name in config.places if config.held_out.held_out_seeds else ():
+        prefix = f"{name}: " if config.more.more_levels else ""
+        table |= {prefix + row: x for row, x in judge(config, place(config, name), state.params).items()}
     return table
 
 
+EXPERIMENT = launch.Experiment(
+    "learned_optimizer",
+    make,
+    curves=("fitness", "fitness_max", "meta_gradient_norm", "meta_gradient_cosine", "nonfinite_members"),
+    recipe=recipe,
+    report=report,
+    score="fitness after training (return, or minus the loss)",
+    shards=True,
+    prepare=prepare,
+)
+
+
 def main(argv: list[str] | None = None) -> None:
-    config = cli.parse(Config, PRESETS, argv)
-    cli.one_device_per_core()
-    with cli.clean_exit():
-        cli.join(config)
-        run(config)
+    launch.main(EXPERIMENT, Config, PRESETS, argv)
 
 
 if __name__ == "__main__":

@@ -8,124 +8,129 @@ python -m experiments.lpo --start scratch
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING, Any
 
-import optax
-
-import metarl
-from experiments import cli, curriculum, evolution, inside
-from experiments.agents import family
-from metarl.meta import InnerLoop, Objective
+from experiments import launch, meta_training, parts
+from experiments.parts import EVOLUTION_CURVES
+from metarl.evaluation.families import family
+from metarl.evaluation.surfaces import draw_lpo
+from metarl.inner.rl import Experience
 from metarl.objectives.lpo import Start
-from metarl.rules import Recipe, cook
-from metarl.types import Levels
+from metarl.rules import Part, Recipe
+from metarl.run.options import replace
+from metarl.types import MetaParams
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(evolution.Evolution):
-    """Learned policy optimisation, meta-trained by evolution strategies."""
+class Agents:
+    """PPO agents."""
 
-    temporal: bool = False
-    """Let the drift change with the agent's age (TA-LPO)."""
-    levels: str = "cartpole/varied"
-    """Distribution of levels to meta-train on: any name of envs.names()."""
-    longest_life: int = 40
-    """... to here."""
     num_envs: int = 4
     """Environments of each agent."""
     rollout_length: int = 32
     """Environment steps between two agent updates."""
-    start: Start = "ppo"
-    """What the drift is before its training: PPO's, or a random network's."""
-    hidden: int = 128
-    """Width of the drift network."""
-    clip: float = 0.2
-    """How far PPO's probability ratio may move before its drift sets in."""
     epochs: int = 10
     """Passes over each rollout."""
     minibatches: int = 4
     """Parts that each pass is cut into, with a gradient step for each."""
     agent_learning_rate: float = 1e-3
     """Adam's learning rate for the agents."""
-    entropy_coef: float = 0.01
-    """Weight of the agents' policy entropy in their loss."""
-    held_out_levels: int = 64
-    """Levels of the reports at the end, never trained on."""
-    held_out_horizons: tuple[int, ...] = (10, 20, 40, 80, 160)
-    """Lifetimes at which the horizon plot compares rules, in agent updates."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        positive = ("hidden", "clip", "epochs", "minibatches", "agent_learning_rate")
-        cli.check(self, positive=positive, not_negative=("entropy_coef",))
+        positive = ("num_envs", "rollout_length", "epochs", "minibatches", "agent_learning_rate")
+        parts.check(self, positive=positive)
+
+    def make(self) -> Experience:
+        return Experience(self.num_envs, self.rollout_length, self.epochs, self.minibatches)
 
 
-# what `plain_agent` reads
-PLAIN_FIELDS = ("clip", "epochs", "minibatches", "agent_learning_rate", "entropy_coef", "eval_episodes")
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """The learned drift."""
 
-LONG = (25, 100, 250, 500, 1000)
+    temporal: bool = False
+    """Let the drift change with the agent's age (TA-LPO)."""
+    start: Start = "ppo"
+    """What the drift is before its training: PPO's, or a random network's."""
+    hidden: int = 128
+    """Width of the drift network."""
+    clip: float = 0.2
+    """How far PPO's probability ratio may move before its drift sets in."""
+    entropy_coef: float = 0.01
+    """Weight of the agents' policy entropy in their loss."""
+
+    def __post_init__(self) -> None:
+        parts.check(self, positive=("hidden", "clip"), not_negative=("entropy_coef",))
+
+    def recipe(self) -> Part:
+        return {"name": "lpo", **vars(self)}
+
+    def draw(self, params: MetaParams, longest_life: int) -> Figure:
+        """What the rule computes, of its meta-parameters."""
+        return draw_lpo(params, longest_life, self.start, self.clip)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Learned policy optimisation, meta-trained by evolution strategies."""
+
+    run: parts.Run = parts.Run()
+    sweep: parts.Sweep = parts.Sweep()
+    distribution: parts.Distribution = parts.Distribution("cartpole/varied", longest_life=40, shortest_life=10)
+    agents: Agents = Agents()
+    rule: Rule = Rule()
+    estimator: parts.Evolution = parts.Evolution()
+    optimizer: parts.DecayedAdam = parts.DecayedAdam()
+    replay: parts.Replay = parts.Replay()
+    held_out: parts.HeldOut = parts.HeldOut(64, 4, 128, (10, 20, 40, 80, 160))
+
+    def __post_init__(self) -> None:
+        parts.check_whole_lifetimes(self)
+
+
+GRIDWORLD = replace(
+    Config(),
+    levels="gridworld/all_vrandlife",
+    longest_life=250,
+    agent_learning_rate=0.03,
+    held_out_horizons=(25, 100, 250, 500, 1000),
+)
 PRESETS = {
-    "quick": Config(steps=100, num_pairs=16, batch_size=4, learning_rate_decay=0.98),
-    "small": Config(
-        levels="gridworld/all_vrandlife",
-        longest_life=250,
-        steps=1_000,
-        num_pairs=64,
-        agent_learning_rate=0.03,
-        held_out_horizons=LONG,
-    ),
-    "paper": Config(
-        levels="gridworld/all_vrandlife",
-        longest_life=250,
-        steps=2_500,
-        num_pairs=512,
-        num_envs=64,
-        agent_learning_rate=0.03,
-        held_out_levels=256,
-        held_out_horizons=LONG,
-    ),
+    "quick": replace(Config(), steps=100, num_pairs=16, batch_size=4, learning_rate_decay=0.98),
+    "small": replace(GRIDWORLD, steps=1_000, num_pairs=64),
+    "paper": replace(GRIDWORLD, steps=2_500, num_pairs=512, num_envs=64, held_out_levels=256),
 }
 
 
 def recipe(config: Config) -> Recipe:
-    """PPO's objective, with a learned drift."""
-    options = {name: getattr(config, name) for name in ("clip", "entropy_coef", "temporal", "start", "hidden")}
-    return {"objective": {"name": "lpo", **options}}
+    """PPO agents of the family of the levels, with a learned drift."""
+    return _agents(config, config.rule.recipe())
 
 
-def objective(config: Config) -> Objective:
-    """That of `recipe`."""
-    return cook(recipe(config))["objective"]
-
-
-def inner_loop(config: Config, levels: Levels) -> InnerLoop:
-    """PPO agents of the kind that `config.levels` asks for, with a learned drift."""
-    return _agent(config, levels, objective(config))
-
-
-def plain_agent(config: Config, levels: Levels) -> tuple[str, InnerLoop]:
+def plain(config: Config) -> tuple[str, Recipe]:
     """The same agents with PPO's own drift."""
-    return "ppo", _agent(config, levels, metarl.objectives.ppo(clip=config.clip, entropy_coef=config.entropy_coef))
+    return "ppo", _agents(config, {"name": "ppo", "clip": config.rule.clip, "entropy_coef": config.rule.entropy_coef})
 
 
-def _agent(config: Config, levels: Levels, objective: Objective) -> InnerLoop:
-    kind = family(config.levels, levels.env)
-    return metarl.rl_inner_loop(
-        levels.env,
-        kind.network,
-        objective,
-        optax.chain(optax.clip_by_global_norm(0.5), optax.adam(config.agent_learning_rate, eps=1e-5)),
-        num_envs=config.num_envs,
-        rollout_length=config.rollout_length,
-        epochs=config.epochs,
-        minibatches=config.minibatches,
-        critic=curriculum.critic(config, kind.critic),
-        num_eval_episodes=config.eval_episodes,
-    )
+def _agents(config: Config, objective: Part) -> Recipe:
+    rate = config.agents.agent_learning_rate
+    return {
+        "objective": objective,
+        "optimizer": {"name": "adam", "learning_rate": rate, "max_norm": 0.5, "eps": 1e-5},
+        "network": family(config.distribution.levels, config.distribution.make().environment).network,
+        "policy": {"name": "by_action_space"},
+        "experience": config.agents.make()._asdict(),
+    }
+
+
+EXPERIMENT = meta_training.experiment("lpo", meta_training.Objectives(recipe, plain), EVOLUTION_CURVES, shards=True)
 
 
 def main(argv: list[str] | None = None) -> None:
-    experiment = evolution.Experiment(inner_loop, recipe, plain_agent, inside.draw_lpo)
-    evolution.main(experiment, cli.parse(Config, PRESETS, argv))
+    launch.main(EXPERIMENT, Config, PRESETS, argv)
 
 
 if __name__ == "__main__":

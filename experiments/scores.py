@@ -128,7 +128,7 @@ def main(argv: list[str] | None = None) -> None:
             print(f"{score:20} {row['mean']:6.2f} [{row['low']:.2f}, {row['high']:.2f}]")
         cli.write_json(directory / "scores.json", {"rho": rows, "scores": values})
         intervals = {score: (row["mean"], row["low"], row["high"]) for score, row in rows.items()}
-        plot.intervals(intervals, directory / "scores.png", f"Spearman's rho with {TRUTH}")
+        plot.save(plot.intervals(intervals, f"Spearman's rho with {TRUTH}"), directory / "scores.png")
         print(f"results in {directory}", file=sys.stderr)
 
 

@@ -128,7 +128,7 @@ def report(cells: Cells, scales: Mapping[Place, Scale], rules: Sequence[str], di
     cli.show_intervals(finals, "environment", "final return")
     results = {name: _group(name, cells, scales, rules, places) for name, places in groups.items()}
     curves = {_title(p, suites): {rule: _curve(cells[p, rule], scales[p]) for rule in rules} for p in scales}
-    plot.sample_efficiency(curves, directory / "curves.png", "environment steps", "return")
+    plot.save(plot.sample_efficiency(curves, "environment steps", "return"), directory / "curves.png")
     _draw([p for p in scales if scales[p].valid], cells, scales, rules, results[list(groups)[-1]], directory)
     return {
         "scales": {_title(place, suites): known._asdict() for place, known in scales.items()},
@@ -168,15 +168,16 @@ def _draw(
 ) -> None:
     if not valid:
         return
-    plot.aggregates(result["aggregates"], directory / "aggregates.png")
+    plot.save(plot.aggregates(result["aggregates"]), directory / "aggregates.png")
     if pairs := {pair: x for pair, row in result["improvement"].items() for x in row.values()}:
-        plot.intervals(pairs, directory / "improvement.png", "probability of improvement", reference=0.5)
+        figure = plot.intervals(pairs, "probability of improvement", reference=0.5)
+        plot.save(figure, directory / "improvement.png")
     found = {rule: _matrix(cells, scales, valid, rule) for rule in rules}
     everything = np.concatenate([x.ravel() for x in found.values()])
     low, high = np.quantile(everything, [0.02, 0.98])
     thresholds = np.linspace(min(low, 0.0), max(high, 1.0), 61)
     profiles = {rule: (thresholds, *statistics.performance_profile(x, thresholds)) for rule, x in found.items()}
-    plot.profiles(profiles, directory / "profiles.png", "normalised return")
+    plot.save(plot.profiles(profiles, "normalised return"), directory / "profiles.png")
 
 
 def _matrix(cells: Cells, scales: Mapping[Place, Scale], places: Sequence[Place], rule: str) -> np.ndarray:

@@ -5,125 +5,84 @@ python -m experiments.lpg --sweep learning_rate=3e-4,1e-3,3e-3 policy_entropy_co
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin
 
 import jax
 import numpy as np
 
 import metarl
-from experiments import cli
-from metarl import plot
-from metarl.meta import Meta
-from metarl.rules import Recipe, save_rule
-from metarl.run.sinks import Progress
+from experiments import cli, launch
+from experiments.launch import Experiment
+from experiments.parts import Run, Sweep
+from metarl import parallel, plot
+from metarl.evaluation import tables
 from metarl.evaluation.statistics import Interval, over_runs
-from metarl.run.sweep import Sweep
+from metarl.rules import save_rule
+from metarl.run.files import circumstances, write_csv, write_json
+from metarl.run.options import flatten, hints, replace
+from metarl.run.sinks import ProgressDisplay
+from metarl.run.sweep import Sweep as Found
 from metarl.run.train import mean_of_numbers
 
 SCORES = ("fitness", "episode_return", "success")  # what members are compared by, the first that is logged
+_SWITCH = {"true": True, "false": False}
 
 
-def launch(
-    make: Callable[[Any], Meta],
-    config: cli.Run,
-    *,
-    curves: Sequence[str] = (),
-    recipe: Callable[[Any], Recipe] | None = None,
-    **options: Any,
-) -> None:
-    """Trains `make(config)` by `cli.run`, which gets the options, or if `config.sweep` says so a grid of such runs."""
-    if config.sweep:
-        run(make, config, curves, recipe)
-    else:
-        cli.run(make(config), config, curves=curves, recipe=recipe and recipe(config), **options)
-
-
-def run(
-    make: Callable[[Any], Meta],
-    config: cli.Run,
-    curves: Sequence[str] = (),
-    recipe: Callable[[Any], Recipe] | None = None,
-) -> None:
+def run_sweep(experiment: Experiment, config: Any) -> None:
     """Trains the grid of `config`, and leaves what became of it in its directory.
 
     `sweep.csv` is the long table of its members' metrics, `results.json` has each configuration's score over its seeds,
-    and `parallel.png`, and for two fields `grid.png`, show these. With a `recipe`, `rule.safetensors` is what the first
-    seed of the best configuration has learned. Prints the configurations, best first. What is finished is not done
-    again if it resumes.
+    and `parallel.png`, and for two fields `grid.png`, show these. With a recipe, `rule.safetensors` is what the first
+    seed of the best configuration has learned. Prints the configurations, best first. A resumed sweep goes on with what
+    is not finished.
 
     Raises ValueError for a field, a value or a metric that the experiment does not have.
     """
-    cli.one_device_per_core()
-    cli.join(config)
-    fields = parse(config)
-    if config.tensorboard or config.wandb:
+    options: Run = config.run
+    experiment, fields = experiment.prepared(config), parse(config)
+    if options.tensorboard or options.wandb:
         raise ValueError("tensorboard and wandb must be off: they are for single runs")
-    alone = dataclasses.replace(config, sweep=(), directory="", resume=False, distributed=False)
-    if hasattr(alone, "devices"):
-        alone = dataclasses.replace(alone, **dict[str, Any](devices=1))  # they are for the members
-    metric = _metric(make, alone, config.sweep_by)
-    first = jax.process_index() == 0
-    directory = Path(config.directory)
+    alone = _member(config)
+    metric = _metric(experiment, alone, config.sweep.sweep_by)
+    first, start = jax.process_index() == 0, time.monotonic()
+    directory = Path(options.directory)
     if first:  # the others come later, and may find its files there
-        directory = cli.directory_of_runs(config, f"{Path(sys.argv[0]).stem}-sweep")
+        directory = cli.directory_of_runs(options, f"{experiment.name}-sweep")
         directory.mkdir(parents=True, exist_ok=True)
-    cli.meet("directory")
-    start = time.monotonic()
+    parallel.meet("directory")
+    training = launch.training_options(options)
     found = metarl.sweep(
-        make,
+        experiment.make,
         alone,
         fields,
-        seeds=range(config.seed, config.seed + config.sweep_seeds),
-        devices=jax.devices(),
-        batch_size=config.sweep_batch or None,
+        seeds=range(training.pop("seed"), options.seed + config.sweep.sweep_seeds),
+        placement=parallel.Placement(parallel.all_devices(), config.sweep.sweep_batch or parallel.sweep_batch()),
         directory=directory,
-        sinks=lambda name: [Progress(config.steps, curves)] if first else [],
-        chunk=config.chunk,
-        checkpoint_every=config.checkpoint_every,
-        keep=config.keep,
-        resume=config.resume,
-        fingerprint={**cli.what_is_trained(alone), "steps": config.steps},
+        sinks=lambda name: [ProgressDisplay(options.steps, experiment.curves)] if first else [],
+        resume=options.resume,
+        fingerprint={**launch.what_is_trained(alone), "steps": options.steps},
+        **training,
     )
     if first:
-        cli.write_csv(directory / "sweep.csv", found.table())
-        rows = summary(found, metric)
-        results = {
-            "config": dataclasses.asdict(config),
-            "score": metric,
-            "configurations": rows,
-            "wall_clock_seconds": round(time.monotonic() - start, 3),
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "hardware": cli.hardware(),
-        }
-        cli.write_json(directory / "results.json", results)
-        values, members = found.configurations(metric)[0]
-        best, params = dataclasses.replace(alone, **values), found.params[members[0]]
-        if recipe and jax.tree.leaves(params):
-            origin = cli.origin(dataclasses.replace(best, directory=str(directory)))
-            save_rule(directory / "rule.safetensors", params, recipe(best), {**origin, "sweep": config.sweep})
-        cli.show({_name(row["values"]): _numbers(row) for row in rows}, f"{metric} of {config.sweep_seeds} seeds")
-        draw(rows, fields, metric, directory)
-        print(f"results in {directory}", file=sys.stderr)
-    cli.meet("report")
+        _finish(experiment, config, found, metric, directory, time.monotonic() - start)
+    parallel.meet("report")
 
 
-def parse(config: cli.Run) -> dict[str, list[Any]]:
-    """The fields of `config.sweep` and their values.
+def parse(config: Any) -> dict[str, list[Any]]:
+    """The fields of the sweep of `config` and their values.
 
     Raises ValueError for what is not FIELD=VALUE,VALUE with a field that changes what is trained, and values that it
     may have.
     """
-    types, known = get_type_hints(type(config)), cli.what_is_trained(config)
+    types, known = hints(config), launch.what_is_trained(config)
     fields: dict[str, list[Any]] = {}
-    for text in config.sweep:
+    for text in config.sweep.sweep:
         name, equals, values = text.partition("=")
         name = name.replace("-", "_").strip()
         if not equals or not values or name in fields:
@@ -135,7 +94,61 @@ def parse(config: cli.Run) -> dict[str, list[Any]]:
     return fields
 
 
-_SWITCH = {"true": True, "false": False}
+def summary(found: Found, metric: str) -> list[dict[str, Any]]:
+    """Of each configuration, best first: `values`, `scores` of its seeds, their mean and interval, how many `diverged`."""
+    rows, scores = [], found.scores(metric)
+    for values, members in found.configurations(metric):
+        numbers = scores[members][~np.isnan(scores[members])]
+        nothing = Interval(mean_of_numbers(numbers), math.nan, math.nan)
+        interval = over_runs(numbers) if len(numbers) > 1 else nothing
+        diverged = int((found.diverged[members] > 0).sum())
+        rows.append({"values": values, **interval._asdict(), "diverged": diverged, "scores": scores[members]})
+    return rows
+
+
+def draw(rows: Sequence[dict[str, Any]], fields: Mapping[str, list[Any]], metric: str, directory: Path) -> None:
+    """`parallel.png`, and of two fields `grid.png`, of rows of `summary`: means over the seeds that did not diverge."""
+    scores = [row["mean"] for row in rows]
+    if not np.isfinite(scores).any():
+        print(f"no member has a finite {metric}: nothing to draw", file=sys.stderr)
+        return
+    plot.save(plot.parallel([row["values"] for row in rows], scores, metric), directory / "parallel.png")
+    if len(fields) == 2:
+        (down, rows_of), (across, columns) = fields.items()
+        place = {(row["values"][down], row["values"][across]): x for row, x in zip(rows, scores, strict=True)}
+        values = np.array([[place[y, x] for x in columns] for y in rows_of])
+        plot.save(plot.grid(values, rows_of, columns, down, across, metric), directory / "grid.png")
+
+
+def _member(config: Any) -> Any:
+    """The configuration of one run of the grid: the members share the devices, so each has one."""
+    alone = replace(config, **flatten(Sweep()), directory="", resume=False, distributed=False)
+    return replace(alone, devices=1) if "devices" in flatten(alone) else alone
+
+
+def _finish(
+    experiment: Experiment, config: Any, found: Found, metric: str, directory: Path, seconds: float
+) -> None:
+    write_csv(directory / "sweep.csv", found.table())
+    rows = summary(found, metric)
+    results = {
+        "config": flatten(config),
+        "score": metric,
+        "configurations": rows,
+        "wall_clock_seconds": round(seconds, 3),
+        **circumstances(),
+    }
+    write_json(directory / "results.json", results)
+    values, members = found.configurations(metric)[0]
+    best, params = replace(_member(config), **values), found.params[members[0]]
+    if experiment.recipe and jax.tree.leaves(params):
+        origin = launch.origin(experiment, replace(best, directory=str(directory)))
+        about = {**origin, "sweep": config.sweep.sweep}
+        save_rule(directory / "rule.safetensors", params, experiment.recipe(best), about)
+    shown = {_name(row["values"]): {x: row[x] for x in ("mean", "low", "high", "diverged")} for row in rows}
+    tables.show(shown, f"{metric} of {config.sweep.sweep_seeds} seeds")
+    draw(rows, parse(config), metric, directory)
+    print(f"results in {directory}", file=sys.stderr)
 
 
 def _value(name: str, kind: Any, text: str) -> Any:
@@ -152,9 +165,9 @@ def _value(name: str, kind: Any, text: str) -> Any:
         raise ValueError(f"{name} must be of type {kind.__name__}, got {text!r}") from error
 
 
-def _metric(make: Callable[[Any], Meta], config: cli.Run, wanted: str) -> str:
+def _metric(experiment: Experiment, config: Any, wanted: str) -> str:
     """What members are compared by. Raises ValueError for what is not logged."""
-    meta = make(config)
+    meta = experiment.make(config)
     logged = jax.eval_shape(lambda key: meta.step(meta.init(key), key)[1], jax.random.key(0))
     metric = wanted or next((name for name in SCORES if name in logged), "")
     if metric not in logged:
@@ -162,35 +175,5 @@ def _metric(make: Callable[[Any], Meta], config: cli.Run, wanted: str) -> str:
     return metric
 
 
-def summary(found: Sweep, metric: str) -> list[dict[str, Any]]:
-    """Of each configuration, best first: `values`, `scores` of its seeds, their mean and interval, who `diverged`."""
-    rows, scores = [], found.scores(metric)
-    for values, members in found.configurations(metric):
-        numbers = scores[members][~np.isnan(scores[members])]
-        nothing = Interval(mean_of_numbers(numbers), math.nan, math.nan)
-        interval = over_runs(numbers) if len(numbers) > 1 else nothing
-        diverged = int((found.diverged[members] > 0).sum())
-        rows.append({"values": values, **interval._asdict(), "diverged": diverged, "scores": scores[members]})
-    return rows
-
-
-def _numbers(row: dict[str, Any]) -> dict[str, float]:
-    return {name: row[name] for name in ("mean", "low", "high", "diverged")}
-
-
-def _name(values: dict[str, Any]) -> str:
+def _name(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={x}" for name, x in values.items())
-
-
-def draw(rows: Sequence[dict[str, Any]], fields: dict[str, list[Any]], metric: str, directory: Path) -> None:
-    """`parallel.png`, and of two fields `grid.png`, of rows of `summary`: means over the seeds that did not diverge."""
-    scores = [row["mean"] for row in rows]
-    if not np.isfinite(scores).any():
-        print(f"no member has a finite {metric}: nothing to draw", file=sys.stderr)
-        return
-    plot.parallel([row["values"] for row in rows], scores, directory / "parallel.png", metric)
-    if len(fields) == 2:
-        (down, rows_of), (across, columns) = fields.items()
-        place = {(row["values"][down], row["values"][across]): x for row, x in zip(rows, scores, strict=True)}
-        values = np.array([[place[y, x] for x in columns] for y in rows_of])
-        plot.grid(values, rows_of, columns, directory / "grid.png", down, across, metric)

@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
             print(f"done: {place}", file=sys.stderr)
         cli.show_intervals(report, "levels", horizons.SCORE)
         drawn = {f"{place}: {name}": report[name][place] for place in levels for name in report}
-        plot.intervals(drawn, directory / "transfer.png", horizons.SCORE)
+        plot.save(plot.intervals(drawn, horizons.SCORE), directory / "transfer.png")
         print(f"results in {directory}", file=sys.stderr)
 
 

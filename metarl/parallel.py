@@ -108,6 +108,11 @@ def training_devices(count: int, num_devices: int = 0) -> tuple[jax.Device, ...]
     return tuple(there)
 
 
+def all_devices() -> tuple[jax.Device, ...] | None:
+    """All devices of all processes; None, the default one, if there is only that."""
+    return tuple(jax.devices()) if jax.device_count() > 1 else None
+
+
 def sweep_batch() -> int | None:
     """Members of a sweep that one device computes at a time: one on CPUs, whose caches hold no more, else all."""
     return 1 if jax.default_backend() == "cpu" else None

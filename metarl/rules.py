@@ -1,8 +1,8 @@
-"""Learned update rules as things of one's own code: saved with what they are made of, loaded ready to use.
+"""Learned update rules as files: saved with the recipe of the whole learner, loaded ready to use.
 
-rule = metarl.load_rule("lpg-gridworld")  # a name of `shipped()`, or a file that `save_rule` wrote
-inner = metarl.rl_inner_loop(my_env, networks.tabular, rule.objective, optax.sgd(40.0), num_envs=16, rollout_length=20)
-agent, metrics = metarl.train_agent(inner, {}, metarl.constant_levels(my_env, 500).sample(key), key, num_updates=500)
+rule = metarl.load_rule("lpg-gridworld")  # a name of `shipped()`, a file of `save_rule`, or the directory of a run
+inner = rule.inner_loop(levels.env)  # agents of the kind that the rule was meta-trained with
+agent, metrics = metarl.train_agent(inner, {}, levels.sample(level_key), key, num_updates=500)
 """
 
 from __future__ import annotations
@@ -17,91 +17,212 @@ import optax
 
 import metarl.pretrained
 from metarl import objectives, optimizers
-from metarl.optimizers.learned import LearnedOptimizer
+from metarl.inner.rl import Experience, rl_inner_loop
+from metarl.meta import InnerLoop
+from metarl.optimizers.learned import LearnedOptimizer, as_learned
 from metarl.pretrained import load_params, save_params, tuples
+from metarl.rl import networks
+from metarl.rl.critic import Critic
+from metarl.rl.networks import NetworkFactory
 from metarl.rl.objective import Objective
-from metarl.types import MetaParams
+from metarl.types import Array, Environment, MetaParams
 
-# What learned rules are made of: a recipe names one of each kind, or of one kind, with its arguments,
-# `{"objective": {"name": "lpg", "bins": 8}, "optimizer": {"name": "open_rl"}}`.
-Recipe = Mapping[str, Mapping[str, Any]]
-INGREDIENTS: dict[str, dict[str, Callable[..., Any]]] = {
-    "objective": {"lpg": objectives.lpg, "lpo": objectives.lpo},
+RULE_FILE = "rule.safetensors"  # what a run leaves in its directory
+
+# The parts of a learner, JSON-able: {"objective": {"name": "lpg", "bins": 8}, "optimizer": {"name": "adam",
+# "learning_rate": 1e-3}, "network": {"name": "tabular"}, "experience": {"num_envs": 16, "rollout_length": 20}}
+Part = Mapping[str, Any]
+Recipe = Mapping[str, Part]
+
+
+def _adam(
+    learning_rate: Array | float, max_norm: Array | float | None = None, eps: float = 1e-8
+) -> optax.GradientTransformation:
+    return _clipped(optimizers.adam(learning_rate, eps=eps), max_norm)
+
+
+def _sgd(learning_rate: Array | float, max_norm: Array | float | None = None) -> optax.GradientTransformation:
+    return _clipped(optax.sgd(learning_rate), max_norm)
+
+
+def _clipped(optimizer: optax.GradientTransformation, max_norm: Array | float | None) -> optax.GradientTransformation:
+    return optimizer if max_norm is None else optax.chain(optimizers.clip_by_global_norm(max_norm), optimizer)
+
+
+def _per_output(**specs: Part) -> optax.GradientTransformation:
+    return optimizers.per_output(**{output: build_part("optimizer", spec) for output, spec in specs.items()})
+
+
+# What a recipe may name. A new part is one line here.
+COMPONENTS: dict[str, dict[str, Callable[..., Any]]] = {
+    "objective": {
+        "a2c": objectives.a2c,
+        "dpo": objectives.dpo,
+        "lpg": objectives.lpg,
+        "lpo": objectives.lpo,
+        "ppo": objectives.ppo,
+    },
     "optimizer": {
         "adafac": optimizers.adafac,
+        "adam": _adam,
         "no_features": optimizers.no_features,
         "open_rl": optimizers.open_rl,
+        "per_output": _per_output,
         "schedule": optimizers.schedule,
+        "sgd": _sgd,
     },
+    "network": {
+        "gru": networks.gru,
+        "minatar_conv": networks.minatar_conv,
+        "mlp": networks.mlp,
+        "tabular": lambda: networks.tabular,
+    },
+    "policy": {"by_action_space": lambda: networks.policy_head},
+    "experience": {"rollouts": Experience},
 }
+_OF_AGENTS = ("objective", "optimizer", "network", "experience")  # what a recipe of agents cannot do without
+
+
+class Learner(NamedTuple):
+    """What learns during one lifetime. That of supervised tasks has an optimizer only."""
+
+    network: NetworkFactory | None
+    objective: Objective | None
+    optimizer: optax.GradientTransformation | LearnedOptimizer
+    experience: Experience | None
+
+    def inner_loop(
+        self,
+        env: Environment,
+        *,
+        critic: Critic | None = None,
+        num_eval_episodes: int = 16,
+        max_episode_steps: int = 10_000,
+    ) -> InnerLoop:
+        """Agents of this kind in `env`: `rl_inner_loop` with these parts.
+
+        Raises ValueError if this is no agent, and as `rl_inner_loop` does.
+        """
+        if self.network is None or self.objective is None or self.experience is None:
+            raise ValueError(
+                "this learner has an optimizer only, no network, objective and experience of an agent: give the "
+                "optimizer to rl_inner_loop or supervised_inner_loop"
+            )
+        return rl_inner_loop(
+            env,
+            self.network,
+            self.objective,
+            self.optimizer,
+            self.experience,
+            critic=critic,
+            num_eval_episodes=num_eval_episodes,
+            max_episode_steps=max_episode_steps,
+        )
 
 
 class Rule(NamedTuple):
-    """A learned update rule. What it does not learn is None."""
+    """A learned update rule. Of `objective` and `optimizer`, what is not learned is None."""
 
     objective: Objective | None  # what agents minimise; nothing in it is left to learn
     optimizer: optax.GradientTransformationExtraArgs | None  # how parameters follow gradients, in any optax loop
+    learner: Learner  # what it was meta-trained in, with its meta-parameters still to be given
+    params: MetaParams
     card: dict[str, Any]  # where it comes from: recipe, configuration, seed, hardware, date, evaluation, content hash
 
+    @property
+    def trained(self) -> Learner:
+        """The learner with everything learned in place: nothing in it is left to learn."""
+        return self.learner._replace(
+            objective=self.objective or self.learner.objective, optimizer=self.optimizer or self.learner.optimizer
+        )
 
-def cook(recipe: Recipe) -> dict[str, Any]:
-    """The `Objective` and the `LearnedOptimizer` that `recipe` names, by kind.
+    def inner_loop(self, env: Environment, **options: Any) -> InnerLoop:
+        """Agents in `env` that learn by this rule; the meta-parameters are `{}`. Options as `Learner.inner_loop`.
+
+        Raises ValueError for a rule that does not say what its agents are, or whose agents do not fit `env`.
+        """
+        return self.trained.inner_loop(env, **options)
+
+
+def build_part(kind: str, spec: Part) -> Any:
+    """The part that `spec` names, with its arguments; the name may be left out where there is only one.
 
     Raises ValueError for a kind, a name or an argument that is not known, with those that are.
     """
-    made = {}
-    for kind, part in recipe.items():
-        if kind not in INGREDIENTS:
-            raise ValueError(f"a recipe has {' and '.join(INGREDIENTS)}, got {kind!r}")
-        options = tuples(part)
-        name = options.pop("name", None)
-        if name not in INGREDIENTS[kind]:
-            raise ValueError(f"{kind} must be one of {tuple(INGREDIENTS[kind])}, got {name!r}")
-        try:
-            made[kind] = INGREDIENTS[kind][name](**options)
-        except TypeError as error:
-            raise ValueError(f"{name} does not take these arguments: {error}") from error
-    return made
+    if kind not in COMPONENTS:
+        raise ValueError(f"a recipe has {', '.join(COMPONENTS)}, got {kind!r}")
+    known, options = COMPONENTS[kind], tuples(spec)
+    name = options.pop("name", next(iter(known)) if len(known) == 1 else None)
+    if name not in known:
+        raise ValueError(f"{kind} must be one of {', '.join(known)}, got {name!r}")
+    try:
+        return known[name](**options)
+    except TypeError as error:
+        raise ValueError(f"{kind} {name} does not take these arguments: {error}") from error
+
+
+def build(recipe: Recipe) -> Learner:
+    """The learner that `recipe` describes: an agent, or an optimizer alone for supervised tasks.
+
+    Raises ValueError as `build_part` does, and for a recipe that lacks a part.
+    """
+    needed = ("optimizer",) if recipe.keys() == {"optimizer"} else _OF_AGENTS
+    parts = {kind: build_part(kind, spec) for kind, spec in recipe.items()}
+    if missing := [kind for kind in needed if kind not in parts]:
+        raise ValueError(f"the recipe of an agent has {', '.join(_OF_AGENTS)}, this one has no {', '.join(missing)}")
+    return Learner(parts.get("network"), parts.get("objective"), parts["optimizer"], parts.get("experience"))
 
 
 def save_rule(path: str | Path, params: MetaParams, recipe: Recipe, metadata: Mapping[str, Any] | None = None) -> None:
-    """Writes the meta-parameters `{"objective": ..., "optimizer": ...}` of what `recipe` names.
+    """Writes the meta-parameters `{"objective": ..., "optimizer": ...}` of the learner that `recipe` describes.
 
     `metadata` is any JSON-able mapping.
-    Raises ValueError for a recipe that `cook` does not know, and for parameters that are not of its making.
+    Raises ValueError for a recipe that `build` does not know, and for parameters that are not those of its learner.
     """
-    _check(cook(recipe), params, str(path))
+    _check(build(recipe), params, str(path))
     save_params(path, params, {**(metadata or {}), "recipe": recipe})
 
 
 def load_rule(name: str | Path) -> Rule:
-    """The rule that `save_rule` wrote to a file, or that is shipped under a name.
+    """The rule in a file of `save_rule` or in the directory of a finished run, or the one that is shipped as `name`.
 
     Raises FileNotFoundError for neither, with the names that are most alike; ValueError for a file that is damaged, not
-    of a rule, or of another version whose parameters do not fit.
+    of a rule, or of another version.
     """
-    path = Path(name)
-    if not path.is_file():
-        path = _SHIPPED / f"{name}.safetensors"
-    if not path.is_file():
-        known = shipped()
-        alike = difflib.get_close_matches(str(name), known) or known
-        raise FileNotFoundError(f"no rule at {str(name)!r}, and none is shipped as that; did you mean {alike}?")
+    path = _find(name)
     params, card = load_params(path)
-    if "recipe" not in card:
-        raise ValueError(f"{path} has no recipe: its parameters are of no rule that save_rule wrote")
     where = f"{path} (metarl {card.get('metarl_version')}, here {metarl.__version__})"
+    if "recipe" not in card:
+        raise ValueError(
+            f"{where} has no recipe: it is no rule of save_rule; metarl.rules.convert(path, recipe) adds one"
+        )
     try:
-        made = cook(card["recipe"])
+        learner = build(card["recipe"])
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
-    _check(made, params, where)
-    objective, optimizer = made.get("objective"), made.get("optimizer")
+        raise ValueError(
+            f"{where}: {error}; metarl.rules.convert(path, recipe) completes files of old versions"
+        ) from error
+    _check(learner, params, where)
+    learned = {kind: params.get(kind, ()) for kind in ("objective", "optimizer")}
     return Rule(
-        objective and objectives.fixed(objective, params["objective"]),
-        optimizer and optimizer.transform(params["optimizer"]),
+        objectives.fixed(learner.objective, learned["objective"])
+        if learner.objective and learned["objective"]
+        else None,
+        learner.optimizer.transform(learned["optimizer"]) if isinstance(learner.optimizer, LearnedOptimizer) else None,
+        learner,
+        params,
         card,
     )
+
+
+def convert(path: str | Path, recipe: Recipe) -> None:
+    """Gives the file of a rule the parts of `recipe` in the place of those it has; its parameters stay as they are.
+
+    For files of older versions, whose recipes did not say what agents are made of.
+    Raises FileNotFoundError if there is no file, and ValueError as `save_rule` does.
+    """
+    params, card = load_params(path)
+    save_rule(path, params, {**card.get("recipe", {}), **recipe}, card)
 
 
 def shipped() -> list[str]:
@@ -112,8 +233,24 @@ def shipped() -> list[str]:
 _SHIPPED = Path(metarl.pretrained.__file__).parent
 
 
-def _check(made: Mapping[str, Objective | LearnedOptimizer], params: MetaParams, where: str) -> None:
-    born = {kind: jax.eval_shape(part.init, jax.random.key(0)) for kind, part in made.items()}
-    found = {kind: part for kind, part in params.items() if jax.tree.leaves(part)}
-    if (wanted := jax.tree.map(lambda x: x.shape, born)) != jax.tree.map(lambda x: x.shape, found):
+def _find(name: str | Path) -> Path:
+    places = (Path(name), Path(name) / RULE_FILE, _SHIPPED / f"{name}.safetensors")
+    if found := next((path for path in places if path.is_file()), None):
+        return found
+    if Path(name).is_dir():
+        raise FileNotFoundError(f"no {RULE_FILE} in {str(name)!r}: no run has finished there")
+    alike = difflib.get_close_matches(str(name), shipped()) or shipped()
+    raise FileNotFoundError(f"no rule at {str(name)!r}, and none is shipped as that; did you mean {', '.join(alike)}?")
+
+
+def _check(learner: Learner, params: MetaParams, where: str) -> None:
+    learned = {"optimizer": as_learned(learner.optimizer).init}
+    if learner.objective is not None:
+        learned["objective"] = learner.objective.init
+    born = {kind: jax.eval_shape(init, jax.random.key(0)) for kind, init in learned.items()}
+    wanted, found = (
+        {kind: jax.tree.map(lambda x: x.shape, part) for kind, part in parts.items() if jax.tree.leaves(part)}
+        for parts in (born, params)
+    )
+    if wanted != found:
         raise ValueError(f"{where}: the parameters are not those of its recipe, which has {wanted}")

@@ -20,17 +20,14 @@ import os
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 import optax
 
 import metarl
 from envs import tokens
-from metarl import curricula, estimators, optimizers
+from metarl import curricula, estimators, optimizers, plot
 from metarl.finetune import Settings, controllers, credit, finetune, policies, success_rate
-from metarl.plot import smoothed
 
-plt.style.use("seaborn-v0_8-whitegrid")
 smoke = bool(os.environ.get("METARL_SMOKE"))  # tiny sizes, for tests
 
 # %% [markdown]
@@ -96,19 +93,19 @@ for name, controller in list(ways.items())[: 1 if smoke else None]:
     params, logs[name] = tune(lambda key: base, controller, steps, 3e-4, own)
     solved[name] = examine(params)
 
-figure, axes = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
 panels = {
     "imitation_weight": "weight of imitation",
     "entropy": "entropy (nats per token)",
     "success": "training answers correct",
 }
-for axis, (metric, label) in zip(axes, panels.items(), strict=True):
-    for i, (name, log) in enumerate(logs.items()):
-        values = log[metric].reshape(len(log[metric]))
-        axis.plot(values if metric == "imitation_weight" else smoothed(values), color=f"C{i}", label=name)
-    axis.set(title=label, xlabel="step")
-figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-plt.show()
+curves = {label: {name: log[metric].reshape(steps) for name, log in logs.items()} for metric, label in panels.items()}
+plot.trajectories(
+    {
+        label: {name: (1 + np.arange(steps), plot.smoothed(values)) for name, values in panel.items()}
+        for label, panel in curves.items()
+    },
+    "step",
+)
 
 # %% [markdown]
 # ## Who solves more?
@@ -117,18 +114,15 @@ plt.show()
 # seed.
 
 # %%
-plt.figure(figsize=(6, 3), layout="constrained")
+intervals = {}
 for name, share in solved.items():
     half = 1.96 * np.sqrt(share * (1 - share) / 1024)
-    plt.plot([share - half, share + half], [name, name], color="C0", alpha=0.5)
-    plt.plot(share, name, "o", color="C0")
+    intervals[name] = share, share - half, share + half
     weight = (
         f", weight of imitation {logs[name]['imitation_weight'][-20:].mean():.2f} at the end" if name in logs else ""
     )
     print(f"{name}: {share:.3f}{weight}")
-plt.gca().invert_yaxis()
-plt.xlabel("held-out problems solved")
-plt.show()
+plot.intervals(intervals, "held-out problems solved")
 
 # %% [markdown]
 # The meta-gradient works as a compass: from 0.5 it turns the weight down to 0.16 by itself, because reward is what

@@ -19,7 +19,6 @@ import os
 from functools import partial
 
 import jax
-import matplotlib.pyplot as plt
 import numpy as np
 import optax
 from scipy.stats import spearmanr
@@ -27,12 +26,10 @@ from scipy.stats import spearmanr
 import envs
 import metarl
 from envs import gridworld
-from metarl import curricula, estimators, networks, objectives, optimizers
+from metarl import curricula, estimators, networks, objectives, optimizers, plot
 from metarl.curricula.replay import REPLAYED, has_score
 from metarl.evaluation.measure import final_returns
-from metarl.plot import smoothed
 
-plt.style.use("seaborn-v0_8-whitegrid")
 smoke = bool(os.environ.get("METARL_SMOKE"))  # tiny sizes, for tests
 
 # %% [markdown]
@@ -64,16 +61,14 @@ buffer = state.curriculum
 scored = np.flatnonzero(has_score(buffer))
 scored = scored[np.argsort(-np.asarray(buffer.score)[scored])]  # highest first
 
-figure, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
-axes[0].plot(log["episode_return"], alpha=0.3)
-axes[0].plot(smoothed(log["episode_return"]), color="C0")
-axes[0].set(xlabel="meta-step", ylabel="return of the agents")
-axes[1].hist(np.asarray(buffer.score)[scored], bins=30)
+figure, axes = plot.panels(2, size=(4.5, 3.0))
+plot.learning_curves(log, ["episode_return"], axes=axes[:1])
+axes[1].hist(np.asarray(buffer.score)[scored], bins=30, color=plot.BLUE)
 axes[1].set(xlabel="score: A2C's return minus the agent's", ylabel="levels in the buffer")
 print(f"{log['lifetimes_ended'].sum()} lives; {len(scored)} levels have a score,", end=" ")
 print(f"{(np.asarray(buffer.score)[scored] > 0).mean():.0%} of them above 0;", end=" ")
 print(f"{(buffer.origin == REPLAYED).sum()} of {len(buffer.origin)} present agents live on a level of the buffer")
-plt.show()
+figure
 
 # %% [markdown]
 # ## The gallery
@@ -83,14 +78,12 @@ plt.show()
 
 # %%
 shown = [*scored[:5], *scored[-5:]]
-figure, axes = plt.subplots(2, 5, figsize=(10, 5), layout="constrained")
-for axis, place in zip(axes.flat, shown, strict=False):
+pictures = {}
+for i, place in enumerate(shown):
     params = jax.tree.map(lambda x: np.asarray(x[place]), buffer.levels.env_params)  # noqa: B023
-    axis.imshow(gridworld.render(levels.env, params, pixels=12))
-    axis.set_title(f"score {buffer.score[place]:.2f}\n{params.max_steps} steps", fontsize=10)
-for axis in axes.flat:
-    axis.axis("off")
-plt.show()
+    title = f"{i + 1}: score {buffer.score[place]:.2f}\n{params.max_steps} steps"
+    pictures[title] = gridworld.render(levels.env, params, pixels=12)
+plot.pictures(pictures, columns=5)
 
 # %% [markdown]
 # ## What does it keep?
@@ -112,16 +105,16 @@ def features(levels):
     }
 
 
-figure, axes = plt.subplots(1, 4, figsize=(11, 2.8), layout="constrained")
+figure, axes = plot.panels(4, size=(2.9, 2.8))
 for axis, (name, values) in zip(axes, features(fresh).items(), strict=True):
     theirs = features(kept)[name]
     edges = np.linspace(min(values.min(), theirs.min()), max(values.max(), theirs.max()) + 1e-6, 9)
-    axis.hist([values, theirs], bins=edges, density=True, label=["fresh", "high scores"])
+    axis.hist([values, theirs], bins=edges, density=True, color=plot.COLOURS[:2], label=["fresh", "high scores"])
     axis.set_xlabel(name)
     print(f"{name}: {values.mean():.2f} fresh, {theirs.mean():.2f} with high scores")
 axes[0].set_ylabel("density")
 axes[0].legend()
-plt.show()
+figure
 
 # %% [markdown]
 # ## Is the score what it should be?
@@ -138,14 +131,13 @@ returns = judge(jax.random.key(2)).mean(0)
 best = jax.jit(lambda p: jax.lax.map(envs.optimal_return(levels.env), p))(place.env_params)
 score, regret = np.asarray(buffer.score)[some], np.asarray(best - returns)
 
-plt.figure(figsize=(5, 3.6), layout="constrained")
-plt.scatter(score, regret, s=14, c=np.asarray(place.env_params.max_steps), cmap="viridis")
-plt.colorbar(label="longest episode (steps)")
-plt.xlabel("score in the buffer")
-plt.ylabel("regret of new agents\nagainst the optimum")
+figure, (axis,) = plot.panels(1, size=(5.4, 3.8))
+points = axis.scatter(score, regret, s=14, c=np.asarray(place.env_params.max_steps), cmap="viridis")
+figure.colorbar(points, ax=axis, label="longest episode (steps)")
+axis.set(xlabel="score in the buffer", ylabel="regret of new agents\nagainst the optimum")
 print(f"Spearman's rho of score and regret: {spearmanr(score, regret).statistic:.2f} on {len(some)} levels;", end=" ")
 print(f"of the longest episode and regret: {spearmanr(place.env_params.max_steps, regret).statistic:.2f}")
-plt.show()
+figure
 
 # %% [markdown]
 # The curriculum does what it is made for. All scores in the buffer are positive, for levels on which the rule is level

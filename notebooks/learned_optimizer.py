@@ -20,14 +20,13 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import optax
 from sklearn.datasets import load_digits
 
 import metarl
 from experiments.updates import surface
+from metarl import plot
 
-plt.style.use("seaborn-v0_8-whitegrid")
 smoke = bool(os.environ.get("METARL_SMOKE"))  # tiny sizes, for tests
 
 images, labels = load_digits(return_X_y=True)
@@ -103,20 +102,20 @@ def compare(sizes, steps):
     return {"AdaFac MLP (learned)": mine, f"Adam at {rates[best]:.2g}": (losses[best], accuracies[best])}
 
 
-def draw(axis, title, results):
-    for (name, (losses, accuracies)), colour in zip(results.items(), ("C0", "C1"), strict=True):
-        updates = 10 * (1 + jnp.arange(losses.shape[1]))
-        axis.fill_between(updates, losses.min(0), losses.max(0), color=colour, alpha=0.15, linewidth=0)
-        axis.semilogy(updates, losses.mean(0), color=colour, label=name)
-        print(f"{title}, {name}: loss {losses[:, -1].mean():.4f}, held-out accuracy {accuracies.mean():.3f}")
-    axis.set(title=title, xlabel="update")
-    axis.legend()
+def draw(tasks):
+    """Losses over updates, one panel per task; `tasks` is title -> what `compare` returns."""
+    runs = {}
+    for title, results in tasks.items():
+        for name, (losses, accuracies) in results.items():
+            runs.setdefault(title, {})[name] = 10 * (1 + jnp.arange(losses.shape[1])), losses
+            print(f"{title}, {name}: loss {losses[:, -1].mean():.4f}, held-out accuracy {accuracies.mean():.3f}")
+    figure = plot.trajectories(runs, "update", "training loss (mean and range)")
+    for axis in figure.axes:
+        axis.set_yscale("log")
+    return figure
 
 
-figure, axis = plt.subplots(figsize=(5.5, 3.3), layout="constrained")
-draw(axis, "64-32-10", compare((32,), 20 if smoke else 200))
-axis.set_ylabel("training loss (mean and range)")
-plt.show()
+draw({"64-32-10": compare((32,), 20 if smoke else 200)})
 
 # %% [markdown]
 # On what it was made for, it reaches a training loss of 0.005 where tuned Adam has 0.022, in the same number of
@@ -131,11 +130,7 @@ plt.show()
 cases = {"64-128-10": ((128,), 200), "64-32-32-32-10": ((32, 32, 32), 200), "64-32-10, longer": ((32,), 1000)}
 if smoke:
     cases = {"64-8-10": ((8,), 20)}
-figure, axes = plt.subplots(1, 3, figsize=(11, 3.3), layout="constrained")
-for axis, (title, (sizes, steps)) in zip(axes, cases.items(), strict=False):
-    draw(axis, title, compare(sizes, steps))
-axes[0].set_ylabel("training loss (mean and range)")
-plt.show()
+draw({title: compare(sizes, steps) for title, (sizes, steps) in cases.items()})
 
 # %% [markdown]
 # This is how far it carries. A network four times as wide is still fine (0.016 against 0.021, with overlapping
@@ -150,19 +145,12 @@ plt.show()
 # momentum, then comes another gradient. Adam's, at a rate of 0.03, beside it.
 
 # %%
-figure, axes = plt.subplots(1, 2, figsize=(8, 3.3), layout="constrained", sharey=True)
-for axis, (name, transform) in zip(
-    axes, {"AdaFac MLP": learned, "Adam at 0.03": optax.with_extra_args_support(optax.adam(0.03))}.items(), strict=True
-):
+figure, axes = plot.panels(2, size=(4.6, 3.4))
+transforms = {"AdaFac MLP": learned, "Adam at 0.03": optax.with_extra_args_support(optax.adam(0.03))}
+for axis, (name, transform) in zip(axes, transforms.items(), strict=True):
     at, moves = surface(transform)
-    limit = float(jnp.abs(moves).max())
-    mesh = axis.pcolormesh(at, at, moves, cmap="PuOr_r", vmin=-limit, vmax=limit, shading="nearest")
-    axis.contour(at, at, moves, levels=[0.0], colors="black", linewidths=1)
-    axis.set(title=name, xlabel="gradient")
-    axis.grid(visible=False)
-    figure.colorbar(mesh, label="change of the parameter")
-axes[0].set_ylabel("momentum")
-plt.show()
+    plot.surfaces({name: moves}, at, at, "gradient", "momentum", "change of the parameter", axes=[axis])
+figure
 
 # %% [markdown]
 # Both follow the momentum more than the gradient. The learned one takes smaller steps here, gives the present gradient

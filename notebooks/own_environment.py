@@ -21,15 +21,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import optax
 
 import metarl
-from metarl import networks, objectives, optimizers
-from metarl.plot import smoothed
+from metarl import networks, objectives, optimizers, plot
 from metarl.types import Discrete
 
-plt.style.use("seaborn-v0_8-whitegrid")
 smoke = bool(os.environ.get("METARL_SMOKE"))  # tiny sizes, for tests
 
 # %% [markdown]
@@ -130,16 +127,15 @@ for name, inner in agents.items():
     lived[name], metrics = live(many, jax.random.split(jax.random.key(1), len(best)))
     curves[name] = metrics["episode_return"]  # [levels, updates]
 
-plt.figure(figsize=(6.5, 3.2), layout="constrained")
-for name, curve in curves.items():
-    share = jnp.nanmean(curve, 0) / best.mean()
-    plt.plot(smoothed(share), label=name)
+shares = {name: jnp.nanmean(curve, 0) / best.mean() for name, curve in curves.items()}
+for name, share in shares.items():
     print(f"{name}: {share[-30:].mean():.2f} of the best return in the last 30 updates")
-plt.axhline(1.0, color="black", linestyle=":", label="best possible")
-plt.xlabel("update of the agent")
-plt.ylabel(f"return, of the best possible\n(mean of {len(best)} levels)")
-plt.legend()
-plt.show()
+plot.lines(
+    {name: (1 + jnp.arange(updates), plot.smoothed(share)) for name, share in shares.items()},
+    "update of the agent",
+    f"return, of the best possible (mean of {len(best)} levels)",
+    reference=1.0,
+)
 
 # %% [markdown]
 # ## What do they do?
@@ -149,7 +145,7 @@ plt.show()
 
 # %%
 order = jnp.argsort(many.env_params.risk)
-figure, axes = plt.subplots(1, 3, figsize=(10, 3.2), layout="constrained", sharey=True)
+figure, axes = plot.panels(3, size=(3.0, 3.2), beside=1.0)
 for axis, (name, agent) in zip(axes, lived.items(), strict=True):
     rolls = jax.nn.softmax(agent.params["policy"])[order, :-1, env.roll]  # [levels, pots]
     risk = many.env_params.risk[order]
@@ -158,8 +154,8 @@ for axis, (name, agent) in zip(axes, lived.items(), strict=True):
     axis.set(title=name, xlabel="pot (tenths)", xlim=(-0.5, 19.5))
     axis.grid(visible=False)
 axes[0].set_ylabel("risk of the level")
-figure.colorbar(mesh, label="probability of rolling")
-plt.show()
+figure.colorbar(mesh, ax=axes, label="probability of rolling")
+figure
 
 # %% [markdown]
 # PPO and A2C find the line, coming to 0.99 and 0.98 of the best return. (Where the tables are white, nobody has ever

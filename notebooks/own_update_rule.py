@@ -25,19 +25,16 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import optax
 
 import envs
 import metarl
-from metarl import curricula, estimators, networks, objectives, optimizers
+from metarl import curricula, estimators, networks, objectives, optimizers, plot
 from metarl.evaluation.measure import final_returns, normalised_return
 from metarl.objectives.actor_critic import actor_critic_targets
-from metarl.plot import smoothed
 from metarl.rl.returns import normalise
 from metarl.rl.rollout import unroll
 
-plt.style.use("seaborn-v0_8-whitegrid")
 smoke = bool(os.environ.get("METARL_SMOKE"))  # tiny sizes, for tests
 
 # %% [markdown]
@@ -142,14 +139,7 @@ for name, (estimator, optimizer, steps) in ways.items():
     state, logs[name] = metarl.train(meta, seed=0, steps=steps)
     params[name] = state.params["objective"]
 
-figure, axes = plt.subplots(1, 2, figsize=(8, 2.8), layout="constrained", sharey=True)
-for axis, (name, log) in zip(axes, logs.items(), strict=True):
-    axis.plot(log["episode_return"], alpha=0.3)
-    axis.plot(smoothed(log["episode_return"]), color="C0")
-    axis.set_title(name)
-    axis.set_xlabel("meta-step")
-axes[0].set_ylabel("return of the agents")
-plt.show()
+plot.learning_curves({f"{name}: return of the agents": log["episode_return"] for name, log in logs.items()})
 
 # %% [markdown]
 # ## What did they learn?
@@ -157,19 +147,17 @@ plt.show()
 # %%
 advantage = jnp.linspace(-3, 3, 61)
 ages = jnp.linspace(0, 1, 21)
-figure, axes = plt.subplots(1, 3, figsize=(10, 3), layout="constrained")
+figure, axes = plot.panels(3, size=(3.6, 3.2))
 for axis, (name, p) in zip(axes, params.items(), strict=False):
-    for age in (0.0, 0.5, 1.0):
-        axis.plot(advantage, weight(p, advantage, age) * advantage, color=plt.cm.viridis(0.8 * age), label=f"age {age}")
-    axis.plot(advantage, advantage, ":", color="black", label="at birth")
-    axis.set(title=name, xlabel="advantage", ylabel="what it counts")
-axes[0].legend()
-for name, p in params.items():
-    axes[2].semilogy(ages, entropy_coef(p, ages), label=name)
-axes[2].axhline(0.3, linestyle=":", color="black", label="at birth")
-axes[2].set(title="entropy bonus", xlabel="age", ylabel="coefficient")
-axes[2].legend()
-plt.show()
+    counted = {f"age {age}": (advantage, weight(p, advantage, age) * advantage) for age in (0.0, 0.5, 1.0)}
+    plot.lines(counted, "advantage", "what it counts", axis=axis)
+    axis.plot(advantage, advantage, ":", color="black")  # at birth
+    axis.set_title(name)
+bonus = {name: (ages, entropy_coef(p, ages)) for name, p in params.items()}
+plot.lines(bonus, "age", "coefficient (dashed: at birth)", reference=0.3, axis=axes[2])
+axes[2].set_yscale("log")
+axes[2].set_title("entropy bonus")
+figure
 
 # %% [markdown]
 # ## Is it any better?
@@ -181,14 +169,9 @@ returns |= {f"mine, by {name}": score(p) for name, p in params.items()}
 best = jax.lax.map(envs.optimal_return(levels.env), held_out.env_params)
 intervals = {name: normalised_return(x, 0 * best, best) for name, x in returns.items()}
 
-plt.figure(figsize=(6, 2.2), layout="constrained")
 for name, (mean, low, high) in intervals.items():
-    plt.plot([low, high], [name, name], color="C0", alpha=0.5)
-    plt.plot(mean, name, "o", color="C0")
     print(f"{name}: {mean:.3f} [{low:.3f}, {high:.3f}]")
-plt.margins(y=0.2)
-plt.xlabel("return at the end of life, of the best possible (95 % interval)")
-plt.show()
+plot.intervals(intervals, "return at the end of life, of the best possible")
 
 # %% [markdown]
 # At birth the rule *is* A2C with its bonus, to the last digit. After meta-training it has made up for most of the bad

@@ -20,16 +20,13 @@ import time
 from dataclasses import dataclass
 
 import jax
-import matplotlib.pyplot as plt
 import numpy as np
 import optax
 
 import metarl
 from envs import bandit
-from metarl import curricula, estimators, networks, objectives, optimizers
-from metarl.plot import smoothed
+from metarl import curricula, estimators, networks, objectives, optimizers, plot
 
-plt.style.use("seaborn-v0_8-whitegrid")
 smoke = bool(os.environ.get("METARL_SMOKE"))  # tiny sizes, for tests
 print(len(jax.devices()), jax.devices()[0].platform)
 
@@ -89,30 +86,22 @@ print(f"{(result.diverged > 0).sum()} diverged")
 found = result.configurations("fitness")
 scores = result.scores("fitness")
 table = np.full((len(fields["sigma"]), len(fields["learning_rate"])), np.nan)
-spread = table.copy()
 for values, members in found:
     at = fields["sigma"].index(values["sigma"]), fields["learning_rate"].index(values["learning_rate"])
-    table[at], spread[at] = scores[members].mean(), scores[members].std()
-
-figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained", width_ratios=(1.2, 1))
-mesh = axes[0].imshow(table, cmap="viridis", aspect="auto", origin="lower")
-for at in np.ndindex(table.shape):
-    ink = "white" if table[at] < (table.min() + table.max()) / 2 else "black"
-    axes[0].text(*at[::-1], f"{table[at]:.1f}\n± {spread[at]:.1f}", ha="center", va="center", color=ink, fontsize=9)
-axes[0].set(xlabel="learning rate of the meta-parameters", ylabel="sigma", title="return of new agents (± over seeds)")
-axes[0].set_xticks(range(table.shape[1]), fields["learning_rate"])
-axes[0].set_yticks(range(table.shape[0]), fields["sigma"])
-axes[0].grid(visible=False)
-for (values, members), colour in zip([found[0], found[-1]], ("C0", "C3"), strict=True):
-    for i, curve in enumerate(result.log["fitness"][members]):
-        axes[1].plot(
-            smoothed(curve), color=colour, label=None if i else ", ".join(f"{k} {v}" for k, v in values.items())
-        )
-axes[1].set(xlabel="meta-step", ylabel="return", title="all seeds of the best and the worst")
-axes[1].legend()
-plt.show()
-for values, members in found[:3]:
+    table[at] = scores[members].mean()
     print(values, f"{scores[members].mean():.2f}, seeds {np.round(scores[members], 2)}")
+plot.grid(table, fields["sigma"], fields["learning_rate"], "sigma", "learning rate", "return of new agents")
+
+# %% [markdown]
+# The best and the worst combination over meta-training: means of the seeds, and their range.
+
+# %%
+ends = {
+    ", ".join(f"{field} {value}" for field, value in values.items()): result.log["fitness"][members]
+    for values, members in (found[0], found[-1])
+}
+curves = {name: (1 + np.arange(steps), [plot.smoothed(seed) for seed in seeds]) for name, seeds in ends.items()}
+plot.trajectories({"return": curves}, "meta-step")
 
 # %% [markdown]
 # An episode is twenty pulls of an arm, which pay 10 at random and about 18 for somebody who knows the best of ten

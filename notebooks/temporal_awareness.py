@@ -21,16 +21,14 @@ from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import optax
 
 import envs
 import metarl
 from experiments.inside import lpg_surface
-from metarl import networks, objectives, optimizers, pretrained
+from metarl import networks, objectives, optimizers, plot, pretrained
 from metarl.evaluation.measure import final_returns, normalised_return
 
-plt.style.use("seaborn-v0_8-whitegrid")
 smoke = bool(os.environ.get("METARL_SMOKE"))  # tiny sizes, for tests
 
 # %% [markdown]
@@ -45,19 +43,11 @@ params, card = pretrained.load_params(file)
 config = SimpleNamespace(**card["recipe"]["objective"])
 ages = (0.0, 0.5, 1.0)
 surfaces = [lpg_surface(config, params["objective"], metarl.Progress(age * 250, jnp.int32(250))) for age in ages]
-limit = max(float(jnp.abs(s.values).max()) for s in surfaces)
-
-figure, axes = plt.subplots(1, 3, figsize=(10, 3.3), layout="constrained", sharey=True)
-for axis, age, s in zip(axes, ages, surfaces, strict=True):
-    mesh = axis.pcolormesh(s.x, s.y, s.values, cmap="PuOr_r", vmin=-limit, vmax=limit, shading="nearest")
-    axis.contour(s.x, s.y, s.values, levels=[0.0], colors="black", linewidths=1)
-    axis.set(title=f"{age:.0%} of 250 updates are over", xlabel="reward")
-    axis.grid(visible=False)
+for age, s in zip(ages, surfaces, strict=True):
     middle = s.values[jnp.abs(s.y).argmin()]  # the prediction does not change
     print(f"{age:.0%}: pi_hat of a reward of 0 is {middle[50]:.2f}, of 1 {middle[100]:.2f}, of -1 {middle[0]:.2f}")
-axes[0].set_ylabel("φ(y') - φ(y)")
-figure.colorbar(mesh, label="pi_hat")
-plt.show()
+panels = {f"{age:.0%} of 250 updates are over": s.values for age, s in zip(ages, surfaces, strict=True)}
+plot.surfaces(panels, surfaces[0].x, surfaces[0].y, "reward", "φ(y') - φ(y)", "pi_hat")
 
 # %% [markdown]
 # It does use the age. The black line, where a step is neither good nor bad news, moves to the right as the agent grows
@@ -99,20 +89,16 @@ def lives(age):
 
 
 stories = {"the truth": jnp.nan, "always newborn": 0.0, "always middle-aged": 0.5, "always at its end": 1.0}
-figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+returns, entropies, at = {}, {}, 1 + jnp.arange(updates)
 for name, age in stories.items():
     metrics = lives(jnp.float32(age))
-    window = jnp.ones(15) / 15
-    curve = jnp.nanmean(metrics["episode_return"], 0)
-    axes[0].plot(jnp.convolve(curve, window, "valid") if not smoke else curve, label=name)
-    axes[1].plot(metrics["policy_entropy"].mean(0), label=name)
-    print(
-        f"{name}: return {curve[-30:].mean():.2f}, entropy {metrics['policy_entropy'][:, -30:].mean():.2f} at the end"
-    )
-axes[0].set(xlabel="update of the agent", ylabel="return (mean over 15 updates)")
-axes[1].set(xlabel="update of the agent", ylabel="entropy of the policy (nats)")
-axes[1].legend()
-plt.show()
+    curve, entropy = jnp.nanmean(metrics["episode_return"], 0), metrics["policy_entropy"].mean(0)
+    returns[name], entropies[name] = (at, plot.smoothed(curve)), (at, entropy)
+    print(f"{name}: return {curve[-30:].mean():.2f}, entropy {entropy[-30:].mean():.2f} at the end")
+figure, axes = plot.panels(2, size=(4.8, 3.4))
+plot.lines(returns, "update of the agent", "return (smoothed)", axis=axes[0])
+plot.lines(entropies, "update of the agent", "entropy of the policy (nats)", axis=axes[1])
+figure
 
 # %% [markdown]
 # The truth is the best story. A rule that believes its agent to be old makes it sure of itself early (the entropy
@@ -133,8 +119,7 @@ contenders = {
 }
 judge = jax.jit(final_returns, static_argnums=0, static_argnames="num_seeds")
 best = jax.lax.map(jax.jit(envs.optimal_return(levels.env)), many.env_params)
-plt.figure(figsize=(6.5, 3.2), layout="constrained")
-plt.axvspan(10, 250, color="#eef0f2", label="trained on")
+report = {}
 for name, inner in contenders.items():
     found = []
     for horizon in (0, *horizons):
@@ -142,19 +127,9 @@ for name, inner in contenders.items():
         found.append(judge(inner, {}, there, jax.random.key(2), num_seeds=4))
     newborn, *returns = found
     scores = [normalised_return(x, newborn.mean(0), best) for x in returns]
-    mean, low, high = zip(*scores, strict=True)
-    plt.fill_between(horizons, low, high, alpha=0.15)
-    plt.plot(horizons, mean, "o-", label=name)
-    print(
-        name,
-        {horizon: f"{x.mean:.2f} [{x.low:.2f}, {x.high:.2f}]" for horizon, x in zip(horizons, scores, strict=True)},
-    )
-plt.xscale("log")
-plt.xticks(horizons, horizons)
-plt.xlabel("lifetime in agent updates")
-plt.ylabel("return: 0 random, 1 optimal\n(95 % interval)")
-plt.legend()
-plt.show()
+    report[name] = dict(zip(horizons, scores, strict=True))
+    print(name, {horizon: f"{x.mean:.2f} [{x.low:.2f}, {x.high:.2f}]" for horizon, x in report[name].items()})
+plot.over_horizons(report, "return: 0 random, 1 optimal", trained=(10, 250))
 
 # %% [markdown]
 # TA-LPG's agents get better the longer they live, also beyond the lives that it was trained on, and **A2C, whose

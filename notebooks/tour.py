@@ -21,16 +21,13 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import optax
 
 import envs
 import metarl
 from envs import gridworld
-from metarl import curricula, estimators, networks, objectives, optimizers
-from metarl.plot import smoothed
+from metarl import curricula, estimators, networks, objectives, optimizers, plot
 
-plt.style.use("seaborn-v0_8-whitegrid")
 smoke = bool(os.environ.get("METARL_SMOKE"))  # tiny sizes, for tests
 
 # %% [markdown]
@@ -45,13 +42,12 @@ smoke = bool(os.environ.get("METARL_SMOKE"))  # tiny sizes, for tests
 levels = envs.make("gridworld/small", horizon=4 if smoke else 250)
 optimum = jax.jit(envs.optimal_return(levels.env))
 
-figure, axes = plt.subplots(1, 4, figsize=(9, 2.8), layout="constrained")
-for seed, axis in enumerate(axes):
+pictures = {}
+for seed in range(4):
     level = levels.sample(jax.random.key(seed))
-    axis.imshow(gridworld.render(levels.env, level.env_params))
-    axis.set_title(f"level {seed}: {level.env_params.max_steps} steps,\nbest return {optimum(level.env_params):.2f}")
-    axis.axis("off")
-plt.show()
+    title = f"level {seed}: {level.env_params.max_steps} steps,\nbest return {optimum(level.env_params):.2f}"
+    pictures[title] = gridworld.render(levels.env, level.env_params)
+plot.pictures(pictures)
 
 # %% [markdown]
 # ## An agent
@@ -108,12 +104,7 @@ meta = metarl.compose(
 )
 state, log = metarl.train(meta, seed=0, steps=2 if smoke else 300)
 
-plt.figure(figsize=(6, 3), layout="constrained")
-plt.plot(log["episode_return"], alpha=0.3)
-plt.plot(smoothed(log["episode_return"]), color="C0")
-plt.xlabel("meta-step")
-plt.ylabel("return of the 16 agents")
-plt.show()
+plot.learning_curves(log, ["episode_return"])
 
 # %% [markdown]
 # Agents die and are born again all the time, on new levels, so agents of all ages are in this curve: it rises because
@@ -130,21 +121,21 @@ curves["LPG, trained above"] = lives(learner, state.params, many, jax.random.key
 curves["LPG, untrained"] = lives(learner, learner.init_meta(jax.random.key(5)), many, jax.random.key(0))
 curves["LPG, shipped"] = lives(shipped, {}, many, jax.random.key(0))
 
-plt.figure(figsize=(7, 3.6), layout="constrained")
 for name, curve in curves.items():
-    plt.plot(smoothed(jnp.nanmean(curve, 0)), label=name)
     print(f"{name}: {jnp.nanmean(curve[:, -50:]):.2f} in the last 50 updates")
-plt.axhline(best, color="black", linestyle=":", label="best possible")
-plt.xlabel("update of the agent")
-plt.ylabel(f"return, mean of {len(many.horizon)} levels")
-plt.legend()
-plt.show()
+means = {name: plot.smoothed(jnp.nanmean(curve, 0)) for name, curve in curves.items()}
+plot.lines(
+    {name: (1 + jnp.arange(len(mean)), mean) for name, mean in means.items()},
+    "update of the agent",
+    f"return, mean of {len(many.horizon)} levels (dashed: best possible)",
+    reference=best,
+)
 
 # %% [markdown]
 # A minute of meta-training has made a rule out of a random network, whose agents only get worse: its agents come to
-# 0.90, those of the shipped rule (four times as wide, trained with twice as many lives for twice as long) to 0.94.
-# **A2C comes to 1.04**, of 1.14 that would be possible, and gets there sooner. That is how far rules of this size go;
-# the README says so with intervals and several seeds.
+# 0.94, as do those of the shipped rule (four times as wide, trained with twice as many lives for twice as long), which
+# learn faster. **A2C comes to 1.04**, of 1.14 that would be possible, and gets there sooner. That is how far rules of
+# this size go; the README says so with intervals and several seeds.
 #
 # ## Files
 #

@@ -21,16 +21,13 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import optax
 
 import envs
 import metarl
-from metarl import networks, objectives, optimizers
-from metarl.plot import smoothed
+from metarl import networks, objectives, optimizers, plot
 from metarl.rl.rollout import Rollout, model
 
-plt.style.use("seaborn-v0_8-whitegrid")
 smoke = bool(os.environ.get("METARL_SMOKE"))  # tiny sizes, for tests
 
 # %% [markdown]
@@ -77,25 +74,22 @@ def answer(reward, terminated, prob=0.5, y_next=0.0):
 # %%
 rewards = jnp.linspace(-1, 1, 41)[None]
 no = jnp.zeros(rewards.shape, bool)
-figure, axes = plt.subplots(1, 3, figsize=(10, 3.1), layout="constrained")
-for prob in (0.1, 0.5, 0.9):
-    axes[0].plot(rewards[0], answer(rewards, no, prob)[0], label=f"π(a|s) = {prob}")
-axes[0].set(xlabel="reward of the step", ylabel="pi_hat", title="the episode goes on")
-for prob in (0.1, 0.5, 0.9):
-    axes[1].plot(rewards[0], answer(rewards, ~no, prob)[0])
-axes[1].set(xlabel="reward of the step", title="the step ends the episode")
+figure, axes = plot.panels(3, size=(3.6, 3.2))
+for axis, ends, title in zip(axes, (no, ~no), ("the episode goes on", "the step ends the episode"), strict=False):
+    answers = {f"π(a|s) = {prob}": (rewards[0], answer(rewards, ends, prob)[0]) for prob in (0.1, 0.5, 0.9)}
+    plot.lines(answers, "reward of the step", "pi_hat", axis=axis)
+    axis.set_title(title)
 one = jnp.zeros((1, 1))
 after = jnp.stack([answer(one, one > 0, y_next=20.0 * jnp.eye(bins)[i])[0, 0] for i in range(bins)])
-axes[2].bar(jnp.arange(bins), after, color="C3")
+axes[2].bar(jnp.arange(bins), after, color=plot.BLUE)
 axes[2].set(xlabel="bin of the next prediction", title="no reward, certain y(s')")
 limits = [min(a.get_ylim()[0] for a in axes), max(a.get_ylim()[1] for a in axes)]
 for axis in axes:
     axis.set_ylim(limits)
     axis.axhline(0, color="black", linewidth=0.8)
-axes[0].legend()
 print(f"a reward of 0 that ends the episode: {answer(one, one == 0)[0, 0]:.2f}", end=", ")
 print(f"and that does not: {answer(one, one > 0)[0, 0]:.2f}")
-plt.show()
+figure
 
 # %% [markdown]
 # ## Credit
@@ -112,16 +106,19 @@ ended = never.at[T - 6].set(True)  # an episode that ends five steps before the 
 reach = (answer(paid, never) - answer(0 * paid, never))[::-1, 0]
 across = (answer(paid, ended) - answer(0 * paid, ended))[::-1, 0]
 steps = jnp.arange(T)
-plt.figure(figsize=(6.5, 3.2), layout="constrained")
-plt.plot(steps, reach / reach[0], "o-", label="LPG")
-plt.plot(steps, across / reach[0], "x--", color="C3", label="LPG, another episode ends 5 steps before")
-plt.plot(steps, (0.99 * 0.95) ** steps, ":", color="black", label="A2C's advantage")
-plt.xlabel("steps between the action and the reward")
-plt.ylabel("effect, over that on the last action")
-plt.xticks(steps[::2])
-plt.legend()
+effects = {
+    "LPG": reach / reach[0],
+    "LPG, another episode ends 5 steps before": across / reach[0],
+    "A2C's advantage": (0.99 * 0.95) ** steps,
+}
+figure = plot.lines(
+    {name: (steps, effect) for name, effect in effects.items()},
+    "steps between the action and the reward",
+    "effect, over that on the last action",
+)
+figure.axes[0].set_xticks(steps[::2])
 print("effect one, two, five and ten steps before:", [f"{reach[i] / reach[0]:.2f}" for i in (1, 2, 5, 10)])
-plt.show()
+figure
 
 # %% [markdown]
 # ## Lives
@@ -136,30 +133,27 @@ agents = partial(metarl.rl_inner_loop, levels.env, networks.tabular, num_envs=8,
 many = jax.jit(jax.vmap(levels.sample))(jax.random.split(jax.random.key(2**31 - 1), 2 if smoke else 64))
 lives = {}
 for name, inner in {
-    "A2C": agents(objectives.a2c(normalise_advantage=True), optimizers.adam(0.1)),
     "LPG": agents(rule.objective, optimizers.per_output(policy=optax.sgd(40.0), y=optax.sgd(4.0))),
+    "A2C": agents(objectives.a2c(normalise_advantage=True), optimizers.adam(0.1)),
 }.items():
     live = jax.jit(jax.vmap(partial(metarl.train_agent, inner, {}, num_updates=updates)))
     lives[name] = live(many, jax.random.split(jax.random.key(1), len(many.horizon)))[1]
 
 best = jax.lax.map(jax.jit(envs.optimal_return(levels.env)), many.env_params).mean()
-figure, axes = plt.subplots(1, 3, figsize=(10, 3.1), layout="constrained")
-for name, metrics in lives.items():
-    axes[0].plot(smoothed(jnp.nanmean(metrics["episode_return"], 0)), label=name)
-    axes[1].plot(metrics["policy_entropy"].mean(0), label=name)
-axes[0].axhline(best, color="black", linestyle=":", label="best possible")
-axes[0].legend()
-axes[1].axhline(jnp.log(5), color="black", linestyle=":")
-axes[2].plot(lives["LPG"]["y_entropy"].mean(0), color="C1")
-axes[2].axhline(jnp.log(bins), color="black", linestyle=":")
+figure, axes = plot.panels(3, size=(3.6, 3.2))
+age, at = "update of the agent", 1 + jnp.arange(updates)
+earned = {name: (at, plot.smoothed(jnp.nanmean(x["episode_return"], 0))) for name, x in lives.items()}
+plot.lines(earned, age, "return (dashed: best possible)", reference=best, axis=axes[0])
+entropy = {name: (at, x["policy_entropy"].mean(0)) for name, x in lives.items()}
+plot.lines(entropy, age, "entropy of the policy (nats; dashed: log 5)", reference=jnp.log(5), axis=axes[1])
+sharpness = {"LPG": (at, lives["LPG"]["y_entropy"].mean(0))}
+plot.lines(sharpness, age, "entropy of y (nats; dashed: log of the bins)", reference=jnp.log(bins), axis=axes[2])
 axes[2].set_ylim(0, 1.05 * jnp.log(bins))
-for axis, title in zip(axes, ("return", "entropy of the policy (nats)", "entropy of y (nats)"), strict=True):
-    axis.set(title=title, xlabel="update of the agent")
 for name, metrics in lives.items():
     print(f"{name}: return {jnp.nanmean(metrics['episode_return'][:, -50:]):.2f} of {best:.2f},", end=" ")
     print(f"policy's entropy {metrics['policy_entropy'][:, -50:].mean():.2f} in the last 50 updates")
 print(f"entropy of y: {lives['LPG']['y_entropy'][:, -50:].mean():.3f} of {jnp.log(bins):.3f}")
-plt.show()
+figure
 
 # %% [markdown]
 # ## What it learned, and what it did not

@@ -9,7 +9,6 @@ import pytest
 
 import metarl
 from experiments import amft
-from metarl import plot
 from metarl.run.sweep import side_by_side
 
 TINY = (
@@ -134,11 +133,6 @@ def test_bad_input_is_one_clear_line(arguments, says, tmp_path, capsys):
     message = capsys.readouterr().err.strip()
     assert stopped.value.code == 2 and says in message and len(message.splitlines()) == 1
     assert not (tmp_path / "run").exists()
-
-
-def test_trajectories_need_lines(tmp_path):
-    with pytest.raises(ValueError, match="no lines"):
-        plot.trajectories({"empty": {}}, tmp_path / "x.png")
 
 
 # --- runs side by side --------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The command line that experiments share: options, files, clean failures; and the figures."""
+"""The command line that experiments share: options, files, clean failures."""
 
 import dataclasses
 import json
@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -210,30 +209,3 @@ def test_a_foreign_envs_package_is_refused(tmp_path):
     assert refused.returncode == 1
     assert f"`import envs` finds {tmp_path / 'envs'}" in refused.stderr
     assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0
-
-
-def test_figures_are_drawn(tmp_path):
-    from metarl.plot import intervals, learning_curves
-
-    log = {"loss": np.linspace(1, 0, 50), "regret": np.random.default_rng(0).random((50, 4))}
-    learning_curves(log, tmp_path / "curves.png")
-    intervals({"lpg": (0.8, 0.7, 0.9), "a2c": (0.5, 0.4, 0.6)}, tmp_path / "intervals.png")
-    for name in ("curves.png", "intervals.png"):
-        assert (tmp_path / name).read_bytes().startswith(PNG)
-    with pytest.raises(ValueError, match="no such metrics: \\['los'\\]; the log has \\['loss', 'regret'\\]"):
-        learning_curves(log, tmp_path / "curves.png", keys=["los"])
-    with pytest.raises(ValueError, match="lpg: the mean 1.0 is outside its interval"):
-        intervals({"lpg": (1.0, 0.0, 0.5)}, tmp_path / "intervals.png")
-
-
-def test_smoothing_has_no_lag_and_leaves_gaps_out():
-    from metarl.plot import smoothed
-
-    line = np.arange(100.0)
-    np.testing.assert_allclose(smoothed(line)[2:-2], line[2:-2])
-    step = smoothed(np.array([1.0] * 50 + [2.0] * 50))
-    assert (step[49] + step[50]) / 2 == 1.5
-    gap = np.where(np.arange(100) == 40, np.nan, line)
-    assert abs(smoothed(gap)[41] - 41) < 1
-    noise = np.random.default_rng(0).normal(size=400)
-    assert smoothed(noise).std() < 0.4

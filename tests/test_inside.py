@@ -13,7 +13,6 @@ from safetensors.numpy import save_file
 import envs
 from experiments import horizons, inside, ta_lpg
 from experiments.report import Judge, horizon_report
-from metarl import plot
 from metarl.objectives import lpg, lpo
 from metarl.objectives.lpg import LPGInputs, LPGNetwork
 from metarl.objectives.temporal import temporal_features
@@ -24,75 +23,6 @@ PNG = b"\x89PNG\r\n\x1a\n"
 CONFIG = SimpleNamespace(bins=3, hidden=4, temporal=True, longest_life=10, start="ppo", clip=0.2)
 BLIND = SimpleNamespace(**{**vars(CONFIG), "temporal": False})
 HALFWAY = Progress(jnp.int32(5), jnp.int32(10))
-
-
-# figures
-
-
-def row(*means):
-    return {10 * 2**i: (mean, mean - 0.1, mean + 0.2) for i, mean in enumerate(means)}
-
-
-def test_lines_over_horizons_are_drawn(tmp_path):
-    plot.over_horizons({"a": row(0.1, 0.3, 0.5), "b": row(0.2)}, tmp_path / "lines.png", "return", trained=(5, 20))
-    rows = {"a": row(0.1), "b": row(0.2), "a minus b": row(-0.1)}
-    plot.over_horizons(rows, tmp_path / "two.png", trained=(10, 10))
-    plot.over_horizons({"a minus b": row(-0.1, 0.1)}, tmp_path / "difference.png")
-    heights = []
-    for name in ("lines.png", "two.png", "difference.png"):
-        data = (tmp_path / name).read_bytes()
-        assert data.startswith(PNG)
-        heights.append(int.from_bytes(data[20:24], "big"))
-    assert heights[1] == 2 * heights[0] == 2 * heights[2]  # differences have a panel of their own
-
-
-@pytest.mark.parametrize(
-    ("rows", "says"),
-    [
-        ({}, "no results to draw"),
-        ({"a": row(0.1), "b": {}}, r"no results to draw: \['b'\]"),
-        ({"a": {0: (0.0, 0.0, 0.0)}}, "horizons must be positive, got 0"),
-        ({"a": {5: (0.3, 0.0, 0.2)}}, "a at horizon 5: the mean 0.3 is outside its interval"),
-        ({"a": {5: (float("nan"), 0.0, 0.2)}}, "a at horizon 5: the mean nan is outside its interval"),
-    ],
-)
-def test_lines_that_cannot_be_drawn_are_refused(rows, says, tmp_path):
-    with pytest.raises(ValueError, match=says):
-        plot.over_horizons(rows, tmp_path / "x.png")
-
-
-@pytest.mark.filterwarnings("error")
-def test_surfaces_are_drawn_and_zero_is_white(tmp_path):
-    import matplotlib.image
-
-    x, y = np.linspace(-1, 1, 5), np.linspace(0, 3, 4)
-    several = {"signs": x * y[:, None], "positive": 1 + x**2 * y[:, None], "negative": -1 - x**2 * y[:, None]}
-    plot.surfaces(several, x, y, tmp_path / "several.png", "x", "y", "value")
-    plot.surfaces({"": np.zeros((4, 5))}, x, y, tmp_path / "zeros.png")
-    assert (tmp_path / "several.png").read_bytes().startswith(PNG)
-    image = matplotlib.image.imread(tmp_path / "zeros.png")
-    np.testing.assert_array_equal(image[image.shape[0] // 2, image.shape[1] // 3], 1.0)
-
-
-@pytest.mark.parametrize(
-    ("panels", "says"),
-    [
-        ({}, "no surfaces to draw"),
-        ({"fine": np.ones((2, 3)), "wide": np.ones((3, 2))}, r"wide: need values of shape \(2, 3\), got \(3, 2\)"),
-        ({"fine": np.ones((2, 3)), "bad": np.array([[0, np.nan, 1], [np.inf, 0, 1]])}, "bad: 2 values are not finite"),
-    ],
-)
-def test_surfaces_that_cannot_be_drawn_are_refused(panels, says, tmp_path):
-    with pytest.raises(ValueError, match=says):
-        plot.surfaces(panels, np.arange(3), np.arange(2), tmp_path / "x.png")
-
-
-def test_lines_are_drawn(tmp_path):
-    x = np.array([1.0, 10.0])
-    plot.lines({"a": (x, x), "b": (x, -x)}, tmp_path / "lines.png", "seconds", "cosine", {"a": (2.0, 0.5)})
-    assert (tmp_path / "lines.png").read_bytes().startswith(PNG)
-    with pytest.raises(ValueError, match="no lines to draw"):
-        plot.lines({}, tmp_path / "x.png")
 
 
 # surfaces of learned rules
@@ -170,6 +100,7 @@ def test_lpo_surface_starts_as_ppos_drift(start, clip):
 def panels_of(draw, config, params, monkeypatch):
     drawn = {}
     monkeypatch.setattr(inside.plot, "surfaces", lambda panels, *arguments: drawn.update(panels))
+    monkeypatch.setattr(inside.plot, "save", lambda figure, path: None)
     draw(config, params, "nowhere.png")
     return drawn
 

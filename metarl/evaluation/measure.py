@@ -1,4 +1,4 @@
-"""Judging agents at the end of their lives: returns on many levels and seeds, normalised, with intervals."""
+"""Measuring agents: their returns at the end of their lives, and while they learn."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from metarl.evaluation.statistics import Interval
 from metarl.meta import InnerLoop, advance, done
 from metarl.parallel import Placement
 from metarl.types import Array, Key, Level, MetaParams, PyTree
@@ -84,36 +82,6 @@ def learning_curves(
         return jax.lax.scan(segment, newborn, (jnp.array([0, *ends[:-1]]), jnp.array(ends)))[1]
 
     return placement.map(life, (), (hypers, levels, keys))
-
-
-def normalised_return(returns: Array, zero: Array, one: Array, seed: int = 0, resamples: int = 2000) -> Interval:
-    """Mean return on a scale on which `zero` scores 0 and `one` scores 1, over seeds and levels.
-
-    `returns` [num_seeds, n] of n levels; `zero` and `one` [n]. It is a ratio of means over levels,
-    `mean(returns - zero) / mean(one - zero)`, because single levels on which `one` is hardly better than
-    `zero` would dominate a mean of ratios. The interval resamples both seeds and levels: it says what other
-    seeds on other levels of the distribution would give.
-
-    Raises ValueError if there are fewer than two levels, the shapes do not agree, or `one` is not above
-    `zero` on average.
-    """
-    scores, low, high = (np.asarray(x, np.float64) for x in (returns, zero, one))
-    if scores.ndim != 2 or not scores.shape[1:] == low.shape == high.shape or scores.shape[1] < 2:
-        raise ValueError(
-            f"need [num_seeds, n] returns and [n] references for n >= 2 levels, got {scores.shape}, "
-            f"{low.shape} and {high.shape}"
-        )
-    if not (high - low).mean() > 0:
-        raise ValueError(f"the reference for 1 ({high.mean():.4g}) is not above that for 0 ({low.mean():.4g})")
-    random = np.random.default_rng(seed)
-    samples = []
-    for _ in range(resamples):
-        seeds = random.integers(scores.shape[0], size=scores.shape[0])
-        levels = random.integers(scores.shape[1], size=scores.shape[1])
-        above = scores[np.ix_(seeds, levels)].mean() - low[levels].mean()
-        samples.append(above / (high[levels] - low[levels]).mean())
-    below, over = np.quantile(samples, [0.025, 0.975])
-    return Interval(float((scores.mean() - low.mean()) / (high - low).mean()), float(below), float(over))
 
 
 def _fitness(inner: InnerLoop) -> Callable[[MetaParams, Any, Key], Array]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 Config = TypeVar("Config")
 
@@ -55,3 +55,13 @@ def _changes(config: Any, values: Mapping[str, Any], change: Any) -> dict[str, A
         elif field.name in values:
             changed[field.name] = values[field.name]
     return changed
+
+
+def hints(config: Any) -> dict[str, Any]:
+    """The types of the options of a configuration by name, those of its parts included."""
+    found: dict[str, Any] = {}
+    types = get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        found |= hints(value) if dataclasses.is_dataclass(value) else {field.name: types[field.name]}
+    return found

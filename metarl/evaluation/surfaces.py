@@ -1,9 +1,8 @@
-"""What a learned rule computes, as surfaces: LPG's policy target of a single step, and LPO's drift."""
+"""What a learned objective computes, as surfaces: LPG's policy target of a single step, and LPO's drift."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +12,9 @@ from metarl.objectives.lpg import LPGInputs, LPGNetwork, LPGTargets
 from metarl.objectives.lpo import Start, lpo_drift
 from metarl.objectives.temporal import temporal_features
 from metarl.types import Array, MetaParams, Progress
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 POINTS = 101  # of each axis; odd, so that zero is one of them
 
@@ -25,22 +27,22 @@ class Surface(NamedTuple):
     values: Array  # [rows, columns]
 
 
-def lpg_surface(config: Any, meta_params: MetaParams, progress: Progress) -> Surface:
+def lpg_surface(meta_params: MetaParams, progress: Progress) -> Surface:
     """The policy target pi_hat of a single step, over its reward (x) and the change of the embedded prediction (y).
 
     The predictions y_t and y_{t+1} enter the meta-network only through a learned scalar phi, so the vertical axis is
     `phi(y_{t+1}) - phi(y_t)`: y_t is uniform, and y_{t+1} moves in a straight line from the bin (all its mass there)
     of the lowest phi to that of the highest. The step does not end an episode, nothing is known of what follows it,
-    and pi(a|s) = 0.5. `config` has LPG's bins, hidden and temporal; a blind rule ignores `progress`.
+    and pi(a|s) = 0.5. `meta_params` are those of `objectives.lpg`; a blind rule ignores `progress`.
     """
-    bins = jnp.eye(config.bins)
-    phi = _embedding(meta_params, bins)
-    path = jnp.linspace(bins[phi.argmin()], bins[phi.argmax()], POINTS)  # [rows, bins]
-    uniform = jnp.full(config.bins, 1.0 / config.bins)
+    hidden, bins = meta_params["y_hat"]["kernel"].shape
+    phi = _embedding(meta_params, jnp.eye(bins))
+    path = jnp.linspace(jnp.eye(bins)[phi.argmin()], jnp.eye(bins)[phi.argmax()], POINTS)  # [rows, bins]
+    uniform = jnp.full(bins, 1.0 / bins)
     change = _embedding(meta_params, path) - _embedding(meta_params, uniform)
     order = change.argsort()  # phi is not linear along the path, nor need it rise all the way
     rewards, shape = jnp.linspace(-1.0, 1.0, POINTS), (POINTS, POINTS)
-    seen = temporal_features(progress) if config.temporal else jnp.zeros(0)
+    seen = temporal_features(progress) if _sees_time(meta_params) else jnp.zeros(0)
     # every point of the grid is one environment of a rollout of one step
     no = jnp.zeros((1, POINTS * POINTS), bool)
     inputs = LPGInputs(
@@ -48,11 +50,11 @@ def lpg_surface(config: Any, meta_params: MetaParams, progress: Progress) -> Sur
         terminated=no,
         done=no,
         prob=jnp.full(no.shape, 0.5),
-        y=jnp.broadcast_to(uniform, (*no.shape, config.bins)),
-        y_next=jnp.broadcast_to(path[order][:, None], (*shape, config.bins)).reshape(*no.shape, config.bins),
+        y=jnp.broadcast_to(uniform, (*no.shape, bins)),
+        y_next=jnp.broadcast_to(path[order][:, None], (*shape, bins)).reshape(*no.shape, bins),
         time=jnp.broadcast_to(seen, (*no.shape, seen.size)),
     )
-    targets = cast(LPGTargets, LPGNetwork(config.bins, config.hidden).apply({"params": meta_params}, inputs))
+    targets = cast(LPGTargets, LPGNetwork(bins, hidden).apply({"params": meta_params}, inputs))
     return Surface(rewards, change[order], targets.pi_hat.reshape(shape))
 
 
@@ -69,36 +71,39 @@ def lpo_surface(meta_params: MetaParams, progress: Progress, start: Start = "ppo
     return Surface(jnp.exp(log_ratio), advantage, lpo_drift(meta_params, log_ratios, advantages, progress, start, clip))
 
 
-def draw_lpg(config: Any, meta_params: MetaParams, path: str | Path) -> None:
-    """`lpg_surface` at several ages of an agent of the longest lifetime; `meta_params` are the objective's own.
-
-    `config` has also longest_life.
-    """
-    found = {name: lpg_surface(config, meta_params, progress) for name, progress in _ages(config).items()}
+def draw_lpg(meta_params: MetaParams, longest_life: int) -> Figure:
+    """`lpg_surface` at several ages of an agent that lives `longest_life` updates; at any age, of a blind rule."""
+    ages = _ages(longest_life, _sees_time(meta_params))
+    found = {name: lpg_surface(meta_params, progress) for name, progress in ages.items()}
     first = next(iter(found.values()))
     x_label = "reward"
     y_label = r"$\phi(y_{t+1}) - \phi(y_t)$, uniform $y_t$"
     label = r"$\hat\pi$ of a step with $\pi(a|s) = 0.5$"
-    plot.surfaces({name: x.values for name, x in found.items()}, first.x, first.y, path, x_label, y_label, label)
+    return plot.surfaces({name: x.values for name, x in found.items()}, first.x, first.y, x_label, y_label, label)
 
 
-def draw_lpo(config: Any, meta_params: MetaParams, path: str | Path) -> None:
-    """PPO's drift, and `lpo_surface` at several ages; `meta_params` are the objective's own.
+def draw_lpo(meta_params: MetaParams, longest_life: int, start: Start = "ppo", clip: float = 0.2) -> Figure:
+    """PPO's drift, and `lpo_surface` at several ages of an agent that lives `longest_life` updates.
 
-    `config` has LPO's start, clip and temporal, and longest_life.
+    `meta_params`, `start` and `clip` are those of `objectives.lpo`.
     """
     silent = jax.tree.map(jnp.zeros_like, meta_params)  # a network that adds nothing to PPO's drift
-    ages = _ages(config)
-    ppo = lpo_surface(silent, next(iter(ages.values())), "ppo", config.clip)
+    ages = _ages(longest_life, meta_params["hidden"].shape[0] == 16)
+    ppo = lpo_surface(silent, next(iter(ages.values())), "ppo", clip)
     panels = {"PPO": ppo.values}
     for name, progress in ages.items():
-        panels[name] = lpo_surface(meta_params, progress, config.start, config.clip).values
-    plot.surfaces(panels, ppo.x, ppo.y, path, r"ratio $\rho$", "advantage A", r"drift $f(\rho, A)$")
+        panels[name] = lpo_surface(meta_params, progress, start, clip).values
+    return plot.surfaces(panels, ppo.x, ppo.y, r"ratio $\rho$", "advantage A", r"drift $f(\rho, A)$")
 
 
-def _ages(config: Any) -> dict[str, Progress]:
+def _sees_time(meta_params: MetaParams) -> bool:
+    """Whether an LPG sees the agent's age: two inputs more than the reward, the end, pi, and phi of two predictions."""
+    return meta_params["input_kernel"].shape[0] == 7
+
+
+def _ages(longest_life: int, temporal: bool) -> dict[str, Progress]:
     """The panels' names, and what they show: an agent at birth, halfway and at its end; one panel for a blind rule."""
-    horizon = jnp.int32(config.longest_life)
-    if not config.temporal:
+    horizon = jnp.int32(longest_life)
+    if not temporal:
         return {"at any age": Progress(jnp.int32(0), horizon)}
     return {f"n/N = {age:g}, N = {horizon}": Progress(age * horizon, horizon) for age in (0.0, 0.5, 1.0)}

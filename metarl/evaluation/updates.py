@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +11,11 @@ import numpy as np
 import optax
 
 from metarl import plot
-from metarl.meta import LearnedOptimizer
+from metarl.optimizers.learned import LearnedOptimizer
 from metarl.types import Array, Layer, MetaParams, Progress
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 POINTS = 41  # of each axis; odd, so that zero is one of them
 PAST = 20  # equal gradients that make a momentum
@@ -53,19 +55,20 @@ def sizes_over_dormancy(transform: optax.GradientTransformationExtraArgs, points
     return dormancy, jax.vmap(size)(dormancy)
 
 
-def draw(optimizer: LearnedOptimizer, meta_params: MetaParams, path: Path) -> None:
-    """The surface in `path`, beside Adam's; and in `..._sizes.png`, next to it, what sizes depend on.
+def draw_update(optimizer: LearnedOptimizer, meta_params: MetaParams) -> Figure:
+    """The surface of updates, beside Adam's.
 
     The grid of the surface is one tensor, of more parameters than a gradient is clipped for: `optimizer` should not
     clip. One that is centred (OPEN) shows moves relative to their mean over the grid.
     """
-    transforms = {
-        "learned": optimizer.transform(meta_params),
-        "Adam at 0.001": optax.with_extra_args_support(optax.adam(1e-3)),
-    }
-    surfaces = {name: surface(transform) for name, transform in transforms.items()}
-    axis = np.asarray(surfaces["learned"][0])
-    plot.surfaces({name: np.asarray(x) for name, (_, x) in surfaces.items()}, axis, axis, path, "gradient", "momentum")
+    found = {name: surface(x) for name, x in _beside_adam(optimizer, meta_params).items()}
+    axis = np.asarray(found["learned"][0])
+    return plot.surfaces({name: np.asarray(x) for name, (_, x) in found.items()}, axis, axis, "gradient", "momentum")
+
+
+def draw_sizes(optimizer: LearnedOptimizer, meta_params: MetaParams) -> Figure:
+    """What the sizes of updates depend on: the share of the training, and the dormancy of the neuron; beside Adam's."""
+    transforms = _beside_adam(optimizer, meta_params)
 
     def curves(sizes: Callable[[optax.GradientTransformationExtraArgs], tuple[Array, Array]]) -> dict[str, Any]:
         found = {name: sizes(transform) for name, transform in transforms.items()}
@@ -75,7 +78,14 @@ def draw(optimizer: LearnedOptimizer, meta_params: MetaParams, path: Path) -> No
         "mean size of an update over the share of the training": curves(sizes_over_progress),
         "mean size of an update over the dormancy of its neuron": curves(sizes_over_dormancy),
     }
-    plot.trajectories(panels, path.with_name(f"{path.stem}_sizes.png"))
+    return plot.trajectories(panels)
+
+
+def _beside_adam(
+    optimizer: LearnedOptimizer, meta_params: MetaParams
+) -> dict[str, optax.GradientTransformationExtraArgs]:
+    adam = optax.with_extra_args_support(optax.adam(1e-3))
+    return {"learned": optimizer.transform(meta_params), "Adam at 0.001": adam}
 
 
 def _moves(

@@ -1,0 +1,137 @@
+"""What the experiments share that meta-train an agent objective: LPG, TA-LPG, GROOVE and LPO.
+
+Their configurations have the parts `run`, `sweep`, `distribution`, `agents`, `rule`, `estimator`, `optimizer`, `replay` and
+`held_out`. `rule` has `recipe()` and `draw(params, longest_life)`; the other parts are those of `experiments.parts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import metarl
+from experiments import launch
+from experiments.parts import Evolution
+from metarl import plot
+from metarl.evaluation import gallery, tables
+from metarl.evaluation.families import family
+from metarl.evaluation.held_out import Judge, held_out_report, horizon_report
+from metarl.inner.rl import value_judge
+from metarl.meta import Estimator, InnerLoop, Meta
+from metarl.rules import Recipe, build, build_part
+from metarl.run.checkpoint import Log
+from metarl.run.files import write_json
+from metarl.types import Levels
+
+REPLAY_CURVES = ("score_median", "score_high", "replayed_share", "level_horizon", "level_size", "level_objects")
+
+
+class Objectives(NamedTuple):
+    """What differs between experiments of this kind."""
+
+    recipe: Callable[[Any], Recipe]  # of the learners whose objective is learned
+    plain: Callable[[Any], tuple[str, Recipe]]  # the name and the recipe of the agents that reports compare with
+
+
+def experiment(
+    name: str, objectives: Objectives, curves: tuple[str, ...], shards: bool = False
+) -> launch.Experiment:
+    """The experiment `name`, to be launched."""
+    return launch.Experiment(
+        name,
+        make=lambda config: make(objectives, config),
+        curves=(*curves, *REPLAY_CURVES),
+        recipe=objectives.recipe,
+        report=lambda config, state, log, directory: report(objectives, config, state, log, directory),
+        shards=shards,
+    )
+
+
+def a2c(config: Any) -> tuple[str, Recipe]:
+    """A2C agents of the family of the levels, with environments and rollouts as the agents of `config`."""
+    kind = family(config.distribution.levels, config.distribution.make().environment)
+    return "a2c", {
+        "objective": {"name": "a2c", "normalise_advantage": True},
+        "optimizer": kind.a2c,
+        "network": kind.network,
+        "policy": {"name": "by_action_space"},
+        "experience": {name: getattr(config.agents, name) for name in ("num_envs", "rollout_length")},
+    }
+
+
+def make(objectives: Objectives, config: Any) -> Meta:
+    """The meta-training run that `config` describes.
+
+    Raises ValueError for levels without an environment, and for what their score or mutation needs and they lack.
+    """
+    levels = config.distribution.make()
+    learner, critic = build(objectives.recipe(config)), _critic(config, levels)
+    judge = None
+    if critic is not None:
+        judge = value_judge(levels.environment, learner.network, learner.objective, critic, learner.experience)
+    antagonist = build(a2c(config)[1]).inner_loop(levels.environment)
+    return metarl.compose(
+        inner_loop(objectives, config, levels),
+        _estimator(config),
+        config.optimizer.make(),
+        config.replay.make(levels, antagonist, judge),
+        config.estimator.num_lifetimes,
+    )
+
+
+def inner_loop(objectives: Objectives, config: Any, levels: Levels) -> InnerLoop:
+    """The agents whose objective is learned."""
+    episodes = {"num_eval_episodes": config.estimator.eval_episodes} if _evolves(config) else {}
+    learner = build(objectives.recipe(config))
+    return learner.inner_loop(levels.environment, critic=_critic(config, levels), **episodes)
+
+
+def report(objectives: Objectives, config: Any, state: Any, log: Log, directory: Path) -> launch.Report:
+    """Draws what the rule computes and what the curriculum chose, and compares the rule on held-out levels."""
+    levels, options = config.distribution.make(), config.held_out
+    inner = inner_loop(objectives, config, levels)
+    figure = config.rule.draw(state.params["objective"], config.distribution.longest_life or 1000)
+    plot.save(figure, directory / "update.png")
+    gallery.write(levels, build(objectives.recipe(config)), state, directory)
+    if not options.held_out_seeds:
+        return {}
+    name, recipe = objectives.plain(config)
+    plain = build(recipe).inner_loop(levels.environment)
+    judge = Judge(
+        levels,
+        (name, plain),
+        num_levels=options.held_out_levels,
+        num_seeds=options.held_out_seeds,
+        batch_size=options.held_out_batch,
+    )
+    players = judge.players(inner, {"trained": lambda key: state.params, "untrained": inner.init_meta})
+    if options.held_out_horizons:
+        found = horizon_report(judge, {name: [player] for name, player in players.items()}, options.held_out_horizons)
+        _write_horizons(found, config, directory)
+    return held_out_report(judge, players)
+
+
+def _write_horizons(found: Any, config: Any, directory: Path) -> None:
+    score, lives = "normalised return on held-out levels", config.distribution.lifetimes
+    rows = {name: {str(h): interval._asdict() for h, interval in row.items()} for name, row in found.items()}
+    write_json(directory / "horizons.json", rows)
+    tables.show_intervals(found, "lifetime", score)
+    plot.save(plot.over_horizons(found, score, lives if isinstance(lives, tuple) else None), directory / "horizons.png")
+
+
+def _evolves(config: Any) -> bool:
+    return isinstance(config.estimator, Evolution)
+
+
+def _estimator(config: Any) -> Estimator:
+    if _evolves(config):
+        return config.estimator.make(config.distribution.longest_life)
+    return config.estimator.make()
+
+
+def _critic(config: Any, levels: Levels) -> metarl.Critic | None:
+    """A critic of each lifetime, if the estimator or the score asks for one."""
+    if _evolves(config) and not config.replay.needs_critic:
+        return None
+    return metarl.Critic(build_part("optimizer", family(config.distribution.levels, levels.environment).critic))

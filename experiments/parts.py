@@ -1,0 +1,387 @@
+"""The parts that configurations of experiments are made of: options, and what they `make()`.
+
+A configuration is a frozen dataclass of these. On the command line its options are flat (`--learning-rate 1e-3`), and
+an option that means nothing for an experiment is not there. A combination in which an option would change nothing is an
+error. Parts that several experiments share have the same field name in all of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal
+
+import jax.numpy as jnp
+import optax
+
+import envs
+from metarl import curricula, estimators
+from metarl.curricula import scores
+from metarl.curricula.replay import Prioritisation
+from metarl.estimators.es import Shaping
+from metarl.inner.rl import Experience, ValueJudge
+from metarl.meta import Curriculum, Estimator, InnerLoop
+from metarl.parallel import Placement, training_devices
+from metarl.types import Array, Levels
+
+ScoreName = Literal["uniform", "frozen", "random", "regret", "optimal", "pvl", "l1", "maxmc"]
+
+
+def check(
+    part: Any, *, positive: Sequence[str] = (), not_negative: Sequence[str] = (), shares: Sequence[str] = ()
+) -> None:
+    """Raises ValueError for the first of these fields that is not a finite number in its range; shares are in [0, 1]."""
+    for name in positive:
+        if not 0 < getattr(part, name) < math.inf:
+            raise ValueError(f"{name} must be positive and finite, got {getattr(part, name)}")
+    for name in not_negative:
+        if not 0 <= getattr(part, name) < math.inf:
+            raise ValueError(f"{name} must be finite and not negative, got {getattr(part, name)}")
+    for name in shares:
+        if not 0 <= getattr(part, name) <= 1:
+            raise ValueError(f"{name} must be from 0 to 1, got {getattr(part, name)}")
+
+
+def refuse_inert(part: Any, names: Sequence[str], because: str) -> None:
+    """Raises ValueError for the first of the fields `names` that is not as it is by default: it would change nothing."""
+    for field in dataclasses.fields(part):
+        if field.name in names and getattr(part, field.name) != field.default:
+            raise ValueError(f"{field.name} has no effect {because}, got {getattr(part, field.name)!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """How a run is carried out."""
+
+    directory: str = ""
+    """Where the run's files go (default: a new folder under runs/)."""
+    seed: int = 0
+    """Seed of everything random in the run."""
+    steps: int = 100
+    """Meta-steps in all, those before a resume included."""
+    chunk: int = 10
+    """Meta-steps between two looks at metrics and signals."""
+    checkpoint_every: int = 100
+    """Meta-steps between checkpoints."""
+    keep: int = 3
+    """How many checkpoints stay on disk."""
+    resume: bool = False
+    """Go on from the newest checkpoint in the directory."""
+    distributed: bool = False
+    """This is one of several processes that share the run, its directory and the work of all their devices. They find
+    each other by their cluster (Slurm, Open MPI, Kubernetes, TPU), or by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
+    JAX_PROCESS_ID."""
+    tensorboard: bool = False
+    """Also log to TensorBoard (needs the extra `tensorboard`)."""
+    wandb: bool = False
+    """Also log to Weights & Biases (needs the extra `wandb`)."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "chunk", "checkpoint_every", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}")
+        for name in ("resume", "distributed"):
+            if getattr(self, name) and not self.directory:
+                raise ValueError(f"{name} needs the directory of the run")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """A grid of runs instead of one."""
+
+    sweep: tuple[str, ...] = ()
+    """The grid: FIELD=VALUE,VALUE,... for each field. Members that differ in numbers which are arrays in the program,
+    or in their seed, go side by side in one."""
+    sweep_seeds: int = 1
+    """Seeds of every member of the grid, from `seed` on."""
+    sweep_by: str = ""
+    """The metric by which members are compared, the more the better (default: fitness or episode_return; beware that
+    the fitness of evolution is that of perturbed rules, which a greater sigma lowers)."""
+    sweep_batch: int = 0
+    """Members that go side by side at a time on each device (0: one on CPUs, all on accelerators)."""
+
+    def __post_init__(self) -> None:
+        check(self, positive=("sweep_seeds",), not_negative=("sweep_batch",))
+        if not self.sweep:
+            refuse_inert(self, ("sweep_seeds", "sweep_by", "sweep_batch"), "without sweep")
+
+
+@dataclasses.dataclass(frozen=True)
+class Distribution:
+    """The levels that are trained on."""
+
+    levels: str = "gridworld/small"
+    """Distribution of levels: any name of envs.names()."""
+    longest_life: int = 0
+    """Lifetime of an agent in updates (0: the distribution's own)."""
+    shortest_life: int = 0
+    """Lifetimes are log-uniform from here to `longest_life` (0: all of them are as long)."""
+
+    def __post_init__(self) -> None:
+        check(self, not_negative=("longest_life", "shortest_life"))
+        if self.shortest_life > self.longest_life:
+            raise ValueError(f"shortest_life must be at most longest_life = {self.longest_life}, got {self.shortest_life}")
+
+    @property
+    def lifetimes(self) -> int | tuple[int, int] | None:
+        """Of agents, as `envs.make` takes them."""
+        return (self.shortest_life, self.longest_life) if self.shortest_life else self.longest_life or None
+
+    def make(self) -> Levels:
+        return envs.make(self.levels, self.lifetimes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Agents:
+    """How the agents of an inner loop collect experience."""
+
+    num_envs: int = 16
+    """Environments of each agent."""
+    rollout_length: int = 20
+    """Environment steps between two agent updates."""
+
+    def __post_init__(self) -> None:
+        check(self, positive=("num_envs", "rollout_length"))
+
+    def make(self) -> Experience:
+        return Experience(self.num_envs, self.rollout_length)
+
+
+@dataclasses.dataclass(frozen=True)
+class Backprop:
+    """Meta-gradients by backpropagation through a few agent updates."""
+
+    num_lifetimes: int = 32
+    """Agents that live side by side."""
+    updates: int = 5
+    """Agent updates that the meta-gradient flows through (K)."""
+    batch_size: int = 0
+    """Lifetimes that go through the meta-gradient at a time on each device (0: all); less memory, more time."""
+    devices: int = 1
+    """Devices (of each process) that lifetimes are sharded over (0: all that divide their number; on CPU, each core is
+    one). A run resumes bit for bit on as many, and up to rounding on others."""
+    remat: bool = False
+    """Recompute agent updates backwards instead of storing them; less memory, more time."""
+
+    def __post_init__(self) -> None:
+        check(self, positive=("num_lifetimes", "updates"), not_negative=("batch_size", "devices"))
+        if self.batch_size and self.num_lifetimes % self.batch_size:
+            raise ValueError(f"batch_size must divide num_lifetimes = {self.num_lifetimes}, got {self.batch_size}")
+        if self.devices and self.num_lifetimes // (self.batch_size or 1) % self.devices:
+            batches = f" / batch_size = {self.batch_size}" if self.batch_size else ""
+            raise ValueError(f"devices must divide num_lifetimes = {self.num_lifetimes}{batches}, got {self.devices}")
+
+    def make(self) -> Estimator:
+        devices = training_devices(self.num_lifetimes // (self.batch_size or 1), self.devices)
+        return estimators.backprop(
+            self.updates, remat=self.remat, placement=Placement(devices, self.batch_size or None)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Evolution:
+    """Meta-gradients by evolution strategies."""
+
+    num_pairs: int = 16
+    """Antithetic pairs of agents that live side by side."""
+    estimator: Literal["es", "pes"] = "es"
+    """Evolution strategies, or persistent ones (which need `truncation`)."""
+    truncation: int = 0
+    """Agent updates between two meta-steps (0: whole lifetimes)."""
+    measure_every: int = 0
+    """Fitness is the mean over measurements after so many agent updates (es only; 0: that at the end)."""
+    shaping: Shaping = "pair_rank"
+    """What counts for fitness (es only): fitness as it is, ranks in the population, or the rank within a pair."""
+    sigma: float = 0.1
+    """Standard deviation of the perturbations."""
+    sigma_decay: float = 1.0
+    """Factor on sigma after each meta-step."""
+    eval_episodes: int = 16
+    """Episodes in which an agent's fitness is measured."""
+    batch_size: int = 0
+    """Pairs that live at a time on each device (0: all); small batches save memory, and on CPU time too."""
+    devices: int = 0
+    """Devices (of each process) that pairs are sharded over (0: all that divide their number; on CPU, each core is
+    one). A run resumes bit for bit on as many, and up to rounding on others."""
+
+    def __post_init__(self) -> None:
+        check(
+            self,
+            positive=("num_pairs", "eval_episodes", "sigma", "sigma_decay"),
+            not_negative=("truncation", "measure_every", "batch_size", "devices"),
+        )
+        if self.estimator == "pes":
+            refuse_inert(self, ("measure_every", "shaping"), "with estimator pes")
+            if not self.truncation:
+                raise ValueError("estimator pes needs truncation, the agent updates between two meta-steps, got 0")
+        if self.devices and self.num_pairs % self.devices:
+            raise ValueError(f"devices must divide num_pairs = {self.num_pairs}, got {self.devices}")
+
+    @property
+    def num_lifetimes(self) -> int:
+        return self.num_pairs
+
+    def make(self, longest_life: int) -> Estimator:
+        """The estimator for agents that live at most `longest_life` updates."""
+        placement = Placement(training_devices(self.num_pairs, self.devices), self.batch_size or None)
+        options: dict[str, Any] = {"sigma": self.sigma, "sigma_decay": self.sigma_decay, "placement": placement}
+        if self.estimator == "pes":
+            return estimators.pes(self.truncation, **options)
+        steps = self.truncation or longest_life
+        return estimators.es(steps, shaping=self.shaping, measure_every=self.measure_every or None, **options)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClippedAdam:
+    """How the meta-parameters follow their gradient."""
+
+    learning_rate: float = 1e-3
+    """Adam's learning rate for the meta-parameters."""
+    max_gradient_norm: float = 0.5
+    """Meta-gradients are scaled down to this global norm."""
+
+    def __post_init__(self) -> None:
+        check(self, positive=("learning_rate", "max_gradient_norm"))
+
+    def make(self) -> optax.GradientTransformation:
+        return optax.chain(optax.clip_by_global_norm(self.max_gradient_norm), optax.adam(self.learning_rate))
+
+
+@dataclasses.dataclass(frozen=True)
+class DecayedAdam:
+    """How the meta-parameters follow their gradient."""
+
+    learning_rate: float = 1e-2
+    """Adam's learning rate for the meta-parameters at the start."""
+    learning_rate_decay: float = 0.999
+    """Factor on the learning rate after each meta-step."""
+    last_learning_rate: float = 1e-5
+    """Where the decay of the learning rate ends."""
+
+    def __post_init__(self) -> None:
+        check(self, positive=("learning_rate", "learning_rate_decay", "last_learning_rate"))
+        if self.learning_rate_decay > 1:
+            raise ValueError(f"learning_rate_decay must be at most 1, got {self.learning_rate_decay}")
+
+    def at(self, step: Array | int) -> Array:
+        """The learning rate () of meta-step `step`, the first of which is 0."""
+        last = jnp.minimum(self.last_learning_rate, self.learning_rate)
+        return jnp.maximum(self.learning_rate * self.learning_rate_decay**step, last)
+
+    def make(self) -> optax.GradientTransformation:
+        return optax.adam(self.at)
+
+
+@dataclasses.dataclass(frozen=True)
+class Replay:
+    """Which of the levels are trained on again."""
+
+    score: ScoreName = "uniform"
+    """What makes a level worth another agent: regret against A2C or against the optimum, positive or absolute value
+    loss, MaxMC, or a random number. Or no replay: fresh levels only (uniform), or `capacity` levels for ever (frozen).
+    """
+    capacity: int = 1000
+    """Levels that the buffer holds."""
+    replay_probability: float = 0.5
+    """How often a newborn agent gets a level of the buffer."""
+    prioritisation: Prioritisation = "rank"
+    """Levels are replayed by the rank of their score, or in proportion to it."""
+    temperature: float = 1.0
+    """The higher, the more alike are the probabilities of levels."""
+    staleness: float = 0.0
+    """Share of replays that go by how long ago a level was lived on."""
+    warm_up: int = 32
+    """No replay before so many levels have a score."""
+    mutation_probability: float = 0.0
+    """How often a level that would be fresh is an edit of one in the buffer (tabular gridworlds only)."""
+    score_batch: int = 4
+    """Lifetimes that are scored at a time."""
+
+    def __post_init__(self) -> None:
+        check(
+            self,
+            positive=("capacity", "temperature", "warm_up", "score_batch"),
+            shares=("replay_probability", "staleness", "mutation_probability"),
+        )
+        options = [field.name for field in dataclasses.fields(self) if field.name != "score"]
+        if self.score == "uniform":
+            refuse_inert(self, options, "with score uniform, which replays nothing")
+        elif self.score == "frozen":
+            refuse_inert(self, [x for x in options if x != "capacity"], "with score frozen, which scores nothing")
+        elif self.score == "maxmc":
+            refuse_inert(self, ("score_batch",), "with score maxmc, which looks at all lifetimes at once")
+        if self.warm_up > self.capacity and self.score not in ("uniform", "frozen"):
+            raise ValueError(f"warm_up must be at most capacity = {self.capacity}, got {self.warm_up}")
+
+    @property
+    def needs_critic(self) -> bool:
+        """Whether the score looks at the values of each lifetime's own critic."""
+        return self.score in ("pvl", "l1", "maxmc")
+
+    def make(self, levels: Levels, antagonist: InnerLoop, judge: ValueJudge | None = None) -> Curriculum:
+        """The curriculum: `antagonist` is whom regret compares with, `judge` the agents' critic (for value losses).
+
+        Raises ValueError for a score or a mutation that the levels do not have.
+        """
+        if self.score == "uniform":
+            return curricula.uniform(levels)
+        if self.score == "frozen":
+            return curricula.fixed(levels, self.capacity)
+        return curricula.replay(
+            levels,
+            self.capacity,
+            score=self._score(levels, antagonist, judge),
+            probability=self.replay_probability,
+            priority=curricula.Priority(self.prioritisation, self.temperature, self.staleness),
+            warm_up=self.warm_up,
+            mutation_probability=self.mutation_probability,
+        )
+
+    def _score(self, levels: Levels, antagonist: InnerLoop, judge: ValueJudge | None) -> scores.Score:
+        if self.needs_critic and judge is None:
+            raise ValueError(f"score {self.score} needs agents with a critic")
+        judge_: Any = judge
+        return {
+            "random": partial(scores.uniformly_random, self.score_batch),
+            "regret": partial(scores.algorithmic_regret, antagonist, self.score_batch),
+            "optimal": partial(scores.optimal_regret, levels.optimal_return, self.score_batch),
+            "pvl": partial(scores.positive_value_loss, judge_, self.score_batch),
+            "l1": partial(scores.l1_value_loss, judge_, self.score_batch),
+            "maxmc": partial(scores.max_monte_carlo, judge_),
+        }[self.score]()
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """The report at the end, on levels that are never trained on."""
+
+    held_out_levels: int = 64
+    """Levels of the report."""
+    held_out_seeds: int = 10
+    """Agents per rule and held-out level in the report; 0 for no report."""
+    held_out_batch: int = 256
+    """Agents of one seed that live side by side on each device in the report."""
+    held_out_horizons: tuple[int, ...] = ()
+    """Lifetimes at which a plot compares rules, in agent updates (none: no plot)."""
+
+    def __post_init__(self) -> None:
+        check(self, positive=("held_out_batch",), not_negative=("held_out_seeds",))
+        if self.held_out_seeds and self.held_out_levels < 2:
+            raise ValueError(f"held_out_levels must be at least 2, got {self.held_out_levels}")
+        if min(self.held_out_horizons, default=1) < 1:
+            raise ValueError(f"held_out_horizons must be at least 1 agent update, got {self.held_out_horizons}")
+
+
+EVOLUTION_CURVES = (
+    *("fitness", "fitness_max", "policy_entropy", "meta_gradient_norm", "meta_gradient_cosine", "nonfinite_members"),
+)
+
+
+def check_whole_lifetimes(config: Any) -> None:
+    """Raises ValueError for evolution over whole lifetimes of unknown length."""
+    if not config.estimator.truncation and not config.distribution.longest_life:
+        raise ValueError("evolution over whole lifetimes needs longest_life, or truncation, got 0 for both")

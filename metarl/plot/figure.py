@@ -1,0 +1,109 @@
+"""What all figures share: their style, their panels, and how they are written to files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure
+
+BLUE, GREY = "#1f6fb4", "#9aa4ad"
+COLOURS = (BLUE, "#d9822b", "#2f9e77", "#8a5aa8", "#c2455d", "#6b7680")  # of several lines in one panel
+FORMATS = ("png", "pdf", "svg")
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Writes a figure at 150 dots per inch, as PNG, PDF or SVG by the suffix of `path`.
+
+    Makes the folder if there is none. A file that is already there is replaced at once, when the new one is complete.
+    Raises ValueError if the suffix is another.
+    """
+    path = Path(path)
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in FORMATS:
+        raise ValueError(f"{path.name}: the suffix must be one of {', '.join(FORMATS)}")
+    with replaced(path) as unfinished:
+        figure.savefig(unfinished, format=kind, dpi=150)
+
+
+def panels(
+    count: int = 1,
+    columns: int = 4,
+    size: tuple[float, float] = (4.2, 2.9),
+    beside: float = 0.0,
+    axes: Sequence[Axes] | None = None,
+) -> tuple[Figure, list[Axes]]:
+    """A figure and its `count` panels: new ones, or those of `axes`, which keep their own style.
+
+    New panels have `size` (width, height) in inches, and at most `columns` of them are side by side. `beside` is the
+    width in inches that is left for what stands beside them. Raises ValueError if there are not `count` axes, or
+    `count` or `columns` is not positive.
+    """
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    from metarl.plot.displayed import DisplayedFigure
+
+    if count < 1 or columns < 1:
+        raise ValueError(f"need at least one panel and one column, got {count} panels and {columns} columns")
+    if axes is not None:
+        if len(axes) != count:
+            raise ValueError(f"need {count} axes, got {len(axes)}")
+        return figure_of(axes[0]), list(axes)
+    columns = min(count, columns)
+    rows = -(-count // columns)
+    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08)
+    figure = DisplayedFigure(figsize=(size[0] * columns + beside, size[1] * rows), layout=layout)
+    new = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axis in new[count:]:
+        axis.remove()
+    for axis in new[:count]:
+        axis.grid(color="#e3e6e8", linewidth=0.8)
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(labelsize=9, color=GREY)
+    return figure, new[:count]
+
+
+def one_panel(size: tuple[float, float], axis: Axes | None = None) -> tuple[Figure, Axes]:
+    """A figure and its only panel: a new one of `size` in inches, or `axis`."""
+    figure, (only,) = panels(1, 1, size, axes=None if axis is None else [axis])
+    return figure, only
+
+
+def figure_of(axis: Axes) -> Figure:
+    """The figure that `axis` is in, also where it is in a part of it (a `SubFigure`)."""
+    return axis.figure.figure
+
+
+def legend(axes: Sequence[Axes], beside: bool) -> None:
+    """One legend for the lines of all `axes`: beside them in their figure, or else in the last of them."""
+    handles = {label: h for axis in axes for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    if beside:
+        figure_of(axes[-1]).legend(handles.values(), handles, loc="outside right upper", frameon=False, fontsize=9)
+    else:
+        axes[-1].legend(handles.values(), handles, frameon=False, fontsize=9)
+
+
+def scale(colours: Iterable[str]) -> Colormap:
+    """A scale of colours that goes through `colours` at equal distances."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("", list(colours), 257)
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """A path to write to, which takes the place of `path` when the block ends, and is removed if it fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -1,0 +1,68 @@
+"""Small files that runs leave, written at once, and what they say of where they were made."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import platform
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """JSON, in place at once; what is not finite becomes null."""
+    text = json.dumps(content, default=lambda x: x.tolist())
+    plain = json.loads(text, parse_constant=lambda _: None)
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(plain, indent=2) + "\n")
+    os.replace(unfinished, path)
+
+
+def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """A table, in place at once; numbers that are not whole have six significant digits."""
+    rows = list(rows)
+    unfinished = path.with_suffix(".unfinished")
+    with unfinished.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: _digits(x) for name, x in row.items()} for row in rows)
+    os.replace(unfinished, path)
+
+
+def circumstances() -> dict[str, Any]:
+    """When and where: `date`, `hardware` and `versions`."""
+    return {"date": datetime.now(UTC).isoformat(timespec="seconds"), "hardware": hardware(), "versions": versions()}
+
+
+def hardware() -> dict[str, Any]:
+    """What this process computes on."""
+    devices = jax.devices()
+    return {
+        "platform": devices[0].platform,
+        "device": devices[0].device_kind,
+        "devices": len(devices),
+        "cpu_cores": os.cpu_count(),
+        "machine": platform.machine(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of what results depend on."""
+    found = {"python": platform.python_version()}
+    for name in ("metarl-jax", "jax", "jaxlib", "flax", "optax", "gymnax", "numpy"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def _digits(x: Any) -> Any:
+    if not isinstance(x, float):
+        return x
+    return f"{x:.0f}" if x.is_integer() else f"{x:.6g}"
