@@ -28,7 +28,7 @@ if os.environ.get("METARL_DOCS_INTERSPHINX"):  # links into other projects' page
         "jax": ("https://docs.jax.dev/en/latest", None),
         "optax": ("https://optax.readthedocs.io/en/latest", None),
     }
-exclude_patterns = ["_build", "generated"]
+exclude_patterns = ["_build", "generated", "jupyter_execute"]
 suppress_warnings = ["ref.python"]  # a type in a signature that two modules define, such as Targets
 
 html_theme = "sphinx_book_theme"

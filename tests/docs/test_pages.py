@@ -1,5 +1,6 @@
 """Links of the pages lead to files, and pages name no machine."""
 
+import importlib
 import re
 
 import pytest
@@ -27,3 +28,19 @@ def test_every_page_is_in_the_table_of_contents():
     for path in PAGES:
         if path.is_relative_to(ROOT / "docs") and path.stem != "index":
             assert re.search(rf"^(how-to/|results/)?{path.stem}$", listed, re.MULTILINE), name(path)
+
+
+REPLACEMENTS = re.findall(r"^\| .* \| (.*) \|$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "name", sorted(set(re.findall(r"`((?:metarl|envs|experiments)[\w.]*)", "".join(REPLACEMENTS))))
+)
+def test_what_the_changelog_says_replaces_a_name_exists(name):
+    parts = name.split(".")
+    for i in range(1, len(parts) + 1):
+        try:
+            found = importlib.import_module(".".join(parts[:i]))
+        except ModuleNotFoundError:
+            found = getattr(found, parts[i - 1])
+    assert found is not None
