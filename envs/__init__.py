@@ -13,7 +13,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from envs import bandit, gridworld, mdp, tokens
+from envs import bandit, gridworld, mdp, suites, tokens
+from metarl.evaluation.suites import Entry
 from metarl.types import Key, Level, Levels
 
 
@@ -72,6 +73,14 @@ def make(name: str, horizon: int | tuple[int, int] | None = None) -> Levels:
         raise ValueError(f"horizon must be at least 1 agent update, and not end before it starts, got {horizon}")
     levels = _make(name)
     return levels if shortest is None or longest is None else _with_horizon(levels, shortest, longest)
+
+
+def suite(name: str) -> dict[str, Entry]:
+    """The suite called `name` (one of `envs.suites.names()`), or that in a TOML file: environments by name.
+
+    Raises ValueError for neither, with what is most alike, and for a file that is no suite.
+    """
+    return suites.load(suites.path(name), make)
 
 
 def _make(name: str) -> Levels:

@@ -41,25 +41,20 @@ class Bandit:
             raise ValueError(f"a bandit needs at least 1 arm, got {self.num_arms}")
 
     @property
-    def name(self) -> str:
-        return "GaussianBandit" if self.gaussian else "BernoulliBandit"
-
-    @property
-    def num_actions(self) -> int:
-        return self.num_arms
-
-    @property
     def default_params(self) -> BanditParams:
         """Means evenly spaced over [0, 1], the last arm the best; 100 pulls."""
         return BanditParams(jnp.arange(1, self.num_arms + 1) / self.num_arms, jnp.float32(1.0), jnp.int32(100))
 
     def action_space(self, params: BanditParams | None = None) -> Discrete:
+        """The arms."""
         return Discrete(self.num_arms)
 
     def observation_space(self, params: BanditParams | None = None) -> Discrete:
+        """There is nothing to observe: the only observation is 0."""
         return Discrete(1)
 
     def reset(self, key: Key, params: BanditParams) -> tuple[Array, BanditState]:
+        """The observation 0 and a state without pulls."""
         return jnp.int32(0), BanditState(jnp.int32(0))
 
     def step(

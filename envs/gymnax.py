@@ -35,28 +35,29 @@ class Gymnax:
 
     @property
     def default_params(self) -> PyTree:
+        """Those of gymnax, never weakly typed."""
         return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), _gymnax(self.name).default_params)
 
-    @property
-    def num_actions(self) -> int:
-        return _gymnax(self.name).num_actions
-
     def action_space(self, params: PyTree = None) -> Any:
+        """That of gymnax, as a space of ours."""
         return _space(_gymnax(self.name).action_space(params))
 
     def observation_space(self, params: PyTree = None) -> Any:
+        """That of gymnax, as a space of ours with the dtype that is observed."""
         env = _gymnax(self.name)
         params = env.default_params if params is None else params
         observed = jax.eval_shape(env.reset, jax.random.key(0), params)[0]
         return _space(env.observation_space(params), getattr(observed, "dtype", None))
 
     def reset(self, key: Key, params: PyTree) -> tuple[Array, PyTree]:
+        """The first observation and the state of a new episode."""
         fresh = _gymnax(self.name).reset(key, params)
         return _as(fresh, fresh)
 
     def step(
         self, key: Key, state: PyTree, action: Array, params: PyTree
     ) -> tuple[Array, PyTree, Array, Array, Array, dict[str, Any]]:
+        """One step with auto-reset; the reward is float32, both ends are bool."""
         env = _gymnax(self.name)
         obs, following, reward, terminated, truncated, info = env.step(key, state, action, params)
         like_obs, like_state = jax.eval_shape(env.reset, key, params)

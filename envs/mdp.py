@@ -45,10 +45,6 @@ class MDP:
             raise ValueError(f"num_states and num_actions must be at least 1, got {self}")
 
     @property
-    def name(self) -> str:
-        return "RandomMDP"
-
-    @property
     def default_params(self) -> MDPParams:
         """A ring: the last action moves on and pays 1 on arrival at the start, the others stay; 10 steps."""
         states = jnp.arange(self.num_states)
@@ -63,12 +59,15 @@ class MDP:
         )
 
     def action_space(self, params: MDPParams | None = None) -> Discrete:
+        """The actions."""
         return Discrete(self.num_actions)
 
     def observation_space(self, params: MDPParams | None = None) -> Discrete:
+        """The states."""
         return Discrete(self.num_states)
 
     def reset(self, key: Key, params: MDPParams) -> tuple[Array, MDPState]:
+        """The start state `() int32` and a state at time 0."""
         return params.start, MDPState(jnp.int32(0), params.start)
 
     def step(

@@ -23,10 +23,10 @@ import envs
 import metarl
 from experiments import launch, parts
 from metarl.evaluation.families import family
-from metarl.evaluation.measure import normalised_return
-from metarl.inner.rl import Agent, Experience
+from metarl.evaluation.scales import normalised_return
+from metarl.inner.rl import Agent
 from metarl.meta import InnerLoop, Meta
-from metarl.rules import Part, Recipe, build
+from metarl.rules import Part, Recipe, build, build_part
 from metarl.run.checkpoint import Log
 from metarl.run.options import replace
 from metarl.types import Array, Key, Levels, Metrics
@@ -35,8 +35,8 @@ FOREVER = 2**31 - 1  # the agents' horizon: no objective here looks at it, and a
 
 
 @dataclasses.dataclass(frozen=True)
-class Agents:
-    """What the agents are made of."""
+class Population:
+    """The agents."""
 
     env: str = "CartPole-v1"
     """Environment or distribution of levels: any name of envs.names()."""
@@ -44,24 +44,13 @@ class Agents:
     """Agents, each with its own seed and level."""
     network: Literal["auto", "tabular", "mlp", "minatar_conv", "gru"] = "auto"
     """Their network (auto: that of the papers for this family of environments)."""
-    num_envs: int = 8
-    """Environments of each agent."""
-    rollout_length: int = 128
-    """Environment steps between two agent updates."""
-    epochs: int = 4
-    """Passes over each rollout."""
-    minibatches: int = 4
-    """Parts that each pass is cut into, with a gradient step for each."""
     eval_episodes: int = 32
     """Episodes of each agent in the evaluation at the end."""
 
     def __post_init__(self) -> None:
-        parts.check(self, positive=("num_envs", "rollout_length", "epochs", "minibatches", "eval_episodes"))
+        parts.check(self)
         if self.num_seeds < 2:
             raise ValueError(f"num_seeds must be at least 2 for an interval, got {self.num_seeds}")
-
-    def make(self) -> Experience:
-        return Experience(self.num_envs, self.rollout_length, self.epochs, self.minibatches)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,12 +77,7 @@ class Rule:
     """Scale advantages to zero mean and unit deviation over each minibatch."""
 
     def __post_init__(self) -> None:
-        parts.check(
-            self,
-            positive=("learning_rate", "clip", "max_gradient_norm"),
-            not_negative=("value_coef", "entropy_coef"),
-            shares=("discount", "gae_lambda"),
-        )
+        parts.check(self, zero=("value_coef", "entropy_coef"), shares=("discount", "gae_lambda"))
         if self.objective != "ppo":
             parts.refuse_inert(self, ("clip",), f"with objective {self.objective}")
 
@@ -109,7 +93,9 @@ class Config:
 
     run: parts.Run = parts.Run(steps=300)
     sweep: parts.Sweep = parts.Sweep()
-    agents: Agents = Agents()
+    population: Population = Population()
+    agents: parts.Agents = parts.Agents(num_envs=8, rollout_length=128)
+    passes: parts.Passes = parts.Passes(epochs=4, minibatches=4)
     rule: Rule = Rule()
 
 
@@ -151,7 +137,7 @@ PRESETS = {
 }
 
 
-class Population(NamedTuple):
+class State(NamedTuple):
     """The state of the run: agents of all seeds. Leaves [seeds, ...]."""
 
     agents: Agent
@@ -160,55 +146,55 @@ class Population(NamedTuple):
 
 def recipe(config: Config, levels: Levels) -> Recipe:
     """The agents."""
-    kind, rule = family(config.agents.env, levels.environment), config.rule
+    kind, rule = family(config.population.env, levels.environment), config.rule
     optimizer = {"learning_rate": rule.learning_rate, "max_norm": rule.max_gradient_norm, "eps": 1e-5}
     return {
         "objective": rule.recipe(),
         "optimizer": {"name": "adam", **optimizer},
-        "network": kind.network if config.agents.network == "auto" else {"name": config.agents.network},
+        "network": kind.network if config.population.network == "auto" else {"name": config.population.network},
         "policy": {"name": "by_action_space"},
-        "experience": config.agents.make()._asdict(),
+        "experience": {**vars(config.agents), **vars(config.passes)},
     }
 
 
 def inner_loop(config: Config, levels: Levels) -> InnerLoop:
     """How an agent learns."""
     learner = build(recipe(config, levels))
-    return learner.inner_loop(levels.environment, num_eval_episodes=config.agents.eval_episodes)
+    return learner.inner_loop(levels.environment, num_eval_episodes=config.population.eval_episodes)
 
 
 def make(config: Config, levels: Levels | None = None) -> Meta:
     """All agents of `config` as one run, with state and metrics [seeds]; no agent's step depends on another.
 
-    On `levels`, or those called `config.agents.env`.
+    On `levels`, or those called `config.population.env`.
     """
-    levels = envs.make(config.agents.env) if levels is None else levels
-    inner, count = inner_loop(config, levels), config.agents.num_seeds
+    levels = envs.make(config.population.env) if levels is None else levels
+    inner, count = inner_loop(config, levels), config.population.num_seeds
 
-    def init(key: Key) -> Population:
+    def init(key: Key) -> State:
         def newborn(key: Key) -> Agent:
             level_key, agent_key = jax.random.split(key)
             return inner.init(agent_key, levels.sample(level_key)._replace(horizon=jnp.int32(FOREVER)))
 
-        return Population(jax.vmap(newborn)(jax.random.split(key, count)), jnp.full(count, jnp.nan))
+        return State(jax.vmap(newborn)(jax.random.split(key, count)), jnp.full(count, jnp.nan))
 
-    def step(state: Population, key: Key) -> tuple[Population, Metrics]:
+    def step(state: State, key: Key) -> tuple[State, Metrics]:
         agents, _, metrics = jax.vmap(inner.step, (None, 0, 0))({}, state.agents, jax.random.split(key, count))
         recent = metrics["episode_return"]
         recent = jnp.where(jnp.isnan(recent), state.episode_return, recent)
         watched = metrics["policy_loss"] + metrics["value_loss"]  # training stops if it is not finite
         costs = {"agent_updates": jnp.int32(count), "env_steps": metrics["env_steps"].sum()}
-        return Population(agents, recent), {**metrics, "episode_return": recent, "lifetime_loss": watched, **costs}
+        return State(agents, recent), {**metrics, "episode_return": recent, "lifetime_loss": watched, **costs}
 
     return Meta(init, step)
 
 
-def report(config: Config, state: Population, log: Log, directory: Path) -> launch.Report:
+def report(config: Config, state: State, log: Log, directory: Path) -> launch.Report:
     """Evaluation returns of the agents: mean over seeds, 95 % interval, worst and best seed; saves the best agent.
 
     Beside them newborn agents, whose policy is uniform or nearly so, and the optimum where it is known.
     """
-    levels, count = envs.make(config.agents.env), config.agents.num_seeds
+    levels, count = envs.make(config.population.env), config.population.num_seeds
     inner = inner_loop(config, levels)
     fitness = inner.fitness
     assert fitness is not None
@@ -229,7 +215,9 @@ def report(config: Config, state: Population, log: Log, directory: Path) -> laun
     if optimum := levels.optimal_return:
         results["optimal"] = score(jax.lax.map(optimum, trained.level.problem))
     best: Any = jax.tree.map(lambda x: x[returns.argmax()], trained.params)
-    metarl.save_agent(directory / "agent.safetensors", best, levels.environment, recipe(config, levels))
+    about = recipe(config, levels)
+    outputs, card = build_part("objective", about["objective"]).outputs, launch.origin(EXPERIMENT, config)
+    metarl.save_agent(directory / "agent.safetensors", best, levels.environment, about["network"], outputs, card)
     return results
 
 

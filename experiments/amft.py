@@ -29,15 +29,15 @@ from envs import tokens
 from experiments import cli, sweeps
 from experiments.report import HELD_OUT
 from metarl import optimizers, plot
-from metarl.run import checkpoint
-from metarl.run.checkpoint import Log
+from metarl.evaluation.statistics import Interval, over_runs
 from metarl.finetune import controllers, credit, policies, terms
 from metarl.finetune.batch import Batch
 from metarl.finetune.controllers import Controller
 from metarl.finetune.loop import Critic, Imitation, Judged, Settings, finetune, sft, success_rate
 from metarl.finetune.policies import SequencePolicy
 from metarl.meta import Meta, MetaState
-from metarl.evaluation.statistics import Interval, over_runs
+from metarl.run import checkpoint
+from metarl.run.checkpoint import Log
 from metarl.run.sweep import side_by_side
 from metarl.types import Array, Key, Level, Levels, Metrics, Params, TokenTask
 

@@ -26,15 +26,19 @@ import optax
 import tyro
 
 import envs
-from experiments import cli, curriculum, evolution, groove, lpg, ta_lpg
-from experiments.agents import family
+from experiments import cli, groove, lpg, meta_training, parts
 from metarl import networks, objectives, optimizers
-from metarl.rl import rollout
-from metarl.inner.rl import rl_inner_loop
-from metarl.estimators.population import live, spread
+from metarl.estimators.population import live
+from metarl.evaluation.families import family
 from metarl.finetune import policies
+from metarl.inner.rl import Experience, rl_inner_loop
 from metarl.meta import InnerLoop, Meta, MetaState
-from metarl.run.sweep import side_by_side, with_values
+from metarl.parallel import Placement, dividing, one_device_per_core
+from metarl.rl import rollout
+from metarl.rules import build_part
+from metarl.run.files import circumstances
+from metarl.run.options import replace, with_values
+from metarl.run.sweep import side_by_side
 from metarl.types import Array, Key, MetaParams
 
 
@@ -60,7 +64,7 @@ class LPG:
     """Timed calls of each program, taken in turns."""
 
     def __post_init__(self) -> None:
-        cli.check(self, positive=[field.name for field in dataclasses.fields(self) if field.name != "levels"])
+        parts.check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,33 +84,29 @@ class ES:
     batch_size: int = 1
     """Pairs that live at a time on each device."""
     devices: int = 0
-    """Devices that pairs are dealt out to (0: all that divide their number); on CPU, each core is one."""
+    """Devices that pairs are sharded over (0: all that divide their number); on CPU, each core is one."""
     repeats: int = 3
     """Timed calls of each program, taken in turns."""
 
     def __post_init__(self) -> None:
-        cli.check(
-            self,
-            positive=("num_pairs", "num_envs", "rollout_length", "hidden", "batch_size", "repeats"),
-            not_negative=("devices",),
-        )
+        parts.check(self, zero=("devices",))
 
 
 @dataclasses.dataclass(frozen=True)
 class GROOVE:
     """One meta-step of LPG on levels that a score asks for again, against domain randomisation."""
 
-    levels: tuple[str, ...] = (groove.PRESETS["quick"].levels,)
+    levels: tuple[str, ...] = (groove.PRESETS["quick"].distribution.levels,)
     """Distributions of levels, one benchmark each."""
-    scores: tuple[curriculum.ScoreName, ...] = ("regret", "optimal", "pvl", "maxmc")
+    scores: tuple[parts.ScoreName, ...] = ("regret", "optimal", "pvl", "maxmc")
     """Scores to time."""
-    num_lifetimes: int = groove.PRESETS["quick"].num_lifetimes
+    num_lifetimes: int = groove.PRESETS["quick"].estimator.num_lifetimes
     """Agents that live side by side."""
-    num_envs: int = groove.PRESETS["quick"].num_envs
+    num_envs: int = groove.PRESETS["quick"].agents.num_envs
     """Environments of each agent."""
-    rollout_length: int = groove.PRESETS["quick"].rollout_length
+    rollout_length: int = groove.PRESETS["quick"].agents.rollout_length
     """Environment steps between two agent updates."""
-    hidden: int = groove.PRESETS["quick"].hidden
+    hidden: int = groove.PRESETS["quick"].rule.hidden
     """Width of the meta-network's GRU."""
     meta_steps: int = 50
     """Meta-steps in one compiled call: lifetimes that end together should weigh as much as they do in a run."""
@@ -114,7 +114,7 @@ class GROOVE:
     """Timed calls of each program, taken in turns."""
 
     def __post_init__(self) -> None:
-        cli.check(self, positive=("num_lifetimes", "num_envs", "rollout_length", "hidden", "meta_steps", "repeats"))
+        parts.check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +139,7 @@ class Tokens:
     """Timed calls of each program, taken in turns."""
 
     def __post_init__(self) -> None:
-        cli.check(self, positive=[field.name for field in dataclasses.fields(self) if field.name != "policies"])
+        parts.check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +162,7 @@ class Optimizers:
     """Timed calls of each program, taken in turns."""
 
     def __post_init__(self) -> None:
-        cli.check(self, positive=("num_envs", "rollout_length", "epochs", "minibatches", "repeats"))
+        parts.check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +183,7 @@ class Sweep:
     """Timed calls of each program, taken in turns."""
 
     def __post_init__(self) -> None:
-        cli.check(self, positive=("num_lifetimes", "meta_steps", "repeats"), not_negative=("sweep_batch",))
+        parts.check(self, zero=("sweep_batch",))
         if not self.members or min(self.members) < 1:
             raise ValueError(f"members must be at least 1, got {self.members}")
 
@@ -255,8 +255,9 @@ def benchmark_lpg(config: LPG, name: str) -> dict[str, Any]:
     """Times of one distribution of levels; environment steps are those of all lifetimes."""
     levels = envs.make(name)
     settings = {k: getattr(config, k) for k in ("num_lifetimes", "num_envs", "rollout_length", "updates", "hidden")}
-    meta = lpg.make(lpg.Config(levels=name, **settings), levels)
-    agent = rollout.model(levels.env, family(name, levels.env).network, {"y": 8})
+    meta = lpg.EXPERIMENT.make(replace(lpg.Config(), levels=name, **settings))
+    env = levels.environment
+    agent = rollout.model(env, build_part("network", family(name, env).network), {"y": 8})
     length = config.rollout_length * (config.updates + 1)  # the last rollout judges the updated agent
     key = jax.random.key(0)
 
@@ -264,25 +265,25 @@ def benchmark_lpg(config: LPG, name: str) -> dict[str, Any]:
         """Nothing but acting, for as many steps as `meta_steps` takes."""
 
         def step(carry: Any, _: None) -> tuple[Any, None]:
-            actors, env_params, key = carry
+            actors, problems, key = carry
             key, step_key = jax.random.split(key)
             keys = jax.random.split(step_key, (config.num_lifetimes, config.num_envs + 1))
-            actors = jax.vmap(act_once)(actors, env_params, keys)
-            return (actors, env_params, key), None
+            actors = jax.vmap(act_once)(actors, problems, keys)
+            return (actors, problems, key), None
 
         return jax.lax.scan(step, carry, None, config.meta_steps * length)[0]
 
-    def with_policy(actors: rollout.Actors, env_params: Any, keys: Key) -> rollout.Actors:
-        return rollout.act(levels.env, agent, params, actors, env_params, keys)[0]
+    def with_policy(actors: rollout.Actors, problem: Any, keys: Key) -> rollout.Actors:
+        return rollout.act(env, agent, params, actors, problem, keys)[0]
 
-    def at_random(actors: rollout.Actors, env_params: Any, keys: Key) -> rollout.Actors:
-        actions = jax.vmap(levels.env.action_space(env_params).sample)(keys[1:])
-        obs, state, *_ = jax.vmap(levels.env.step, (0, 0, 0, None))(keys[1:], actors.state, actions, env_params)
+    def at_random(actors: rollout.Actors, problem: Any, keys: Key) -> rollout.Actors:
+        actions = jax.vmap(env.action_space(problem).sample)(keys[1:])
+        obs, state, *_ = jax.vmap(env.step, (0, 0, 0, None))(keys[1:], actors.state, actions, problem)
         return actors._replace(obs=obs, state=state)
 
     params = agent.network.init(key)
     start = jax.jit(meta.init)(key)
-    acting = (start.lifetimes.actors, start.lifetimes.level.env_params, key)
+    acting = (start.lifetimes.actors, start.lifetimes.level.problem, key)
     rows, steps = config.num_lifetimes * config.num_envs, config.rollout_length * config.updates * config.meta_steps
     times = time_side_by_side(
         {
@@ -321,9 +322,9 @@ def benchmark_es(config: ES, name: str) -> dict[str, Any]:
     key = jax.random.key(0)
     drawn = jax.vmap(levels.sample)(jax.random.split(key, config.num_pairs))
     longest = int(drawn.horizon.max())
-    run = ta_lpg.Config(levels=name, longest_life=longest, temporal=False, devices=config.devices, **settings)
-    inner = ta_lpg.inner_loop(run, levels)
-    estimator = evolution.estimator(run)
+    run = replace(lpg.EvolutionConfig(), levels=name, longest_life=longest, devices=config.devices, **settings)
+    inner = meta_training.inner_loop(lpg.OBJECTIVES, run, levels)
+    estimator = run.estimator.make(longest)
     meta_params = inner.init_meta(key)
     newborn = jax.jit(jax.vmap(inner.init))(jax.random.split(key, config.num_pairs), drawn)
     twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), newborn)
@@ -335,7 +336,7 @@ def benchmark_es(config: ES, name: str) -> dict[str, Any]:
         _, estimate, kept, _ = estimator.estimate(inner, meta_params, estimate, newborn, now)
         return estimate, kept, key
 
-    def plain(batch_size: int | None, devices: list[jax.Device] | None) -> Callable[[Key], Key]:
+    def plain(placement: Placement) -> Callable[[Key], Key]:
         """As many lifetimes, all under the same meta-parameters."""
 
         def lives(key: Key) -> Key:
@@ -343,19 +344,19 @@ def benchmark_es(config: ES, name: str) -> dict[str, Any]:
                 return live(inner, meta_params, *x, longest).fitness
 
             keys = jax.random.split(key, 2 * config.num_pairs)
-            fitness = spread(one, meta_params, (twice, keys), twice.level.horizon, batch_size, devices)
+            fitness = placement.balanced_map(one, meta_params, (twice, keys), twice.level.horizon)
             return _depends_on(key, fitness)
 
         return lives
 
-    devices = cli.devices_dividing(config.num_pairs, config.devices)
+    devices = dividing(config.num_pairs, config.devices)
     members, updates = 2 * config.num_pairs, 2 * int(drawn.horizon.sum())
     products = forward_products(members * config.num_envs, config.hidden, config.rollout_length * updates // members)
     times = time_side_by_side(
         {
             "population": (population, (estimator.init(meta_params, newborn), newborn, key)),
-            "plain_lifetimes": (plain(2 * config.batch_size, devices), key),
-            "plain_lifetimes_in_one_batch": (plain(None, None), key),
+            "plain_lifetimes": (plain(Placement(devices, 2 * config.batch_size)), key),
+            "plain_lifetimes_in_one_batch": (plain(Placement()), key),
             "forward_products": products,
         },
         config.repeats,
@@ -379,11 +380,10 @@ def benchmark_es(config: ES, name: str) -> dict[str, Any]:
 
 def benchmark_groove(config: GROOVE, name: str) -> dict[str, Any]:
     """Times of one distribution of levels, per meta-step."""
-    levels = envs.make(name)
     settings = {k: getattr(config, k) for k in ("num_lifetimes", "num_envs", "rollout_length", "hidden")}
     programs: dict[str, tuple[Callable[..., Any], Any]] = {}
     for score in ("uniform", *config.scores):
-        meta = lpg.make(groove.Config(levels=name, score=score, **settings), levels)
+        meta = groove.EXPERIMENT.make(replace(lpg.Config(), levels=name, score=score, **settings))
         programs[score] = partial(meta_steps, meta, config.meta_steps), jax.jit(meta.init)(jax.random.key(0))
     times = time_side_by_side(programs, config.repeats)
     for result in times.values():
@@ -458,16 +458,8 @@ def benchmark_optimizers(config: Optimizers, name: str) -> dict[str, Any]:
     programs: dict[str, tuple[Callable[..., Any], Any]] = {}
     count = 0
     for kind, optimizer in kinds.items():
-        inner = rl_inner_loop(
-            levels.env,
-            networks.mlp(config.sizes),
-            objectives.ppo(),
-            optimizer,
-            num_envs=config.num_envs,
-            rollout_length=config.rollout_length,
-            epochs=config.epochs,
-            minibatches=config.minibatches,
-        )
+        experience = Experience(config.num_envs, config.rollout_length, config.epochs, config.minibatches)
+        inner = rl_inner_loop(levels.environment, networks.mlp(config.sizes), objectives.ppo(), optimizer, experience)
         meta_params = jax.jit(inner.init_meta)(key)
 
         def update(state: tuple[Any, Any, Key], inner: InnerLoop = inner) -> tuple[Any, Any, Key]:
@@ -496,15 +488,13 @@ def benchmark_optimizers(config: Optimizers, name: str) -> dict[str, Any]:
 
 def benchmark_sweep(config: Sweep, name: str) -> dict[str, Any]:
     """Times of one distribution of levels; each member has a learning rate of its own."""
-    levels = envs.make(name)
-    run = dataclasses.replace(lpg.PRESETS["quick"], levels=name, num_lifetimes=config.num_lifetimes)
+    run = replace(lpg.PRESETS["quick"], levels=name, num_lifetimes=config.num_lifetimes)
     programs: dict[str, tuple[Callable[..., Any], Any]] = {}
     for count in config.members:
         meta = side_by_side(
-            lambda rate: lpg.make(with_values(run, {"learning_rate": rate}), levels),
-            jnp.full(count, run.learning_rate),
-            cli.devices_dividing(count),
-            config.sweep_batch or None,
+            lambda rate: lpg.EXPERIMENT.make(with_values(run, {"learning_rate": rate})),
+            jnp.full(count, run.optimizer.learning_rate),
+            Placement(dividing(count), config.sweep_batch or None),
         )
 
         def steps(state: MetaState, meta: Meta = meta) -> MetaState:
@@ -515,7 +505,8 @@ def benchmark_sweep(config: Sweep, name: str) -> dict[str, Any]:
 
         programs[f"{count} members"] = (steps, jax.jit(meta.init)(jax.random.key(0)))
     times = time_side_by_side(programs, config.repeats)
-    one = run.num_lifetimes * run.num_envs * run.rollout_length * (run.updates + 1) * config.meta_steps
+    per_update = run.estimator.num_lifetimes * run.agents.num_envs * run.agents.rollout_length
+    one = per_update * (run.estimator.updates + 1) * config.meta_steps
     first = config.members[0]
     speed = {count: count * one / times[f"{count} members"]["min_seconds"] for count in config.members}
     return {
@@ -550,10 +541,10 @@ def main(argv: list[str] | None = None) -> None:
             subcommands: dict[str, Callable[..., Any]] = {kind.__name__.lower(): kind for kind in BENCHMARKS}
             config: Any = tyro.extras.subcommand_cli_from_dict(subcommands, args=argv, description=__doc__)
         if isinstance(config, ES | Sweep):
-            cli.one_device_per_core()
+            one_device_per_core()
         names = config.policies if isinstance(config, Tokens) else config.levels
         benchmarks = [BENCHMARKS[type(config)](config, name) for name in names]
-        result = {"configuration": dataclasses.asdict(config), "hardware": cli.hardware(), "benchmarks": benchmarks}
+        result = {"configuration": dataclasses.asdict(config), **circumstances(), "benchmarks": benchmarks}
         print(json.dumps(jax.tree.map(lambda x: float(f"{x:.4g}") if isinstance(x, float) else x, result), indent=2))
 
 

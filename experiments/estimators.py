@@ -26,26 +26,30 @@ import sys
 import time
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from jax.flatten_util import ravel_pytree
 
 import envs
 import metarl
-from experiments import cli
-from experiments.agents import family
+from experiments import cli, parts
 from metarl import plot
 from metarl.estimators import backprop, es, pes
+from metarl.evaluation.families import family
 from metarl.meta import Estimator, InnerLoop, Lifetimes, MetaState
+from metarl.parallel import Placement
 from metarl.rl.rollout import evaluate, model
+from metarl.rules import build_part
+from metarl.run.files import circumstances, write_json
 from metarl.run.train import check_directory
 from metarl.types import Array, Key, Levels, MetaParams
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 BLOCKS = 20  # of the jackknife
 
@@ -90,8 +94,7 @@ class Config:
     """Lifetimes that live at a time (0: all)."""
 
     def __post_init__(self) -> None:
-        counts = ("horizon", "truncation", "num_lifetimes", "num_envs", "rollout_length", "eval_episodes", "hidden")
-        cli.check(self, positive=(*counts, "sigma", "learning_rate"), not_negative=("warm_up", "batch_size", "seed"))
+        parts.check(self, zero=("warm_up", "batch_size", "seed"))
         if self.horizon % self.truncation:
             raise ValueError(f"truncation must divide horizon = {self.horizon}, got {self.truncation}")
         ages = self.horizon // self.truncation
@@ -120,9 +123,10 @@ class Contender(NamedTuple):
 def contenders(config: Config) -> dict[str, Contender]:
     """Every estimator of the bake-off."""
     k, ages, members = config.truncation, config.horizon // config.truncation, 2 * config.num_lifetimes
-    options: dict[str, Any] = {"sigma": config.sigma, "batch_size": config.batch_size or None}
+    placement = Placement(batch_size=config.batch_size or None)
+    options: dict[str, Any] = {"sigma": config.sigma, "placement": placement}
     whole = partial(es, config.horizon, measure_every=k, shaping="none", **options)
-    differentiated = backprop(k, batch_size=config.batch_size or None)  # judges the agent on one rollout more
+    differentiated = backprop(k, placement=placement)  # judges the agent on one rollout more
     return {
         "backprop": Contender(differentiated, ages, config.num_lifetimes * (k + 1), 0),
         "es truncated": Contender(es(k, shaping="none", **options), ages, members * k, members),
@@ -134,15 +138,18 @@ def contenders(config: Config) -> dict[str, Contender]:
 
 def inner_loop(config: Config, levels: Levels, critic: bool) -> InnerLoop:
     """Agents that learn by LPG, with the critic that only backpropagation needs."""
-    kind = family(config.levels, levels.env)
+    kind = family(config.levels, levels.environment)
+    # the objective of the comparison is fitness alone
+    regularisers = ("policy_entropy_coef", "y_entropy_coef", "pi_hat_coef", "y_hat_coef")
+    options: dict[str, Any] = {} if critic else dict.fromkeys(regularisers, 0.0)
+    objective = metarl.objectives.lpg(config.bins, config.hidden, **options)
     return metarl.rl_inner_loop(
-        levels.env,
-        kind.network,
-        metarl.objectives.lpg(config.bins, config.hidden),
-        kind.optimizer,
-        num_envs=config.num_envs,
-        rollout_length=config.rollout_length,
-        critic=metarl.Critic(kind.critic) if critic else None,
+        levels.environment,
+        build_part("network", kind.network),
+        objective,
+        build_part("optimizer", kind.optimizer),
+        metarl.Experience(config.num_envs, config.rollout_length),
+        critic=metarl.Critic(build_part("optimizer", kind.critic)) if critic else None,
         num_eval_episodes=config.eval_episodes,
     )
 
@@ -215,13 +222,14 @@ def warm_up(config: Config, levels: Levels, seed: int) -> MetaState:
 
 def episode_length(config: Config, levels: Levels, lifetimes: Lifetimes) -> float:
     """Mean length of the episodes that the agents of `lifetimes` are tested in."""
-    agent = model(levels.env, family(config.levels, levels.env).network, {"y": config.bins})
+    env = levels.environment
+    agent = model(env, build_part("network", family(config.levels, env).network), {"y": config.bins})
 
-    def lengths(params: Any, env_params: Any, key: Key) -> Array:
-        return evaluate(levels.env, agent, params, env_params, key, config.eval_episodes, 10_000).length.mean()
+    def lengths(params: Any, problem: Any, key: Key) -> Array:
+        return evaluate(env, agent, params, problem, key, config.eval_episodes, 10_000).length.mean()
 
     keys = jax.random.split(jax.random.key(config.seed), config.num_lifetimes)
-    return float(jax.jit(jax.vmap(lengths))(lifetimes.params, lifetimes.level.env_params, keys).mean())
+    return float(jax.jit(jax.vmap(lengths))(lifetimes.params, lifetimes.level.problem, keys).mean())
 
 
 def known(reference: np.ndarray) -> dict[str, float]:
@@ -342,7 +350,7 @@ def show(results: Mapping[str, Any]) -> None:
     Console(width=None if sys.stdout.isatty() else 180).print(table)
 
 
-def draw(rows: Mapping[str, Mapping[str, float]], path: Path) -> None:
+def draw(rows: Mapping[str, Mapping[str, float]]) -> Figure:
     """The cosine with the true gradient that a mean of estimates has, against the time that they take.
 
     Of N estimates with the direction cosine c and the scaled variance v: c / sqrt(1 + v / N). The dots are the medians
@@ -356,20 +364,19 @@ def draw(rows: Mapping[str, Mapping[str, float]], path: Path) -> None:
         lines[name] = spent, row["cosine"] / np.sqrt(1.0 + row["scaled_variance"] * row["seconds"] / spent)
     dots = {name: (row["seconds"], row["single_cosine"]) for name, row in rows.items()}
     labels = "seconds of estimates, averaged", "cosine with the gradient of the objective"
-    plot.save(plot.lines(lines, *labels, x_scale="log", dots=dots), path)
+    return plot.lines(lines, *labels, x_scale="log", dots=dots)
 
 
 def main(argv: list[str] | None = None) -> None:
     with cli.clean_exit():
-        with cli.one_line_errors():
-            config = tyro.cli(Config, args=argv, description=__doc__)
+        config = cli.options(Config, __doc__, argv)
         directory = cli.run_directory(config.directory, "estimators", config.seed)
         check_directory(directory, resume=False)
         results = bake_off(config, envs.make(config.levels, config.horizon))
         show(results)
-        about = {"configuration": dataclasses.asdict(config), "hardware": cli.hardware(), **results}
-        cli.write_json(directory / "estimators.json", about)
-        draw(results["estimators"], directory / "estimators.png")
+        about = {"configuration": dataclasses.asdict(config), **circumstances(), **results}
+        write_json(directory / "estimators.json", about)
+        plot.save(draw(results["estimators"]), directory / "estimators.png")
         print(f"results in {directory}", file=sys.stderr)
 
 

@@ -16,25 +16,21 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import jax
-import jax.numpy as jnp
-import numpy as np
-import tyro
+from typing import Any
 
 import envs
-from experiments import cli, players, standings
-from experiments.baselines import BASELINES, Name, best, trials
-from experiments.players import RANDOM, Player
-from experiments.report import HELD_OUT
-from experiments.standings import Cell, Place, Scale
-from experiments.suite import Entry, Suite, load_all
-from metarl.evaluation.measure import learning_curves
-from metarl.rules import Rule
-from metarl.types import Array, Key, Levels
+from experiments import cli, parts
+from metarl import plot
+from metarl.evaluation import tables
+from metarl.evaluation.meta_test import Plan, carry_out, plan
+from metarl.evaluation.players import BUILT_IN
+from metarl.evaluation.results import Evaluation
+from metarl.evaluation.suites import Suite
+from metarl.evaluation.tables import Cell, Place
+from metarl.parallel import one_device_per_core
+from metarl.rules import Rule, shipped
+from metarl.run.files import circumstances, write_csv, write_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,137 +53,76 @@ class Options:
     """Go on with what is missing in the directory."""
 
     def __post_init__(self) -> None:
-        cli.check(self, positive=("points",), not_negative=("seed",))
+        parts.check(self, zero=("seed",))
         if self.num_seeds < 2:
             raise ValueError(f"num_seeds must be at least 2 for an interval, got {self.num_seeds}")
         if self.resume and not self.directory:
             raise ValueError("resume needs the directory of the test to go on with")
 
 
-class Job(NamedTuple):
-    """One rule in one environment."""
+def labelled(rules: Sequence[str]) -> dict[str, str]:
+    """The rules by label: that before a colon, as in "lpg:runs/x", else themselves.
 
-    suite: str
-    entry: Entry
-    levels: Levels
-    label: str
-    player: Player | None  # None for the random policy
-
-    @property
-    def place(self) -> Place:
-        return self.suite, self.entry.name
-
-
-def plan(suites: Sequence[Suite], rules: Mapping[str, str | Rule], points: int) -> tuple[list[Job], dict[Place, str]]:
-    """What is to be done, with the random policy and the reference of each environment first, and who that is.
-
-    Raises ValueError for a rule that cannot train agents in one of the environments.
+    Raises ValueError for a label that is given twice.
     """
-    jobs, references = [], {}
-    labels = {rule: label for label, rule in rules.items() if isinstance(rule, str)}
-    for suite in suites:
-        tuned = best(trials(suite))
-        for entry in suite.entries:
-            swept = {which: tuned[entry.name, which].mean for which in BASELINES if (entry.name, which) in tuned}
-            which: Name = max(swept, key=swept.__getitem__, default="ppo")
-            if rest := [x for x in BASELINES if x not in swept]:
-                print(f"{entry.name}: {' and '.join(rest)} not tuned for these env_steps", file=sys.stderr)
-            levels = envs.make(entry.name)
-            everyone = {labels.get(x, x): x for x in (RANDOM, which)} | dict(rules)
-            references[suite.name, entry.name] = labels.get(which, which)
-            for label, rule in everyone.items():
-                player = None if rule == RANDOM else players.player(label, rule, entry, levels, tuned)
-                if player and entry.env_steps < points * player.settings.batch:
-                    raise ValueError(
-                        f"env_steps of {entry.name} must be at least {points * player.settings.batch} for {points} "
-                        f"points of {label}, which updates once per {player.settings.batch}, got {entry.env_steps}"
-                    )
-                jobs.append(Job(suite.name, entry, levels, label, player))
-    return jobs, references
+    found: dict[str, str] = {}
+    for text in rules:
+        label, colon, rest = text.partition(":")
+        plain = text in BUILT_IN or text in shipped() or Path(text).exists() or not (label and colon and rest)
+        label, name = (text, text) if plain else (label, rest)
+        if label in found:
+            raise ValueError(f"rules must have different labels, got {label!r} twice; label:PATH gives one")
+        found[label] = name
+    return found
 
 
-def measure(job: Job, options: Options) -> Cell:
-    """Trains the agents of one job, all seeds side by side in one program, and plays evaluation episodes as they do."""
-    start = time.monotonic()
-    shares = np.arange(1, options.points + 1) / options.points
-
-    @jax.jit
-    def play(key: Key) -> Array:
-        level_keys, keys = jax.random.split(key, (2, options.num_seeds))
-        levels = jax.vmap(job.levels.sample)(level_keys)
-        if job.player is None:
-            returns = players.random_returns(job.levels.env, levels, keys, job.entry.eval_episodes)
-            return jnp.tile(returns[:, None], options.points)
-        inner, devices = job.player.inner, cli.devices_dividing(options.num_seeds)
-        return learning_curves(lambda _: inner, (), levels, keys, updates, devices)
-
-    batch = job.player.settings.batch if job.player else 1
-    updates = tuple(int(x) for x in np.round(shares * (job.entry.env_steps // batch)))
-    returns = np.asarray(play(jax.random.fold_in(jax.random.key(HELD_OUT), options.seed)), float)
-    made = updates if job.player else (0,) * options.points
-    seconds = round(time.monotonic() - start, 3)
-    return Cell(*job.place, job.label, tuple(n * batch for n in updates), made, returns, seconds)
-
-
-def run(options: Options, suites: Sequence[Suite], rules: Mapping[str, str | Rule], directory: Path) -> dict[str, Any]:
+def run(options: Options, suites: Mapping[str, Suite], planned: Plan, directory: Path) -> dict[str, Any]:
     """Does what is missing in `directory`, and leaves there the long table and what it says: the summary.
 
     Raises ValueError if what is there is of other options.
     """
     start = time.monotonic()
-    jobs, references = plan(suites, rules, options.points)
-    asked, cells = _done(directory, json.loads(json.dumps(_asked(options, suites, rules, jobs))))
+    asked, known = _done(directory, json.loads(json.dumps(_asked(options, suites, planned))))
     directory.mkdir(parents=True, exist_ok=True)
-    for i, job in enumerate(jobs, 1):
-        if (job.place, job.label) in cells:
-            continue
-        cell = cells[job.place, job.label] = measure(job, options)
-        final = cell.returns[:, -1]
-        lost = int((~np.isfinite(final)).sum())
-        said = f"; {lost} of {final.size} diverged and count as random" if lost else ""
-        mean = np.nanmean(final) if lost < final.size else np.nan
-        print(
-            f"{i}/{len(jobs)} {job.entry.name} {job.label}: {mean:.4g} in {cell.seconds:.0f} s{said}", file=sys.stderr
-        )
-        table = standings.rows(cells, _scales(cells, references, rules))
-        cli.write_json(directory / "returns.json", {"options": asked, "rows": table})
-        cli.write_csv(directory / "returns.csv", table)
+
+    def save(so_far: Evaluation) -> None:
+        rows = so_far.rows()
+        write_json(directory / "returns.json", {"options": asked, "rows": rows})
+        write_csv(directory / "returns.csv", rows)
+
+    found = carry_out(planned, seeds=options.num_seeds, seed=options.seed, known=known, watch=save)
+    found.show()
+    for name, figure in found.figures().items():
+        plot.save(figure, directory / f"{name}.png")
     summary = {
-        **standings.report(cells, _scales(cells, references, rules), list(rules), directory),
+        **found.summary(),
         "options": asked,
         "command": " ".join(["python -m experiments.evaluate", *_arguments(options)]),
         "wall_clock_seconds": round(time.monotonic() - start, 3),  # since the start or the resume
-        "seconds": {" ".join((*place, label)): cell.seconds for (place, label), cell in cells.items()},
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "hardware": cli.hardware(),
-        "versions": cli.versions(),
+        "seconds": {" ".join((*place, label)): cell.seconds for (place, label), cell in found.cells.items()},
+        **circumstances(),
     }
-    cli.write_json(directory / "summary.json", summary)
+    write_json(directory / "summary.json", summary)
     return summary
 
 
-def _scales(
-    cells: standings.Cells, references: Mapping[Place, str], rules: Mapping[str, str | Rule]
-) -> dict[Place, Scale]:
-    """Of the environments of which both ends are known."""
-    random = next((label for label, rule in rules.items() if rule == RANDOM), RANDOM)
-    known = {place: label for place, label in references.items() if {(place, random), (place, label)} <= cells.keys()}
-    return {place: standings.scale(cells[place, random], cells[place, label]) for place, label in known.items()}
-
-
-def _asked(
-    options: Options, suites: Sequence[Suite], rules: Mapping[str, str | Rule], jobs: Sequence[Job]
-) -> dict[str, Any]:
+def _asked(options: Options, suites: Mapping[str, Suite], planned: Plan) -> dict[str, Any]:
     """All that the results depend on."""
     return {
         **{name: getattr(options, name) for name in ("num_seeds", "points", "seed")},
         "rules": {
-            label: x if isinstance(x, str) else {name: x.card[name] for name in ("recipe", "content_hash")}
-            for label, x in rules.items()
+            label: {name: x.card[name] for name in ("recipe", "content_hash")} if isinstance(x, Rule) else str(x)
+            for label, x in planned.rules.items()
         },
-        "suite": {suite.name: [dataclasses.asdict(entry) for entry in suite.entries] for suite in suites},
-        "settings": {" ".join((*x.place, x.label)): x.player.settings._asdict() for x in jobs if x.player},
+        "suite": {
+            suite: [{"name": x, **_budget(entry)} for x, entry in entries.items()] for suite, entries in suites.items()
+        },
+        "settings": {" ".join((*x.place, x.label)): x.player.recipe for x in planned.jobs if x.player},
     }
+
+
+def _budget(entry: Any) -> dict[str, int]:
+    return {"env_steps": entry.env_steps, "eval_episodes": entry.eval_episodes}
 
 
 def _done(directory: Path, asked: Mapping[str, Any]) -> tuple[dict[str, Any], dict[tuple[Place, str], Cell]]:
@@ -204,7 +139,7 @@ def _done(directory: Path, asked: Mapping[str, Any]) -> tuple[dict[str, Any], di
             agree = value == there[name]
         if not agree:
             raise ValueError(f"{directory} has results with {name} {there[name]}, now it is {value}")
-    return both, standings.cells(content["rows"])
+    return both, tables.cells(content["rows"])
 
 
 def _arguments(options: Options) -> list[str]:
@@ -218,13 +153,13 @@ def _arguments(options: Options) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> None:
+    options = cli.options(Options, __doc__, argv)
     with cli.clean_exit():
-        with cli.one_line_errors():
-            options = tyro.cli(Options, args=argv, description=__doc__)
-        cli.one_device_per_core()
-        suites, rules = load_all(options.suite), players.named(options.rules)
+        one_device_per_core()
+        suites = {name: envs.suites.load(file, envs.make) for name, file in envs.suites.find(options.suite).items()}
+        planned = plan(labelled(options.rules), suites, options.points)
         directory = cli.directory_of_runs(options, "evaluate")
-        run(options, suites, rules, directory)
+        run(options, suites, planned, directory)
         print(f"results in {directory}", file=sys.stderr)
 
 

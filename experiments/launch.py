@@ -1,9 +1,9 @@
 """Carrying out an experiment: a run with its files and its report, or a sweep of such runs.
 
-    EXPERIMENT = launch.Experiment("lpg", make, recipe=recipe, report=report, curves=("episode_return",))
+EXPERIMENT = launch.Experiment("lpg", make, recipe=recipe, report=report, curves=("episode_return",))
 
-    if __name__ == "__main__":
-        launch.main(EXPERIMENT, Config, PRESETS)
+if __name__ == "__main__":
+    launch.main(EXPERIMENT, Config, PRESETS)
 """
 
 from __future__ import annotations
@@ -114,9 +114,7 @@ def training_options(options: Run) -> dict[str, Any]:
 
 def what_is_trained(config: Any) -> dict[str, Any]:
     """The options that a resumed run must agree on: not how it is carried out, and not what is reported of it."""
-    return {
-        name: x for name, x in flatten(config).items() if name not in CONTROL and not name.startswith("held_out")
-    }
+    return {name: x for name, x in flatten(config).items() if name not in CONTROL and not name.startswith("held_out")}
 
 
 def origin(experiment: Experiment, config: Any) -> dict[str, Any]:

@@ -30,7 +30,8 @@ from experiments import launch, parts
 from metarl import networks, objectives, plot
 from metarl.curricula import uniform
 from metarl.evaluation.held_out import HELD_OUT
-from metarl.evaluation.measure import final_returns, normalised_return
+from metarl.evaluation.measure import final_returns
+from metarl.evaluation.scales import normalised_return
 from metarl.evaluation.updates import draw_sizes, draw_update
 from metarl.inner.mixture import mixed_levels, mixture
 from metarl.inner.rl import Experience
@@ -80,7 +81,7 @@ class Optimizer:
     """Size of an update whose output is 1 (schedule: its learning rate at the start)."""
 
     def __post_init__(self) -> None:
-        parts.check(self, positive=("hidden", "width", "scale"))
+        parts.check(self)
         if self.optimizer != "open":
             parts.refuse_inert(self, ("hidden",), f"with optimizer {self.optimizer}")
         if not self.optimizer.startswith("open"):
@@ -103,8 +104,8 @@ class Optimizer:
 
 
 @dataclasses.dataclass(frozen=True)
-class Agents:
-    """The agents, if there are any."""
+class AgentRule:
+    """What agents follow, if there are any."""
 
     objective: Literal["ppo", "lpg"] = "ppo"
     """What they follow. That of LPG is learned together with the optimizer, and plain optimizers follow PPO."""
@@ -116,20 +117,11 @@ class Agents:
     """Let LPG, if it is learned, see the agent's age and how long it will live."""
     network: tuple[int, ...] = ()
     """Hidden layers (none: tables where observations are integers, else 64 and 64)."""
-    num_envs: int = 16
-    """Environments of each agent."""
-    rollout_length: int = 20
-    """Environment steps between two agent updates."""
-    epochs: int = 2
-    """Passes over each rollout (LPG: 1)."""
-    minibatches: int = 2
-    """Parts that each pass is cut into, with a gradient step for each (LPG: 1)."""
     entropy_coef: float = 0.01
     """Weight of the entropy of PPO's policy in its loss."""
 
     def __post_init__(self) -> None:
-        positive = ("rule_hidden", "num_envs", "rollout_length", "epochs", "minibatches")
-        parts.check(self, positive=positive, not_negative=("entropy_coef",))
+        parts.check(self, zero=("entropy_coef",))
         if self.objective != "lpg":
             parts.refuse_inert(self, ("rule", "rule_hidden", "temporal"), f"with objective {self.objective}")
         elif self.rule:
@@ -157,14 +149,14 @@ class Agents:
             raise ValueError(f"rule must have learned an LPG, got {self.rule!r}: {rule.card['recipe']}")
         return rule.objective
 
-    def experience(self, objective: str) -> Experience:
-        # LPG's targets are for one step on the whole rollout
-        passes = (self.epochs, self.minibatches) if objective == "ppo" else (1, 1)
-        return Experience(self.num_envs, self.rollout_length, *passes)
-
     def network_part(self, env: Any) -> Part:
         integers = hasattr(env.observation_space(env.default_params), "n")
-        return {"name": "tabular"} if integers and not self.network else {"name": "mlp", "sizes": self.network or (64, 64)}
+        return (
+            {"name": "tabular"} if integers and not self.network else {"name": "mlp", "sizes": self.network or (64, 64)}
+        )
+
+
+PASSES = parts.Passes(epochs=2, minibatches=2)  # LPG's targets are for one step on the whole rollout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +169,7 @@ class Tuning:
     """Agents per level in the sweep."""
 
     def __post_init__(self) -> None:
-        parts.check(self, positive=("tuning_levels", "tuning_seeds"))
+        parts.check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,19 +181,21 @@ class Config:
     distribution: parts.Distribution = parts.Distribution("supervised/digits", longest_life=250, shortest_life=10)
     more: More = More()
     learned: Optimizer = Optimizer()
-    agents: Agents = Agents()
+    agents: parts.Agents = parts.Agents()
+    passes: parts.Passes = PASSES
+    rule: AgentRule = AgentRule()
     estimator: parts.Evolution = parts.Evolution()
     optimizer: parts.DecayedAdam = parts.DecayedAdam()
     tuning: Tuning = Tuning()
     held_out: parts.HeldOut = parts.HeldOut(32, 4, 128)
 
     def __post_init__(self) -> None:
-        parts.check(self.distribution, positive=("longest_life", "shortest_life"))
+        parts.check(self.distribution)
         if len(set(self.places)) < len(self.places):
             raise ValueError(f"levels must be different, got {self.places}")
         if self.supervised:
-            names = [field.name for field in dataclasses.fields(self.agents)]
-            parts.refuse_inert(self.agents, names, f"on {', '.join(self.places)}, which have no agents")
+            for part, default in ((self.agents, parts.Agents()), (self.passes, PASSES), (self.rule, AgentRule())):
+                parts.refuse_inert(part, vars(part), f"on {', '.join(self.places)}, which have no agents", default)
         parts.refuse_inert(self.held_out, ("held_out_horizons",), "here, where reports are over one horizon")
 
     @property
@@ -267,18 +261,23 @@ PRESETS = {
 
 def recipe(config: Config) -> Recipe:
     """The optimizer that is meta-trained, in the agents that follow it first; LPG too, if it is learned."""
-    agents, first = config.agents, next((x for x in config.places if x not in TASKS), None)
+    rule, first = config.rule, next((x for x in config.places if x not in TASKS), None)
     if first is None:
         return {"optimizer": config.learned.recipe()}
-    ppo: Part = {"name": "ppo", "entropy_coef": agents.entropy_coef}
-    objective = agents.lpg() if agents.objective == "lpg" and not agents.rule else ppo
+    ppo: Part = {"name": "ppo", "entropy_coef": rule.entropy_coef}
+    objective = rule.lpg() if rule.objective == "lpg" and not rule.rule else ppo
     return {
         "objective": objective,
         "optimizer": config.learned.recipe(),
-        "network": agents.network_part(envs.make(first).environment),
+        "network": rule.network_part(envs.make(first).environment),
         "policy": {"name": "by_action_space"},
-        "experience": agents.experience(objective["name"])._asdict(),
+        "experience": _experience(config, objective["name"])._asdict(),
     }
+
+
+def _experience(config: Config, objective: str) -> Experience:
+    passes = config.passes if objective == "ppo" else parts.Passes()
+    return Experience(**vars(config.agents), **vars(passes))
 
 
 def _clipped(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -313,13 +312,13 @@ def place(config: Config, name: str) -> Place:
             partial(supervised_inner_loop, task),
             lambda make: supervised_inner_loop(task, make(longest)),
         )
-    agents = config.agents
+    rule = config.rule
     levels = envs.make(name, config.distribution.lifetimes)
-    network: networks.NetworkFactory = build_part("network", agents.network_part(levels.environment))
-    ours, theirs = agents.make(), agents.make() if agents.rule else agents.ppo()
+    network: networks.NetworkFactory = build_part("network", rule.network_part(levels.environment))
+    ours, theirs = rule.make(), rule.make() if rule.rule else rule.ppo()
 
     def inner_loop(objective: metarl.Objective, kind: str, make: Callable[[int], Any]) -> InnerLoop:
-        experience = agents.experience(kind)
+        experience = _experience(config, kind)
         return metarl.rl_inner_loop(
             levels.environment,
             network,
@@ -329,8 +328,8 @@ def place(config: Config, name: str) -> Place:
             num_eval_episodes=config.estimator.eval_episodes,
         )
 
-    plain = partial(inner_loop, theirs, "lpg" if agents.rule else "ppo")
-    return Place(levels, lambda optimizer: inner_loop(ours, agents.objective, lambda total: optimizer), plain)
+    plain = partial(inner_loop, theirs, "lpg" if rule.rule else "ppo")
+    return Place(levels, lambda optimizer: inner_loop(ours, rule.objective, lambda total: optimizer), plain)
 
 
 def tune(

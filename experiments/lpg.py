@@ -45,8 +45,7 @@ class Rule:
     """Weight of the squared prediction targets, which regularise the meta-objective."""
 
     def __post_init__(self) -> None:
-        coefficients = [field.name for field in dataclasses.fields(self) if field.name.endswith("_coef")]
-        parts.check(self, positive=("hidden",), not_negative=coefficients)
+        parts.check(self, zero=[field.name for field in dataclasses.fields(self) if field.name.endswith("_coef")])
         if self.bins < 2:
             raise ValueError(f"bins must be at least 2, got {self.bins}")
 
@@ -121,13 +120,16 @@ def recipe(config: Any) -> Recipe:
         "optimizer": kind.optimizer,
         "network": kind.network,
         "policy": {"name": "by_action_space"},
-        "experience": config.agents.make()._asdict(),
+        "experience": vars(config.agents),
     }
+
+
+OBJECTIVES = meta_training.Objectives(recipe, meta_training.a2c)
 
 
 def experiment(name: str, curves: tuple[str, ...], shards: bool = False) -> launch.Experiment:
     """An experiment on learned policy gradients."""
-    return meta_training.experiment(name, meta_training.Objectives(recipe, meta_training.a2c), curves, shards)
+    return meta_training.experiment(name, OBJECTIVES, curves, shards)
 
 
 CURVES = ("episode_return", "meta_loss", "critic_loss", "policy_entropy", "y_entropy", "meta_gradient_norm")

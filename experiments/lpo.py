@@ -8,13 +8,12 @@ python -m experiments.lpo --start scratch
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from experiments import launch, meta_training, parts
 from experiments.parts import EVOLUTION_CURVES
 from metarl.evaluation.families import family
 from metarl.evaluation.surfaces import draw_lpo
-from metarl.inner.rl import Experience
 from metarl.objectives.lpo import Start
 from metarl.rules import Part, Recipe
 from metarl.run.options import replace
@@ -22,29 +21,6 @@ from metarl.types import MetaParams
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-@dataclasses.dataclass(frozen=True)
-class Agents:
-    """PPO agents."""
-
-    num_envs: int = 4
-    """Environments of each agent."""
-    rollout_length: int = 32
-    """Environment steps between two agent updates."""
-    epochs: int = 10
-    """Passes over each rollout."""
-    minibatches: int = 4
-    """Parts that each pass is cut into, with a gradient step for each."""
-    agent_learning_rate: float = 1e-3
-    """Adam's learning rate for the agents."""
-
-    def __post_init__(self) -> None:
-        positive = ("num_envs", "rollout_length", "epochs", "minibatches", "agent_learning_rate")
-        parts.check(self, positive=positive)
-
-    def make(self) -> Experience:
-        return Experience(self.num_envs, self.rollout_length, self.epochs, self.minibatches)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +39,7 @@ class Rule:
     """Weight of the agents' policy entropy in their loss."""
 
     def __post_init__(self) -> None:
-        parts.check(self, positive=("hidden", "clip"), not_negative=("entropy_coef",))
+        parts.check(self, zero=("entropy_coef",))
 
     def recipe(self) -> Part:
         return {"name": "lpo", **vars(self)}
@@ -74,13 +50,26 @@ class Rule:
 
 
 @dataclasses.dataclass(frozen=True)
+class AgentOptimizer:
+    """How agents follow their gradient."""
+
+    agent_learning_rate: float = 1e-3
+    """Adam's learning rate for the agents."""
+
+    def __post_init__(self) -> None:
+        parts.check(self)
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """Learned policy optimisation, meta-trained by evolution strategies."""
 
     run: parts.Run = parts.Run()
     sweep: parts.Sweep = parts.Sweep()
     distribution: parts.Distribution = parts.Distribution("cartpole/varied", longest_life=40, shortest_life=10)
-    agents: Agents = Agents()
+    agents: parts.Agents = parts.Agents(num_envs=4, rollout_length=32)
+    passes: parts.Passes = parts.Passes(epochs=10, minibatches=4)
+    agent_optimizer: AgentOptimizer = AgentOptimizer()
     rule: Rule = Rule()
     estimator: parts.Evolution = parts.Evolution()
     optimizer: parts.DecayedAdam = parts.DecayedAdam()
@@ -116,13 +105,13 @@ def plain(config: Config) -> tuple[str, Recipe]:
 
 
 def _agents(config: Config, objective: Part) -> Recipe:
-    rate = config.agents.agent_learning_rate
+    rate = config.agent_optimizer.agent_learning_rate
     return {
         "objective": objective,
         "optimizer": {"name": "adam", "learning_rate": rate, "max_norm": 0.5, "eps": 1e-5},
         "network": family(config.distribution.levels, config.distribution.make().environment).network,
         "policy": {"name": "by_action_space"},
-        "experience": config.agents.make()._asdict(),
+        "experience": {**vars(config.agents), **vars(config.passes)},
     }
 
 

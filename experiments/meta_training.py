@@ -1,7 +1,7 @@
 """What the experiments share that meta-train an agent objective: LPG, TA-LPG, GROOVE and LPO.
 
-Their configurations have the parts `run`, `sweep`, `distribution`, `agents`, `rule`, `estimator`, `optimizer`, `replay` and
-`held_out`. `rule` has `recipe()` and `draw(params, longest_life)`; the other parts are those of `experiments.parts`.
+Their configurations have the parts `run`, `sweep`, `distribution`, `agents`, `rule`, `estimator`, `optimizer`, `replay`
+and `held_out`. `rule` has `recipe()` and `draw(params, longest_life)`; the others are those of `experiments.parts`.
 """
 
 from __future__ import annotations
@@ -14,14 +14,12 @@ import metarl
 from experiments import launch
 from experiments.parts import Evolution
 from metarl import plot
-from metarl.evaluation import gallery, tables
+from metarl.evaluation import gallery
 from metarl.evaluation.families import family
-from metarl.evaluation.held_out import Judge, held_out_report, horizon_report
-from metarl.inner.rl import value_judge
+from metarl.evaluation.held_out import Judge, held_out_report, horizon_report, write_horizon_report
 from metarl.meta import Estimator, InnerLoop, Meta
 from metarl.rules import Recipe, build, build_part
 from metarl.run.checkpoint import Log
-from metarl.run.files import write_json
 from metarl.types import Levels
 
 REPLAY_CURVES = ("score_median", "score_high", "replayed_share", "level_horizon", "level_size", "level_objects")
@@ -34,9 +32,7 @@ class Objectives(NamedTuple):
     plain: Callable[[Any], tuple[str, Recipe]]  # the name and the recipe of the agents that reports compare with
 
 
-def experiment(
-    name: str, objectives: Objectives, curves: tuple[str, ...], shards: bool = False
-) -> launch.Experiment:
+def experiment(name: str, objectives: Objectives, curves: tuple[str, ...], shards: bool = False) -> launch.Experiment:
     """The experiment `name`, to be launched."""
     return launch.Experiment(
         name,
@@ -56,7 +52,7 @@ def a2c(config: Any) -> tuple[str, Recipe]:
         "optimizer": kind.a2c,
         "network": kind.network,
         "policy": {"name": "by_action_space"},
-        "experience": {name: getattr(config.agents, name) for name in ("num_envs", "rollout_length")},
+        "experience": vars(config.agents),
     }
 
 
@@ -67,9 +63,7 @@ def make(objectives: Objectives, config: Any) -> Meta:
     """
     levels = config.distribution.make()
     learner, critic = build(objectives.recipe(config)), _critic(config, levels)
-    judge = None
-    if critic is not None:
-        judge = value_judge(levels.environment, learner.network, learner.objective, critic, learner.experience)
+    judge = learner.value_judge(levels.environment, critic) if critic else None
     antagonist = build(a2c(config)[1]).inner_loop(levels.environment)
     return metarl.compose(
         inner_loop(objectives, config, levels),
@@ -108,16 +102,9 @@ def report(objectives: Objectives, config: Any, state: Any, log: Log, directory:
     players = judge.players(inner, {"trained": lambda key: state.params, "untrained": inner.init_meta})
     if options.held_out_horizons:
         found = horizon_report(judge, {name: [player] for name, player in players.items()}, options.held_out_horizons)
-        _write_horizons(found, config, directory)
+        lives = config.distribution.lifetimes
+        write_horizon_report(found, directory, lives if isinstance(lives, tuple) else None)
     return held_out_report(judge, players)
-
-
-def _write_horizons(found: Any, config: Any, directory: Path) -> None:
-    score, lives = "normalised return on held-out levels", config.distribution.lifetimes
-    rows = {name: {str(h): interval._asdict() for h, interval in row.items()} for name, row in found.items()}
-    write_json(directory / "horizons.json", rows)
-    tables.show_intervals(found, "lifetime", score)
-    plot.save(plot.over_horizons(found, score, lives if isinstance(lives, tuple) else None), directory / "horizons.png")
 
 
 def _evolves(config: Any) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from metarl import curricula, estimators
 from metarl.curricula import scores
 from metarl.curricula.replay import Prioritisation
 from metarl.estimators.es import Shaping
-from metarl.inner.rl import Experience, ValueJudge
+from metarl.inner.rl import ValueJudge
 from metarl.meta import Curriculum, Estimator, InnerLoop
 from metarl.parallel import Placement, training_devices
 from metarl.types import Array, Levels
@@ -29,26 +29,31 @@ from metarl.types import Array, Levels
 ScoreName = Literal["uniform", "frozen", "random", "regret", "optimal", "pvl", "l1", "maxmc"]
 
 
-def check(
-    part: Any, *, positive: Sequence[str] = (), not_negative: Sequence[str] = (), shares: Sequence[str] = ()
-) -> None:
-    """Raises ValueError for the first of these fields that is not a finite number in its range; shares are in [0, 1]."""
-    for name in positive:
-        if not 0 < getattr(part, name) < math.inf:
-            raise ValueError(f"{name} must be positive and finite, got {getattr(part, name)}")
-    for name in not_negative:
-        if not 0 <= getattr(part, name) < math.inf:
-            raise ValueError(f"{name} must be finite and not negative, got {getattr(part, name)}")
-    for name in shares:
-        if not 0 <= getattr(part, name) <= 1:
-            raise ValueError(f"{name} must be from 0 to 1, got {getattr(part, name)}")
+def check(part: Any, *, zero: Sequence[str] = (), shares: Sequence[str] = ()) -> None:
+    """Raises ValueError for the first number among the fields of a part that is out of range, or not finite.
+
+    Numbers must be positive; those in `zero` may be 0, and those in `shares` are from 0 to 1.
+    """
+    for name, value in vars(part).items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if name in shares and not 0 <= value <= 1:
+            raise ValueError(f"{name} must be from 0 to 1, got {value}")
+        if name in zero and not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be finite and not negative, got {value}")
+        if name not in (*zero, *shares) and not 0 < value < math.inf:
+            raise ValueError(f"{name} must be positive and finite, got {value}")
 
 
-def refuse_inert(part: Any, names: Sequence[str], because: str) -> None:
-    """Raises ValueError for the first of the fields `names` that is not as it is by default: it would change nothing."""
-    for field in dataclasses.fields(part):
-        if field.name in names and getattr(part, field.name) != field.default:
-            raise ValueError(f"{field.name} has no effect {because}, got {getattr(part, field.name)!r}")
+def refuse_inert(part: Any, names: Iterable[str], because: str, default: Any = None) -> None:
+    """Raises ValueError for the first of the fields `names` that differs from its default: it would change nothing.
+
+    `default` is the part as it is by default, if that is not `type(part)()`.
+    """
+    defaults = vars(default or type(part))
+    for name in names:
+        if getattr(part, name) != defaults[name]:
+            raise ValueError(f"{name} has no effect {because}, got {getattr(part, name)!r}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,11 +84,7 @@ class Run:
     """Also log to Weights & Biases (needs the extra `wandb`)."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "chunk", "checkpoint_every", "keep"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.seed < 0:
-            raise ValueError(f"seed must not be negative, got {self.seed}")
+        check(self, zero=("seed",))
         for name in ("resume", "distributed"):
             if getattr(self, name) and not self.directory:
                 raise ValueError(f"{name} needs the directory of the run")
@@ -105,7 +106,7 @@ class Sweep:
     """Members that go side by side at a time on each device (0: one on CPUs, all on accelerators)."""
 
     def __post_init__(self) -> None:
-        check(self, positive=("sweep_seeds",), not_negative=("sweep_batch",))
+        check(self, zero=("sweep_batch",))
         if not self.sweep:
             refuse_inert(self, ("sweep_seeds", "sweep_by", "sweep_batch"), "without sweep")
 
@@ -122,9 +123,11 @@ class Distribution:
     """Lifetimes are log-uniform from here to `longest_life` (0: all of them are as long)."""
 
     def __post_init__(self) -> None:
-        check(self, not_negative=("longest_life", "shortest_life"))
+        check(self, zero=("longest_life", "shortest_life"))
         if self.shortest_life > self.longest_life:
-            raise ValueError(f"shortest_life must be at most longest_life = {self.longest_life}, got {self.shortest_life}")
+            raise ValueError(
+                f"shortest_life must be at most longest_life = {self.longest_life}, got {self.shortest_life}"
+            )
 
     @property
     def lifetimes(self) -> int | tuple[int, int] | None:
@@ -137,7 +140,7 @@ class Distribution:
 
 @dataclasses.dataclass(frozen=True)
 class Agents:
-    """How the agents of an inner loop collect experience."""
+    """How agents collect experience."""
 
     num_envs: int = 16
     """Environments of each agent."""
@@ -145,10 +148,20 @@ class Agents:
     """Environment steps between two agent updates."""
 
     def __post_init__(self) -> None:
-        check(self, positive=("num_envs", "rollout_length"))
+        check(self)
 
-    def make(self) -> Experience:
-        return Experience(self.num_envs, self.rollout_length)
+
+@dataclasses.dataclass(frozen=True)
+class Passes:
+    """How often agents learn from each rollout."""
+
+    epochs: int = 1
+    """Passes over each rollout."""
+    minibatches: int = 1
+    """Parts that each pass is cut into, with a gradient step for each."""
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +181,7 @@ class Backprop:
     """Recompute agent updates backwards instead of storing them; less memory, more time."""
 
     def __post_init__(self) -> None:
-        check(self, positive=("num_lifetimes", "updates"), not_negative=("batch_size", "devices"))
+        check(self, zero=("batch_size", "devices"))
         if self.batch_size and self.num_lifetimes % self.batch_size:
             raise ValueError(f"batch_size must divide num_lifetimes = {self.num_lifetimes}, got {self.batch_size}")
         if self.devices and self.num_lifetimes // (self.batch_size or 1) % self.devices:
@@ -209,11 +222,7 @@ class Evolution:
     one). A run resumes bit for bit on as many, and up to rounding on others."""
 
     def __post_init__(self) -> None:
-        check(
-            self,
-            positive=("num_pairs", "eval_episodes", "sigma", "sigma_decay"),
-            not_negative=("truncation", "measure_every", "batch_size", "devices"),
-        )
+        check(self, zero=("truncation", "measure_every", "batch_size", "devices"))
         if self.estimator == "pes":
             refuse_inert(self, ("measure_every", "shaping"), "with estimator pes")
             if not self.truncation:
@@ -245,7 +254,7 @@ class ClippedAdam:
     """Meta-gradients are scaled down to this global norm."""
 
     def __post_init__(self) -> None:
-        check(self, positive=("learning_rate", "max_gradient_norm"))
+        check(self)
 
     def make(self) -> optax.GradientTransformation:
         return optax.chain(optax.clip_by_global_norm(self.max_gradient_norm), optax.adam(self.learning_rate))
@@ -263,7 +272,7 @@ class DecayedAdam:
     """Where the decay of the learning rate ends."""
 
     def __post_init__(self) -> None:
-        check(self, positive=("learning_rate", "learning_rate_decay", "last_learning_rate"))
+        check(self)
         if self.learning_rate_decay > 1:
             raise ValueError(f"learning_rate_decay must be at most 1, got {self.learning_rate_decay}")
 
@@ -302,11 +311,7 @@ class Replay:
     """Lifetimes that are scored at a time."""
 
     def __post_init__(self) -> None:
-        check(
-            self,
-            positive=("capacity", "temperature", "warm_up", "score_batch"),
-            shares=("replay_probability", "staleness", "mutation_probability"),
-        )
+        check(self, shares=("replay_probability", "staleness", "mutation_probability"))
         options = [field.name for field in dataclasses.fields(self) if field.name != "score"]
         if self.score == "uniform":
             refuse_inert(self, options, "with score uniform, which replays nothing")
@@ -369,7 +374,7 @@ class HeldOut:
     """Lifetimes at which a plot compares rules, in agent updates (none: no plot)."""
 
     def __post_init__(self) -> None:
-        check(self, positive=("held_out_batch",), not_negative=("held_out_seeds",))
+        check(self, zero=("held_out_seeds", "held_out_levels"))
         if self.held_out_seeds and self.held_out_levels < 2:
             raise ValueError(f"held_out_levels must be at least 2, got {self.held_out_levels}")
         if min(self.held_out_horizons, default=1) < 1:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,12 +18,20 @@ import scipy.stats
 import tyro
 
 import envs
-from experiments import cli, horizons
-from experiments.report import HELD_OUT, a2c_agent
+from experiments import cli, parts
 from metarl import plot
 from metarl.curricula import scores
-from metarl.meta import InnerLoop, Lifetimes, Score, select
-from metarl.types import Array, Key, Level, MetaParams, PyTree
+from metarl.curricula.scores import Score
+from metarl.evaluation import compare, tables
+from metarl.evaluation.families import a2c, family
+from metarl.evaluation.held_out import HELD_OUT
+from metarl.evaluation.statistics import Interval
+from metarl.meta import InnerLoop, Lifetimes, advance, done
+from metarl.rl.critic import Critic
+from metarl.rules import build, build_part
+from metarl.run.files import write_json
+from metarl.tree import select
+from metarl.types import Array, Key, Level, Levels, MetaParams, PyTree
 
 TRUTH = "regret against the optimum"
 
@@ -45,9 +54,30 @@ class Options:
     """Where the files go (default: a new folder under runs/)."""
 
     def __post_init__(self) -> None:
-        cli.check(self, positive=("score_batch",), not_negative=("horizon",))
+        parts.check(self, zero=("horizon",))
         if self.num_levels < 3:
             raise ValueError(f"num_levels must be at least 3, got {self.num_levels}")
+
+
+def parts_of(run: compare.Run, name: str, levels: Levels, batch: int) -> tuple[InnerLoop, dict[str, Score]]:
+    """The agents of a run's rule on the levels called `name`, and all scores of them by name.
+
+    Raises ValueError for levels whose optimal return is not known.
+    """
+    if levels.optimal_return is None:
+        raise ValueError(f"levels must be some whose optimal return is known, got {name!r}")
+    env = levels.environment
+    kind, learner = family(name, env), build(run.agents(name, levels))
+    critic = Critic(build_part("optimizer", kind.critic))
+    judge = learner.value_judge(env, critic)
+    antagonist = build(a2c(kind, run.recipe["experience"])).inner_loop(env)
+    return learner.inner_loop(env, critic=critic, num_eval_episodes=run.eval_episodes), {
+        TRUTH: scores.optimal_regret(levels.optimal_return, batch),
+        "algorithmic regret": scores.algorithmic_regret(antagonist, batch),
+        "positive value loss": scores.positive_value_loss(judge, batch),
+        "L1 value loss": scores.l1_value_loss(judge, batch),
+        "MaxMC": scores.max_monte_carlo(judge),
+    }
 
 
 def of_lifetimes(by: dict[str, Score], inner: InnerLoop, rule: MetaParams, levels: Level, key: Key) -> dict[str, Array]:
@@ -57,23 +87,24 @@ def of_lifetimes(by: dict[str, Score], inner: InnerLoop, rule: MetaParams, level
     newborn = jax.vmap(inner.init)(jax.random.split(birth_key, count), levels)
 
     def living(loop: tuple[Array, Lifetimes, PyTree, dict[str, Array]]) -> Array:
-        return ~jax.vmap(inner.done)(loop[1]).all()
+        return ~done(loop[1]).all()
 
     def update(loop: tuple[Array, Lifetimes, PyTree, dict[str, Array]]) -> tuple[Array, Lifetimes, PyTree, Any]:
         t, lifetimes, states, values = loop
         step_key, update_key = jax.random.split(jax.random.fold_in(live_key, t))
-        older = jax.vmap(inner.step, (None, 0, 0))(rule, lifetimes, jax.random.split(step_key, count)).lifetime
-        ended = jax.vmap(inner.done)(older) & ~jax.vmap(inner.done)(lifetimes)
+        live = jax.vmap(partial(advance, inner), (None, 0, 0))
+        older = live(rule, lifetimes, jax.random.split(step_key, count)).lifetime
+        ended = done(older) & ~done(lifetimes)
         found = {name: x.update(inner, rule, states[name], older, ended, update_key) for name, x in by.items()}
         values = {name: select(ended, value, values[name]) for name, (value, _) in found.items()}
         return t + 1, older, {name: state for name, (_, state) in found.items()}, values
 
-    states = {name: score.init(score_key, newborn) for name, score in by.items()}
+    states = {name: score.init(score_key, levels) for name, score in by.items()}
     nothing = {name: jnp.full(count, jnp.nan) for name in by}
     return jax.lax.while_loop(living, update, (jnp.int32(0), newborn, states, nothing))[3]
 
 
-def correlations(values: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
+def correlations(values: dict[str, np.ndarray]) -> dict[str, Interval]:
     """Spearman's rho of each score [n] with `values[TRUTH]`, with 95 % bootstrap intervals over levels.
 
     Only of levels that all scores are known of. Raises ValueError if there are fewer than three.
@@ -92,43 +123,27 @@ def correlations(values: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
             pair, rho, paired=True, vectorized=False, n_resamples=2000, method="basic", rng=0
         )
         low, high = np.nanquantile(resampled.bootstrap_distribution, [0.025, 0.975])  # NaN: all levels alike
-        rows[name] = {"mean": float(rho(*pair)), "low": float(low), "high": float(high)}
-    return dict(sorted(rows.items(), key=lambda row: -row[1]["mean"]))
+        rows[name] = Interval(float(rho(*pair)), float(low), float(high))
+    return dict(sorted(rows.items(), key=lambda row: -row[1].mean))
 
 
 def main(argv: list[str] | None = None) -> None:
+    options = cli.options(Options, __doc__, argv)
     with cli.clean_exit():
-        with cli.one_line_errors():
-            options = tyro.cli(Options, args=argv, description=__doc__)
-        rule = horizons.load(options.run, options.levels)
-        name = options.levels or rule.config.levels
-        levels = envs.make(name, options.horizon or (None if options.levels else rule.config.lifetimes))
-        optimum = envs.optimal_return(levels.env)
-        if optimum is None:
-            raise ValueError(f"levels must be some whose optimal return is known, got {name!r}")
+        run = compare.load(options.run)
+        name = options.levels or run.config["levels"]
+        levels = envs.make(name, options.horizon or (None if options.levels else run.lifetimes))
+        inner, by = parts_of(run, name, levels, options.score_batch)
         directory = cli.run_directory(options.directory, "scores")
         directory.mkdir(parents=True, exist_ok=True)
-        inner = rule.inner_loop(levels)
-        params = horizons.meta_params(inner, rule)
-        config = dataclasses.replace(rule.config, levels=name)
-        by = {
-            TRUTH: scores.optimal_regret(optimum, options.score_batch),
-            "algorithmic regret": scores.algorithmic_regret(a2c_agent(config, levels)[1], options.score_batch),
-        }
-        if inner.judge is not None:  # agents that have a critic
-            by["positive value loss"] = scores.positive_value_loss(options.score_batch)
-            by["L1 value loss"] = scores.l1_value_loss(options.score_batch)
-            by["MaxMC"] = scores.max_monte_carlo()
         keys = jax.random.split(jax.random.key(HELD_OUT), options.num_levels)
-        live = jax.jit(lambda key: of_lifetimes(by, inner, params, jax.vmap(levels.sample)(keys), key))
-        found = live(jax.random.key(HELD_OUT - 1))
-        values = {name: np.asarray(x) for name, x in found.items()}
+        live = jax.jit(lambda key: of_lifetimes(by, inner, run.rule.params, jax.vmap(levels.sample)(keys), key))
+        values = {score: np.asarray(x) for score, x in live(jax.random.key(HELD_OUT - 1)).items()}
         rows = correlations(values)
-        for score, row in rows.items():
-            print(f"{score:20} {row['mean']:6.2f} [{row['low']:.2f}, {row['high']:.2f}]")
-        cli.write_json(directory / "scores.json", {"rho": rows, "scores": values})
-        intervals = {score: (row["mean"], row["low"], row["high"]) for score, row in rows.items()}
-        plot.save(plot.intervals(intervals, f"Spearman's rho with {TRUTH}"), directory / "scores.png")
+        tables.show({score: {"rho": x} for score, x in rows.items()}, f"Spearman's rho with {TRUTH}", "score")
+        rho = {score: x._asdict() for score, x in rows.items()}
+        write_json(directory / "scores.json", {"rho": rho, "scores": values})
+        plot.save(plot.intervals(rows, f"Spearman's rho with {TRUTH}"), directory / "scores.png")
         print(f"results in {directory}", file=sys.stderr)
 
 

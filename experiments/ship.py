@@ -6,8 +6,8 @@ python -m experiments.ship runs/lpg-0 --name lpg-gridworld
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,16 @@ import tyro
 
 import metarl.pretrained
 from experiments import cli
-from metarl.pretrained import load_params, tuples
-from metarl.rules import load_rule, save_rule
+from experiments.launch import CONTROL, card
+from metarl.pretrained import load_params
+from metarl.rules import RULE_FILE, load_rule, save_rule
+
+LICENCE = "Apache-2.0"
+GENERATED = "levels that the code generates from random numbers, under the same licence; no data set"
+DATA = {  # of training, where it is none of `GENERATED`
+    "supervised/digits": "scikit-learn's handwritten digits (UCI, Alpaydin and Kaynak 1998), CC BY 4.0",
+    "supervised/logistic": "scikit-learn's handwritten digits (UCI, Alpaydin and Kaynak 1998), CC BY 4.0",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,23 +52,27 @@ def ship(options: Options) -> Path:
     Raises FileNotFoundError for a run that is not finished, ValueError for one whose experiment makes no rule.
     """
     run = Path(options.run)
-    params, origin = load_params(run / "rule.safetensors")
+    recipe = load_rule(run).card["recipe"]
+    params, _ = load_params(run / RULE_FILE)
     results = json.loads((run / "results.json").read_text())
-    if "recipe" not in origin:  # of a version that did not write it yet
-        module = importlib.import_module(f"experiments.{origin['experiment']}")
-        origin["recipe"] = module.recipe(module.Config(**tuples(origin["config"])))
-    control = cli.CONTROL - {"steps", "seed"}
     curve = np.atleast_1d(np.genfromtxt(run / "metrics.csv", delimiter=",", names=True))
-    card = cli.card(results, {name: curve[name] for name in curve.dtype.names or ()})
-    card["config"] = {name: x for name, x in origin["config"].items() if name not in control}
-    card["note"] = options.note
+    about = card(results, {name: curve[name] for name in curve.dtype.names or ()})
+    about["config"] = {name: x for name, x in about["config"].items() if name not in CONTROL - {"steps", "seed"}}
+    about |= {"note": options.note, "licence": LICENCE, "training_data": training_data(about["config"])}
     path = Path(options.directory) / f"{options.name}.safetensors"
-    save_rule(path, params, origin["recipe"], card)
-    path.with_suffix(".md").write_text(_card(options.name, load_rule(path).card))
+    save_rule(path, params, recipe, about)
+    path.with_suffix(".md").write_text(card_text(options.name, load_rule(path).card))
     return path
 
 
-def _card(name: str, card: dict[str, Any]) -> str:
+def training_data(config: Mapping[str, Any]) -> str:
+    """What a run with these options has learned from, with its licence."""
+    places = (config.get("levels", ""), *config.get("more_levels", ()))
+    return "; ".join(dict.fromkeys(DATA.get(place, GENERATED) for place in places))
+
+
+def card_text(name: str, card: Mapping[str, Any]) -> str:
+    """The card of a rule, in Markdown."""
     said = " ".join(_argument(key.replace("_", "-"), x) for key, x in card["config"].items() if x not in ("", []))
     rows = [f"| {who} | {x['mean']:.3f} [{x['low']:.3f}, {x['high']:.3f}] |" for who, x in card["evaluation"].items()]
     table = ["| | on held-out levels |", "|---|---|", *rows] if rows else ["None was made in this run."]
@@ -70,6 +82,8 @@ def _card(name: str, card: dict[str, Any]) -> str:
             "",
             card["note"],
             "",
+            f"- Licence: {card['licence']}",
+            f"- Training data: {card['training_data']}",
             f"- Recipe: `{json.dumps(card['recipe'])}`",
             f"- Command: `python -m experiments.{card['experiment']} {said}`",
             f"- Seed {card['seed']}, {card['date']} on {json.dumps(card['hardware'])}",
@@ -92,9 +106,8 @@ def _argument(name: str, x: Any) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
+    options = cli.options(Options, __doc__, argv)
     with cli.clean_exit():
-        with cli.one_line_errors():
-            options = tyro.cli(Options, args=argv, description=__doc__)
         print(ship(options))
 
 

@@ -95,7 +95,7 @@ def parse(config: Any) -> dict[str, list[Any]]:
 
 
 def summary(found: Found, metric: str) -> list[dict[str, Any]]:
-    """Of each configuration, best first: `values`, `scores` of its seeds, their mean and interval, how many `diverged`."""
+    """Of each configuration, best first: `values`, `scores` of its seeds, their mean and interval, and `diverged`."""
     rows, scores = [], found.scores(metric)
     for values, members in found.configurations(metric):
         numbers = scores[members][~np.isnan(scores[members])]
@@ -126,9 +126,7 @@ def _member(config: Any) -> Any:
     return replace(alone, devices=1) if "devices" in flatten(alone) else alone
 
 
-def _finish(
-    experiment: Experiment, config: Any, found: Found, metric: str, directory: Path, seconds: float
-) -> None:
+def _finish(experiment: Experiment, config: Any, found: Found, metric: str, directory: Path, seconds: float) -> None:
     write_csv(directory / "sweep.csv", found.table())
     rows = summary(found, metric)
     results = {

@@ -3,9 +3,9 @@
 python -m experiments.tune --suite classic
 python -m experiments.tune --suite path/to/mine.toml
 
-All learning rates, discounts and seeds live side by side in one compiled program, on levels and seeds that no
-evaluation uses. The table of all trials lies beside the suite, and is written after each program: whoever stops the
-sweep and starts it again goes on with what is missing.
+All learning rates, discounts and seeds are side by side in one compiled program, on levels and seeds that no evaluation
+uses. The table of all trials lies beside the suite, and is written after each program: a sweep that was stopped goes on
+with what is missing when it is started again.
 """
 
 from __future__ import annotations
@@ -14,21 +14,34 @@ import dataclasses
 import itertools
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
 import envs
-from experiments import cli
-from experiments.baselines import BASELINES, GEOMETRIES, Name, Settings, Trial, baseline, best, grid, trials, write
-from experiments.suite import Entry, Suite, load_all
+from experiments import cli, parts
+from metarl.evaluation.baselines import (
+    BASELINES,
+    GEOMETRIES,
+    Name,
+    Settings,
+    Trial,
+    baseline,
+    best,
+    grid,
+    trials,
+    write,
+)
+from metarl.evaluation.families import family
 from metarl.evaluation.measure import learning_curves
+from metarl.evaluation.suites import Entry, Suite
 from metarl.meta import InnerLoop
-from metarl.types import Array, Levels
+from metarl.parallel import Placement, dividing, one_device_per_core
+from metarl.rules import build
+from metarl.types import Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,31 +56,37 @@ class Options:
     """Seed of everything random in the sweep."""
 
     def __post_init__(self) -> None:
-        cli.check(self, positive=("num_seeds",), not_negative=("seed",))
+        parts.check(self, zero=("seed",))
 
 
-def sweep(options: Options, entry: Entry, levels: Levels, which: Name, geometry: Settings) -> list[Trial]:
-    """A trial for each learning rate and discount: the final returns of agents of this geometry."""
-    pairs, seeds = grid(entry.name, levels), options.num_seeds
-    updates = entry.env_steps // geometry.batch
+def sweep(options: Options, name: str, entry: Entry, which: Name, geometry: Settings) -> list[Trial]:
+    """A trial for each learning rate and discount: the final returns of agents of this geometry.
+
+    Raises ValueError for a budget that is smaller than one update.
+    """
+    env, seeds = entry.levels.environment, options.num_seeds
+    kind = family(name, env)
+    pairs = grid(kind)
+    updates = entry.env_steps // geometry.experience.env_steps
     if not updates:
-        raise ValueError(f"env_steps of {entry.name} must be at least {geometry.batch}, got {entry.env_steps}")
+        raise ValueError(f"env_steps of {name} must be at least {geometry.experience.env_steps}, got {entry.env_steps}")
     level_key, key = jax.random.split(jax.random.key(options.seed))
 
     def make(pair: Array) -> InnerLoop:
-        return baseline(which, entry, levels, geometry._replace(learning_rate=pair[0], discount=pair[1]))
+        recipe = baseline(which, kind, geometry._replace(learning_rate=pair[0], discount=pair[1]))
+        return build(recipe).inner_loop(env, num_eval_episodes=entry.eval_episodes)
 
     def per_seed(x: Array) -> Array:
         return jnp.concatenate([x] * len(pairs))  # the same for every pair
 
-    places = jax.vmap(levels.sample)(jax.random.split(level_key, seeds))
+    places = jax.vmap(entry.levels.sample)(jax.random.split(level_key, seeds))
     hypers = jnp.repeat(jnp.asarray(pairs), seeds, axis=0)
-    lives = partial(learning_curves, make, ends=(updates,), devices=cli.devices_dividing(len(hypers)))
+    lives = partial(learning_curves, make, ends=(updates,), placement=Placement(dividing(len(hypers))))
     keys = per_seed(jax.random.split(key, seeds))
     returns = np.asarray(jax.jit(lives)(hypers, jax.tree.map(per_seed, places), keys))
     return [
         Trial(
-            entry.name,
+            name,
             entry.env_steps,
             which,
             geometry._replace(learning_rate=rate, discount=discount),
@@ -79,32 +98,28 @@ def sweep(options: Options, entry: Entry, levels: Levels, which: Name, geometry:
     ]
 
 
-def missing(suite: Suite, found: Sequence[Trial]) -> Iterator[tuple[Entry, Name, Settings]]:
-    """What a sweep of `suite` has yet to try: geometries of which no trials were `found`."""
-    known = {(trial.environment, trial.objective, _geometry(trial.settings)) for trial in found}
-    for entry, which in itertools.product(suite.entries, BASELINES):
+def missing(suite: Suite, found: Sequence[Trial]) -> Iterator[tuple[str, Name, Settings]]:
+    """Environments, baselines and geometries of which a sweep of `suite` has `found` no trials yet."""
+    known = {(trial.environment, trial.objective, trial.settings.experience) for trial in found}
+    for name, which in itertools.product(suite, BASELINES):
         for geometry in GEOMETRIES[which]:
-            if (entry.name, which, _geometry(geometry)) not in known:
-                yield entry, which, geometry
-
-
-def _geometry(settings: Settings) -> Settings:
-    """But for what lives side by side."""
-    return settings._replace(learning_rate=0.0, discount=0.0)
+            if (name, which, geometry.experience) not in known:
+                yield name, which, geometry
 
 
 def main(argv: list[str] | None = None) -> None:
+    options = cli.options(Options, __doc__, argv)
     with cli.clean_exit():
-        with cli.one_line_errors():
-            options = tyro.cli(Options, args=argv, description=__doc__)
-        cli.one_device_per_core()
-        for suite in load_all(options.suite):
-            found = trials(suite)
-            for entry, which, geometry in list(missing(suite, found)):
+        one_device_per_core()
+        for file in envs.suites.find(options.suite).values():
+            suite: Mapping[str, Entry] = envs.suites.load(file, envs.make)
+            table = envs.suites.sweep(file)
+            found = trials(table, {name: entry.env_steps for name, entry in suite.items()})
+            for name, which, geometry in list(missing(suite, found)):
                 start = time.monotonic()
-                found += sweep(options, entry, envs.make(entry.name), which, geometry)
-                write(suite.sweep, found)
-                print(f"{entry.name} {which}: {time.monotonic() - start:.0f} s", file=sys.stderr)
+                found += sweep(options, name, suite[name], which, geometry)
+                write(table, found)
+                print(f"{name} {which}: {time.monotonic() - start:.0f} s", file=sys.stderr)
             for trial in best(found).values():
                 print(f"{trial.environment} {trial.objective}: {trial.mean:.4g} by {trial.settings}")
 

@@ -1,6 +1,8 @@
 """metarl: meta-reinforcement learning and learned optimizers in JAX."""
 
 from metarl import curricula, estimators, objectives, optimizers
+from metarl.agents import load_agent, save_agent
+from metarl.evaluation.meta_test import evaluate
 from metarl.inner.mixture import mixed_levels, mixture
 from metarl.inner.rl import Experience, rl_inner_loop, train_agent
 from metarl.inner.supervised import supervised_inner_loop, task_levels

@@ -17,7 +17,7 @@ import optax
 
 import metarl.pretrained
 from metarl import objectives, optimizers
-from metarl.inner.rl import Experience, rl_inner_loop
+from metarl.inner.rl import Experience, ValueJudge, rl_inner_loop, value_judge
 from metarl.meta import InnerLoop
 from metarl.optimizers.learned import LearnedOptimizer, as_learned
 from metarl.pretrained import load_params, save_params, tuples
@@ -103,21 +103,33 @@ class Learner(NamedTuple):
 
         Raises ValueError if this is no agent, and as `rl_inner_loop` does.
         """
+        network, objective, experience = self._agent()
+        return rl_inner_loop(
+            env,
+            network,
+            objective,
+            self.optimizer,
+            experience,
+            critic=critic,
+            num_eval_episodes=num_eval_episodes,
+            max_episode_steps=max_episode_steps,
+        )
+
+    def value_judge(self, env: Environment, critic: Critic) -> ValueJudge:
+        """What the critic of agents of this kind says of them: `metarl.inner.rl.value_judge` with these parts.
+
+        Raises ValueError if this is no agent.
+        """
+        network, objective, experience = self._agent()
+        return value_judge(env, network, objective, critic, experience)
+
+    def _agent(self) -> tuple[NetworkFactory, Objective, Experience]:
         if self.network is None or self.objective is None or self.experience is None:
             raise ValueError(
                 "this learner has an optimizer only, no network, objective and experience of an agent: give the "
                 "optimizer to rl_inner_loop or supervised_inner_loop"
             )
-        return rl_inner_loop(
-            env,
-            self.network,
-            self.objective,
-            self.optimizer,
-            self.experience,
-            critic=critic,
-            num_eval_episodes=num_eval_episodes,
-            max_episode_steps=max_episode_steps,
-        )
+        return self.network, self.objective, self.experience
 
 
 class Rule(NamedTuple):

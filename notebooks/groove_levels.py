@@ -141,10 +141,10 @@ figure
 
 # %% [markdown]
 # The curriculum does what it is made for. All scores in the buffer are positive, for levels on which the rule is level
-# with A2C have been pushed out; what stays has longer episodes (307 steps in the better half, 219 in fresh levels),
-# more room (52 free cells, 43) and slightly more to collect. And the score, though it comes from a single life, says
-# something of what it should: Spearman's rho with the exact regret of new agents is 0.54, higher than that of the
-# episode's length (0.42), which is what returns scale with in the first place. It misses levels as well: some in the
+# with A2C have been pushed out; what stays has longer episodes (315 steps in the better half, 219 in fresh levels),
+# more room (51 free cells, 43) and slightly more to collect. And the score, though it comes from a single life, says
+# something of what it should: Spearman's rho with the exact regret of new agents is 0.52, higher than that of the
+# episode's length (0.37), which is what returns scale with in the first place. It misses levels as well: some in the
 # upper left have large regret and small scores, presumably since A2C did not find much there either.
 #
 # Two cautions. A buffer keeps the *highest* of noisy scores, so some of what is in it was merely lucky. And harder

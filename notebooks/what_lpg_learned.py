@@ -124,7 +124,8 @@ figure
 # ## Lives
 #
 # Agents on new levels, by the rule and by A2C: what they earn, how random their policies stay, and how sharp the
-# predictions get (they would be of no use if they stayed uniform everywhere).
+# predictions get (they would be of no use if they stayed uniform everywhere). The dashed lines are the best possible
+# return, and the entropies of uniform distributions.
 
 # %%
 updates = 3 if smoke else 250
@@ -141,14 +142,16 @@ for name, inner in {
 
 best = jax.lax.map(jax.jit(envs.optimal_return(levels.env)), many.env_params).mean()
 figure, axes = plot.panels(3, size=(3.6, 3.2))
-age, at = "update of the agent", 1 + jnp.arange(updates)
+at = 1 + jnp.arange(updates)
 earned = {name: (at, plot.smoothed(jnp.nanmean(x["episode_return"], 0))) for name, x in lives.items()}
-plot.lines(earned, age, "return (dashed: best possible)", reference=best, axis=axes[0])
+plot.lines(earned, y_label="return", reference=best, axis=axes[0])
 entropy = {name: (at, x["policy_entropy"].mean(0)) for name, x in lives.items()}
-plot.lines(entropy, age, "entropy of the policy (nats; dashed: log 5)", reference=jnp.log(5), axis=axes[1])
+plot.lines(entropy, y_label="entropy of the policy (nats)", reference=jnp.log(5), axis=axes[1])
 sharpness = {"LPG": (at, lives["LPG"]["y_entropy"].mean(0))}
-plot.lines(sharpness, age, "entropy of y (nats; dashed: log of the bins)", reference=jnp.log(bins), axis=axes[2])
+plot.lines(sharpness, y_label="entropy of y (nats)", reference=jnp.log(bins), axis=axes[2])
 axes[2].set_ylim(0, 1.05 * jnp.log(bins))
+for axis in axes:
+    axis.set_xlabel("update of the agent")
 for name, metrics in lives.items():
     print(f"{name}: return {jnp.nanmean(metrics['episode_return'][:, -50:]):.2f} of {best:.2f},", end=" ")
     print(f"policy's entropy {metrics['policy_entropy'][:, -50:].mean():.2f} in the last 50 updates")

@@ -69,11 +69,8 @@ class Gridworld:
             raise ValueError(f"max_side must be at least 2, max_objects and max_types at least 1, got {self}")
 
     @property
-    def name(self) -> str:
-        return "Gridworld"
-
-    @property
     def num_actions(self) -> int:
+        """Up, down, left, right, stay."""
         return 5
 
     @property
@@ -98,14 +95,17 @@ class Gridworld:
         )
 
     def action_space(self, params: GridworldParams | None = None) -> Discrete:
+        """Up, down, left, right, stay."""
         return Discrete(self.num_actions)
 
     def observation_space(self, params: GridworldParams | None = None) -> Discrete | Box:
+        """States of a tabular environment, else planes; see the class."""
         if self.tabular:
             return Discrete(self.num_states)
         return Box(0.0, 1.0, (self.max_side, self.max_side, 1 + self.max_types))
 
     def reset(self, key: Key, params: GridworldParams) -> tuple[Array, GridworldState]:
+        """The first observation and the state of a new episode."""
         state = self._newborn(jax.random.uniform(key, (self.max_objects,)), params)
         return self._observe(state, params), state
 

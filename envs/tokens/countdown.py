@@ -119,29 +119,36 @@ class Countdown:
 
     @property
     def notation(self) -> rpn.Notation:
+        """The vocabulary."""
         return rpn.Notation(self.room)
 
     @property
     def num_tokens(self) -> int:
+        """Numbers up to `room`, the operators, a blank and the end."""
         return self.notation.num_tokens
 
     @property
     def end(self) -> int:
+        """The token 0."""
         return self.notation.end
 
     @property
     def prompt_length(self) -> int:
+        """The target and room for four numbers."""
         return 1 + ROOM
 
     @property
     def answer_length(self) -> int:
+        """Four numbers, three operators and the end."""
         return 2 * ROOM
 
     @property
     def kinds(self) -> tuple[str, ...]:
+        """Kinds of verdicts, those of `rpn`."""
         return rpn.KINDS
 
     def sample(self, key: Key) -> Problem:
+        """One problem; sizes are equally likely."""
         problems = table(self.highest, self.max_target, self.room)
         row_key, order_key = jax.random.split(key)
         row = rpn.draw(row_key, _probability(self))
@@ -149,12 +156,15 @@ class Countdown:
         return Problem(numbers[rpn.shuffle(order_key, numbers > 0)], jnp.asarray(problems.target)[row], row)
 
     def prompt(self, problem: Problem) -> Array:
+        """The target and the numbers `[5] int32`, blanks after them."""
         numbers = jnp.where(problem.numbers > 0, problem.numbers, self.notation.blank)
         return jnp.append(problem.target, numbers)
 
     def demonstrate(self, key: Key, problem: Problem) -> Array:
+        """One of the known solutions `[8] int32`, uniformly drawn."""
         problems = table(self.highest, self.max_target, self.room)
         return rpn.draw_answer(key, problems.answers, problems.known, problem.row, self.answer_length)
 
     def verify(self, problem: Problem, answer: Array) -> Verdict:
+        """Exact evaluation of an answer `[8] int32`."""
         return rpn.judge(self.notation, answer, problem.numbers, problem.target, rpn.REWARDS[self.scale])

@@ -46,14 +46,17 @@ class _Digits:
 
     @property
     def num_tokens(self) -> int:
+        """Ten digits, the end, the blank and the plus."""
         return 13
 
     @property
     def end(self) -> int:
+        """The token 10."""
         return END
 
     @property
     def kinds(self) -> tuple[str, ...]:
+        """Kinds of verdicts: correct, wrong, malformed."""
         return KINDS
 
     def _length(self, key: Key) -> Array:
@@ -75,24 +78,30 @@ class Sorting(_Digits):
 
     @property
     def prompt_length(self) -> int:
+        """`room` digits."""
         return self.room
 
     @property
     def answer_length(self) -> int:
+        """`room` digits and the end."""
         return self.room + 1
 
     def sample(self, key: Key) -> Unsorted:
+        """Digits `[room] int32`, uniform in number and value."""
         length_key, digits_key = jax.random.split(key)
         present = jnp.arange(self.room) < self._length(length_key)
         return Unsorted(jnp.where(present, jax.random.randint(digits_key, (self.room,), 0, 10), BLANK))
 
     def prompt(self, problem: Unsorted) -> Array:
+        """The digits `[room] int32`, blanks after them."""
         return problem.digits
 
     def demonstrate(self, key: Key, problem: Unsorted) -> Array:
+        """The sorted digits `[room + 1] int32`."""
         return jnp.append(jnp.minimum(jnp.sort(problem.digits), END), END)  # blanks come last
 
     def verify(self, problem: Unsorted, answer: Array) -> Verdict:
+        """1 for the sorted digits, 0 for any other answer."""
         return _judge(self.demonstrate(jax.random.key(0), problem), answer)
 
 
@@ -113,13 +122,17 @@ class Addition(_Digits):
 
     @property
     def prompt_length(self) -> int:
+        """Two numbers of `room` digits and a plus between them."""
         return 2 * self.room + 1
 
     @property
     def answer_length(self) -> int:
+        """`room + 1` digits and the end."""
         return self.room + 2
 
     def sample(self, key: Key) -> Sum:
+        """Two numbers whose lengths are uniform."""
+
         def number(key: Key) -> Array:
             length_key, number_key = jax.random.split(key)
             length = self._length(length_key)
@@ -129,13 +142,16 @@ class Addition(_Digits):
         return Sum(number(a_key), number(b_key))
 
     def prompt(self, problem: Sum) -> Array:
+        """Both numbers `[2 room + 1] int32`, ones first, padded by blanks."""
         plus = jnp.array([PLUS], jnp.int32)
         return jnp.concatenate([_write(problem.a, self.room, BLANK), plus, _write(problem.b, self.room, BLANK)])
 
     def demonstrate(self, key: Key, problem: Sum) -> Array:
+        """The sum `[room + 2] int32`, ones first."""
         return _write(problem.a + problem.b, self.answer_length, END)
 
     def verify(self, problem: Sum, answer: Array) -> Verdict:
+        """1 for the sum, 0 for any other answer."""
         return _judge(self.demonstrate(jax.random.key(0), problem), answer)
 
 

@@ -43,14 +43,6 @@ class TokenEnv:
             raise ValueError(f"tries must be at least 1, got {self.tries}")
 
     @property
-    def name(self) -> str:
-        return f"Token{type(self.task).__name__}"
-
-    @property
-    def num_actions(self) -> int:
-        return self.task.num_tokens
-
-    @property
     def padding(self) -> int:
         """The last token of the vocabulary."""
         return self.task.num_tokens + len(self.task.kinds)
@@ -62,15 +54,19 @@ class TokenEnv:
 
     @property
     def default_params(self) -> PyTree:
+        """A problem of the task, always the same."""
         return self.task.sample(jax.random.key(0))
 
     def action_space(self, params: PyTree = None) -> Discrete:
-        return Discrete(self.num_actions)
+        """The tokens of the task."""
+        return Discrete(self.task.num_tokens)
 
     def observation_space(self, params: PyTree = None) -> Box:
+        """What was said so far, padded to L tokens."""
         return Box(0, self.padding, (self.length,), jnp.int32)
 
     def reset(self, key: Key, params: PyTree) -> tuple[Array, TokenState]:
+        """The prompt, padded, and the state before the first token."""
         start, none = self.task.prompt_length, jnp.int32(0)
         tokens = jnp.full(self.length, self.padding, jnp.int32).at[:start].set(self.task.prompt(params))
         return tokens, TokenState(tokens, jnp.int32(start), self._no_answer(), none, none)

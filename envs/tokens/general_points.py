@@ -160,25 +160,31 @@ class GeneralPoints:
 
     @property
     def num_tokens(self) -> int:
+        """The vocabulary of all splits."""
         return NOTATION.num_tokens
 
     @property
     def end(self) -> int:
+        """The token 0."""
         return NOTATION.end
 
     @property
     def prompt_length(self) -> int:
+        """What J, Q and K count as, and room for the cards."""
         return 3 + self.max_cards
 
     @property
     def answer_length(self) -> int:
+        """The cards, the operators between them and the end."""
         return 2 * self.max_cards
 
     @property
     def kinds(self) -> tuple[str, ...]:
+        """Kinds of verdicts, those of `rpn`."""
         return rpn.KINDS
 
     def sample(self, key: Key) -> Hand:
+        """One hand, with its cards in random order."""
         hands = table(self.split, self.part)
         hand_key, order_key = jax.random.split(key)
         row = rpn.draw(hand_key, hands.probability)
@@ -189,11 +195,14 @@ class GeneralPoints:
         return Hand(faces, ranks[order], values[order], solutions)
 
     def prompt(self, problem: Hand) -> Array:
+        """What J, Q and K count as, and the ranks `[P] int32`, blanks after them."""
         return jnp.concatenate([problem.faces, jnp.where(problem.ranks > 0, problem.ranks, NOTATION.blank)])
 
     def demonstrate(self, key: Key, problem: Hand) -> Array:
+        """One of the known solutions `[T] int32`, uniformly drawn."""
         hands = table(self.split)
         return rpn.draw_answer(key, hands.answers, hands.known, problem.solutions, self.answer_length)
 
     def verify(self, problem: Hand, answer: Array) -> Verdict:
+        """Exact evaluation of an answer `[T] int32`."""
         return rpn.judge(NOTATION, answer, problem.values, jnp.int32(TARGET), rpn.REWARDS[self.scale])

@@ -42,6 +42,7 @@ class Notation:
 
     @property
     def end(self) -> int:
+        """The token 0."""
         return 0
 
     @property
@@ -56,6 +57,7 @@ class Notation:
 
     @property
     def num_tokens(self) -> int:
+        """Numbers, operators, the blank and the end."""
         return self.blank + 1
 
     def spell(self, tokens: Sequence[int] | Array | np.ndarray) -> str:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from metarl.rules import Part
+from metarl.optimizers.learned import LearnedOptimizer
+from metarl.pretrained import tuples
+from metarl.rules import Part, Recipe, build
 from metarl.types import Environment
 
 
@@ -30,6 +32,32 @@ def family(name: str, env: Environment) -> Family:
     if name.endswith("-MinAtar"):
         return MINATAR
     return CLASSIC
+
+
+def in_family(recipe: Recipe, kind: Family) -> Recipe:
+    """The agents of `recipe` with the network of `kind`.
+
+    If that is another than their own, an objective without a value (LPG) gets the optimizer of `kind` as well: step
+    sizes for tables are not those for dense layers. A learned optimizer stays.
+    Raises ValueError for a recipe of no agents.
+    """
+    learner = build(recipe)
+    if learner.objective is None:
+        raise ValueError("the rule has no agents: its recipe has an optimizer only")
+    other = tuples(recipe["network"]) != tuples(kind.network)
+    hand_made = not isinstance(learner.optimizer, LearnedOptimizer)
+    optimizer = kind.optimizer if other and hand_made and "value" not in learner.objective.outputs else None
+    return {**recipe, "network": kind.network, "optimizer": optimizer or recipe["optimizer"]}
+
+
+def a2c(kind: Family, experience: Part) -> Recipe:
+    """A2C agents of a family, which update once per rollout of `experience`: whom learned rules are compared with."""
+    return {
+        "objective": {"name": "a2c", "normalise_advantage": True},
+        "optimizer": kind.a2c,
+        "network": kind.network,
+        "experience": {name: experience[name] for name in ("num_envs", "rollout_length")},
+    }
 
 
 def _adam(learning_rate: float, max_norm: float) -> Part:

@@ -21,7 +21,7 @@ class Scale(NamedTuple):
 def on_scale(returns: Any, zero: Any, one: Any) -> Any:
     """`returns` on the scale on which `zero` scores 0 and `one` scores 1. Over levels or seeds, give means.
 
-    A ratio of means is no mean of ratios: single levels on which `one` is hardly better than `zero` would dominate that.
+    A mean of ratios would be something else: levels on which `one` is hardly better than `zero` would dominate it.
     """
     return (returns - zero) / (one - zero)
 

@@ -1,4 +1,4 @@
-"""A2C and PPO with Adam, and what the sweeps of `experiments.tune` say of them: one table beside each suite."""
+"""A2C and PPO with Adam, and the tables of sweeps that say how to set them in each environment."""
 
 from __future__ import annotations
 
@@ -7,19 +7,16 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
-import optax
-
-import metarl
-from experiments import cli
-from experiments.agents import TABULAR, family
-from experiments.suite import Entry, Suite
-from metarl.meta import InnerLoop, LearnedOptimizer, Objective
-from metarl.types import Array, Levels
+from metarl.evaluation.families import TABULAR, Family
+from metarl.inner.rl import Experience
+from metarl.rules import Part, Recipe
+from metarl.run.files import write_csv
+from metarl.types import Array
 
 Name = Literal["a2c", "ppo"]
-BASELINES: tuple[Name, ...] = ("a2c", "ppo")
+BASELINES: tuple[Name, ...] = get_args(Name)
 
 
 class Settings(NamedTuple):
@@ -33,9 +30,8 @@ class Settings(NamedTuple):
     discount: Array | float = 0.99
 
     @property
-    def batch(self) -> int:
-        """Environment steps per update."""
-        return self.num_envs * self.rollout_length
+    def experience(self) -> Experience:
+        return Experience(self.num_envs, self.rollout_length, self.epochs, self.minibatches)
 
 
 class Trial(NamedTuple):
@@ -50,7 +46,7 @@ class Trial(NamedTuple):
     num_seeds: int
 
 
-# What a sweep tries: each of these with every learning rate and discount. The first is that of who was never tuned.
+# What a sweep tries: each of these with every learning rate and discount. The first is the one of untuned agents.
 GEOMETRIES: dict[Name, tuple[Settings, ...]] = {
     "a2c": (Settings(16, 8),),
     "ppo": (Settings(8, 64, 4, 4),),
@@ -60,48 +56,30 @@ TABULAR_RATES = (1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)  # tables start at zero, and 
 DISCOUNTS = (0.95, 0.99)
 
 
-def grid(name: str, levels: Levels) -> tuple[tuple[float, float], ...]:
-    """The pairs of a learning rate and a discount that a sweep tries in the environment called `name`."""
-    tables = family(name, levels.env) is TABULAR
-    return tuple(itertools.product(TABULAR_RATES if tables else RATES, DISCOUNTS))
+def grid(kind: Family) -> tuple[tuple[float, float], ...]:
+    """The pairs of a learning rate and a discount that a sweep tries for agents of this family."""
+    return tuple(itertools.product(TABULAR_RATES if kind is TABULAR else RATES, DISCOUNTS))
 
 
-def untuned(which: Name, name: str, levels: Levels) -> Settings:
+def untuned(which: Name, kind: Family) -> Settings:
     """The settings of a baseline in an environment that no sweep knows: those of its family."""
-    return GEOMETRIES[which][0]._replace(learning_rate=family(name, levels.env).learning_rate)
+    return GEOMETRIES[which][0]._replace(learning_rate=kind.learning_rate)
 
 
-def baseline(which: Name, entry: Entry, levels: Levels, settings: Settings) -> InnerLoop:
-    """A2C or PPO agents."""
-    options: dict[str, Any] = {"discount": settings.discount, "normalise_advantage": True}
-    objective = metarl.objectives.a2c(**options) if which == "a2c" else metarl.objectives.ppo(**options)
-    return agents(entry, levels, objective, adam(settings.learning_rate), settings)
+def baseline(which: Name, kind: Family, settings: Settings) -> Recipe:
+    """A2C or PPO agents, with the network of their environment's family. Settings may be traced."""
+    objective = {"name": which, "discount": settings.discount, "normalise_advantage": True}
+    return {
+        "objective": objective,
+        "optimizer": adam(settings.learning_rate),
+        "network": kind.network,
+        "experience": settings.experience._asdict(),
+    }
 
 
-def adam(learning_rate: Array | float) -> optax.GradientTransformation:
-    """What baselines follow their gradients with."""
-    return optax.chain(optax.clip_by_global_norm(0.5), optax.adam(learning_rate, eps=1e-5))
-
-
-def agents(
-    entry: Entry,
-    levels: Levels,
-    objective: Objective,
-    optimizer: optax.GradientTransformation | LearnedOptimizer,
-    settings: Settings,
-) -> InnerLoop:
-    """Agents with the networks of their environment's family."""
-    return metarl.rl_inner_loop(
-        levels.env,
-        family(entry.name, levels.env).network,
-        objective,
-        optimizer,
-        num_envs=settings.num_envs,
-        rollout_length=settings.rollout_length,
-        epochs=settings.epochs,
-        minibatches=settings.minibatches,
-        num_eval_episodes=entry.eval_episodes,
-    )
+def adam(learning_rate: Array | float) -> Part:
+    """The optimizer of the baselines."""
+    return {"name": "adam", "learning_rate": learning_rate, "max_norm": 0.5, "eps": 1e-5}
 
 
 def best(trials: Iterable[Trial]) -> dict[tuple[str, Name], Trial]:
@@ -114,13 +92,12 @@ def best(trials: Iterable[Trial]) -> dict[tuple[str, Name], Trial]:
     return found
 
 
-def trials(suite: Suite) -> list[Trial]:
-    """Those of the sweep of `suite` that had its budgets: one with another says nothing of this one.
+def trials(path: Path, env_steps: Mapping[str, int]) -> list[Trial]:
+    """The trials in the file `path` of environments with these budgets; those of another budget are left out.
 
     Raises ValueError as `read` does.
     """
-    budgets = {entry.name: entry.env_steps for entry in suite.entries}
-    return [trial for trial in read(suite.sweep) if budgets.get(trial.environment) == trial.env_steps]
+    return [trial for trial in read(path) if env_steps.get(trial.environment) == trial.env_steps]
 
 
 def read(path: Path) -> list[Trial]:
@@ -135,13 +112,13 @@ def read(path: Path) -> list[Trial]:
 
 
 def write(path: Path, trials: Iterable[Trial]) -> None:
-    """One row per trial, in place at once."""
+    """Writes a CSV with one row per trial; the file is replaced at once."""
     rows = []
     for trial in trials:
         row = trial._asdict()
         settings = row.pop("settings")._asdict()
         rows.append({"environment": row.pop("environment"), "objective": row.pop("objective"), **settings, **row})
-    cli.write_csv(path, rows)
+    write_csv(path, rows)
 
 
 def _trial(row: Mapping[str, str]) -> Trial:

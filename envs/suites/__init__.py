@@ -1,0 +1,104 @@
+"""Suites of environments that rules are tested on, as data: `envs/suites/*.toml`, or a file of your own.
+
+    env_steps = 100_000                           # experience of each agent, where an environment does not say
+    [environments]                                # any names of envs.names()
+    CartPole-v1 = {}
+    "gridworld/long" = { env_steps = 500_000, eval_episodes = 4 }
+
+The sweep that tuned the baselines of a suite lies beside it, as a CSV of the same name (`experiments.tune`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from metarl.evaluation.baselines import best, trials
+from metarl.evaluation.suites import Entry
+from metarl.types import Levels
+
+ALL = "all"
+_FOLDER = Path(__file__).parent
+_FIELDS = ("env_steps", "eval_episodes")
+
+
+def names() -> list[str]:
+    """Names of the suites that come with metarl."""
+    return sorted(path.stem for path in _FOLDER.glob("*.toml"))
+
+
+def path(name: str) -> Path:
+    """The TOML file of the suite called `name`, or that path itself.
+
+    Raises ValueError if there is no such file, with the names that are most alike.
+    """
+    found = Path(name) if name.endswith(".toml") else _FOLDER / f"{name}.toml"
+    if not found.is_file():
+        alike = difflib.get_close_matches(name, names()) or names()
+        raise ValueError(f"no suite {name!r}; did you mean {', '.join(alike)}? One of your own is the path of a .toml")
+    return found
+
+
+def find(suites: Sequence[str]) -> dict[str, Path]:
+    """The TOML files of `suites` by name. Each is one of `names()`, "all" of them, or the path of a TOML file.
+
+    Raises ValueError as `path` does, for no suite at all, and for two of one name.
+    """
+    wanted = dict.fromkeys(name for each in suites for name in (names() if each == ALL else [each]))
+    files = [path(name) for name in wanted]
+    found = {file.stem: file for file in files}
+    if not found or len(found) < len(files) or ALL in found:
+        stems = [file.stem for file in files]
+        raise ValueError(f"suites need different names, none of them {ALL!r}, and there must be one, got {stems}")
+    return found
+
+
+def load(file: Path, make: Callable[[str], Levels]) -> dict[str, Entry]:
+    """The suite in a TOML file, with the levels that `make` makes of the names of environments.
+
+    Raises ValueError for a file that is no suite, and as `make` does.
+    """
+    try:
+        content = tomllib.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file} is not readable as TOML: {error}") from error
+    environments = content.pop("environments", None)
+    _check_fields(f"{file}", content, (*_FIELDS, "environments"))
+    if not isinstance(environments, dict) or not environments:
+        raise ValueError(f"{file} needs a table [environments] with at least one of envs.names()")
+    suite = {}
+    for name, options in environments.items():
+        try:
+            _check_fields("it", options, _FIELDS)
+            both = {**content, **options}
+            if "env_steps" not in both:
+                raise ValueError("it needs env_steps, its own or the suite's")
+            suite[name] = Entry(make(name), **both)
+        except ValueError as error:
+            raise ValueError(f"{file}, {name}: {error}") from error
+    return _tuned(suite, file)
+
+
+def sweep(file: Path) -> Path:
+    """Where the sweep of the baselines of the suite in `file` lies, if there has been one."""
+    return file.with_suffix(".csv")
+
+
+def _tuned(suite: dict[str, Entry], file: Path) -> dict[str, Entry]:
+    found = best(trials(sweep(file), {name: entry.env_steps for name, entry in suite.items()}))
+
+    def tuned(name: str, entry: Entry) -> Entry:
+        settings = {which: trial for (environment, which), trial in found.items() if environment == name}
+        return Entry(entry.levels, entry.env_steps, entry.eval_episodes, settings)
+
+    return {name: tuned(name, entry) for name, entry in suite.items()}
+
+
+def _check_fields(what: str, options: Any, known: Sequence[str]) -> None:
+    if not isinstance(options, dict):
+        raise ValueError(f"{what} must be a table of {', '.join(known)}, got {options!r}")
+    if unknown := sorted(options.keys() - set(known)):
+        raise ValueError(f"{what} has unknown fields {unknown}; there are {', '.join(known)}")
