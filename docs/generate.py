@@ -151,27 +151,17 @@ def rules(pictures: Path) -> str:
 
 def draw_card(path: Path, card: str) -> None:
     """The curves of a card beside the intervals of its evaluation."""
-    import matplotlib
+    from metarl import plot
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    curves, rows = CURVE.findall(card), ROW.findall(card)
-    figure, axes = plt.subplots(1, len(curves) + 1, figsize=(3.6 * (len(curves) + 1), 2.8), layout="constrained")
+    curves = CURVE.findall(card)
+    figure, axes = plot.panels(len(curves) + 1, size=(3.6, 2.8))
     for axis, (name, numbers) in zip(axes, curves, strict=False):
         values = [float(x) for x in numbers.split(",")]
-        axis.plot([(i + 0.5) / len(values) for i in range(len(values))], values)
+        axis.plot([(i + 0.5) / len(values) for i in range(len(values))], values, color=plot.BLUE)
         axis.set(xlabel="share of the meta-training", ylabel=name.replace("_", " "))
-    shown = [row for row in rows if " minus " not in row[0]]
-    for i, (_, mean, low, high) in enumerate(shown):
-        axes[-1].plot([float(low), float(high)], [i, i], color="C0", alpha=0.5, linewidth=3)
-        axes[-1].plot(float(mean), i, "o", color="C0")
-    axes[-1].set_yticks(range(len(shown)), [row[0] for row in shown])
-    axes[-1].margins(y=0.15)
-    axes[-1].invert_yaxis()
-    axes[-1].set_xlabel("score on held-out levels")
-    figure.savefig(path, dpi=80)
-    plt.close(figure)
+    rows = {name: tuple(map(float, numbers)) for name, *numbers in ROW.findall(card) if " minus " not in name}
+    plot.intervals(rows, "score on held-out levels", axis=axes[-1])
+    plot.save(figure, path)
 
 
 # Environments
@@ -200,23 +190,17 @@ def environments(pictures: Path) -> str:
 def draw_levels(path: Path, names: tuple[str, ...]) -> None:
     """One level of each of `names`, with its best expected return."""
     import jax
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    import numpy as np
 
     import envs
+    from metarl import plot
 
-    figure, axes = plt.subplots(1, len(names), figsize=(2.3 * len(names), 2.9), layout="constrained")
-    for axis, name in zip(axes, names, strict=True):
+    images = {}
+    for name in names:
         levels = envs.make(name)
         problem = levels.sample(jax.random.key(0)).problem
-        axis.imshow(np.asarray(levels.render(problem, None)))
-        axis.set_title(f"{name}\nbest return {jax.jit(levels.optimal_return)(problem):.2f}", fontsize=9)
-        axis.axis("off")
-    figure.savefig(path, dpi=80)
-    plt.close(figure)
+        best = jax.jit(levels.optimal_return)(problem)
+        images[f"{name}\nbest return {best:.2f}"] = levels.render(problem, None)
+    plot.save(plot.pictures(images), path)
 
 
 def _space(space: object) -> str:
