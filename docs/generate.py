@@ -154,13 +154,13 @@ def draw_card(path: Path, card: str) -> None:
     from metarl import plot
 
     curves = CURVE.findall(card)
-    figure, axes = plot.panels(len(curves) + 1, size=(3.6, 2.8))
+    figure, axes = plot.panels(len(curves) + 1, size=(4.2, 2.9))
     for axis, (name, numbers) in zip(axes, curves, strict=False):
         values = [float(x) for x in numbers.split(",")]
         axis.plot([(i + 0.5) / len(values) for i in range(len(values))], values, color=plot.BLUE)
         axis.set(xlabel="share of the meta-training", ylabel=name.replace("_", " "))
     rows = {name: tuple(map(float, numbers)) for name, *numbers in ROW.findall(card) if " minus " not in name}
-    plot.intervals(rows, "score on held-out levels", axis=axes[-1])
+    plot.intervals(rows, "held-out score", axis=axes[-1])
     plot.save(figure, path)
 
 
