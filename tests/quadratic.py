@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metarl.meta import InnerLoop, Update, select
+from metarl.meta import InnerLoop, Update
 from metarl.types import Level, Levels
 
 
@@ -16,26 +16,22 @@ class Lifetime(NamedTuple):
 
 
 def quadratic(noise: float = 0.0) -> InnerLoop:
-    """`x <- x - rate * (h x + noise)` from x = x0, where the level's env_params are (h, x0); loss is h x^2 / 2."""
+    """`x <- x - rate * (h x + noise)` from x = x0, where the level's problem is (h, x0); loss is h x^2 / 2."""
 
     def init(key, level):
-        return Lifetime(level.env_params[1], level, jnp.int32(0))
-
-    def done(lifetime):
-        return lifetime.step >= lifetime.level.horizon
+        return Lifetime(level.problem[1], level, jnp.int32(0))
 
     def value(lifetime):
-        return 0.5 * (lifetime.level.env_params[0] * lifetime.x**2).sum()
+        return 0.5 * (lifetime.level.problem[0] * lifetime.x**2).sum()
 
     def step(meta_params, lifetime, key):
-        h, _ = lifetime.level.env_params
+        h, _ = lifetime.level.problem
         gradient = h * lifetime.x + noise * jax.random.normal(key, h.shape)
         older = lifetime._replace(x=lifetime.x - meta_params["rate"] * gradient, step=lifetime.step + 1)
-        metrics = {"loss": value(lifetime)}
-        return Update(select(done(lifetime), lifetime, older), jnp.zeros(()), metrics)
+        return Update(older, jnp.zeros(()), {"loss": value(lifetime)})
 
     def loss(meta_params, lifetime, key):
-        return value(lifetime), (lifetime, {})
+        return Update(lifetime, value(lifetime), {})
 
     def fitness(meta_params, lifetime, key):
         return -value(lifetime)
@@ -43,7 +39,7 @@ def quadratic(noise: float = 0.0) -> InnerLoop:
     def init_meta(key):
         return {"rate": jnp.float32(0.1)}
 
-    return InnerLoop(init_meta, init, step, loss, fitness, done)
+    return InnerLoop(init_meta, init, step, loss, fitness)
 
 
 def levels(horizon: int, h: Any = (1.0, 3.0), spread: float = 0.0) -> Levels:
@@ -52,7 +48,7 @@ def levels(horizon: int, h: Any = (1.0, 3.0), spread: float = 0.0) -> Levels:
     def sample(key):
         return Level((jnp.array(h), 1.0 + spread * jax.random.normal(key, (2,))), jnp.int32(horizon))
 
-    return Levels(None, sample)
+    return Levels(sample)
 
 
 def slope(rate: float, updates: int, h: Any = (1.0, 3.0)) -> float:

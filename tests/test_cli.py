@@ -16,7 +16,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 EXPERIMENT = '''
 import dataclasses
 import jax.numpy as jnp
-from test_train import toy
+from toy import toy
 from experiments import cli
 
 

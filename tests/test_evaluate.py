@@ -11,8 +11,8 @@ import pytest
 import metarl
 from envs import mdp
 from metarl.evaluation.measure import final_returns, normalised_return
-from metarl.rl.networks import tabular
 from metarl.objectives import a2c
+from metarl.rl.networks import tabular
 
 
 def test_normalised_returns_are_the_hand_worked_ones():

@@ -64,7 +64,7 @@ def ask_tell(
             members = jax.tree.map(lambda x: jnp.broadcast_to(x, (size, *x.shape)), meta_params)
             noise = optax.tree.random_like(key, members, jax.random.normal)
             state = strategy.init(key, optax.tree.add_scale(members, sigma, noise), jnp.full(size, WORST), options)
-        return AskTellState(state, jax.tree.map(jnp.zeros_like, meta_params))
+        return AskTellState(_strongly_typed(state), jax.tree.map(jnp.zeros_like, meta_params))
 
     def estimate(
         inner: InnerLoop, meta_params: MetaParams, state: AskTellState, lifetimes: Lifetimes, key: Key
@@ -94,6 +94,11 @@ def ask_tell(
         gradient = jax.tree.map(jnp.subtract, meta_params, found(strategy_state))
         metrics = estimate_metrics(lived.metrics, fitness, gradient, state.previous)
         best = jax.tree.map(lambda x: x[losses.argmin()], lived.lifetime)
-        return gradient, AskTellState(strategy_state, gradient), best, metrics
+        return gradient, AskTellState(_strongly_typed(strategy_state), gradient), best, metrics
 
     return Estimator(init, estimate, needs="fitness")
+
+
+def _strongly_typed(state: PyTree) -> PyTree:
+    """Strategies begin with Python numbers, whose types may change once: every program would be compiled again."""
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), state)

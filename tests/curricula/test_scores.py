@@ -1,30 +1,30 @@
 """Scores of levels: regret against an antagonist and against the optimum, value losses, and what they are asked for."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import quadratic
 import scipy.stats
-from test_train import assert_same
+from toy import assert_same
 
 import metarl
 from envs import mdp
-from metarl.curricula import replay, scores, uniform
+from metarl.curricula import replay, scores
 from metarl.curricula.replay import REPLAYED
-from metarl.rl.networks import tabular
+from metarl.inner.rl import value_judge
+from metarl.meta import advance, done
 from metarl.objectives import a2c, lpg
+from metarl.rl.networks import tabular
 
 LEVELS = mdp.distribution(num_states=3, num_actions=3, max_steps=4, horizon=10)
-CRITIC = {"critic": metarl.Critic(optax.adam(0.1))}
+CRITIC = metarl.Critic(optax.adam(0.1))
+EXPERIENCE = metarl.Experience(4, 8)
 
 
 def agent(rate=0.3, objective=None, **options):
-    options = {"num_envs": 4, "rollout_length": 8, "num_eval_episodes": 16, "max_episode_steps": 5, **options}
-    return metarl.rl_inner_loop(LEVELS.env, tabular, objective or a2c(), optax.adam(rate), **options)
+    options = {"num_eval_episodes": 16, "max_episode_steps": 5, **options}
+    return metarl.rl_inner_loop(LEVELS.env, tabular, objective or a2c(), optax.adam(rate), EXPERIENCE, **options)
 
 
 LEARNS = agent()
@@ -36,10 +36,9 @@ def lived():
 
     By the regret against an antagonist that learns as `LEARNS` does, and against the optimum.
     """
-    optimum = partial(mdp.optimal_return, LEVELS.env)
     by = {
         "antagonist": scores.algorithmic_regret(LEARNS, batch_size=64),
-        "optimum": scores.optimal_regret(optimum, batch_size=64),
+        "optimum": scores.optimal_regret(LEVELS.optimal_return, batch_size=64),
     }
     count, keys = 256, jax.random.split(jax.random.key(0), 4)
 
@@ -54,16 +53,16 @@ def lived():
             lifetimes, states = carry
 
             def update(lifetimes, key):
-                step = jax.vmap(inner.step, (None, 0, 0))(rule, lifetimes, jax.random.split(key, count))
+                step = jax.vmap(advance, (None, None, 0, 0))(inner, rule, lifetimes, jax.random.split(key, count))
                 return step.lifetime, None
 
             update_key, score_key = jax.random.split(key)
             lifetimes, _ = jax.lax.scan(update, lifetimes, jax.random.split(update_key, 4))
-            ended = jax.vmap(inner.done)(lifetimes)
+            ended = done(lifetimes)
             scored = {x: by[x].update(inner, rule, states[x], lifetimes, ended, score_key) for x in by}
             return (lifetimes, {x: state for x, (_, state) in scored.items()}), {x: y for x, (y, _) in scored.items()}
 
-        states = {x: score.init(keys[2], lifetimes) for x, score in by.items()}
+        states = {x: score.init(keys[2], levels) for x, score in by.items()}
         (lifetimes, states), values = jax.lax.scan(age, (lifetimes, states), jax.random.split(keys[3], 3))
         return {x: (values[x], states[x]) for x in by}, lifetimes
 
@@ -110,7 +109,8 @@ def test_every_lifetime_that_ended_is_scored_whatever_the_batch(batch_size):
 
 
 def test_value_losses_are_those_of_the_lifetimes_own_critic():
-    inner, ended = agent(**CRITIC), jnp.ones(3, bool)
+    inner, ended = agent(critic=CRITIC), jnp.ones(3, bool)
+    judge = value_judge(LEVELS.env, tabular, a2c(), CRITIC, EXPERIENCE)
     names = ("positive_value_loss", "l1_value_loss", "max_monte_carlo")
 
     @jax.jit
@@ -119,13 +119,13 @@ def test_value_losses_are_those_of_the_lifetimes_own_critic():
         lifetimes = jax.vmap(inner.init)(keys, jax.vmap(LEVELS.sample)(keys))
 
         def values(name, state=None):
-            score = getattr(scores, name)()
-            state = score.init(key, lifetimes) if state is None else state
+            score = getattr(scores, name)(judge)
+            state = score.init(key, lifetimes.level) if state is None else state
             return score.update(inner, inner.init_meta(key), state, lifetimes, ended, key)
 
         found = {name: values(name) for name in names}
         found["higher"] = values("max_monte_carlo", found["max_monte_carlo"][1] + 1.0)
-        return *jax.vmap(inner.judge)(lifetimes, keys), found
+        return *jax.vmap(judge)(lifetimes, keys), found
 
     data, targets, found = jax.device_get(judged(jax.random.key(3)))
     assert targets.advantage.shape == (3, 8, 4)
@@ -146,20 +146,22 @@ ESTIMATORS = {
 }
 
 
+RULE, SHORT = lpg(bins=2, hidden=4), metarl.Experience(2, 4)
+JUDGE = value_judge(LEVELS.env, tabular, RULE, CRITIC, SHORT)
+
+
 def groove(estimator, score):
     rule = metarl.optimizers.per_output(policy=optax.sgd(2.0), y=optax.sgd(1.0))
-    inner = metarl.rl_inner_loop(
-        LEVELS.env, tabular, lpg(bins=2, hidden=4), rule, num_envs=2, rollout_length=4, num_eval_episodes=4, **CRITIC
-    )
-    return metarl.compose(inner, ESTIMATORS[estimator], optax.adam(1e-2), replay(LEVELS, 12), 4, score)
+    inner = metarl.rl_inner_loop(LEVELS.env, tabular, RULE, rule, SHORT, num_eval_episodes=4, critic=CRITIC)
+    return metarl.compose(inner, ESTIMATORS[estimator], optax.adam(1e-2), replay(LEVELS, 12, score=score), 4)
 
 
 @pytest.mark.parametrize(
     ("estimator", "score"),
     [
         *((estimator, scores.algorithmic_regret(LEARNS)) for estimator in ESTIMATORS),
-        ("pes", scores.positive_value_loss()),
-        ("pes", scores.max_monte_carlo()),
+        ("pes", scores.positive_value_loss(JUDGE)),
+        ("pes", scores.max_monte_carlo(JUDGE)),
     ],  # the other pairs as experiments make them: tests/test_groove.py
 )
 def test_a_score_and_the_buffer_go_with_every_estimator(estimator, score):
@@ -175,28 +177,41 @@ def test_a_buffer_serves_lifetimes_that_go_on_between_estimates_and_resumes_exac
     meta = groove("pes", scores.algorithmic_regret(LEARNS))
     state, log = metarl.train(meta, seed=0, steps=30, chunk=5)
     # antagonists are as old as the agents, and on the same levels
-    jax.tree.map(np.testing.assert_array_equal, state.score.level, state.lifetimes.level)
-    np.testing.assert_array_equal(state.score.step, state.lifetimes.step)
-    buffer = jax.device_get(state.curriculum)
+    jax.tree.map(np.testing.assert_array_equal, state.curriculum.score.level, state.lifetimes.level)
+    np.testing.assert_array_equal(state.curriculum.score.step, state.lifetimes.step)
+    buffer = jax.device_get(state.curriculum.buffer)
     assert (log["lifetimes_ended"] < 4).all() and log["lifetimes_ended"].sum() >= 16
     assert (buffer.filled & ~np.isnan(buffer.score)).sum() >= 4 and (buffer.origin == REPLAYED).any()
     assert (buffer.last[buffer.slot.clip(max=11)] > 0).any() and buffer.clock > 10
     lived_on = jax.tree.map(lambda x: x[buffer.slot.clip(max=11)], buffer.levels)
     followed = buffer.slot < 12
-    reward = jax.device_get(state.lifetimes.level.env_params.reward)
-    np.testing.assert_array_equal(lived_on.env_params.reward[followed], reward[followed])
+    reward = jax.device_get(state.lifetimes.level.problem.reward)
+    np.testing.assert_array_equal(lived_on.problem.reward[followed], reward[followed])
 
     metarl.train(meta, seed=0, steps=15, chunk=5, directory=tmp_path)
     resumed = metarl.train(meta, seed=0, steps=30, chunk=5, directory=tmp_path, resume=True)
     assert_same(resumed, (state, log))
 
 
-def test_a_buffer_without_a_score_replays_nothing():
-    always = replay(quadratic.levels(10, spread=1.0), 12, probability=1.0)
-    meta = metarl.compose(quadratic.quadratic(), ESTIMATORS["es"], optax.sgd(1.0), always, 4)
-    state, _ = metarl.train(meta, seed=0, steps=3)
-    assert (state.curriculum.origin == 0).all() and state.curriculum.filled.sum() == 4
-    assert state.curriculum.clock == 4  # levels were given out, at birth and after each generation
+def test_a_mixture_is_replayed_by_its_regret():
+    """Agents of two kinds under one rule, on pairs of levels that are scored against a pair of A2C agents."""
+    other = mdp.distribution(num_states=2, num_actions=2, max_steps=3, horizon=10)
+    rule = metarl.optimizers.per_output(policy=optax.sgd(2.0), y=optax.sgd(1.0))
+
+    def both(objective, optimizer):
+        places = (LEVELS, other)
+        options = {"num_eval_episodes": 4, "max_episode_steps": 5}
+        agents = [metarl.rl_inner_loop(x.env, tabular, objective, optimizer, SHORT, **options) for x in places]
+        return metarl.mixture(agents, [1.0, 2.0]), metarl.mixed_levels(places)
+
+    (inner, levels), (antagonist, _) = both(RULE, rule), both(a2c(), optax.adam(0.3))
+    curriculum = replay(levels, 12, score=scores.algorithmic_regret(antagonist), probability=1.0)
+    meta = metarl.compose(inner, ESTIMATORS["es"], optax.adam(1e-2), curriculum, 4)
+    state, log = metarl.train(meta, seed=0, steps=4, chunk=2)
+    buffer = jax.device_get(state.curriculum.buffer)
+    assert np.isfinite(buffer.score).sum() >= 4 and len(set(buffer.score[np.isfinite(buffer.score)])) > 1
+    assert log["replayed_share"][-1] > 0.0
+    np.testing.assert_array_equal(state.curriculum.score.step, state.lifetimes.step)
 
 
 def test_bad_input_is_named():
@@ -204,6 +219,5 @@ def test_bad_input_is_named():
         scores.algorithmic_regret(LEARNS, batch_size=0)
     with pytest.raises(ValueError, match="optimal_regret needs levels whose optimal return is known"):
         scores.optimal_regret(None)
-    meta = metarl.compose(LEARNS, ESTIMATORS["es"], optax.adam(1e-2), uniform(LEVELS), 4, scores.l1_value_loss())
-    with pytest.raises(ValueError, match="needs the lifetimes' own critic"):
-        jax.eval_shape(meta.step, jax.eval_shape(meta.init, jax.random.key(0)), jax.random.key(0))
+    with pytest.raises(ValueError, match="regret compares fitness, but an antagonist has none"):
+        scores.algorithmic_regret(LEARNS._replace(fitness=None))

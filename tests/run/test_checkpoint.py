@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_train import assert_same, toy
+from toy import assert_same, toy
 
+from metarl.pretrained import load_params, save_params
 from metarl.run import checkpoint
 from metarl.run.checkpoint import CheckpointError
-from metarl.pretrained import load_params, save_params
 from metarl.run.train import train
 
 KEY = jax.random.key(0)

@@ -62,10 +62,10 @@ def test_bandit_levels():
     for kind, low, high in (("bernoulli", 0, 1), ("gaussian", -9, 9)):
         levels = bandit.distribution(kind, num_arms=4, max_steps=7, horizon=30)
         level = jax.vmap(levels.sample)(jax.random.split(jax.random.key(0), 300))
-        means = np.asarray(level.env_params.means)
+        means = np.asarray(level.problem.means)
         assert means.min() >= low and means.max() < high and abs(means.mean() - (low + high) / 2) < 0.15
         assert (level.horizon == 30).all() and level.horizon.dtype == jnp.int32
-        optimal = jax.vmap(functools.partial(bandit.optimal_return, levels.env))(level.env_params)
+        optimal = jax.vmap(functools.partial(bandit.optimal_return, levels.env))(level.problem)
         np.testing.assert_allclose(optimal, 7 * means.max(1), rtol=1e-5)
 
 
@@ -110,7 +110,7 @@ def test_mdp_optimum_of_the_ring():
 
 def test_mdp_optimum_is_the_best_of_all_policies():
     levels = mdp.distribution(num_states=2, num_actions=2, max_steps=2, terminate=0.25)
-    params = levels.sample(jax.random.key(3)).env_params
+    params = levels.sample(jax.random.key(3)).problem
     transition, reward, start = np.asarray(params.transition), np.asarray(params.reward), int(params.start)
     returns = []
     for first, *second in itertools.product(range(2), repeat=3):
@@ -123,7 +123,7 @@ def test_mdp_optimum_is_the_best_of_all_policies():
 def test_mdp_levels_are_distributions():
     levels = mdp.distribution(num_states=4, num_actions=3, horizon=20)
     level = quick_jit(jax.vmap(levels.sample))(jax.random.split(jax.random.key(0), 200))
-    params = level.env_params
+    params = level.problem
     assert params.transition.shape == (200, 4, 3, 4) and (params.transition >= 0).all()
     np.testing.assert_allclose(params.transition.sum(-1), 1, rtol=1e-5)
     assert abs(params.reward.mean() - 1) < 0.1 and set(params.start.tolist()) == set(range(4))
@@ -138,7 +138,7 @@ def test_make_ours(name):
     levels = envs.make(name)
     own, other = quick_jit(lambda key: (levels.sample(key), envs.make(name, horizon=7).sample(key)))(jax.random.key(0))
     assert own.horizon > 7 and other.horizon == 7 and other.horizon.dtype == own.horizon.dtype == jnp.int32
-    for a, b in zip(jax.tree.leaves(own.env_params), jax.tree.leaves(other.env_params), strict=True):
+    for a, b in zip(jax.tree.leaves(own.problem), jax.tree.leaves(other.problem), strict=True):
         assert (a == b).all()
 
 
@@ -146,7 +146,7 @@ def test_varied_cartpoles_vary_within_a_factor_of_two_and_are_consistent():
     import gymnax
 
     levels = envs.make("cartpole/varied")
-    params = quick_jit(jax.vmap(levels.sample))(jax.random.split(jax.random.key(0), 500)).env_params
+    params = quick_jit(jax.vmap(levels.sample))(jax.random.split(jax.random.key(0), 500)).problem
     default = gymnax.make("CartPole-v1")[1]
     for name in ("gravity", "masspole", "length", "force_mag"):
         factors = getattr(params, name) / getattr(default, name)
@@ -204,7 +204,7 @@ def test_importing_envs_does_not_import_gymnax():
 def check_environment(levels, lanes=2, steps=3):
     """Resets and steps under jit(vmap(scan)), where the state must keep its tree, shapes and dtypes."""
     env = levels.env
-    params = quick_jit(levels.sample)(jax.random.key(0)).env_params
+    params = quick_jit(levels.sample)(jax.random.key(0)).problem
     space, actions = env.observation_space(params), env.action_space(params)
 
     def run(key, params):
@@ -228,7 +228,7 @@ def check_environment(levels, lanes=2, steps=3):
 
 def check_types(levels):
     """No weakly typed leaf, which would compile a program a second time when its state comes back."""
-    env, params = levels.env, jax.eval_shape(levels.sample, jax.random.key(0)).env_params
+    env, params = levels.env, jax.eval_shape(levels.sample, jax.random.key(0)).problem
     obs, state = jax.eval_shape(env.reset, jax.random.key(0), params)
     action = jax.eval_shape(env.action_space(env.default_params).sample, jax.random.key(0))
     after = jax.eval_shape(env.step, jax.random.key(0), state, action, params)
@@ -263,7 +263,7 @@ def test_gymnax_environments_of_one_name_are_one_static_argument():
 
 def test_gymnax_final_observation_is_the_true_successor():
     levels = envs.make("CartPole-v1")
-    params = levels.sample(jax.random.key(0)).env_params.replace(max_steps_in_episode=jnp.int32(1))
+    params = levels.sample(jax.random.key(0)).problem.replace(max_steps_in_episode=jnp.int32(1))
     obs, state = levels.env.reset(jax.random.key(0), params)
     new, _, _, terminated, truncated, info = levels.env.step(jax.random.key(1), state, jnp.int32(0), params)
     assert bool(truncated) and not bool(terminated)

@@ -7,68 +7,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from toy import assert_same, toy
 
+from metarl.meta import Meta
 from metarl.run import checkpoint
-from metarl.meta import Meta, MetaState
-from metarl.run.sinks import CSV, Progress, sparkline
+from metarl.run.sinks import CSV, ProgressDisplay, sparkline
 from metarl.run.train import Interrupted, NonFiniteLoss, train
-
-
-class Momentum(NamedTuple):
-    trace: jax.Array
-    count: jax.Array
-
-
-def toy(nan_at=-1, slow_after=-1):
-    """A quadratic under noisy gradients with momentum, holding every kind of leaf that a state may have."""
-
-    def init(key):
-        params = {"w": jax.random.normal(key, (3,)), "half": jnp.ones(2, jnp.bfloat16)}
-        lifetimes = {"age": jnp.zeros(4, jnp.int32), "empty": jnp.zeros((4, 0)), "done": jnp.zeros(4, bool)}
-        momentum = Momentum(jnp.zeros(3), jnp.int32(0))
-        return MetaState(jnp.int32(0), params, momentum, estimator=key, curriculum=(), score=(), lifetimes=lifetimes)
-
-    def step(state, key):
-        noise_key, estimator = jax.random.split(jax.random.fold_in(state.estimator, jax.random.bits(key)))
-        w = state.params["w"] + 0.1 * jax.random.normal(noise_key, (4, 3))
-        losses = (w**2).sum(-1).at[2].add(jnp.where(state.step + 1 == nan_at, jnp.nan, 0.0))
-        trace = 0.9 * state.opt_state.trace + w.mean(0)
-        if slow_after >= 0:
-            trips = jnp.where(state.step < slow_after, 0, 2**30)
-            trace = jax.lax.fori_loop(0, trips, lambda _, x: jnp.sin(x) * 1.0001, trace)
-        params = {**state.params, "w": state.params["w"] - 0.05 * trace}
-        state = state._replace(
-            step=state.step + 1,
-            params=params,
-            opt_state=Momentum(trace, state.opt_state.count + 1),
-            estimator=estimator,
-            lifetimes={**state.lifetimes, "age": state.lifetimes["age"] + 1},
-        )
-        return state, {"meta_loss": losses.mean(), "lifetime_loss": losses, "norm": jnp.linalg.norm(trace)}
-
-    return Meta(init, step)
-
-
-def timeless(run):
-    """A state and a log, without the time that they took; anything else as it is."""
-    if isinstance(run, tuple) and isinstance(run[-1], dict) and "seconds" in run[-1]:
-        return *run[:-1], {name: x for name, x in run[-1].items() if name != "seconds"}
-    return run
-
-
-def assert_same(one, other):
-    """Equal bit for bit, but for the time that it took: the same tree, dtypes and values."""
-    one, other = (jax.tree.map(checkpoint._raw, timeless(x)) for x in (one, other))
-    assert jax.tree.structure(one) == jax.tree.structure(other)
-    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-        assert a.dtype == b.dtype
-        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
 
 def csv_steps(path):
@@ -249,12 +198,15 @@ def start(directory, **options):
     """A process that trains far too long; returns once the first rows are on disk."""
     toy_options = {name: options.pop(name) for name in ("slow_after",) if name in options}
     code = (
-        "import sys; from test_train import *\n"
+        "import sys\n"
+        "from metarl.run.sinks import CSV\n"
+        "from metarl.run.train import Interrupted, train\n"
+        "from toy import toy\n"
         f"try: train(toy(**{toy_options}), seed=1, steps=10**6, directory={str(directory)!r}, "
         f"sinks=[CSV({str(directory / 'metrics.csv')!r})], **{options})\n"
         "except Interrupted as e: sys.exit(128 + e.signum)\n"
     )
-    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
+    path = os.pathsep.join([*map(str, Path(__file__).parents[1:3])])
     environment = {**os.environ, "PYTHONPATH": path}
     process = subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
@@ -343,7 +295,7 @@ def test_csv_holds_what_the_log_holds(whole, tmp_path):
 
 
 def test_progress_is_plain_lines_without_a_terminal(capsys):
-    train(toy(), steps=20, sinks=[Progress(20)])
+    train(toy(), steps=20, sinks=[ProgressDisplay(20)])
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("meta-step 20/20")
     assert "meta_loss" in last

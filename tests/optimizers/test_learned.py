@@ -9,10 +9,10 @@ import pytest
 import envs
 import metarl
 from metarl import networks, objectives, optimizers
-from metarl.rl import rollout as acting
 from metarl.optimizers import per_parameter, schedules
 from metarl.optimizers.mlp import adafac
 from metarl.optimizers.open import DECAYS, GROUPS, features
+from metarl.rl import rollout as acting
 from metarl.types import Layer, Progress
 
 FAMILY = {
@@ -96,8 +96,8 @@ def test_open_follows_its_formula():
             memory = jnp.stack([(1 - d) * g for d in DECAYS])
             param = PARAMS["policy"][name][part]
             x.append(features(per_parameter.Tensor(g, param, memory, layer), moment))
-    rule = per_parameter.Rule(8, 16, 3)
-    hidden, out = rule.apply({"params": meta}, jnp.zeros((9, 8)), jnp.concatenate(x))
+    network = per_parameter.UpdateNetwork(8, 16, 3)
+    hidden, out = network.apply({"params": meta}, jnp.zeros((9, 8)), jnp.concatenate(x))
     u = 1e-3 * out[:, 0] * jnp.exp(1e-3 * out[:, 1]) + 1e-3 * out[:, 2] * jax.random.normal(key, (9,))
     found = jnp.concatenate([x.reshape(-1) for x in jax.tree.leaves(moves)])
     np.testing.assert_allclose(found, -(u - u.mean()), rtol=1e-3, atol=1e-7)
@@ -212,7 +212,9 @@ def chosen(without):
     """The features that OPEN sees without some groups."""
     seen = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("metarl.optimizers.open.per_parameter", lambda features, *args, **options: seen.append(features))
+        patch.setattr(
+            "metarl.optimizers.open.per_parameter", lambda features, **options: seen.append(features.of_tensor)
+        )
         optimizers.open_rl(without=without)
     return seen[0]
 
@@ -255,10 +257,11 @@ def test_the_accumulators_of_adafac():
     g, p = np.array([[1.0, -2.0, 0.5], [0.1, 0.3, -4.0]]), np.arange(6.0).reshape(2, 3) / 7
     seen = []
 
-    def spy(features, count, remember, recall, **options):
-        memory = recall(remember(jnp.array(p)), jnp.array(g), jnp.int32(0))
+    def spy(features, **options):
+        memory = features.accumulate(features.start(jnp.array(p)), jnp.array(g), jnp.int32(0))
         tensor = per_parameter.Tensor(jnp.array(g), jnp.array(p), memory, per_parameter.ORDINARY)
-        seen.append((features(tensor, per_parameter.Moment(jnp.int32(10), jnp.float32(0), jnp.float32(0))), count))
+        moment = per_parameter.Moment(jnp.int32(10), jnp.float32(0), jnp.float32(0))
+        seen.append((features.of_tensor(tensor, moment), features.num))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("metarl.optimizers.mlp.per_parameter", spy)
@@ -332,7 +335,9 @@ def agents(levels, network, optimizer, objective=None, **options):
         network,
         objective or objectives.ppo(),
         optimizer,
-        **{"num_envs": 4, "rollout_length": 4, "max_episode_steps": 4, "num_eval_episodes": 2, **options},
+        metarl.Experience(4, 4, **options),
+        max_episode_steps=4,
+        num_eval_episodes=2,
     )
 
 
@@ -381,7 +386,7 @@ def test_what_agents_tell_is_what_their_neurons_do():
     lifetime = born(inner, GRID)
     model = acting.model(GRID.env, networks.mlp((4,)), {"value": 1})
     actors, level = lifetime.actors, lifetime.level
-    _, data = acting.rollout(GRID.env, model, lifetime.params, actors, level.env_params, jax.random.key(0), 4)
+    _, data = acting.rollout(GRID.env, model, lifetime.params, actors, level.problem, jax.random.key(0), 4)
     layers = acting.layers(model, lifetime.params, data)
     inputs = np.asarray(jax.nn.one_hot(data.obs, GRID.env.observation_space(GRID.env.default_params).n)).reshape(16, -1)
     for name, actor in (("policy", 1.0), ("value", 0.0)):
@@ -424,7 +429,7 @@ def test_a_fixed_objective_is_the_learned_one_as_it_is():
     lifetime = born(inners[0], GRID)
     free, fixed = (jax.jit(i.step)(m, lifetime, jax.random.key(0)) for i, m in zip(inners, metas, strict=True))
     jax.tree.map(np.testing.assert_array_equal, free.lifetime.params, fixed.lifetime.params)
-    assert free.penalty == fixed.penalty != 0.0
+    assert free.objective == fixed.objective != 0.0
 
 
 def test_an_agents_noise_is_its_own():

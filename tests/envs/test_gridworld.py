@@ -173,7 +173,7 @@ def rollouts(env, params, key):
 def test_every_distribution_samples_resets_and_steps(name):
     env, level = sample(name)
     space = env.observation_space()
-    params = jax.tree.map(lambda x: x[:16], level.env_params)
+    params = jax.tree.map(lambda x: x[:16], level.problem)
     first, obs, reward, terminated, truncated, final = rollouts(env, params, jax.random.key(1))
     for x in (first, obs, final):
         assert x.dtype == space.dtype and x.shape[x.ndim - len(space.shape) :] == space.shape
@@ -185,14 +185,14 @@ def test_every_distribution_samples_resets_and_steps(name):
 
 def positions(level):
     """Start and objects of each level `[n, 1 + O]`, with -1 where there is no object."""
-    params = level.env_params
+    params = level.problem
     return np.concatenate([np.asarray(params.start)[:, None], np.asarray(params.objects)], 1)
 
 
 @pytest.mark.parametrize("name", ["small", "all", "longer", "mazes"])
 def test_starts_and_objects_are_on_distinct_free_cells(name):
     _, level = sample(name)
-    cells, params = positions(level), level.env_params
+    cells, params = positions(level), level.problem
     for row, free, count in zip(cells, params.free, params.num_objects, strict=True):
         used = row[row >= 0]
         assert len(used) == 1 + count == len(set(used)) and free[used].all()
@@ -205,7 +205,7 @@ def test_every_free_cell_is_used():
     cells = positions(level)
     assert set(cells[:, 0]) == set(cells[:, 1:].ravel()) == set(range(121))
     _, level = sample("long_dense")
-    assert set(positions(level).ravel()) == set(np.flatnonzero(level.env_params.free[0]))
+    assert set(positions(level).ravel()) == set(np.flatnonzero(level.problem.free[0]))
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_every_free_cell_is_used():
 )
 def test_ranges_of_the_random_distributions(name, steps, objects, sides, walls, horizon):
     env, level = sample(name)
-    params, n = level.env_params, env.max_side
+    params, n = level.problem, env.max_side
     assert env == Gridworld(sides[1], objects[1], objects[1])
     for values, (low, high) in ((params.max_steps, steps), (level.horizon, horizon)):
         assert low <= values.min() <= low * 1.1 and high * 0.93 <= values.max() <= high
@@ -240,7 +240,7 @@ def test_ranges_of_the_random_distributions(name, steps, objects, sides, walls, 
 def test_walls_of_the_named_levels():
     def picture(name):
         env, level = sample(name)
-        return ["".join("#."[int(c)] for c in row) for row in level.env_params.free[0].reshape(env.max_side, -1)]
+        return ["".join("#."[int(c)] for c in row) for row in level.problem.free[0].reshape(env.max_side, -1)]
 
     wall, gap = "....#....", "........."
     assert picture("longer") == [wall, gap, *[wall] * 5, gap, wall]
@@ -252,7 +252,7 @@ def test_walls_of_the_named_levels():
 def test_the_tabular_mixture_pads_the_named_levels():
     env, level = sample("tabular")
     assert env == Gridworld(13, 5, 3)
-    assert {(int(m), int(f.sum())) for m, f in zip(level.env_params.max_steps, level.env_params.free, strict=True)} == {
+    assert {(int(m), int(f.sum())) for m, f in zip(level.problem.max_steps, level.problem.free, strict=True)} == {
         (500, 121),
         (50, 169),
         (1000, 121),
@@ -263,7 +263,7 @@ def test_the_tabular_mixture_pads_the_named_levels():
 
 def test_mazes_are_trees_that_reach_every_room():
     _, level = sample("mazes")
-    mazes = level.env_params.free[:20]
+    mazes = level.problem.free[:20]
     assert len({maze.tobytes() for maze in mazes}) == 20
     for free in mazes.reshape(-1, 13, 13):
         passages = (free[1:] & free[:-1]).sum() + (free[:, 1:] & free[:, :-1]).sum()
@@ -278,13 +278,13 @@ def test_mazes_are_trees_that_reach_every_room():
 def test_levels_with_hardly_any_free_cells_are_well_formed():
     levels = _random_levels(_Random((5, 5), (3, 3), (2, 2), walls=3, horizon=(1, 1)))
     level = quick_jit(jax.vmap(levels.sample))(jax.random.split(jax.random.key(0), 8))
-    assert (level.env_params.num_objects == 0).all() and (level.env_params.objects == -1).all()
-    assert bool(jax.vmap(lambda f, s: f[s])(level.env_params.free, level.env_params.start).all())
+    assert (level.problem.num_objects == 0).all() and (level.problem.objects == -1).all()
+    assert bool(jax.vmap(lambda f, s: f[s])(level.problem.free, level.problem.start).all())
 
 
 def test_random_positions_are_free_unoccupied_and_uniform():
     env = sample("rand_small")[0]
-    params = jax.tree.map(lambda x: jnp.asarray(x[0]), sample("rand_small")[1].env_params)
+    params = jax.tree.map(lambda x: jnp.asarray(x[0]), sample("rand_small")[1].problem)
     params = params._replace(respawn=jnp.full(4, 0.5), start=jnp.int32(0))
 
     @jax.jit
@@ -380,7 +380,7 @@ def simulated():
     @jax.jit
     @jax.vmap
     def run(key):
-        params = levels.sample(key).env_params
+        params = levels.sample(key).problem
         # Frequent respawns make the values sensitive to the order of events.
         params = params._replace(respawn=jnp.where(params.respawn > 0, 4 * params.respawn, 0))
         table = policies(key, params)
@@ -411,7 +411,7 @@ def test_the_optimum_is_at_least_as_good_as_any_policy(simulated):
 def test_anchors(name, levels, optimum, random, measured_on):
     """Means over a reference's levels of the same distributions agree within the sampling error of both samples."""
     env, level = sample(name)
-    params = jax.tree.map(lambda x: x[:levels], level.env_params)
+    params = jax.tree.map(lambda x: x[:levels], level.problem)
     uniform = jnp.full((env.num_states, 5), 0.2)
 
     @jax.jit
@@ -454,7 +454,7 @@ def edits():
 
 def test_edited_levels_are_levels(edits):
     for before, after in ((edits[0], edits[1]), (edits[0], edits[2])):
-        old, new = before.env_params, after.env_params
+        old, new = before.problem, after.problem
         assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), before)
         for same in ("max_steps", "num_objects", "types", "terminate", "respawn"):
             np.testing.assert_array_equal(getattr(new, same), getattr(old, same))
@@ -474,7 +474,7 @@ def test_edited_levels_are_levels(edits):
 
 
 def test_one_edit_is_one_of_four_each_as_likely(edits):
-    old, new = edits[0].env_params, edits[1].env_params
+    old, new = edits[0].problem, edits[1].problem
     changed = {
         "wall": (old.free != new.free).sum(1),
         "object": (old.objects != new.objects).sum(1),

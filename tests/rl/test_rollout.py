@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from envs import gridworld, mdp
+from metarl.rl.critic import actor_critic_targets
 from metarl.rl.networks import gru, minatar_conv, mlp, tabular
-from metarl.objectives.actor_critic import actor_critic_targets
 from metarl.rl.returns import gae, normalise
 from metarl.rl.rollout import Rollout, evaluate, model, reset, rollout, unroll
 from metarl.types import Box, Discrete
@@ -282,7 +282,7 @@ def test_evaluation_counts_one_episode_of_each_environment():
 
 def test_evaluation_agrees_with_dynamic_programming():
     levels = gridworld.distribution("small")
-    env, params = levels.env, levels.sample(jax.random.key(3)).env_params
+    env, params = levels.env, levels.sample(jax.random.key(3)).problem
     agent = model(env, tabular, {})
     uniform = jnp.full((env.num_states, env.num_actions), 1.0 / env.num_actions)
     exact = float(jax.jit(lambda: gridworld.policy_return(env, params, uniform))())
@@ -308,13 +308,13 @@ def test_compiled_and_uncompiled_rollouts_agree():
 
 def test_rollouts_vmap_over_levels():
     levels = mdp.distribution(num_states=4, num_actions=2, max_steps=3)
-    params = jax.vmap(levels.sample)(jax.random.split(jax.random.key(0), 3)).env_params
+    params = jax.vmap(levels.sample)(jax.random.split(jax.random.key(0), 3)).problem
     agent = model(levels.env, tabular, {})
     table = agent.network.init(jax.random.key(0))
 
-    def play(env_params, key):
-        actors = reset(levels.env, agent, env_params, key, 2)
-        return rollout(levels.env, agent, table, actors, env_params, key, 5)[1]
+    def play(problem, key):
+        actors = reset(levels.env, agent, problem, key, 2)
+        return rollout(levels.env, agent, table, actors, problem, key, 5)[1]
 
     keys = jax.random.split(jax.random.key(1), 3)
     together, alone = jax.jit(jax.vmap(play))(params, keys), jax.jit(play)

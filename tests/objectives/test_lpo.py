@@ -5,15 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from test_agents import Bullseye, adam
+from bullseye import Bullseye
 
 from envs import mdp
 from metarl import optimizers
-from metarl.inner.rl import Critic, rl_inner_loop, train_agent
-from metarl.rl.networks import mlp, tabular
+from metarl.inner.rl import Experience, rl_inner_loop, train_agent
 from metarl.objectives import dpo, lpo, ppo
 from metarl.objectives.lpo import dpo_drift, lpo_drift
 from metarl.objectives.temporal import temporal_features
+from metarl.rl.critic import Critic
+from metarl.rl.networks import mlp, tabular
 from metarl.types import Progress, constant_levels
 
 LEVELS = mdp.distribution(num_states=4, num_actions=3, max_steps=5, horizon=4)
@@ -159,8 +160,8 @@ def test_a_temporal_drift_is_a_blind_one_at_birth_and_changes_with_age():
 
 
 def live(levels, network, objective, num_updates, rollout_length, wrap=jax.jit):
-    settings = {"num_envs": 6, "rollout_length": rollout_length, "epochs": 2, "minibatches": 2}
-    inner = rl_inner_loop(levels.env, network, objective, adam(0.1), **settings)
+    optimizer = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(0.1))
+    inner = rl_inner_loop(levels.env, network, objective, optimizer, Experience(6, rollout_length, 2, 2))
     level = levels.sample(jax.random.key(0))
     run = wrap(lambda key: train_agent(inner, inner.init_meta(key), level, key, num_updates))
     return run(jax.random.key(3))
@@ -199,9 +200,7 @@ def test_the_meta_gradient_reaches_every_part_of_a_drift_from_scratch(start):
         tabular,
         lpo(start=start, temporal=True, hidden=4),
         optimizers.adam(0.3),
-        num_envs=4,
-        rollout_length=4,
-        epochs=3,
+        Experience(4, 4, epochs=3),
         critic=Critic(optax.adam(0.1)),
     )
     level = LEVELS.sample(jax.random.key(0))
@@ -214,7 +213,7 @@ def test_the_meta_gradient_reaches_every_part_of_a_drift_from_scratch(start):
             lifetime = inner.init(keys[0], level)
             for step_key in keys[1:3]:  # at n/N = 0 the temporal half of the inputs is zero
                 lifetime = inner.step(meta_params, lifetime, step_key).lifetime
-            return inner.loss(meta_params, lifetime, keys[3])[0]
+            return inner.loss(meta_params, lifetime, keys[3]).objective
 
         return jax.grad(loss)(inner.init_meta(key))["objective"]
 

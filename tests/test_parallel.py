@@ -11,13 +11,14 @@ import jax
 import numpy as np
 import optax
 from quadratic import levels, quadratic
-from test_train import timeless
+from toy import timeless
 
 import metarl
-from metarl.run import checkpoint
 from metarl.curricula import uniform
 from metarl.estimators import backprop
 from metarl.meta import compose
+from metarl.parallel import Placement
+from metarl.run import checkpoint
 
 HERE = Path(__file__).parent
 
@@ -39,11 +40,13 @@ from metarl.curricula import uniform
 from metarl.estimators import backprop, es, pes
 from metarl.evaluation.measure import final_returns
 from metarl.meta import compose
+from metarl.parallel import Placement
 from quadratic import levels, quadratic
-from test_devices import assert_close
-from test_train import assert_same
+from test_parallel import assert_close
+from toy import assert_same
 
-directory, devices = sys.argv[1], jax.devices()
+directory, devices = sys.argv[1], tuple(jax.devices())
+alone, everywhere = Placement(batch_size=1), Placement(devices, batch_size=1)
 assert len(devices) == 8
 inner, distribution = quadratic(noise=0.3), levels(6, spread=0.5)
 
@@ -59,23 +62,24 @@ def steps(make, **options):
     return jax.device_get((state, rows)), step._cache_size()
 
 for make in (backprop, es, pes):
-    alone, _ = steps(make, batch_size=1)
-    dealt_out, compiled = steps(make, batch_size=1, devices=devices)
-    assert_close(dealt_out, alone)
+    expected, _ = steps(make, placement=alone)
+    sharded, compiled = steps(make, placement=everywhere)
+    assert_close(sharded, expected)
     assert compiled == 2, compiled  # for a state on one device, then for one on all
 
 state, _ = steps(backprop)[0]
-assert_close(steps(backprop, devices=devices)[0][0], state)
+assert_close(steps(backprop, placement=Placement(devices))[0][0], state)
 
 def returns(devices):
-    play = partial(final_returns, inner, {"rate": jnp.array(0.1)}, num_seeds=1, batch_size=3, devices=devices)
+    place = Placement(devices, batch_size=3)
+    play = partial(final_returns, inner, {"rate": jnp.array(0.1)}, num_seeds=1, placement=place)
     return jax.jit(play)(state.lifetimes.level, jax.random.key(0))
 
 np.testing.assert_allclose(returns(devices), returns(None), rtol=1e-5)
 
-whole, log = metarl.train(meta(pes, devices=devices), steps=9, chunk=2)
-metarl.train(meta(pes, devices=devices), steps=4, chunk=2, directory=directory)
-resumed = metarl.train(meta(pes, devices=devices), steps=9, chunk=2, directory=directory, resume=True)
+whole, log = metarl.train(meta(pes, placement=Placement(devices)), steps=9, chunk=2)
+metarl.train(meta(pes, placement=Placement(devices)), steps=4, chunk=2, directory=directory)
+resumed = metarl.train(meta(pes, placement=Placement(devices)), steps=9, chunk=2, directory=directory, resume=True)
 assert_same(resumed, (whole, log))
 # what eight devices saved, one goes on with
 one = metarl.train(meta(pes), steps=10, chunk=2, directory=directory, resume=True)
@@ -89,8 +93,8 @@ def tuned(config):
     return compose(inner, backprop(4), optax.adam(config.learning_rate), uniform(distribution), 4)
 
 sweeps = [
-    metarl.sweep(tuned, Config(), {"learning_rate": [0.01, 0.1]}, seeds=3, steps=4, devices=places, batch_size=1)
-    for places in (devices, None)
+    metarl.sweep(tuned, Config(), {"learning_rate": [0.01, 0.1]}, seeds=3, steps=4, placement=place)
+    for place in (everywhere, alone)
 ]
 assert_close((sweeps[0].params, sweeps[0].log), (sweeps[1].params, sweeps[1].log))
 """
@@ -106,34 +110,36 @@ def test_eight_devices_estimate_train_and_resume_as_one(tmp_path):
 
 RUN = """
 import dataclasses, os, signal
-import jax, optax
-from experiments import cli
-from metarl.curricula import uniform
-from metarl.estimators import backprop
+import jax
+from experiments import launch
+from experiments.parts import Run
+from metarl import parallel
 from metarl.meta import Meta
-from test_devices import toy
+from test_parallel import run_of_eight
 
 @dataclasses.dataclass(frozen=True)
-class Config(cli.Run):
+class Config:
+    run: Run = Run(chunk=2)
     held_out_signal: bool = False  # not a part of what a resumed run must agree on
 
-with cli.clean_exit():
-    config = cli.parse(Config, {"quick": Config(chunk=2)})
-    cli.join(config)
-    meta = toy(cli.training_devices(8))
+def make(config):
+    meta = run_of_eight(parallel.Placement(parallel.training_devices(8)))
 
     def step(state, key):  # traced when `train` has begun to listen
         if config.held_out_signal and jax.process_index() == 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return meta.step(state, key)
 
-    cli.run(Meta(meta.init, step), config, report=lambda *_: {"only": {"mean": 0.0, "low": 0.0, "high": 0.0}})
+    return Meta(meta.init, step)
+
+report = lambda *_: {"only": {"mean": 0.0, "low": 0.0, "high": 0.0}}
+launch.main(launch.Experiment("eight", make, report=report), Config, {"quick": Config()})
 """
 
 
-def toy(devices=None):
+def run_of_eight(placement=Placement()):  # noqa: B008
     inner, distribution = quadratic(noise=0.3), uniform(levels(6, spread=0.5))
-    return compose(inner, backprop(4, devices=devices), optax.adam(1e-2), distribution, 8)
+    return compose(inner, backprop(4, placement=placement), optax.adam(1e-2), distribution, 8)
 
 
 def two_processes(script, *options):
@@ -158,8 +164,8 @@ def two_processes(script, *options):
 def test_two_processes_train_as_one_and_stop_together(tmp_path):
     """One process starts a run, two go on until a signal to one of them, two go on again, and one finishes it."""
     options = {"chunk": 2}
-    state, log = metarl.train(toy(), steps=9, **options)
-    metarl.train(toy(), steps=1, directory=tmp_path, **options)
+    state, log = metarl.train(run_of_eight(), steps=9, **options)
+    metarl.train(run_of_eight(), steps=1, directory=tmp_path, **options)
     script = tmp_path / "run.py"
     script.write_text(RUN)
     resume = (script, "--directory", tmp_path, "--resume")
@@ -176,5 +182,5 @@ def test_two_processes_train_as_one_and_stop_together(tmp_path):
         rows = [(int(row["step"]), float(row["meta_loss"])) for row in csv.DictReader(file)]
     np.testing.assert_allclose(rows, list(enumerate(log["meta_loss"][:7], 1))[1:], rtol=2e-5)
 
-    last, whole_log = metarl.train(toy(), steps=9, directory=tmp_path, resume=True, **options)
+    last, whole_log = metarl.train(run_of_eight(), steps=9, directory=tmp_path, resume=True, **options)
     assert_close((last, whole_log), (state, log))

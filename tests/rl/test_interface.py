@@ -47,7 +47,7 @@ class Walk:
 def build(env, network=None, optimizer=None):
     network = network or metarl.networks.mlp((4,))
     objective, optimizer = metarl.objectives.a2c(), optimizer or optax.adam(1e-2)
-    return metarl.rl_inner_loop(env, network, objective, optimizer, num_envs=2, rollout_length=3)
+    return metarl.rl_inner_loop(env, network, objective, optimizer, metarl.Experience(2, 3))
 
 
 def test_an_unregistered_environment_of_the_right_shape_trains():

@@ -8,34 +8,35 @@ import pytest
 from quadratic import levels, quadratic
 
 import metarl
-from metarl.inner.mixture import mixed, mixture
+from metarl.inner.mixture import mixed_levels, mixture
+from metarl.meta import done
 
 
 def test_a_mixture_is_its_parts_side_by_side():
     """Two quadratics, one of which counts for half: steps, losses, fitness and gradients are those of the parts."""
     inners, places = [quadratic(), quadratic()], [levels(4, h=(1.0, 3.0)), levels(4, h=(0.5, 0.2))]
-    both, level = mixture(inners, [1.0, 2.0]), mixed(places).sample(jax.random.key(0))
+    both, level = mixture(inners, [1.0, 2.0]), mixed_levels(places).sample(jax.random.key(0))
     meta = {"rate": jnp.float32(0.1)}
     lifetime = both.init(jax.random.key(1), level)
     parts = [i.init(jax.random.key(1), p.sample(jax.random.key(0))) for i, p in zip(inners, places, strict=True)]
     for age in range(4):
-        assert not both.done(lifetime)
+        assert not done(lifetime)
         update = both.step(meta, lifetime, jax.random.key(age))
         parts = [i.step(meta, part, jax.random.key(age)).lifetime for i, part in zip(inners, parts, strict=True)]
         lifetime = update.lifetime
         assert set(update.metrics) == {"loss_0", "loss_1"}
         for a, b in zip(lifetime.parts, parts, strict=True):
             np.testing.assert_allclose(a.x, b.x, rtol=1e-6)
-    assert both.done(lifetime)
+    assert done(lifetime)
     first, second = (i.fitness(meta, part, jax.random.key(0)) for i, part in zip(inners, parts, strict=True))
     assert both.fitness(meta, lifetime, jax.random.key(0)) == pytest.approx(float(first + second / 2) / 2)
-    value, (_, metrics) = both.loss(meta, lifetime, jax.random.key(0))
+    _, value, metrics = both.loss(meta, lifetime, jax.random.key(0))
     assert value == pytest.approx(-float(first + second / 2) / 2) and metrics == {}
 
 
 def test_a_mixture_is_meta_trained_like_one():
     both = mixture([quadratic(), quadratic()], [1.0, 1.0])
-    place = mixed([levels(4), levels(4)])
+    place = mixed_levels([levels(4), levels(4)])
     for estimator in (metarl.estimators.backprop(4), metarl.estimators.es(4), metarl.estimators.pes(2)):
         meta = metarl.compose(both, estimator, optax.sgd(0.01), metarl.curricula.uniform(place), num_lifetimes=4)
         state, log = metarl.train(meta, seed=0, steps=20, chunk=10)

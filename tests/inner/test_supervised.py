@@ -15,10 +15,11 @@ import envs
 import metarl
 from envs.tasks import accuracy, digits, logistic_digits, mlp_digits, quadratic
 from metarl import curricula, estimators, optimizers
-from metarl.meta import LearnedOptimizer
+from metarl.inner.supervised import supervised_inner_loop, task_levels
+from metarl.meta import advance, done
+from metarl.optimizers.learned import LearnedOptimizer
 from metarl.optimizers.schedules import readable
 from metarl.pretrained import load_params, save_params
-from metarl.inner.supervised import levels, supervised_inner_loop
 from metarl.types import Layer, Task
 
 HORIZON = 4
@@ -57,7 +58,7 @@ def told(task):
 
 
 def newborn(inner, task, n, horizon=HORIZON, seed=0):
-    init = jax.jit(lambda key, level_key: inner.init(key, levels(task, horizon).sample(level_key)))
+    init = jax.jit(lambda key, level_key: inner.init(key, task_levels(task, horizon).sample(level_key)))
     return jax.vmap(init)(*jax.random.split(jax.random.key(seed), (2, n)))
 
 
@@ -102,17 +103,17 @@ def test_steps_are_those_by_hand(optimizer, by_hand):
     inner = supervised_inner_loop(task, optimizer)
     meta_params = inner.init_meta(jax.random.key(0))
     training, step, state = one(inner, task), jax.jit(inner.step), None
-    h, minimum = (np.asarray(x, np.float64) for x in training.level.env_params)
+    h, minimum = (np.asarray(x, np.float64) for x in training.level.problem)
     x = np.asarray(training.params["x"], np.float64)
     for t in range(3):
         loss = (h * (x - minimum) ** 2).sum() / 2
         np.testing.assert_allclose(-inner.fitness(meta_params, training, jax.random.key(t)), loss, rtol=1e-5)
-        np.testing.assert_allclose(inner.loss(meta_params, training, jax.random.key(t))[0], loss, rtol=1e-5)
-        training, penalty, metrics = step(meta_params, training, jax.random.key(t))
+        np.testing.assert_allclose(inner.loss(meta_params, training, jax.random.key(t)).objective, loss, rtol=1e-5)
+        training, objective, metrics = step(meta_params, training, jax.random.key(t))
         x, state = by_hand(x, h * (x - minimum), state)
         np.testing.assert_allclose(training.params["x"], x, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)  # before the step
-        assert training.step == t + 1 and penalty == 0
+        assert training.step == t + 1 and objective == 0
 
 
 def test_meta_parameters_are_as_those_of_agents():
@@ -126,9 +127,9 @@ def test_meta_parameters_work_after_they_were_saved(tmp_path):
     task, bandits = quadratic(), envs.make("bandit/bernoulli")
     lpg, tables = metarl.objectives.lpg(bins=3, hidden=4), metarl.networks.tabular
     loops = [
-        (supervised_inner_loop(task, optax.sgd(0.1)), levels(task, HORIZON)),
-        (supervised_inner_loop(task, learned_rate()), levels(task, HORIZON)),
-        (metarl.rl_inner_loop(bandits.env, tables, lpg, optax.sgd(0.1), num_envs=2, rollout_length=3), bandits),
+        (supervised_inner_loop(task, optax.sgd(0.1)), task_levels(task, HORIZON)),
+        (supervised_inner_loop(task, learned_rate()), task_levels(task, HORIZON)),
+        (metarl.rl_inner_loop(bandits.env, tables, lpg, optax.sgd(0.1), metarl.Experience(2, 3)), bandits),
     ]
     for i, (inner, distribution) in enumerate(loops):
         key = jax.random.key(i)
@@ -181,15 +182,15 @@ def test_minibatches_are_fresh_and_repeat_with_their_key():
 def test_a_life_ends_at_its_horizon():
     task = quadratic(noise=1.0)
     inner = supervised_inner_loop(task, optax.adam(0.1))
-    level, key, meta_params = levels(task, 3).sample(jax.random.key(0)), jax.random.key(1), {"optimizer": ()}
+    level, key, meta_params = task_levels(task, 3).sample(jax.random.key(0)), jax.random.key(1), {"optimizer": ()}
     keys = jax.random.split(jax.random.split(key)[1], 5)
 
     def step(training, key):
-        training = inner.step(meta_params, training, key).lifetime
-        return training, (training, inner.done(training))
+        training = advance(inner, meta_params, training, key).lifetime
+        return training, (training, done(training))
 
-    _, (along, done) = jax.lax.scan(step, inner.init(jax.random.split(key)[0], level), keys)
-    assert done.tolist() == [False, False, True, True, True]
+    _, (along, ended) = jax.lax.scan(step, inner.init(jax.random.split(key)[0], level), keys)
+    assert ended.tolist() == [False, False, True, True, True]
     assert (along.params["x"][2] != along.params["x"][1]).all()
     for t in (3, 4):  # noise or not, nothing moves
         assert_equal(jax.tree.map(lambda x, t=t: x[t], along), jax.tree.map(lambda x: x[2], along))
@@ -202,7 +203,7 @@ def test_lifetimes_vmap():
     task = mlp_digits(hidden=4, batch=8)
     inner = supervised_inner_loop(task, learned_rate())
     keys, rates = jax.random.split(jax.random.key(3), 3), jnp.array([0.1, 1.0, 2.0])
-    level = levels(task, HORIZON).sample(jax.random.key(0))
+    level = task_levels(task, HORIZON).sample(jax.random.key(0))
 
     def live(rate, key):
         training, metrics = metarl.train_agent(inner, {"optimizer": {"rate": rate}}, level, key, 3)
@@ -247,7 +248,7 @@ def test_the_meta_gradient_of_a_rate_is_the_closed_form(x64):
     inner = supervised_inner_loop(task, learned_rate())
     lifetimes, rates = newborn(inner, task, 4), np.array([0.05, 0.5, 1.3])
     slopes, losses = jax.jit(jax.vmap(lambda rate: first_estimate(inner, lifetimes, rate, HORIZON)))(rates)
-    square = ((lifetimes.params["x"] - lifetimes.level.env_params.minimum) ** 2).sum(1).mean()
+    square = ((lifetimes.params["x"] - lifetimes.level.problem.minimum) ** 2).sum(1).mean()
     np.testing.assert_allclose(losses, square * (1 - rates) ** (2 * HORIZON) / 2, rtol=1e-6)
     np.testing.assert_allclose(slopes, -square * HORIZON * (1 - rates) ** (2 * HORIZON - 1), rtol=1e-6)
 
@@ -273,7 +274,7 @@ def test_meta_training_finds_the_best_rate():
         supervised_inner_loop(task, schedule),
         estimators.backprop(steps=HORIZON),
         optax.adam(optax.cosine_decay_schedule(0.1, 100), b2=0.9),  # the first gradients are by far the largest
-        curricula.uniform(levels(task, HORIZON)),
+        curricula.uniform(task_levels(task, HORIZON)),
         num_lifetimes=32,
     )
 
@@ -380,7 +381,7 @@ def test_layers_of_the_mlp_are_numpys():
 def test_adam_trains_the_mlp():
     task = mlp_digits(hidden=16, batch=32)
     inner = supervised_inner_loop(task, optax.adam(1e-2))
-    level, key = levels(task, 150).sample(jax.random.key(0)), jax.random.key(1)
+    level, key = task_levels(task, 150).sample(jax.random.key(0)), jax.random.key(1)
     trained, metrics = jax.jit(lambda key: metarl.train_agent(inner, {"optimizer": ()}, level, key, 150))(key)
     untrained = inner.init(jax.random.split(key)[0], level)
     before, after = (-float(inner.fitness({}, x, key)) for x in (untrained, trained))
@@ -398,10 +399,10 @@ def test_accuracy_is_that_of_the_largest_logit():
 
 def test_data_are_loaded_when_they_are_needed():
     code = (
-        "import sys, optax, metarl.supervised as m, envs.supervised as e;"
+        "import sys, optax, metarl.inner.supervised as m, envs.tasks as e;"
         "m.supervised_inner_loop(e.mlp_digits(), optax.sgd(1.0)); print('sklearn' in sys.modules)"
     )
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     found = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert found.stdout == "False\n"
 
@@ -409,7 +410,7 @@ def test_data_are_loaded_when_they_are_needed():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: levels(quadratic(), 0), "horizon must be at least 1 update, got 0"),
+        (lambda: task_levels(quadratic(), 0), "horizon must be at least 1 update, got 0"),
         (lambda: quadratic(dim=0), "dim must be at least 1, got 0"),
         (lambda: quadratic(condition=(0.5, 2.0)), r"condition must be .* got \(0.5, 2.0\)"),
         (lambda: quadratic(condition=(3.0, 2.0)), r"condition must be .* got \(3.0, 2.0\)"),

@@ -110,8 +110,8 @@ def by_age(objective, progress):
     """pi_hat of one rollout of tabular agents for each of some ages and horizons, given as (step, horizon)."""
     agent, level = model(LEVELS.env, metarl.networks.tabular, {"y": 3}), LEVELS.sample(jax.random.key(0))
     params, meta_params = agent.network.init(jax.random.key(1)), objective.init(jax.random.key(2))
-    actors = reset(LEVELS.env, agent, level.env_params, jax.random.key(3), E)
-    _, data = rollout(LEVELS.env, agent, params, actors, level.env_params, jax.random.key(4), T)
+    actors = reset(LEVELS.env, agent, level.problem, jax.random.key(3), E)
+    _, data = rollout(LEVELS.env, agent, params, actors, level.problem, jax.random.key(4), T)
 
     @jax.jit
     def pi_hat(step, horizon):
@@ -145,8 +145,7 @@ def tiny(updates=3, optimizer=None, critic=None, **coefficients):
         metarl.networks.tabular,
         lpg(bins=3, hidden=8, **coefficients),
         optimizer or per_output(policy=optax.sgd(2.0), y=optax.sgd(1.0)),
-        num_envs=2,
-        rollout_length=4,
+        metarl.Experience(2, 4),
         critic=critic or metarl.Critic(optax.adam(0.1)),
     )
     return inner, compose(inner, backprop(updates), optax.adam(1e-3), metarl.curricula.uniform(LEVELS), 2)
@@ -158,9 +157,9 @@ def test_agent_loss_and_its_gradient_are_the_hand_worked_ones():
     objective = lpg(bins=2, hidden=2, y_coef=0.5)
     agent = model(levels.env, metarl.networks.tabular, {"y": 2})
     params = {"policy": jnp.array([[0.0, 1.0]]), "y": jnp.array([[0.5, -0.5]])}
-    env_params = levels.sample(jax.random.key(0)).env_params
-    actors = reset(levels.env, agent, env_params, jax.random.key(1), 3)
-    _, data = rollout(levels.env, agent, params, actors, env_params, jax.random.key(2), 4)
+    problem = levels.sample(jax.random.key(0)).problem
+    actors = reset(levels.env, agent, problem, jax.random.key(1), 3)
+    _, data = rollout(levels.env, agent, params, actors, problem, jax.random.key(2), 4)
     targets, _ = objective.targets(
         objective.init(jax.random.key(3)), params, agent, data, metarl.Progress(jnp.int32(0), jnp.int32(8))
     )
@@ -242,7 +241,7 @@ def test_batches_of_lifetimes_and_rematerialisation_change_nothing():
         return jax.jit(lambda s: backprop(3, **options).estimate(inner, s.params, s.estimator, s.lifetimes, key))(state)
 
     whole = run()
-    in_batches = run(batch_size=1)
+    in_batches = run(placement=metarl.Placement(batch_size=1))
     assert in_batches[3].pop("meta_gradient_variance") > 0
     assert np.isnan(whole[3].pop("meta_gradient_variance"))  # only batches tell
     with_remat = run(remat=True)
@@ -259,15 +258,14 @@ def test_the_critic_learns():
         metarl.networks.tabular,
         lpg(bins=2, hidden=2),
         optax.sgd(1.0),
-        num_envs=4,
-        rollout_length=4,
+        metarl.Experience(4, 4),
         critic=metarl.Critic(optax.adam(0.1), discount=0.0),
     )
     params = inner.init_meta(jax.random.key(0))
     level = levels.sample(jax.random.key(1))
     agent, metrics = jax.jit(lambda key: metarl.train_agent(inner, params, level, key, 100))(jax.random.key(2))
     assert metrics["critic_loss"][-10:].mean() < 0.01 * metrics["critic_loss"][:10].mean()
-    np.testing.assert_allclose(agent.critic[0]["value"][:, 0], level.env_params.reward[:, 0], atol=0.1)
+    np.testing.assert_allclose(agent.critic[0]["value"][:, 0], level.problem.reward[:, 0], atol=0.1)
 
 
 def test_lifetimes_are_staggered():

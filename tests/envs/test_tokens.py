@@ -414,14 +414,14 @@ def test_the_environments_have_the_interface(name):
     check_environment(env)
     assert env == envs.make(f"tokens/{name}").env and hash(env) == hash(envs.make(f"tokens/{name}").env)
     level = jax.jit(levels.sample)(jax.random.key(0))
-    obs, state = env.reset(jax.random.key(0), level.env_params)
+    obs, state = env.reset(jax.random.key(0), level.problem)
     assert env.observation_space().contains(obs) and env.action_space().n == env.task.num_tokens
     assert jax.tree.structure(level) == jax.tree.structure(constant_levels(env, 3).sample(jax.random.key(0)))
-    after = jax.eval_shape(env.step, jax.random.key(0), state, jnp.int32(0), level.env_params)
+    after = jax.eval_shape(env.step, jax.random.key(0), state, jnp.int32(0), level.problem)
     assert not any(
         leaf.weak_type for leaf in jax.tree.leaves((jax.eval_shape(levels.sample, jax.random.key(0)), after))
     )
-    assert float(envs.optimal_return(env)(level.env_params)) == (5.0 if name == "general_points" else 1.0)
+    assert float(levels.optimal_return(level.problem)) == (5.0 if name == "general_points" else 1.0)
 
 
 def test_batched_episodes_are_single_ones():
@@ -429,7 +429,7 @@ def test_batched_episodes_are_single_ones():
     env, keys = levels.env, jax.random.split(jax.random.key(0), 3)
 
     def run(key):
-        params = levels.sample(key).env_params
+        params = levels.sample(key).problem
         _, state = env.reset(key, params)
 
         def step(state, key):

@@ -14,12 +14,13 @@ import pytest
 from quadratic import levels, quadratic, slope
 
 import metarl
-from metarl.run import checkpoint
 from metarl.curricula import uniform
 from metarl.estimators import backprop, es, pes
 from metarl.estimators.es import better, shape
-from metarl.estimators.population import fitness_metrics, gradient_metrics, live, pair_gradient, perturb, spread
+from metarl.estimators.population import fitness_metrics, gradient_metrics, live, pair_gradient, perturb
 from metarl.meta import compose
+from metarl.parallel import Placement
+from metarl.run import checkpoint
 from metarl.run.train import NonFiniteLoss
 
 RATE, HORIZON = 0.1, 6
@@ -494,7 +495,6 @@ def test_metrics_by_hand():
         "sigma": sigma,
         "loss": 2.0,  # before the update
         "agent_updates": 2 * n,
-        "env_steps": 0.0,  # of a quadratic
     }
     assert set(metrics) == set(expected)
     np.testing.assert_allclose(gradient["rate"], terms.mean(), rtol=1e-4)
@@ -575,7 +575,9 @@ def test_lifetimes_of_different_horizons_are_lived_as_if_alone(batch_size, measu
         return live(inner, meta_params, *x, 8, measure_every)
 
     xs = (lifetimes, keys)
-    together = jax.jit(lambda xs: spread(alone, params(), xs, lifetimes.level.horizon, batch_size))(xs)
+    together = jax.jit(
+        lambda xs: Placement(None, batch_size).balanced_map(alone, params(), xs, lifetimes.level.horizon)
+    )(xs)
     one = jax.jit(partial(alone, params()))
     for i in range(12):
         assert_close(
@@ -614,7 +616,7 @@ def test_batches_change_nothing(name):
     inner = quadratic(noise=0.3)
     lifetimes = different(inner)
     whole = following(ESTIMATORS[name](), inner, lifetimes, 3)
-    assert_close(following(ESTIMATORS[name](batch_size=5), inner, lifetimes, 3), whole)  # of 12
+    assert_close(following(ESTIMATORS[name](placement=Placement(batch_size=5)), inner, lifetimes, 3), whole)  # of 12
 
 
 def test_batches_tell_the_variance_of_a_lifetimes_gradient():
@@ -624,7 +626,7 @@ def test_batches_tell_the_variance_of_a_lifetimes_gradient():
         lifetimes
     )
     for size in (1, 3):
-        *_, metrics = first(backprop(4, batch_size=size), inner, lifetimes)
+        *_, metrics = first(backprop(4, placement=Placement(batch_size=size)), inner, lifetimes)
         means = np.asarray(alone).reshape(-1, size).mean(1)
         assert metrics["meta_gradient_variance"] == pytest.approx(size * np.var(means, ddof=1), rel=1e-4)
     assert jnp.isnan(first(backprop(4), inner, lifetimes)[3]["meta_gradient_variance"])
@@ -642,12 +644,10 @@ def test_batches_tell_the_variance_of_a_lifetimes_gradient():
         (es, {"steps": 2, "sigma": NAN}, "sigma must be positive and finite, got nan"),
         (es, {"steps": 2, "sigma_decay": INF}, "sigma_decay must be positive and finite, got inf"),
         (es, {"steps": 2, "measure_every": 0}, "measure_every must be positive and finite, got 0"),
-        (es, {"steps": 2, "batch_size": 0}, "batch_size must be positive and finite, got 0"),
         (es, {"steps": 2, "shaping": "rank"}, r"shaping must be one of \('none', .*\), got 'rank'"),
         (pes, {"steps": -1}, "steps must be positive and finite, got -1"),
         (pes, {"steps": 2, "sigma": 0}, "sigma must be positive and finite, got 0"),
         (pes, {"steps": 2, "sigma_decay": 0.0}, "sigma_decay must be positive and finite, got 0.0"),
-        (pes, {"steps": 2, "batch_size": -3}, "batch_size must be positive and finite, got -3"),
     ],
 )
 def test_bad_options_are_named(make, options, message):
@@ -656,10 +656,10 @@ def test_bad_options_are_named(make, options, message):
 
 
 @pytest.mark.parametrize("make", [es, pes])
-def test_lifetimes_that_cannot_be_dealt_out_are_named(make):
+def test_lifetimes_that_cannot_be_sharded_are_named(make):
     inner = quadratic()
-    with pytest.raises(ValueError, match="6 lifetimes .* cannot be dealt out evenly to devices = 4"):
-        first(make(2, devices=jax.devices() * 4), inner, newborn(inner, levels(HORIZON), 6))
+    with pytest.raises(ValueError, match="6 lifetimes .* cannot be sharded over 4 devices"):
+        first(make(2, placement=Placement(tuple(jax.devices() * 4))), inner, newborn(inner, levels(HORIZON), 6))
 
 
 # --- training -----------------------------------------------------------------------------------------------

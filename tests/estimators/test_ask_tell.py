@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 from quadratic import levels, quadratic
-from test_train import assert_same
+from toy import assert_same
 
 import metarl
 from metarl.estimators import ask_tell
