@@ -93,7 +93,7 @@ def legend(axes: Sequence[Axes], beside: bool) -> None:
 
 
 def require_items(what: str, items: Mapping[str, Any]) -> None:
-    """Raises ValueError if there are no `items`, or if some of them are empty mappings; their names are in the error."""
+    """Raises ValueError if there are no `items`, or for those that are empty mappings, whose names are in the error."""
     empty = [name for name, item in items.items() if isinstance(item, Mapping) and not item]
     if not items or empty:
         raise ValueError(f"no {what} to draw: {empty or 'no names'}")
