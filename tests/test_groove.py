@@ -15,8 +15,7 @@ import envs
 from envs import gridworld
 from experiments import benchmark, curriculum, evolution, groove, horizons, lpg, lpo, ta_lpg, transfer
 from experiments import scores as score_ranks
-from metarl import curricula, plot
-from metarl.curricula.replay import fingerprint
+from metarl import plot
 from metarl.pretrained import save_params
 
 SIZE = ("--num-envs", "2", "--rollout-length", "4", "--hidden", "4")
@@ -151,75 +150,6 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing(arguments, says, tmp_pat
     message = capsys.readouterr().err.strip()
     assert stopped.value.code == 2 and says in message and len(message.splitlines()) == 1
     assert not (tmp_path / "run").exists()
-
-
-def test_a_frozen_buffer_has_so_many_levels_and_all_of_them_are_lived_on():
-    levels = envs.make("gridworld/small")
-    frozen = curricula.fixed(levels, 5)
-    state = frozen.init(jax.random.key(0), 64)
-    given, after = frozen.sample(jax.random.key(1), state, jnp.ones(64, bool))
-    jax.tree.map(np.testing.assert_array_equal, state, after)
-    codes, set_of = (np.asarray(fingerprint(x)) for x in (given, state))
-    assert len(set(set_of)) == 5 and set(codes) == set(set_of)
-    with pytest.raises(ValueError, match="num_levels must be at least 1, got 0"):
-        curricula.fixed(levels, 0)
-
-
-def test_features_are_means_over_levels():
-    levels = jax.vmap(envs.make("gridworld/small", (3, 9)).sample)(jax.random.split(jax.random.key(0), 6))
-    seen = curriculum.features(levels)
-    params = levels.env_params
-    np.testing.assert_allclose(seen["level_horizon"], np.mean(levels.horizon), rtol=1e-6)
-    np.testing.assert_allclose(seen["level_size"], np.asarray(params.free).sum() / 6, rtol=1e-6)
-    np.testing.assert_allclose(seen["level_objects"], (np.asarray(params.objects) >= 0).sum() / 6, rtol=1e-6)
-    np.testing.assert_allclose(seen["level_max_steps"], np.mean(params.max_steps), rtol=1e-6)
-    bandits = jax.vmap(envs.make("bandit/bernoulli").sample)(jax.random.split(jax.random.key(0), 2))
-    assert list(curriculum.features(bandits)) == ["level_horizon"]
-
-
-# pictures
-
-
-def test_a_picture_shows_walls_objects_start_and_agent():
-    env = gridworld.Gridworld(max_side=3, max_objects=3, max_types=3)
-    params = env.default_params._replace(
-        free=jnp.ones(9, bool).at[4].set(False),
-        num_objects=jnp.int32(2),
-        objects=jnp.array([8, 2, 5], jnp.int32),  # the last does not exist
-        reward=jnp.array([1.0, -1.0, 1.0]),
-        terminate=jnp.array([1.0, 0.0, 1.0]),
-    )
-    render = gridworld.render
-    picture = render(env, params, pixels=16)
-    assert picture.shape == (48, 48, 3) and picture.dtype == np.uint8
-    centre = picture[8::16, 8::16].astype(int)
-    blue, wall, floor, red, green = (31, 111, 180), (62, 68, 76), (247, 247, 244), (194, 69, 93), (47, 158, 119)
-    expected = [[blue, floor, red], [floor, wall, floor], [floor, floor, wall]]  # the good object ends the episode
-    np.testing.assert_array_equal(centre, expected)
-    np.testing.assert_array_equal(picture[2 * 16 + 3, 2 * 16 + 8], green)  # around its dark core
-
-    _, state = env.reset(jax.random.key(0), params)
-    moved = state._replace(cell=jnp.int32(6), present=state.present.at[0].set(False))
-    later = render(env, params, moved, pixels=16)
-    np.testing.assert_array_equal(later[2 * 16 + 8, 8], blue)
-    np.testing.assert_array_equal(later[8, 8], floor)  # within the ring of the start
-    np.testing.assert_array_equal(later[2 * 16 + 8, 2 * 16 + 8], floor)  # within the outline of what is absent
-    np.testing.assert_array_equal(later[2 * 16 + 2, 2 * 16 + 8], green)
-    with pytest.raises(ValueError, match="pixels must be at least 8 per cell, got 7"):
-        render(env, params, pixels=7)
-
-
-def test_objects_that_move_are_where_the_episode_has_them():
-    levels = envs.make("gridworld/rand_sparse")
-    level = levels.sample(jax.random.key(0))
-    _, state = levels.env.reset(jax.random.key(1), level.env_params)
-    picture = gridworld.render(levels.env, level.env_params, state, pixels=16)
-    for cell in state.objects:
-        row, column = divmod(int(cell), 7)
-        tile = picture[row * 16 + 3, column * 16 + 8]
-        assert tuple(tile) in {(47, 158, 119), (194, 69, 93)}
-    bare = gridworld.render(levels.env, level.env_params, pixels=16).reshape(-1, 3)
-    assert not {(47, 158, 119), (194, 69, 93)} & {tuple(x) for x in bare}
 
 
 # rules of finished runs on other levels

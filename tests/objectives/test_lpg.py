@@ -266,16 +266,3 @@ def test_the_critic_learns():
     agent, metrics = jax.jit(lambda key: metarl.train_agent(inner, params, level, key, 100))(jax.random.key(2))
     assert metrics["critic_loss"][-10:].mean() < 0.01 * metrics["critic_loss"][:10].mean()
     np.testing.assert_allclose(agent.critic[0]["value"][:, 0], level.problem.reward[:, 0], atol=0.1)
-
-
-def test_lifetimes_are_staggered():
-    """They end a few at a time, not all in the same meta-step."""
-    levels = mdp.distribution(num_states=4, num_actions=3, max_steps=5, horizon=16)
-    inner, _ = tiny()
-    meta = compose(inner, backprop(2), optax.adam(1e-3), metarl.curricula.uniform(levels), 8)
-    state = jax.jit(meta.init)(jax.random.key(0))
-    assert state.lifetimes.level.horizon.tolist() == [2, 4, 6, 8, 10, 12, 14, 16]
-    state, metrics = jax.jit(lambda s: jax.lax.scan(meta.step, s, jax.random.split(jax.random.key(1), 20)))(state)
-    assert metrics["lifetimes_ended"].tolist()[:16] == [1] * 16  # one in every meta-step, for two generations
-    assert len(set(state.lifetimes.step.tolist())) == 8
-    assert (state.lifetimes.level.horizon == 16).all()

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from experiments.agents import family
 
 import metarl.optimizers as ours
 from envs import make
-from experiments.agents import family
 
 PARAMS = {"a": jnp.array([1.0, -2.0, 3.0]), "b": {"c": jnp.ones((2, 2))}}
 

@@ -9,6 +9,7 @@ from sweep_example import Config, compilations, descend
 
 import metarl
 from metarl.run import checkpoint
+from metarl.run.options import with_values
 
 FIELDS = {"learning_rate": [0.1, 0.5], "size": [2, 3], "noise": [0.0, 0.2]}
 
@@ -122,3 +123,55 @@ def test_what_cannot_be_swept_is_named_before_anything_runs(fields, options, mes
 
     with pytest.raises(ValueError, match=message):
         metarl.sweep(make, Config(), fields, **options)
+
+
+# --- configurations of parts, and states of all kinds -------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Rates:
+    learning_rate: float = 0.1
+    noise: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    rates: Rates = Rates()
+    size: int = 2
+    steps: int = 4
+
+
+def by_parts(config):
+    return descend(with_values(Config(size=config.size), vars(config.rates)))  # tracers cannot be checked
+
+
+def test_fields_of_parts_are_swept_by_their_names(caplog):
+    fields = {"learning_rate": [0.1, 0.5], "size": [2, 3]}
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        found = metarl.sweep(by_parts, Whole(), fields, seeds=2)
+    assert len(compilations(caplog)) == 2  # one for each size
+    flat = metarl.sweep(descend, Config(), fields, seeds=2, steps=4)
+    assert found.members == flat.members
+    np.testing.assert_allclose(found.log["meta_loss"], flat.log["meta_loss"], rtol=1e-6)
+    with pytest.raises(ValueError, match=r"Whole has no field 'rates' to sweep"):
+        metarl.sweep(by_parts, Whole(), {"rates": [Rates()]})
+
+
+@pytest.mark.parametrize("kind", ["dict", "tuple"])
+def test_a_state_may_be_any_tree_of_arrays(kind):
+    """Without a field `step`: the sweep counts for it, so that each member is the run that it would be alone."""
+
+    def make(config):
+        def step(state, key):
+            (w,) = jax.tree.leaves(state)
+            after = w - config.learning_rate * (w + 0.1 * jax.random.normal(key))
+            return jax.tree.map(lambda _: after, state), {"value": after}
+
+        wrap = {"dict": lambda w: {"w": w}, "tuple": lambda w: (w, ())}[kind]
+        return metarl.Meta(lambda key: wrap(jax.random.normal(key)), step)
+
+    found = metarl.sweep(make, Rates(), {"learning_rate": [0.1, 0.5]}, seeds=2, steps=4, chunk=3)
+    for i, member in enumerate(found.members):
+        _, log = metarl.train(make(Rates(member["learning_rate"])), seed=member["seed"], steps=4)
+        np.testing.assert_allclose(found.log["value"][i], log["value"], rtol=1e-5)
+    assert found.diverged.tolist() == [0] * 4 and found.params == [()] * 4

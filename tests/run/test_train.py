@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quadratic
 from toy import assert_same, toy
 
-from metarl.meta import Meta
+from metarl.meta import Meta, advance
 from metarl.run import checkpoint
 from metarl.run.sinks import CSV, ProgressDisplay, sparkline
 from metarl.run.train import Interrupted, NonFiniteLoss, train
@@ -305,3 +306,36 @@ def test_sparkline_shows_the_shape_of_a_curve():
     assert sparkline([0, 1, 2, 3, 4, 5, 6, 7]) == "▁▂▃▄▅▆▇█"
     assert sparkline([1.0, float("nan"), 1.0]) == "▁ ▁"
     assert len(sparkline(range(1000), width=20)) == 20
+
+
+# --- other runs than those of `compose` ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["dict", "tuple", "array"])
+def test_a_state_may_be_any_tree_of_arrays(kind, tmp_path):
+    """A learner of its own: no field `step`, no `params`, no losses."""
+    make = {"dict": lambda x: {"x": x, "age": jnp.int32(0)}, "tuple": lambda x: (x, ()), "array": lambda x: x}[kind]
+
+    def step(state, key):
+        after = jax.tree.map(lambda x: x + jax.random.bits(key).astype(x.dtype) % 5, state)
+        return after, {"total": jax.tree.leaves(after)[-1].sum()}
+
+    meta = Meta(lambda key: make(jax.random.normal(key, (2,))), step)
+    whole = train(meta, seed=3, steps=9, chunk=4)
+    assert whole[1].keys() == {"total", "seconds"} and whole[1]["total"].shape == (9,)
+    train(meta, seed=3, steps=5, chunk=2, directory=tmp_path)
+    assert_same(train(meta, seed=3, steps=9, directory=tmp_path, resume=True), whole)
+
+
+def test_a_plain_agent_is_a_run():
+    """Its lifetime is the state: nothing of meta-training is asked of it."""
+    inner = quadratic.quadratic()
+
+    def step(lifetime, key):
+        update = advance(inner, {"rate": 0.1}, lifetime, key)
+        return update.lifetime, update.metrics
+
+    meta = Meta(lambda key: inner.init(key, quadratic.levels(5).sample(key)), step)
+    lifetime, log = train(meta, steps=7)
+    assert lifetime.step == 5 and log["agent_updates"].tolist() == [1, 2, 3, 4, 5, 5, 5]
+    np.testing.assert_allclose(lifetime.x, [0.9**5, 0.7**5], rtol=1e-5)

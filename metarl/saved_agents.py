@@ -96,7 +96,7 @@ def load_agent(path: str | Path) -> SavedAgent:
         raise ValueError(f"{path} has no agent that save_agent wrote, but {kind}")
     model = _model(card["agent"])
     _check(model, params, str(path))
-    return SavedAgent(params, model, card)
+    return SavedAgent(jax.tree.map(jnp.asarray, params), model, card)  # a table of numpy takes no traced observation
 
 
 def _model(about: Mapping[str, Any]) -> Model:

@@ -11,7 +11,7 @@ import pytest
 import scipy.stats
 
 from experiments import benchmark
-from metarl.finetune.policies import answer_logits, evaluate_answers, gru, sample, transformer, until_end
+from metarl.finetune.policies import Prefix, answer_logits, evaluate_answers, gru, sample, transformer, until_end
 
 B, V, P, T, END = 8, 5, 3, 6, 4  # the same batch everywhere: few programs to compile
 KINDS = {"transformer": lambda v=V: transformer(v, 8, heads=2, max_length=P + T), "gru": lambda v=V: gru(v, 8)}
@@ -214,7 +214,7 @@ def test_a_prefix_is_forced_and_the_rest_is_drawn(policy, params, draw, evaluate
 
     @jax.jit
     def forced(key, prefix, lengths):
-        return sample(policy, params, prompts, key, T, END, 1.0, prefix, lengths)
+        return sample(policy, params, prompts, key, T, END, 1.0, Prefix(prefix, lengths))
 
     samples = forced(jax.random.key(0), prefix, lengths)
     for row, taken in enumerate([0, 1, 3, T, 2]):
@@ -285,12 +285,8 @@ def test_the_last_token_of_an_answer_needs_no_room():
         (lambda: draw_from(T, V), "end must be a token between 0 and 4, got 5"),
         (lambda: draw_from(T, END, -1.0), "temperature must not be negative, got -1.0"),
         (
-            lambda: draw_from(T, END, 1.0, jnp.zeros((2, T), jnp.int32)),
-            "prefix and prefix_length must be given",
-        ),
-        (
-            lambda: draw_from(T, END, 1.0, jnp.zeros((2, 1), jnp.int32), jnp.zeros(2, jnp.int32)),
-            r"prefix must be \[B, length\] = \(2, 6\).*got \(2, 1\)",
+            lambda: draw_from(T, END, 1.0, Prefix(jnp.zeros((2, 1), jnp.int32), jnp.zeros(2, jnp.int32))),
+            r"the prefix must have tokens \[B, length\] = \(2, 6\).*got \(2, 1\)",
         ),
         (
             lambda: sample(TRANSFORMER, PARAMS, PROMPTS[0], jax.random.key(0), T, END),

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from experiments.baselines import GEOMETRIES, Settings, Trial
 from quadratic import levels, quadratic
 
 import envs
 from experiments import baselines, evaluate, players, standings, suite, tune
-from experiments.baselines import GEOMETRIES, Settings, Trial
 from metarl.evaluation.measure import learning_curves
 from metarl.pretrained import save_params
 from metarl.types import Box, Level, Levels

@@ -1,6 +1,7 @@
 """The comparison of weight controllers as a user runs it, and runs side by side."""
 
 import json
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 
 import metarl
 from experiments import amft
+from metarl.run.options import replace
 from metarl.run.sweep import side_by_side
 
 TINY = (
@@ -66,9 +68,10 @@ def test_another_arm_joins_a_finished_comparison(finished, capsys):
         assert stopped.value.code == 2 and says in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arm", amft.PRESETS["full"].arms)
+@pytest.mark.parametrize("arm", amft.ARMS)
 def test_every_arm_makes_a_step(arm):
-    config = amft.Config(
+    config = replace(
+        amft.Config(),
         **{"num_seeds": 2, "num_prompts": 4, "num_validation": 2, "group_size": 2, "num_demonstrations": 4},
         **{"network": "gru", "width": 4, "eval_problems": 4},
     )
@@ -94,7 +97,7 @@ def test_every_arm_makes_a_step(arm):
 
 @pytest.mark.parametrize("task", ["countdown", "general_points"])
 def test_all_problems_of_a_comparison_are_of_one_size(task):
-    place = amft.tasks(amft.Config(task=task))
+    place = amft.tasks(replace(amft.Config(), task=task))
     everything = [place.base, place.train, *place.questions.values()]
     assert len({(x.num_tokens, x.end, x.prompt_length, x.answer_length) for x in everything}) == 1
     first = 1 if task == "countdown" else 3  # what comes before the numbers and cards
@@ -138,11 +141,16 @@ def test_bad_input_is_one_clear_line(arguments, says, tmp_path, capsys):
 # --- runs side by side --------------------------------------------------------------------------------------
 
 
+class State(NamedTuple):
+    step: jax.Array
+    params: jax.Array
+
+
 def quadratic(rate):
     """A lifetime whose parameter follows its gradient at `rate`."""
 
     def init(key):
-        return metarl.MetaState(jnp.int32(0), jax.random.normal(key), (), (), (), (), ())
+        return State(jnp.int32(0), jax.random.normal(key))
 
     def step(state, key):
         return state._replace(step=state.step + 1, params=state.params * (1.0 - rate)), {"meta_loss": state.params**2}

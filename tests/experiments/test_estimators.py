@@ -77,6 +77,7 @@ def test_a_run_leaves_its_table_and_figure(finished):
     assert steps["es"] == steps["es, independent tasks"] == 16 * (4 * 8 + 2 * 40)
 
 
+@pytest.mark.slow
 def test_full_evolution_strategies_agree_with_the_reference(collectors):
     """They are the same estimator with other seeds: cosine 1 and no bias, within what the jackknife says (4 errors)."""
     one, other = (collectors["es"][0].collect(400, seed).estimates for seed in (1, 2))

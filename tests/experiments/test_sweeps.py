@@ -1,16 +1,17 @@
 """Sweeps from the command line."""
 
 import csv
-import dataclasses
 import json
 
 import jax
 import numpy as np
 import pytest
+from commands import one_line, words
 from sweep_example import Config, compilations, descend
 
 import metarl
 from experiments import agent, lpg, sweeps
+from metarl.run.options import replace
 
 
 def test_a_member_that_diverges_leaves_the_figures_of_the_others(tmp_path, capsys):
@@ -25,23 +26,29 @@ def test_a_member_that_diverges_leaves_the_figures_of_the_others(tmp_path, capsy
     assert "no member has a finite fitness" in capsys.readouterr().err
 
 
-def test_what_is_not_logged_or_cannot_be_made_fails_before_anything_is_trained(tmp_path, capsys):
-    for options, message in [
-        (["--sweep", "learning_rate=0.1,0.2", "--sweep-by", "luck"], "sweep_by must be a metric that is logged"),
-        (["--sweep", "network=mlp,tabular"], "tabular network needs a Discrete observation space"),
-        (["--sweep", "learning_rate=0.1", "--tensorboard"], "tensorboard and wandb must be off"),
-    ]:
-        with pytest.raises(SystemExit):
-            agent.main([*options, "--directory", str(tmp_path / "run")])
-        assert message in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"sweep": ("learning_rate=0.1,0.2",), "sweep_by": "luck"}, "sweep_by must be a metric that is logged"),
+        ({"sweep": ("network=mlp,tabular",)}, "tabular network needs a Discrete observation space"),
+        ({"sweep": ("learning_rate=0.1",), "tensorboard": True}, "tensorboard and wandb must be off"),
+        ({"sweep": ("learning_rate=0.1,-1",)}, "learning_rate must be positive and finite, got -1.0"),
+    ],
+)
+def test_what_is_not_logged_or_cannot_be_made_fails_before_anything_is_trained(options, says, tmp_path, capsys):
+    assert says in one_line(capsys, lambda: agent.main(words(**options, directory=tmp_path / "run")))
     assert not list(tmp_path.glob("run/0/*"))
 
 
+def test_a_directory_of_other_runs_is_kept(tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("mine")
+    argv = words(sweep=("learning_rate=0.1,0.2",), directory=tmp_path)
+    assert "is not empty: give resume" in one_line(capsys, lambda: agent.main(argv))
+
+
 def test_the_option_reads_values_as_the_fields_types():
-    config = dataclasses.replace(
-        agent.PRESETS["quick"],
-        sweep=("learning-rate=1e-3,1", "epochs=1,2", "network=mlp,gru", "normalise_advantage=true,false"),
-    )
+    texts = ("learning-rate=1e-3,1", "epochs=1,2", "network=mlp,gru", "normalise_advantage=true,false")
+    config = replace(agent.PRESETS["quick"], sweep=texts)
     assert sweeps.parse(config) == {
         "learning_rate": [1e-3, 1.0],
         "epochs": [1, 2],
@@ -56,14 +63,15 @@ def test_the_option_reads_values_as_the_fields_types():
         ("learning_rat=1", r"'learning_rat' is no field that can be swept; did you mean \['learning_rate'\]"),
     ]:
         with pytest.raises(ValueError, match=message):
-            sweeps.parse(dataclasses.replace(config, sweep=(text,)))
+            sweeps.parse(replace(config, sweep=(text,)))
+    with pytest.raises(ValueError, match="held_out_horizons"):
+        sweeps.parse(replace(lpg.Config(), sweep=("held_out_horizons=3",)))
 
 
 def test_two_axes_and_eight_seeds_of_lpg_compile_once(tmp_path, caplog, capsys):
-    argv = ["--sweep", "learning_rate=1e-3,1e-2", "y_coef=0.5,1", "--sweep-seeds", "8", "--directory", str(tmp_path)]
-    argv += ["--levels", "mdp/random"]
+    options = {"sweep": ("learning_rate=1e-3,1e-2", "y_coef=0.5,1"), "sweep_seeds": 8, "directory": tmp_path}
     sizes = dict(num_lifetimes=2, num_envs=2, rollout_length=4, updates=2, hidden=4, steps=4, chunk=2)
-    argv += [text for name, x in sizes.items() for text in (f"--{name.replace('_', '-')}", str(x))]
+    argv = words(**options, **sizes, levels="mdp/random")
     with jax.log_compiles(), caplog.at_level("WARNING"):
         lpg.main(argv)
     assert len(compilations(caplog)) == 1
@@ -77,6 +85,7 @@ def test_two_axes_and_eight_seeds_of_lpg_compile_once(tmp_path, caplog, capsys):
     assert (tmp_path / "grid.png").stat().st_size > 5000 and (tmp_path / "parallel.png").stat().st_size > 5000
     assert "learning_rate=0.01, y_coef=1.0" in capsys.readouterr().out
     best = results["configurations"][0]["values"]
-    rule = metarl.load_rule(tmp_path / "rule.safetensors")
+    rule = metarl.load_rule(tmp_path)
     assert rule.card["config"] | best == rule.card["config"] and rule.card["recipe"]["objective"]["hidden"] == 4
+    assert rule.card["config"]["sweep"] == [] and rule.card["sweep"] == ["learning_rate=1e-3,1e-2", "y_coef=0.5,1"]
     lpg.main([*argv, "--resume"])  # everything is there

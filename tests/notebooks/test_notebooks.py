@@ -1,4 +1,4 @@
-"""The notebooks run as written, at smoke size, and what is committed of them was made from their source."""
+"""Every notebook runs as written, at smoke size, and each committed `.ipynb` was made from its `.py`."""
 
 import ast
 import base64
@@ -9,7 +9,7 @@ import jupytext
 import pytest
 from matplotlib.figure import Figure
 
-PLACE = Path(__file__).parent.parent / "notebooks"
+PLACE = Path(__file__).parents[2] / "notebooks"
 NAMES = sorted(path.stem for path in PLACE.glob("*.py"))
 
 
@@ -39,7 +39,7 @@ def test_what_is_committed_was_made_from_the_source(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_cell_runs_as_written(name, monkeypatch):
-    """In this process, whose compiled programs serve several notebooks; a kernel for each would not share them."""
+    """In this process, so that notebooks share compiled programs; with a kernel for each, they would not."""
     monkeypatch.setenv("METARL_SMOKE", "1")
     names: dict = {"__name__": "__main__"}
     for i, cell in enumerate(jupytext.read(PLACE / f"{name}.py").cells):
@@ -50,7 +50,7 @@ def test_every_cell_runs_as_written(name, monkeypatch):
 
 
 def run(source, file, names):
-    """Runs a cell; returns the value of its last line if that is an expression, which Jupyter displays."""
+    """Runs a cell. Returns what Jupyter would display: the value of the last line, if that is an expression."""
     *body, last = ast.parse(source).body
     shown = last.value if isinstance(last, ast.Expr) else None
     exec(compile(ast.Module(body if shown else [*body, last], []), file, "exec"), names)
