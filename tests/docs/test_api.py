@@ -1,21 +1,15 @@
 """Every public function and class of metarl and envs is on an API page, with a docstring."""
 
 import importlib
-import importlib.util
 import inspect
 import pkgutil
 import re
-import sys
 
 import pytest
-from pages import ROOT
 
 import envs
 import metarl
-
-sys.path.append(str(ROOT / "docs"))
-generate = importlib.import_module("generate")
-docstrings = importlib.import_module("docstrings")
+from docs import docstrings, generate
 
 MODULES = sorted(
     found.name

@@ -5,7 +5,7 @@ import re
 
 import pytest
 import tyro
-from pages import PAGES
+from docs.pages import PAGES
 
 from experiments.__main__ import names
 

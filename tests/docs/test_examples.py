@@ -4,7 +4,7 @@ import importlib.util
 import sys
 
 import pytest
-from pages import DOCS, README, blocks, name
+from docs.pages import DOCS, README, blocks, name
 
 SHOWN = [README, *(path for path in DOCS if path.parent.name == "how-to" or path.stem == "getting-started")]
 

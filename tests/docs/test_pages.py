@@ -4,7 +4,7 @@ import importlib
 import re
 
 import pytest
-from pages import PAGES, ROOT, name
+from docs.pages import PAGES, ROOT, name
 
 MADE = ("api/", "gallery/", "generated/")  # by docs/generate.py, when the site is built
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")

@@ -2,7 +2,7 @@
 
 import re
 
-from pages import README, ROOT, blocks
+from docs.pages import README, ROOT, blocks
 
 TEXT = README.read_text()
 
