@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import optax
+import pytest
 from quadratic import levels, quadratic
 from toy import timeless
 
@@ -161,6 +162,7 @@ def two_processes(script, *options):
     return [process.returncode for process in processes], errors
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_and_stop_together(tmp_path):
     """One process starts a run, two go on until a signal to one of them, two go on again, and one finishes it."""
     options = {"chunk": 2}
