@@ -1,7 +1,7 @@
 """Environments as distributions of levels: `make("gridworld/small")`, `make("CartPole-v1")`, ...
 
-An environment that is not listed here needs no registration: `metarl.constant_levels` accepts anything of gymnax's
-shape, and `metarl.Levels` any function that draws levels.
+Other environments need no registration: `metarl.constant_levels` accepts any environment with the interface of gymnax,
+and `metarl.Levels` any function that draws levels.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from metarl.types import Key, Level, Levels
 
 
 def _varied_cartpole() -> Levels:
-    from envs import gymnax  # seconds
+    from envs import gymnax  # takes seconds
 
     return gymnax.varied_cartpole()
 
@@ -56,29 +56,29 @@ _OURS: dict[str, Callable[[], Levels]] = {
 
 
 def names() -> tuple[str, ...]:
-    """Every name that `make` accepts: ours, then gymnax's (which imports it: seconds)."""
+    """Every name that `make` accepts: ours, then those of gymnax, whose import takes seconds."""
     from envs import gymnax
 
     return (*_OURS, *gymnax.names())
 
 
 def make(name: str, horizon: int | tuple[int, int] | None = None) -> Levels:
-    """The levels called `name`, with lifetimes of `horizon` agent updates (default: their own; gymnax's 1000).
+    """The levels called `name`, with lifetimes of `horizon` agent updates (None: their own; 1000 for gymnax).
 
-    A pair of horizons stands for log-uniform lifetimes between both.
+    With a pair of horizons, lifetimes are log-uniform between both, with both ends included.
     Raises ValueError for an unknown name, with the closest known ones, and for a horizon below 1.
     """
     shortest, longest = horizon if isinstance(horizon, tuple) else (horizon, horizon)
     if shortest is not None and longest is not None and not 1 <= shortest <= longest:
-        raise ValueError(f"horizon must be at least 1 agent update, and not end before it starts, got {horizon}")
+        raise ValueError(f"horizon must be at least 1 agent update, or a pair in increasing order, got {horizon}")
     levels = _make(name)
     return levels if shortest is None or longest is None else _with_horizon(levels, shortest, longest)
 
 
 def suite(name: str) -> dict[str, Entry]:
-    """The suite called `name` (one of `envs.suites.names()`), or that in a TOML file: environments by name.
+    """The suite called `name` (one of `envs.suites.names()`), or in the TOML file `name`: {environment: entry}.
 
-    Raises ValueError for neither, with what is most alike, and for a file that is no suite.
+    Raises ValueError for an unknown name, with the closest known ones, and for a file that is not a suite.
     """
     return suites.load(suites.path(name), make)
 
@@ -88,7 +88,7 @@ def _make(name: str) -> Levels:
         return _OURS[name]()
     known = names()
     if name not in known:
-        # Compared without case and without the part before the slash: "Small" means "gridworld/small".
+        # Case and the part before the slash are ignored: "Small" is close to "gridworld/small".
         tails: dict[str, str] = {k.rpartition("/")[2].lower(): k for k in known}
         close = difflib.get_close_matches(name.rpartition("/")[2].lower(), tails, n=5)
         hint = f"did you mean {', '.join(tails[c] for c in close)}?" if close else "envs.names() lists all of them"
@@ -102,7 +102,7 @@ def _with_horizon(levels: Levels, shortest: int, longest: int) -> Levels:
     def sample(key: Key) -> Level:
         if shortest == longest:
             return levels.sample(key)._replace(horizon=jnp.int32(longest))
-        horizon_key = jax.random.fold_in(key, 0)  # a key gives the same level whatever its lifetime
+        horizon_key = jax.random.fold_in(key, 0)  # the level of a key does not depend on `horizon`
         drawn = jnp.exp(jax.random.uniform(horizon_key, minval=jnp.log(shortest), maxval=jnp.log(longest + 1)))
         return levels.sample(key)._replace(horizon=jnp.clip(jnp.floor(drawn), shortest, longest).astype(jnp.int32))
 

@@ -1,6 +1,6 @@
-"""Multi-armed bandits: the fastest probe of whether anything learns (Duan et al. 2016, section 3.1).
+"""Multi-armed bandits (Duan et al. 2016, section 3.1): the fastest test of whether a rule learns.
 
-An episode is `max_steps` pulls and is truncated, never terminated. The observation is constant, so tabular agents work.
+An episode is truncated after `max_steps` pulls; it never terminates. The observation is constant.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from metarl import checks
 from metarl.types import Array, Discrete, Key, Level, Levels
 
 
@@ -37,12 +38,11 @@ class Bandit:
     gaussian: bool = False
 
     def __post_init__(self) -> None:
-        if self.num_arms < 1:
-            raise ValueError(f"a bandit needs at least 1 arm, got {self.num_arms}")
+        checks.at_least(1, num_arms=self.num_arms)
 
     @property
     def default_params(self) -> BanditParams:
-        """Means evenly spaced over [0, 1], the last arm the best; 100 pulls."""
+        """Evenly spaced means up to 1, the last arm is the best; 100 pulls."""
         return BanditParams(jnp.arange(1, self.num_arms + 1) / self.num_arms, jnp.float32(1.0), jnp.int32(100))
 
     def action_space(self, params: BanditParams | None = None) -> Discrete:
@@ -50,11 +50,11 @@ class Bandit:
         return Discrete(self.num_arms)
 
     def observation_space(self, params: BanditParams | None = None) -> Discrete:
-        """There is nothing to observe: the only observation is 0."""
+        """The only observation is 0."""
         return Discrete(1)
 
     def reset(self, key: Key, params: BanditParams) -> tuple[Array, BanditState]:
-        """The observation 0 and a state without pulls."""
+        """The observation 0 and a state with no pulls."""
         return jnp.int32(0), BanditState(jnp.int32(0))
 
     def step(
@@ -80,15 +80,13 @@ def optimal_return(env: Bandit, params: BanditParams) -> Array:
 def distribution(
     kind: str = "bernoulli", num_arms: int = 10, max_steps: int = 100, horizon: int = 100, scale: float = 1.0
 ) -> Levels:
-    """Bandits whose arms' means are drawn per level: U[0, 1) for `"bernoulli"`, N(0, 1) for `"gaussian"` arms.
+    """Bandits whose means are drawn for each level: from U[0, 1) if `kind` is "bernoulli", from N(0, 1) if "gaussian".
 
     `horizon` is the lifetime in agent updates, `scale` the standard deviation of Gaussian rewards. Raises ValueError
     for another kind, and for counts below 1.
     """
-    if kind not in ("bernoulli", "gaussian"):
-        raise ValueError(f"unknown kind of bandit {kind!r}; choose bernoulli or gaussian")
-    if max_steps < 1 or horizon < 1:
-        raise ValueError(f"max_steps and horizon must be at least 1, got {max_steps} and {horizon}")
+    checks.one_of(("bernoulli", "gaussian"), kind=kind)
+    checks.at_least(1, max_steps=max_steps, horizon=horizon)
     env = Bandit(num_arms, gaussian=kind == "gaussian")
 
     def sample(key: Key) -> Level:

@@ -1,6 +1,6 @@
 """Thin adapter for gymnax (>= 1.0): every environment of its registry as a distribution of one level.
 
-gymnax takes seconds to import, so nothing else in `envs` imports this module before one of its names is asked for.
+The import of gymnax takes seconds, so `envs` imports this module only when it needs one of its names.
 """
 
 from __future__ import annotations
@@ -18,46 +18,46 @@ from metarl.types import Array, Box, Discrete, Key, Level, Levels, PyTree, const
 
 @functools.cache
 def _gymnax(name: str) -> Any:
-    with jax.ensure_compile_time_eval():  # its constants must not become tracers of whoever asks first
+    with jax.ensure_compile_time_eval():  # constants of a cached environment must not be tracers
         return gymnax.make(name)[0]
 
 
 @dataclass(frozen=True)
 class Gymnax:
-    """The environment that gymnax registers as `name`; equal names are equal, so they share compiled programs.
+    """The environment that gymnax registers as `name`. Equal names are equal objects, so they share compiled programs.
 
-    Rewards are float32, spaces declare the dtype that is observed, and states and observations always have the dtypes
-    of `reset`, never weak ones: gymnax 1.0.1 pays integers in two environments, declares another dtype in two, and its
-    weakly typed states would compile a program a second time when they come back from it.
+    Rewards are float32, spaces declare the dtype of observations, and states and observations always have the dtypes of
+    `reset`. gymnax 1.0.1 has integer rewards in two environments and declares a wrong dtype in two, and its weakly
+    typed states would compile a program a second time.
     """
 
     name: str
 
     @property
     def default_params(self) -> PyTree:
-        """Those of gymnax, never weakly typed."""
+        """The default parameters of gymnax, without weak types."""
         return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), _gymnax(self.name).default_params)
 
     def action_space(self, params: PyTree = None) -> Any:
-        """That of gymnax, as a space of ours."""
+        """The action space of gymnax, as a space of `metarl.types`."""
         return _space(_gymnax(self.name).action_space(params))
 
     def observation_space(self, params: PyTree = None) -> Any:
-        """That of gymnax, as a space of ours with the dtype that is observed."""
+        """The observation space of gymnax, as a space of `metarl.types` with the dtype of observations."""
         env = _gymnax(self.name)
         params = env.default_params if params is None else params
         observed = jax.eval_shape(env.reset, jax.random.key(0), params)[0]
         return _space(env.observation_space(params), getattr(observed, "dtype", None))
 
     def reset(self, key: Key, params: PyTree) -> tuple[Array, PyTree]:
-        """The first observation and the state of a new episode."""
+        """Observation and state at the start of an episode."""
         fresh = _gymnax(self.name).reset(key, params)
         return _as(fresh, fresh)
 
     def step(
         self, key: Key, state: PyTree, action: Array, params: PyTree
     ) -> tuple[Array, PyTree, Array, Array, Array, dict[str, Any]]:
-        """One step with auto-reset; the reward is float32, both ends are bool."""
+        """One step with auto-reset; the reward is float32, `terminated` and `truncated` are bool."""
         env = _gymnax(self.name)
         obs, following, reward, terminated, truncated, info = env.step(key, state, action, params)
         like_obs, like_state = jax.eval_shape(env.reset, key, params)
@@ -80,7 +80,7 @@ def make(name: str, horizon: int = 1000) -> Levels:
 
 
 def varied_cartpole() -> Levels:
-    """Cart-poles of many kinds: gravity, pole mass and length, and force each log-uniform within a factor of 2."""
+    """Cart-poles with gravity, pole mass, pole length and force each log-uniform within a factor of 2 of gymnax's."""
     env = Gymnax("CartPole-v1")
 
     def sample(key: Key) -> Level:
@@ -100,6 +100,7 @@ def varied_cartpole() -> Levels:
 
 
 def _as(tree: PyTree, like: PyTree) -> PyTree:
+    """`tree` with the dtypes of `like`."""
     return jax.tree.map(lambda leaf, other: jnp.asarray(leaf, other.dtype), tree, like)
 
 

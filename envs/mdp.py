@@ -1,7 +1,7 @@
 """Random tabular Markov decision processes (Duan et al. 2016, section 3.2), with exact optimal returns.
 
-Flat Dirichlet transitions, rewards N(1, 1) per state and action, a fixed start. After every step the episode
-terminates with the level's probability; it is truncated after `max_steps`.
+Transitions are Dirichlet, the reward of each state and action is N(1, 1), and the start is fixed. After every step the
+episode terminates with the level's probability; it is truncated after `max_steps`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from metarl import checks
 from metarl.types import Array, Discrete, Key, Level, Levels
 
 
@@ -41,12 +42,11 @@ class MDP:
     num_actions: int = 5
 
     def __post_init__(self) -> None:
-        if self.num_states < 1 or self.num_actions < 1:
-            raise ValueError(f"num_states and num_actions must be at least 1, got {self}")
+        checks.at_least(1, num_states=self.num_states, num_actions=self.num_actions)
 
     @property
     def default_params(self) -> MDPParams:
-        """A ring: the last action moves on and pays 1 on arrival at the start, the others stay; 10 steps."""
+        """A ring: the last action moves on, with reward 1 on arrival at the start; other actions stay; 10 steps."""
         states = jnp.arange(self.num_states)
         onwards = jnp.arange(self.num_actions) == self.num_actions - 1
         target = (states[:, None] + onwards) % self.num_states
@@ -75,7 +75,7 @@ class MDP:
     ) -> tuple[Array, MDPState, Array, Array, Array, dict[str, Any]]:
         """One step with auto-reset."""
         draws = jax.random.uniform(key, (2,))
-        # Inverse of the distribution function; its last entry is left out because rounding may keep it below 1.
+        # inverse of the distribution function, without its last entry, which rounding may keep below 1
         below = jnp.cumsum(params.transition[state.state, action])[:-1]
         following = jnp.sum(draws[0] >= below).astype(jnp.int32)
         terminated = draws[1] < params.terminate
@@ -108,10 +108,9 @@ def distribution(
     `terminate` is the probability per step that an episode ends, `horizon` the lifetime in agent updates. Raises
     ValueError for counts below 1, a probability outside [0, 1] and a concentration that is not positive.
     """
-    if max_steps < 1 or horizon < 1:
-        raise ValueError(f"max_steps and horizon must be at least 1, got {max_steps} and {horizon}")
-    if not 0.0 <= terminate <= 1.0 or concentration <= 0.0:
-        raise ValueError(f"need 0 <= terminate <= 1 and concentration > 0, got {terminate} and {concentration}")
+    checks.at_least(1, max_steps=max_steps, horizon=horizon)
+    checks.share(terminate=terminate)
+    checks.positive(concentration=concentration)
     env = MDP(num_states, num_actions)
 
     def sample(key: Key) -> Level:

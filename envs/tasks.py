@@ -1,4 +1,4 @@
-"""Supervised problems for optimizers: quadratics whose answers are known, and small networks on handwritten digits."""
+"""Supervised problems for optimizers: quadratics, and small networks on handwritten digits."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from metarl import checks
 from metarl.rl.networks import Network, as_layers, mlp
 from metarl.types import Array, Box, Key, Params, PyTree, Task
 
@@ -24,14 +25,14 @@ class Quadratic(NamedTuple):
 
 
 def quadratic(dim: int = 10, condition: tuple[float, float] = (1.0, 100.0), noise: float = 0.0) -> Task:
-    """Quadratics in the parameters `{"x": [dim]}` that start, as the minimum is, from N(0, I).
+    """Quadratics in parameters `{"x": [dim]}`. Initial parameters and minimum are drawn from N(0, I).
 
-    Curvatures are log-spaced in random order. The largest is 1, and so many times the least as the condition number,
-    which is log-uniform in `condition`. Each entry of a gradient has normal noise of deviation `noise`.
+    Curvatures are log-spaced from 1 down to 1 / condition number, in random order; the condition number is log-uniform
+    in the range `condition`. Each entry of a gradient has normal noise of standard deviation `noise`.
 
-    Raises ValueError for a `dim` below 1, a `condition` that is no range of numbers from 1 up, and negative noise.
+    Raises ValueError for a `dim` below 1, a `condition` that is not a range of numbers from 1, and negative noise.
     """
-    _check_counts(dim=dim)
+    checks.at_least(1, dim=dim)
     least, greatest = condition
     if not 1.0 <= least <= greatest < math.inf:
         raise ValueError(f"condition must be a range of finite numbers of at least 1, got {condition}")
@@ -57,7 +58,7 @@ def quadratic(dim: int = 10, condition: tuple[float, float] = (1.0, 100.0), nois
 
 
 class Digits(NamedTuple):
-    """Images of handwritten digits, flattened, and what they show. Arrays of numpy's, so no trace can hold them."""
+    """Flattened images of handwritten digits, and their labels. Arrays are numpy's, because JAX's could be tracers."""
 
     train_x: np.ndarray  # [1437, 64] float32 in [0, 1]
     train_y: np.ndarray  # [1437] int32 in 0 .. 9
@@ -67,11 +68,11 @@ class Digits(NamedTuple):
 
 @cache
 def digits() -> Digits:
-    """The 8 x 8 digits of scikit-learn, always shuffled and split in the same way: 80 % to train on."""
-    from sklearn.datasets import load_digits  # a second
+    """The 8 x 8 digits of scikit-learn, always with the same shuffle and split: 80 % are for training."""
+    from sklearn.datasets import load_digits  # takes a second
 
     x, y = load_digits(return_X_y=True)
-    order = np.random.default_rng(0).permutation(len(y))  # neighbours may be of one writer
+    order = np.random.default_rng(0).permutation(len(y))  # neighbours may be by the same writer
     x, y = (x[order] / 16.0).astype(np.float32), y[order].astype(np.int32)
     count = len(y) * 4 // 5
     return Digits(x[:count], y[:count], x[count:], y[count:])
@@ -86,23 +87,23 @@ def logistic_digits(batch: int = 64) -> Task:
 
 
 def mlp_digits(hidden: int = 32, batch: int = 64) -> Task:
-    """As `logistic_digits`, with a layer of `hidden` tanh units between.
+    """`logistic_digits` with a hidden layer of `hidden` tanh units.
 
     Raises ValueError for counts below 1.
     """
-    _check_counts(hidden=hidden)
+    checks.at_least(1, hidden=hidden)
     return _classifier((hidden,), batch)
 
 
 def accuracy(params: Params) -> Array:
-    """The part () of the held-out digits that parameters of `logistic_digits` or `mlp_digits` tell right."""
+    """The accuracy () of parameters of `logistic_digits` or `mlp_digits` on the held-out digits."""
     *hidden, _ = (layer["bias"].shape[0] for layer in params["logits"].values())
     outputs, _ = _over_images(_network(hidden).apply, params, digits().held_out_x)
     return (outputs["logits"].argmax(-1) == digits().held_out_y).mean()
 
 
 def _classifier(sizes: Sequence[int], batch: int) -> Task:
-    _check_counts(batch=batch)
+    checks.at_least(1, batch=batch)
     network = _network(sizes)
 
     def draw(key: Key) -> tuple[Array, Array]:
@@ -116,8 +117,8 @@ def _classifier(sizes: Sequence[int], batch: int) -> Task:
 
     def layers(params: Params, problem: PyTree, key: Key) -> PyTree:
         assert network.watch is not None
-        *_, seen = _over_images(network.watch, params, draw(key)[0])
-        return {name: as_layers(tree, actor=False) for name, tree in seen.items()}
+        *_, activities = _over_images(network.watch, params, draw(key)[0])
+        return {name: as_layers(tree, actor=False) for name, tree in activities.items()}
 
     return Task(
         sample=lambda key: (),
@@ -135,9 +136,3 @@ def _network(sizes: Sequence[int]) -> Network:
 def _over_images(function: Callable[..., tuple], params: Params, x: Array | np.ndarray) -> tuple:
     """`Network.apply` or `Network.watch` on images [B, 64]; leaves [B, ...]."""
     return jax.vmap(function, (None, 0, None, None))(params, jnp.asarray(x), jnp.bool_(True), {"logits": ()})
-
-
-def _check_counts(**counts: int) -> None:
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name} must be at least 1, got {count}")

@@ -157,12 +157,13 @@ def _finish(experiment: Experiment, config: Any, state: Any, log: Log, directory
     keys = [name for name in experiment.curves if name in log] or None
     plot.save(plot.learning_curves(log, keys), directory / "curves.png")
     if experiment.report:
-        results["report"] = experiment.report(config, state, log, directory)
+        rows = experiment.report(config, state, log, directory)
+        results["report"] = {name: {x: float(value) for x, value in row.items()} for name, row in rows.items()}
         _save(experiment, config, state, results, curves, directory)
     if table := results["report"]:
         tables.show(table, experiment.score)
-        rows = {name: (row["mean"], row["low"], row["high"]) for name, row in table.items()}
-        plot.save(plot.intervals(rows, experiment.score), directory / "report.png")
+        drawn = {name: (row["mean"], row["low"], row["high"]) for name, row in table.items()}
+        plot.save(plot.intervals(drawn, experiment.score), directory / "report.png")
     print(f"results in {directory}", file=sys.stderr)
     return results["report"]
 

@@ -125,7 +125,8 @@ class AgentRule:
         if self.objective != "lpg":
             parts.refuse_inert(self, ("rule", "rule_hidden", "temporal"), f"with objective {self.objective}")
         elif self.rule:
-            parts.refuse_inert(self, ("rule_hidden", "temporal"), "with a rule that is learned already")
+            inert = ("rule_hidden", "temporal", "entropy_coef")
+            parts.refuse_inert(self, inert, "with a rule that is learned already")
         if min(self.network, default=1) < 1:
             raise ValueError(f"network must have sizes of at least 1, got {self.network}")
 
@@ -194,8 +195,12 @@ class Config:
         if len(set(self.places)) < len(self.places):
             raise ValueError(f"levels must be different, got {self.places}")
         if self.supervised:
+            because = f"on {', '.join(self.places)}, which have no agents"
+            parts.refuse_inert(self.estimator, ("eval_episodes",), because)
             for part, default in ((self.agents, parts.Agents()), (self.passes, PASSES), (self.rule, AgentRule())):
-                parts.refuse_inert(part, vars(part), f"on {', '.join(self.places)}, which have no agents", default)
+                parts.refuse_inert(part, vars(part), because, default)
+        elif self.rule.rule:
+            parts.refuse_inert(self.passes, vars(self.passes), "with a rule, which takes one step per rollout", PASSES)
         parts.refuse_inert(self.held_out, ("held_out_horizons",), "here, where reports are over one horizon")
 
     @property
@@ -260,12 +265,14 @@ PRESETS = {
 
 
 def recipe(config: Config) -> Recipe:
-    """The optimizer that is meta-trained, in the agents that follow it first; LPG too, if it is learned."""
+    """The optimizer that is meta-trained, in the agents that follow it first; LPG too, if it is learned.
+
+    The optimizer alone where there are no agents, or they follow a rule as it is, which a recipe cannot name.
+    """
     rule, first = config.rule, next((x for x in config.places if x not in TASKS), None)
-    if first is None:
+    if first is None or rule.rule:
         return {"optimizer": config.learned.recipe()}
-    ppo: Part = {"name": "ppo", "entropy_coef": rule.entropy_coef}
-    objective = rule.lpg() if rule.objective == "lpg" and not rule.rule else ppo
+    objective: Part = rule.lpg() if rule.objective == "lpg" else {"name": "ppo", "entropy_coef": rule.entropy_coef}
     return {
         "objective": objective,
         "optimizer": config.learned.recipe(),

@@ -76,9 +76,8 @@ def make(objectives: Objectives, config: Any) -> Meta:
 
 def inner_loop(objectives: Objectives, config: Any, levels: Levels) -> InnerLoop:
     """The agents whose objective is learned."""
-    episodes = {"num_eval_episodes": config.estimator.eval_episodes} if _evolves(config) else {}
     learner = build(objectives.recipe(config))
-    return learner.inner_loop(levels.environment, critic=_critic(config, levels), **episodes)
+    return learner.inner_loop(levels.environment, critic=_critic(config, levels), **_episodes(config))
 
 
 def report(objectives: Objectives, config: Any, state: Any, log: Log, directory: Path) -> launch.Report:
@@ -91,7 +90,7 @@ def report(objectives: Objectives, config: Any, state: Any, log: Log, directory:
     if not options.held_out_seeds:
         return {}
     name, recipe = objectives.plain(config)
-    plain = build(recipe).inner_loop(levels.environment)
+    plain = build(recipe).inner_loop(levels.environment, **_episodes(config))
     judge = Judge(
         levels,
         (name, plain),
@@ -109,6 +108,11 @@ def report(objectives: Objectives, config: Any, state: Any, log: Log, directory:
 
 def _evolves(config: Any) -> bool:
     return isinstance(config.estimator, Evolution)
+
+
+def _episodes(config: Any) -> dict[str, Any]:
+    """How many episodes an agent's fitness is measured in, if that is an option."""
+    return {"num_eval_episodes": config.estimator.eval_episodes} if _evolves(config) else {}
 
 
 def _estimator(config: Any) -> Estimator:

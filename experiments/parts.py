@@ -53,7 +53,8 @@ def refuse_inert(part: Any, names: Iterable[str], because: str, default: Any = N
     defaults = vars(default or type(part))
     for name in names:
         if getattr(part, name) != defaults[name]:
-            raise ValueError(f"{name} has no effect {because}, got {getattr(part, name)!r}")
+            value, own = getattr(part, name), defaults[name]
+            raise ValueError(f"{name} has no effect {because}: leave it at {own!r}, got {value!r}")
 
 
 @dataclasses.dataclass(frozen=True)

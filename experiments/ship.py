@@ -21,11 +21,12 @@ from metarl.pretrained import load_params
 from metarl.rules import RULE_FILE, load_rule, save_rule
 
 LICENCE = "Apache-2.0"
-GENERATED = "levels that the code generates from random numbers, under the same licence; no data set"
-DATA = {  # of training, where it is none of `GENERATED`
-    "supervised/digits": "scikit-learn's handwritten digits (UCI, Alpaydin and Kaynak 1998), CC BY 4.0",
-    "supervised/logistic": "scikit-learn's handwritten digits (UCI, Alpaydin and Kaynak 1998), CC BY 4.0",
-}
+GENERATED = "procedurally generated levels of simulated environments, no data set"
+DIGITS = (
+    "scikit-learn's handwritten digits (UCI, Optical Recognition of Handwritten Digits, Alpaydin and Kaynak 1998), "
+    "CC BY 4.0"
+)
+DATA = {"supervised/digits": DIGITS, "supervised/logistic": DIGITS}  # of training, where it is not `GENERATED`
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """The seams of meta-training, and the one function in which they meet.
 
-`InnerLoop` says how one learner learns during one lifetime, `Curriculum` which levels lifetimes are spent on,
-`Estimator` how a meta-gradient is obtained from a batch of lifetimes, and an optax optimizer follows it.
-Every member of a seam is a NamedTuple of pure functions, and all state is arrays, so all of it jits, vmaps and resumes.
+`InnerLoop` says how one learner learns during one lifetime. `Curriculum` chooses the levels of lifetimes. `Estimator`
+estimates the meta-gradient from a batch of lifetimes, and an optax optimizer follows it.
+Each of these is a NamedTuple of pure functions, and all state is arrays, so a run jits, vmaps and resumes.
 This module knows nothing of reinforcement learning.
 """
 
@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from metarl import checks
 from metarl.tree import select
 from metarl.types import Array, Key, Level, MetaParams, Metrics, PyTree
 
@@ -23,14 +24,16 @@ WATCHED = ("lifetime_loss", "meta_loss")  # metrics that must stay finite
 
 
 class Lifetime(Protocol):
-    """A learner in the middle of its life: a NamedTuple of arrays with at least these fields."""
+    """The state of one learner during its lifetime: a NamedTuple of arrays with at least these fields."""
 
     @property
-    def level(self) -> Level: ...
+    def level(self) -> Level:
+        """The level that the learner is trained on."""
+        ...
 
     @property
     def step(self) -> Array:
-        """() int32, updates so far; `InnerLoop.step` adds 1."""
+        """() int32, updates so far. `InnerLoop.step` adds 1."""
         ...
 
 
@@ -41,54 +44,54 @@ class Update(NamedTuple):
     """What `InnerLoop.step` and `InnerLoop.loss` return."""
 
     lifetime: Any  # the `Lifetime` afterwards
-    # () what is added to the meta-objective, which is minimised. Differentiable in the meta-parameters. Of an update:
-    # its regularisers, or the whole loss of an in-context learner; every estimator honours the mean over updates.
+    # () a term of the meta-objective, which is minimised; differentiable in the meta-parameters. `step` returns
+    # regularisers, or the whole loss of an in-context learner: every estimator adds their mean over updates.
     objective: Array
-    metrics: Metrics  # `env_steps`, if there is one, is what this update has cost
+    metrics: Metrics  # `env_steps`, if present, counts the environment steps of this update
 
 
 class InnerLoop(NamedTuple):
     """How one learner learns during one lifetime. Every function takes the meta-parameters explicitly.
 
-    A loop need not look at the horizon: `advance` freezes a lifetime that has reached it.
+    A loop can ignore the horizon: `advance` freezes a lifetime that has reached it.
     """
 
     init_meta: Callable[[Key], MetaParams]
-    init: Callable[[Key, Level], Any]  # a newborn `Lifetime` on its level
+    init: Callable[[Key, Level], Any]  # the `Lifetime` at its start, on this level
     step: Callable[[MetaParams, Any, Key], Update]  # one inner update
-    # the differentiable meta-objective of the learner as it is; None if there is none, `no_loss` if `Update.objective`
-    # of its steps is all of it
+    # the differentiable meta-objective of the present learner. None if there is none; `no_loss` if the
+    # `Update.objective` of `step` is the whole meta-objective
     loss: Callable[[MetaParams, Any, Key], Update] | None
     fitness: Callable[[MetaParams, Any, Key], Array] | None  # () the black-box meta-objective, higher is better
 
 
 def no_loss(meta_params: MetaParams, lifetime: Any, key: Key) -> Update:
-    """The `InnerLoop.loss` of a loop whose meta-objective is the `Update.objective` of its steps and nothing else."""
+    """`InnerLoop.loss` for a loop whose whole meta-objective is the `Update.objective` of its steps. Returns 0."""
     return Update(lifetime, jnp.zeros(()), {})
 
 
 class Curriculum(NamedTuple):
-    """Which levels the next lifetimes are spent on."""
+    """Chooses the levels of new lifetimes."""
 
-    init: Callable[[Key, int], PyTree]  # state, for so many lifetimes n
-    # (key, state, needed [n] bool) -> levels with leaves [n, ...]; only the entries that are needed are given out
+    init: Callable[[Key, int], PyTree]  # (key, number of lifetimes n) -> state
+    # (key, state, needed [n] bool) -> levels with leaves [n, ...], state. Only the entries in `needed` are used.
     sample: Callable[[Key, PyTree, Array], tuple[Level, PyTree]]
     # (inner, meta_params, state, lifetimes [n], ended [n] bool, key) -> state, metrics. Called in every meta-step, so
-    # that a score may follow lifetimes while they last.
+    # that a score can follow lifetimes before they end.
     update: Callable[[InnerLoop, MetaParams, PyTree, Lifetimes, Array, Key], tuple[PyTree, Metrics]]
 
 
 class Estimator(NamedTuple):
-    """How a gradient of the meta-objective (to be minimised) is obtained from a batch of lifetimes."""
+    """Estimates the gradient of the meta-objective, which is minimised, from a batch of lifetimes."""
 
     init: Callable[[MetaParams, Lifetimes], PyTree]  # lifetimes with leaves [n, ...]
-    # (inner, meta_params, state, lifetimes, key) -> gradient, state, lifetimes, metrics (`COUNTED` are sums)
+    # (inner, meta_params, state, lifetimes, key) -> gradient, state, lifetimes, metrics (sums of the `COUNTED` ones)
     estimate: Callable[[InnerLoop, MetaParams, PyTree, Lifetimes, Key], tuple[MetaParams, PyTree, Lifetimes, Metrics]]
-    needs: Literal["loss", "fitness"]  # which of the inner loop's meta-objectives it follows
+    needs: Literal["loss", "fitness"]  # the function of the inner loop that it calls
 
 
 class MetaState(NamedTuple):
-    """Everything a meta-training run is: arrays only, so that it saves, vmaps and resumes exactly."""
+    """The whole state of a meta-training run: arrays only, so it saves, vmaps and resumes exactly."""
 
     step: Array  # () int32, meta-steps so far
     params: MetaParams
@@ -99,21 +102,21 @@ class MetaState(NamedTuple):
 
 
 class Meta(NamedTuple):
-    """A run as `metarl.train` and sweeps see it. The state is any pytree of arrays."""
+    """A run for `metarl.train` and `metarl.sweep`. The state is any pytree of arrays."""
 
     init: Callable[[Key], Any]
     step: Callable[[Any, Key], tuple[Any, Metrics]]
 
 
 def done(lifetime: Any) -> Array:
-    """Whether a lifetime has reached its horizon, () bool; of lifetimes with leaves [n, ...], [n] bool."""
+    """Whether a lifetime has reached its horizon: () bool, or [n] bool for lifetimes with leaves [n, ...]."""
     return lifetime.step >= lifetime.level.horizon
 
 
 def advance(inner: InnerLoop, meta_params: MetaParams, lifetime: Any, key: Key) -> Update:
-    """One update of a lifetime, which is frozen once it is `done`: it stays as it is, adds nothing, costs nothing.
+    """One update of a lifetime. A lifetime that is `done` is frozen: its state stays, its objective and costs are 0.
 
-    The metrics also have `agent_updates`, 1 or 0.
+    Adds the metric `agent_updates`, 1 or 0.
     """
     update = inner.step(meta_params, lifetime, key)
     alive = ~done(lifetime)
@@ -126,7 +129,7 @@ def advance(inner: InnerLoop, meta_params: MetaParams, lifetime: Any, key: Key) 
 
 
 def summary(metrics: Metrics) -> Metrics:
-    """Sums of the metrics that are `COUNTED`, means of the others over what is no NaN. Leaves [...] become ()."""
+    """Sums of the `COUNTED` metrics, means of the others without NaN. Leaves [...] become ()."""
     return {name: x.sum() if name in COUNTED else jnp.nanmean(x) for name, x in metrics.items()}
 
 
@@ -137,22 +140,23 @@ def compose(
     curriculum: Curriculum,
     num_lifetimes: int,
 ) -> Meta:
-    """One meta-training algorithm out of four parts; `init` and `step` are pure, so jit, vmap and scan them.
+    """Builds a meta-training algorithm from four parts. `init` and `step` are pure: jit, vmap or scan them.
 
     A meta-step estimates a meta-gradient on `num_lifetimes` lifetimes, follows it, and replaces every lifetime that
-    reached its horizon by a newborn one on a new level. The horizons of the first generation are cut evenly (the i-th
-    of n lives (i + 1) / n of its horizon): otherwise all learners would be of the same age for ever.
+    reached its horizon by a new one on a new level. The first lifetimes are cut short at evenly spaced ages (the i-th
+    of n ends at (i + 1) / n of its horizon), because otherwise all learners would always have the same age.
 
     Raises ValueError if `num_lifetimes` is not positive, or if the inner loop lacks what the estimator needs.
     """
-    if num_lifetimes < 1:
-        raise ValueError(f"num_lifetimes must be at least 1, got {num_lifetimes}")
+    checks.at_least(1, num_lifetimes=num_lifetimes)
     if getattr(inner, estimator.needs) is None:
-        other = "estimators.backprop" if estimator.needs == "fitness" else "es, pes or ask_tell of metarl.estimators"
-        critic = "give rl_inner_loop a critic, or " if estimator.needs == "loss" else ""
-        raise ValueError(f"the estimator needs `{estimator.needs}`, which this inner loop lacks: {critic}use {other}")
+        remedy = {
+            "loss": "give rl_inner_loop a critic, or use es, pes or ask_tell of metarl.estimators",
+            "fitness": "use metarl.estimators.backprop",
+        }[estimator.needs]
+        raise ValueError(f"the estimator needs `{estimator.needs}`, which this inner loop lacks: {remedy}")
 
-    def newborn(key: Key, levels: Level) -> Lifetimes:
+    def start(key: Key, levels: Level) -> Lifetimes:
         return jax.vmap(inner.init)(jax.random.split(key, num_lifetimes), levels)
 
     def init(key: Key) -> MetaState:
@@ -160,7 +164,7 @@ def compose(
         params = inner.init_meta(meta_key)
         curriculum_state = curriculum.init(curriculum_key, num_lifetimes)
         levels, curriculum_state = curriculum.sample(level_key, curriculum_state, jnp.ones(num_lifetimes, bool))
-        lifetimes = newborn(lifetime_key, _staggered(levels))
+        lifetimes = start(lifetime_key, _staggered(levels))
         return MetaState(
             step=jnp.int32(0),
             params=params,
@@ -173,22 +177,22 @@ def compose(
     def step(state: MetaState, key: Key) -> tuple[MetaState, Metrics]:
         estimate_key, update_key, level_key, lifetime_key = jax.random.split(key, 4)
 
-        # 1. follow an estimate of the meta-gradient, in which every lifetime grows older
+        # 1. estimate the meta-gradient, which advances every lifetime, and follow it
         gradient, estimator_state, lifetimes, metrics = estimator.estimate(
             inner, state.params, state.estimator, state.lifetimes, estimate_key
         )
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
 
-        # 2. tell the curriculum which lifetimes ended, and how
+        # 2. tell the curriculum which lifetimes ended
         ended = done(lifetimes)
         curriculum_state, level_metrics = curriculum.update(
             inner, params, state.curriculum, lifetimes, ended, update_key
         )
 
-        # 3. replace them by newborn learners on new levels
+        # 3. replace these by new lifetimes on new levels
         levels, curriculum_state = curriculum.sample(level_key, curriculum_state, ended)
-        lifetimes = select(ended, newborn(lifetime_key, levels), lifetimes)
+        lifetimes = select(ended, start(lifetime_key, levels), lifetimes)
 
         following = MetaState(state.step + 1, params, opt_state, estimator_state, curriculum_state, lifetimes)
         return following, {**metrics, **level_metrics, "lifetimes_ended": ended.sum()}
@@ -199,7 +203,7 @@ def compose(
 def _staggered(levels: Level) -> Level:
     """The i-th of n levels with (i + 1) / n of its horizon, rounded up."""
     count = len(levels.horizon)
-    # in integers and without the product of horizon and index, which may overflow
-    turn, (whole, rest) = jnp.arange(count) + 1, jnp.divmod(levels.horizon, count)
-    staggered = whole * turn + (rest * turn + count - 1) // count
+    # in integers, and without the product of horizon and index, which may overflow
+    rank, (whole, rest) = jnp.arange(count) + 1, jnp.divmod(levels.horizon, count)
+    staggered = whole * rank + (rest * rank + count - 1) // count
     return levels._replace(horizon=staggered.astype(levels.horizon.dtype))

@@ -1,7 +1,7 @@
-"""Devices, batches and sharding: the one module that knows them.
+"""Devices, batches and sharding: the only module that knows them.
 
-What is the same for many lifetimes, pairs of lifetimes or members of a sweep is a `map` over their leading axis. A
-`Placement` says on how many devices that axis is sharded, and how many of its entries a device computes at a time.
+Lifetimes, pairs of lifetimes and members of a sweep are computed by a map over their leading axis. A `Placement` says
+over which devices that axis is sharded, and how many of its entries each device computes at a time.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metarl import checks
 from metarl.types import Array, PyTree
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the entries of a leading axis are computed.
+    """On which devices the entries of a leading axis are computed, and how many at a time.
 
     Raises ValueError if `batch_size` is not positive.
     """
@@ -30,33 +31,32 @@ class Placement:
     devices: tuple[jax.Device, ...] | None = None
     """The axis is sharded over these; None: the default device."""
     batch_size: int | None = None
-    """Entries that one device computes at a time; None: all. Small batches save memory, and on CPUs time too."""
+    """Entries that each device computes at a time; None: all. Small batches save memory, and on CPUs also time."""
 
     def __post_init__(self) -> None:
-        if self.batch_size is not None and self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        checks.at_least(1, batch_size=self.batch_size)
 
     def map(self, function: Callable[[Any, Any], PyTree], common: PyTree, xs: PyTree) -> PyTree:
-        """`vmap(function, (None, 0))(common, xs)` of `xs` with leaves [n, ...].
+        """`vmap(function, (None, 0))(common, xs)` for `xs` with leaves [n, ...].
 
-        `function` may not close over what is traced: that belongs in `common`.
+        `function` must not close over traced arrays: pass them in `common`.
         Raises ValueError if the devices do not divide n.
         """
         return self.shard(lambda common, xs: in_batches(partial(function, common), xs, self.batch_size), common, xs)
 
     def balanced_map(self, function: Callable[[Any, Any], PyTree], common: PyTree, xs: PyTree, cost: Array) -> PyTree:
-        """As `map`, but entries of like `cost` [n] go together: a batch takes as long as its longest entry."""
-        places = len(self.devices or [None])
+        """`map` in batches of similar `cost` [n], because a batch takes as long as its longest entry."""
+        count = len(self.devices or [None])
         by_cost = jnp.argsort(cost)
-        order = jnp.concatenate([by_cost[i::places] for i in range(places)])  # every device gets short and long ones
+        order = jnp.concatenate([by_cost[i::count] for i in range(count)])  # every device gets short and long ones
         results = self.map(function, common, jax.tree.map(lambda x: x[order], xs))
         back = jnp.argsort(order)
         return jax.tree.map(lambda x: x[back], results)
 
     def shard(self, function: Callable[[Any, Any], PyTree], common: PyTree, xs: PyTree) -> PyTree:
-        """`function(common, part)` of an equal part of `xs` (leaves [n, ...]) on each device, joined in their order.
+        """`function(common, part)` on each device for its equal part of `xs` (leaves [n, ...]), concatenated.
 
-        Every device gets all results. Without devices, `function(common, xs)`.
+        Every device gets all results. Without devices this is `function(common, xs)`.
         Raises ValueError if the devices do not divide n.
         """
         if self.devices is None:
@@ -67,89 +67,89 @@ class Placement:
         mesh = jax.sharding.Mesh(np.asarray(self.devices), ("devices",))
         part, whole = jax.P("devices"), jax.sharding.NamedSharding(mesh, jax.P())
         sharded = jax.shard_map(function, mesh=mesh, in_specs=(jax.P(), part), out_specs=part, check_vma=False)
-        xs = jax.lax.with_sharding_constraint(xs, whole)  # what goes in is as what comes out: a loop's state stays put
+        xs = jax.lax.with_sharding_constraint(xs, whole)  # same sharding before and after, as loops need
         return jax.lax.with_sharding_constraint(sharded(common, xs), whole)
 
 
 def in_batches(function: Callable[[Any], PyTree], xs: PyTree, batch_size: int | None) -> PyTree:
-    """`vmap(function)(xs)`, `batch_size` of `xs` (leaves [n, ...]) at a time (all if None)."""
+    """`vmap(function)(xs)` in batches of `batch_size` of `xs` (leaves [n, ...]); None: all at once."""
     if batch_size is None or batch_size >= len(jax.tree.leaves(xs)[0]):
         return jax.vmap(function)(xs)
     return jax.lax.map(function, xs, batch_size=batch_size if batch_size > 1 else None)
 
 
 def dividing(count: int, num_devices: int = 0) -> tuple[jax.Device, ...] | None:
-    """This process's devices for `count` entries: `num_devices` of them, or if 0 as many as divide `count`.
+    """`num_devices` devices of this process for `count` entries; 0: the largest number that divides `count`.
 
-    None stands for the default one. Raises ValueError if there are fewer than `num_devices`.
+    None means the default device. Raises ValueError if the process has fewer than `num_devices`.
     """
-    there = jax.local_devices()
-    num = num_devices or next(n for n in range(len(there), 0, -1) if count % n == 0)
-    if num > len(there):
-        raise ValueError(f"devices must be at most the {len(there)} that there are, got {num}")
-    return tuple(there[:num]) if num > 1 else None
+    available = jax.local_devices()
+    num = num_devices or next(n for n in range(len(available), 0, -1) if count % n == 0)
+    if num > len(available):
+        raise ValueError(f"devices must be at most {len(available)}, as many as are available, got {num}")
+    return tuple(available[:num]) if num > 1 else None
 
 
 def training_devices(count: int, num_devices: int = 0) -> tuple[jax.Device, ...] | None:
-    """As `dividing`, for what all processes of a run compute together: all devices of all of them, if several.
+    """`dividing` for a run; if the run has several processes, all devices of all of them.
 
-    Raises ValueError if those do not divide `count`.
+    Raises ValueError if the devices do not divide `count`.
     """
     if jax.process_count() == 1 or num_devices == 1:
         return dividing(count, num_devices)
-    there = jax.devices()
+    available = jax.devices()
     if num_devices not in (0, jax.local_device_count()):
         raise ValueError(f"devices must be all {jax.local_device_count()} of each process, or 0, got {num_devices}")
-    if count % len(there):
+    if count % len(available):
         raise ValueError(
-            f"{count} (batches of) lifetimes or pairs cannot be sharded over the {len(there)} devices of "
+            f"{count} (batches of) lifetimes or pairs cannot be sharded over the {len(available)} devices of "
             f"{jax.process_count()} processes"
         )
-    return tuple(there)
+    return tuple(available)
 
 
 def all_devices() -> tuple[jax.Device, ...] | None:
-    """All devices of all processes; None, the default one, if there is only that."""
+    """All devices of all processes; None if there is only the default device."""
     return tuple(jax.devices()) if jax.device_count() > 1 else None
 
 
 def sweep_batch() -> int | None:
-    """Members of a sweep that one device computes at a time: one on CPUs, whose caches hold no more, else all."""
+    """Members of a sweep that each device computes at a time: 1 on CPUs, whose caches are small; else None, all."""
     return 1 if jax.default_backend() == "cpu" else None
 
 
 def replicated() -> jax.sharding.NamedSharding | None:
-    """A copy on each device of several processes; None, JAX's own choice, for one process."""
+    """The sharding with a copy on every device of all processes; None, JAX's own choice, if there is one process."""
     if jax.process_count() == 1:
         return None
     return jax.sharding.NamedSharding(jax.sharding.Mesh(np.asarray(jax.devices()), ("devices",)), jax.P())
 
 
-def one_each() -> jax.sharding.NamedSharding:
-    """A copy on one device of each process: what several processes read from files together."""
+def one_per_process() -> jax.sharding.NamedSharding:
+    """The sharding with a copy on one device of each process, to read files in all of them."""
     first = [next(x for x in jax.devices() if x.process_index == i) for i in range(jax.process_count())]
     return jax.sharding.NamedSharding(jax.sharding.Mesh(np.asarray(first), ("processes",)), jax.P())
 
 
 def agreed(signals: list[int]) -> list[int]:
-    """The first signal that any process has caught, known to all; empty if there is none."""
+    """The signals that any process has caught, the same in all processes; empty if there are none."""
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
-        of_all = multihost_utils.process_allgather(np.int32(signals[0] if signals else 0))
-        return [int(signum) for signum in of_all if signum]
+        first = multihost_utils.process_allgather(np.int32(signals[0] if signals else 0))  # of each process
+        return [int(signum) for signum in first if signum]
     return list(signals)
 
 
 def one_device_per_core() -> None:
-    """Lets JAX see each CPU core as a device, so that work is sharded over cores: small products fill one core only.
+    """Makes JAX see each CPU core as a device, so that work can be sharded over cores: a small product uses only one.
 
-    Call it before anything is computed: later, or where XLA_FLAGS or JAX_NUM_CPU_DEVICES say otherwise, it changes
-    nothing.
+    Call it before the first computation. Later calls change nothing, nor does a call where XLA_FLAGS or
+    JAX_NUM_CPU_DEVICES set the number of devices.
     """
-    # on a machine that is busy, one core may be long behind the other: XLA would take that for a deadlock
-    patience = "--xla_cpu_collective_call_terminate_timeout_seconds=3600"
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {patience}".strip()
+    # on a busy machine one core may be far behind another, which XLA would take for a deadlock
+    timeout = "--xla_cpu_collective_call_terminate_timeout_seconds=3600"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {timeout}".strip()
     if "xla_force_host_platform_device_count" in os.environ["XLA_FLAGS"] or "JAX_NUM_CPU_DEVICES" in os.environ:
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -158,9 +158,9 @@ def one_device_per_core() -> None:
 
 
 def join() -> None:
-    """Finds the other processes of a distributed run and waits for them: call it before anything is computed.
+    """Connects to the other processes of a distributed run and waits for them. Call it before the first computation.
 
-    Raises ValueError if there is no telling where they are.
+    Raises ValueError if nothing says where they are.
     """
     if jax.distributed.is_initialized():
         return
@@ -169,7 +169,7 @@ def join() -> None:
         count, this = (
             int(x) if (x := os.environ.get(f"JAX_{name}")) else None for name in ("NUM_PROCESSES", "PROCESS_ID")
         )
-        # one that fails does not wait for the others, which end with it; where nothing fails they meet
+        # a process that fails must not wait for the others, which end with it; if none fails, `meet` makes them wait
         jax.distributed.initialize(num_processes=count, process_id=this, shutdown_timeout_seconds=10)
     except ValueError as error:
         raise ValueError(
@@ -179,7 +179,7 @@ def join() -> None:
 
 
 def meet(where: str) -> None:
-    """Waits for the other processes of the run at the barrier `where`: the first may take a week for its report."""
+    """Waits, for at most a week, until all processes of the run have called this with the same `where`."""
     from orbax.checkpoint.multihost import get_barrier_sync_fn
 
     get_barrier_sync_fn()(key=where, timeout_ms=7 * 24 * 3600 * 1000)

@@ -9,7 +9,7 @@ from metarl.types import Array, PyTree
 
 
 def select(condition: Array, new: PyTree, old: PyTree) -> PyTree:
-    """`new` where `condition` holds, `old` elsewhere; `condition` [...] leads the axes of every leaf."""
+    """`new` where `condition` [...] holds, else `old`. The axes of `condition` are the first axes of every leaf."""
 
     def leaf(new: Array, old: Array) -> Array:
         mask = condition.reshape(condition.shape + (1,) * (jnp.ndim(new) - condition.ndim))

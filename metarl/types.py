@@ -1,4 +1,4 @@
-"""The nouns that every other module shares: levels, spaces and the environment protocol."""
+"""Types that every other module shares: levels, spaces, environments and tasks."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from metarl import checks
+
 Array = jax.Array
 Key = jax.Array  # a typed key, `jax.random.key(seed)`
 PyTree = Any
@@ -18,65 +20,67 @@ Metrics = dict[str, Array]
 
 
 class Level(NamedTuple):
-    """One training problem and how long a learner lives on it. Vmaps."""
+    """One training problem and the length of a lifetime on it. A pytree of arrays, so it vmaps."""
 
-    problem: PyTree  # an environment's parameters, a supervised problem, ...: arrays only, () if there is just one
-    horizon: Array  # () int32, lifetime in updates of the learner
+    problem: PyTree  # arrays only: the parameters of an environment, a supervised problem, ...; () if there is only one
+    horizon: Array  # () int32, length of the lifetime in updates of the learner
 
 
 class Levels(NamedTuple):
-    """A distribution of levels, and what is known of it. Functions are pure and of one level or problem.
+    """A distribution of levels, and what is known about it. Functions are pure and take one level or problem.
 
-    `Levels(sample)` is enough where there is no environment, `Levels(sample, env)` to train agents.
+    To train agents, give `Levels(sample, env)`; without an environment, `Levels(sample)` is enough.
     """
 
     sample: Callable[[Key], Level]
     env: Environment | None = None
     optimal_return: Callable[[PyTree], Array] | None = None  # problem -> () expected return of the best policy
-    mutate: Callable[[Key, Level], Level] | None = None  # a small edit, from which a curriculum grows new levels
-    render: Callable[..., Any] | None = (
-        None  # (problem, state of an episode or None) -> picture [height, width, 3] uint8
-    )
+    mutate: Callable[[Key, Level], Level] | None = None  # a small random edit, for curricula
+    # (problem, state of an episode or None) -> picture [height, width, 3] uint8
+    render: Callable[..., Any] | None = None
     features: Callable[[PyTree], Metrics] | None = None  # problem -> numbers () that describe it, for logs
 
     @property
     def environment(self) -> Environment:
-        """`env`. Raises ValueError if there is none: these levels are no problems for agents."""
+        """`env`. Raises ValueError if there is none: agents need an environment."""
         if self.env is None:
-            raise ValueError("these levels have no environment, so no agent can live on them: give Levels(sample, env)")
+            raise ValueError("these levels have no environment to train agents in: give Levels(sample, env)")
         return self.env
 
 
 class Progress(NamedTuple):
-    """How far a lifetime has come: everything that temporal awareness needs."""
+    """How far a lifetime has come. Temporally aware update rules see it."""
 
     step: Array  # () int32, agent updates so far
     horizon: Array  # () int32, agent updates in this lifetime
 
 
 class Layer(NamedTuple):
-    """A layer of a network, as an optimizer may see it that is learned.
+    """What a learned optimizer sees of one layer of a network.
 
-    A tree of layers has one in the place of the parameters of each, whose last axis is that of its n neurons.
+    A tree of layers is the tree of parameters with one `Layer` in the place of each layer's parameters. The last axis
+    of these parameters is that of the layer's n neurons.
     """
 
     depth: Array  # () from 0 at the input to 1 at the output
-    dormancy: Array  # [n] mean absolute activation of each neuron, over the mean of the layer's neurons
-    actor: Array  # () 1 if it acts, else 0
+    dormancy: Array  # [n] mean absolute activation of each neuron, divided by its mean over the layer
+    actor: Array  # () 1 for layers of the policy, else 0
 
 
 @dataclass(frozen=True)
 class Discrete:
-    """The integers 0 .. n-1 (interface of `gymnax.environments.spaces.Discrete`)."""
+    """The integers 0 .. n - 1 (interface of `gymnax.environments.spaces.Discrete`)."""
 
     n: int
     shape: tuple[int, ...] = ()
     dtype: Any = jnp.int32
 
     def sample(self, key: Key) -> Array:
+        """A uniformly drawn element, [*shape]."""
         return jax.random.randint(key, self.shape, 0, self.n, self.dtype)
 
     def contains(self, x: Array) -> Array:
+        """Whether each entry of `x` is an element, bool."""
         return (x >= 0) & (x < self.n)
 
 
@@ -90,50 +94,61 @@ class Box:
     dtype: Any = jnp.float32
 
     def sample(self, key: Key) -> Array:
+        """A uniformly drawn element, [*shape]; integers include both bounds."""
         if jnp.issubdtype(self.dtype, jnp.integer):
             return jax.random.randint(key, self.shape, int(self.low), int(self.high) + 1, self.dtype)
         return jax.random.uniform(key, self.shape, self.dtype, self.low, self.high)
 
     def contains(self, x: Array) -> Array:
+        """Whether `x` is within the bounds, () bool."""
         return jnp.all((x >= self.low) & (x <= self.high))
 
 
 class Environment(Protocol):
-    """The gymnax >= 1.0 interface, unbatched; anything of this shape works unregistered.
-
-    `step` resets by itself when an episode ends (`terminated | truncated`): it then returns the new
-    episode's observation and state, and the old one's last observation as `info["final_observation"]`
-    (which always holds the true successor observation, whether or not the episode ended).
-    """
+    """The gymnax >= 1.0 interface, unbatched. Any object with these methods works; nothing needs registration."""
 
     @property
-    def default_params(self) -> PyTree: ...
+    def default_params(self) -> PyTree:
+        """The parameters of one level."""
+        ...
 
-    def reset(self, key: Key, params: PyTree) -> tuple[Array, PyTree]: ...
+    def reset(self, key: Key, params: PyTree) -> tuple[Array, PyTree]:
+        """Observation and state at the start of an episode."""
+        ...
 
     def step(
         self, key: Key, state: PyTree, action: Array, params: PyTree
-    ) -> tuple[Array, PyTree, Array, Array, Array, dict[str, Any]]: ...
+    ) -> tuple[Array, PyTree, Array, Array, Array, dict[str, Any]]:
+        """`(obs, state, reward, terminated, truncated, info)` after one action.
 
-    def action_space(self, params: PyTree) -> Any: ...
+        When an episode ends (`terminated | truncated`), `obs` and `state` are those of a new episode.
+        `info["final_observation"]` is always the true successor observation, also where the episode ended.
+        """
+        ...
 
-    def observation_space(self, params: PyTree) -> Any: ...
+    def action_space(self, params: PyTree) -> Any:
+        """A `Discrete`, or a `Box` of one axis."""
+        ...
+
+    def observation_space(self, params: PyTree) -> Any:
+        """A `Discrete` or a `Box`."""
+        ...
 
 
 class Task(NamedTuple):
-    """A distribution of supervised problems. Functions are pure and of one problem."""
+    """A distribution of supervised problems. Functions are pure and take one problem."""
 
-    sample: Callable[[Key], PyTree]  # a problem: arrays only, () if there is just one
-    init: Callable[[Key, PyTree], Params]  # (key, problem) -> parameters at the start
-    # (params, problem, key) -> () loss on a minibatch that the key draws (or without noise)
+    sample: Callable[[Key], PyTree]  # a problem: arrays only, () if there is only one
+    init: Callable[[Key, PyTree], Params]  # (key, problem) -> initial parameters
+    # (params, problem, key) -> () loss on a minibatch, or with noise, which the key draws
     loss: Callable[[Params, PyTree, Key], Array]
-    test: Callable[[Params, PyTree], Array]  # (params, problem) -> () mean of `loss` over all minibatches
-    # (params, problem, key) -> tree of `Layer` on the minibatch of `loss`; None if there are no layers to be seen
+    test: Callable[[Params, PyTree], Array]  # (params, problem) -> () mean of `loss` over all keys
+    # (params, problem, key) -> tree of `Layer` on the minibatch of `loss`; None if the task has no layers
     layers: Callable[[Params, PyTree, Key], PyTree] | None = None
 
 
 class Verdict(NamedTuple):
-    """What a `TokenTask` says of one answer."""
+    """The judgement of one answer to a `TokenTask`."""
 
     reward: Array  # () float32
     correct: Array  # () bool
@@ -141,34 +156,34 @@ class Verdict(NamedTuple):
 
 
 class TokenTask(Protocol):
-    """Problems that are posed and answered in tokens 0 .. num_tokens - 1. All functions unbatched, jit- and vmap-able.
+    """Problems whose prompts and answers are tokens 0 .. num_tokens - 1. Methods are unbatched, and they jit and vmap.
 
-    An answer ends at its first `end`; what comes after counts for nothing, and one without `end` is never correct.
+    An answer ends at its first `end`; later tokens are ignored. An answer without `end` is never correct.
     """
 
     @property
     def num_tokens(self) -> int:
-        """Size of the vocabulary, shared by all splits of a task: a policy trained on one plays all."""
+        """Size of the vocabulary, equal for all splits of a task: a policy that is trained on one can play all."""
         ...
 
     @property
     def end(self) -> int:
-        """The token that ends an answer, and pads it after its end."""
+        """The token that ends an answer and pads it."""
         ...
 
     @property
     def prompt_length(self) -> int:
-        """P."""
+        """P, tokens of a prompt."""
         ...
 
     @property
     def answer_length(self) -> int:
-        """T, with room for the end token."""
+        """T, most tokens of an answer, with the end token."""
         ...
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """What verdicts there are; the first is that of correct answers."""
+        """Names of the kinds of verdicts; the first is that of correct answers."""
         ...
 
     def sample(self, key: Key) -> PyTree:
@@ -176,25 +191,24 @@ class TokenTask(Protocol):
         ...
 
     def prompt(self, problem: PyTree) -> Array:
-        """The problem in tokens `[P] int32`."""
+        """The prompt of a problem, tokens `[P] int32`."""
         ...
 
     def demonstrate(self, key: Key, problem: PyTree) -> Array:
-        """A correct answer `[T] int32`, uniformly drawn among those known, ended and padded by `end`."""
+        """A correct answer `[T] int32`, drawn uniformly from the known ones, with `end` after it."""
         ...
 
     def verify(self, problem: PyTree, answer: Array) -> Verdict:
-        """Judges `answer` `[T] int32`, of which only what comes before the first `end` counts."""
+        """Judges `answer` `[T] int32` by its tokens before the first `end`."""
         ...
 
 
 def constant_levels(env: Environment, horizon: int, params: PyTree = None) -> Levels:
-    """A distribution of one level: any gymnax-style environment, `horizon` agent updates per lifetime.
+    """A distribution of one level: `env` with `params` (None: its default ones), `horizon` updates per lifetime.
 
-    `params` are the environment's (its default ones if None). Raises ValueError if `horizon` is not positive.
+    Raises ValueError if `horizon` is not positive.
     """
-    if horizon < 1:
-        raise ValueError(f"horizon must be at least 1 agent update, got {horizon}")
+    checks.at_least(1, horizon=horizon)
     params = env.default_params if params is None else params
-    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), params)  # never weakly typed: one compile
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), params)  # weak types would compile twice
     return Levels(lambda key: Level(params, jnp.int32(horizon)), env)

@@ -1,5 +1,11 @@
 # ---
 # jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -26,7 +32,18 @@ import optax
 import metarl
 from envs import tokens
 from metarl import curricula, estimators, optimizers, plot
-from metarl.finetune import Settings, controllers, credit, finetune, policies, success_rate
+from metarl.finetune import (
+    Data,
+    Sampling,
+    controllers,
+    credit,
+    finetune,
+    policies,
+    sources,
+    success_rate,
+    updates,
+    utilities,
+)
 
 smoke = bool(os.environ.get("METARL_SMOKE"))  # tiny sizes, for tests
 
@@ -44,24 +61,22 @@ key = jax.random.key(0)
 problem = task.sample(key)
 print("prompt", task.prompt(problem), "demonstration", task.demonstrate(key, problem))
 
-sizes = Settings(num_prompts=2, group_size=2, num_demonstrations=2, num_validation=2)
-if not smoke:
-    sizes = Settings(num_prompts=24, group_size=8, num_demonstrations=64, num_validation=8)
+group = 2 if smoke else 8  # answers to each problem
 
 
-def tune(start, controller, steps, learning_rate, settings=sizes):
+def tune(start, controller, steps, learning_rate, problems, demonstrations, utility=None):
     """The policy after `steps` steps from the parameters `start(key)`, and the log."""
     optimizer = optax.chain(optimizers.clip_by_global_norm(1.0), optimizers.adam(learning_rate))
-    advantages = credit.grpo(settings.group_size)
-    inner = finetune(policy, task, start, controller, optimizer, advantages, settings)
-    life = metarl.Levels(None, lambda key: metarl.Level((), jnp.int32(steps + 1)))  # one that lasts the whole training
+    data = Data(sources.fresh(task, Sampling(problems, group)), sources.demonstrations(task, demonstrations))
+    update = updates.joint(optimizer)
+    inner = finetune(policy, start, data, credit.grpo(group), controller, update, utility=utility)
+    life = metarl.Levels(lambda key: metarl.Level((), jnp.int32(steps + 1)))  # one that lasts the whole training
     meta = metarl.compose(inner, estimators.backprop(1), optax.sgd(3.0), curricula.uniform(life), num_lifetimes=1)
     state, log = metarl.train(meta, seed=0, steps=steps, chunk=2 if smoke else 50)
     return jax.tree.map(lambda x: x[0], state.lifetimes.params), log
 
 
-imitation_only = sizes._replace(num_prompts=1, group_size=2, num_demonstrations=4 if smoke else 128)
-base, log = tune(policy.init, controllers.constant(1.0), 2 if smoke else 1500, 1e-3, imitation_only)
+base, log = tune(policy.init, controllers.constant(1.0), 2 if smoke else 1500, 1e-3, 1, 4 if smoke else 128)
 examine = jax.jit(lambda params: success_rate(policy, held_out, params, jax.random.key(2), 8 if smoke else 1024))
 print(f"the base policy solves {examine(base):.2f} of held-out problems")
 
@@ -86,11 +101,13 @@ ways = {
     "imitation alone": controllers.constant(1.0),
 }
 steps = 2 if smoke else 300
-fewer = 1 if smoke else sizes.num_prompts - sizes.num_validation
+problems, demonstrations = (2, 2) if smoke else (24, 64)
+validation = 1 if smoke else 8  # of the problems
+utility = utilities.reward(task, Sampling(validation, group))
 logs, solved = {}, {"base policy": examine(base)}
 for name, controller in list(ways.items())[: 1 if smoke else None]:
-    own = sizes._replace(num_prompts=fewer) if "AMFT" in name else sizes
-    params, logs[name] = tune(lambda key: base, controller, steps, 3e-4, own)
+    own = (problems - validation, demonstrations, utility) if "AMFT" in name else (problems, demonstrations)
+    params, logs[name] = tune(lambda key: base, controller, steps, 3e-4, *own)
     solved[name] = examine(params)
 
 panels = {

@@ -9,10 +9,10 @@
 # %% [markdown]
 # # GROOVE's levels
 #
-# GROOVE (Jackson et al. 2023) meta-trains a rule on the levels where its agents fall furthest behind A2C: every life
-# that ends gives its level a score, *algorithmic regret*, and a buffer gives the levels of high scores to new agents
-# again. What does such a buffer keep, and does its score mean what it should? Gridworlds can say, for their best
-# returns are known exactly.
+# GROOVE (Jackson et al. 2023) meta-trains a rule on the levels where its agents fall furthest behind A2C. When a life
+# ends, its level gets a score, the *algorithmic regret*. A buffer keeps the levels with the highest scores and gives
+# them to new agents again. Which levels does the buffer keep, and does the score measure what it should? Gridworlds can
+# answer this, because their best returns are known exactly.
 
 # %%
 import os
@@ -25,9 +25,9 @@ from scipy.stats import spearmanr
 
 import envs
 import metarl
-from envs import gridworld
 from metarl import curricula, estimators, networks, objectives, optimizers, plot
 from metarl.curricula.replay import REPLAYED, has_score
+from metarl.evaluation import gallery
 from metarl.evaluation.measure import final_returns
 
 smoke = bool(os.environ.get("METARL_SMOKE"))  # tiny sizes, for tests
@@ -35,13 +35,15 @@ smoke = bool(os.environ.get("METARL_SMOKE"))  # tiny sizes, for tests
 # %% [markdown]
 # ## A short run
 #
-# LPG by meta-gradients, with `curricula.replay` in place of `curricula.uniform` and a score in `compose`. Lives are
-# short here, so that many end. Half of the newborn agents get a level of the buffer, by the rank of its score.
+# We meta-train LPG by meta-gradients, with `curricula.replay` and a score in the place of `curricula.uniform`. Lives
+# are short here, so that many of them end. Half of the new agents get a level from the buffer; the rank of its score
+# decides how likely a level is.
 
 # %%
 horizon = 2 if smoke else 60
 levels = envs.make("gridworld/small" if smoke else "gridworld/all_shortlife", horizon=horizon)
-agents = partial(metarl.rl_inner_loop, levels.env, networks.tabular, num_envs=8, rollout_length=20)
+experience = metarl.Experience(num_envs=8, rollout_length=20)
+agents = partial(metarl.rl_inner_loop, levels.env, networks.tabular, experience=experience)
 a2c = agents(objectives.a2c(normalise_advantage=True), optimizers.adam(0.1))
 learner = agents(
     objectives.lpg(hidden=16),
@@ -52,12 +54,16 @@ meta = metarl.compose(
     learner,
     estimators.backprop(steps=2 if smoke else 5),
     optax.adam(1e-3),
-    curricula.replay(levels, capacity=8 if smoke else 256, warm_up=2 if smoke else 32),
+    curricula.replay(
+        levels,
+        capacity=8 if smoke else 256,
+        score=curricula.scores.algorithmic_regret(a2c),
+        warm_up=2 if smoke else 32,
+    ),
     num_lifetimes=4 if smoke else 24,
-    score=curricula.scores.algorithmic_regret(a2c),
 )
 state, log = metarl.train(meta, seed=0, steps=4 if smoke else 400)
-buffer = state.curriculum
+buffer = state.curriculum.buffer
 scored = np.flatnonzero(has_score(buffer))
 scored = scored[np.argsort(-np.asarray(buffer.score)[scored])]  # highest first
 
@@ -67,28 +73,22 @@ axes[1].hist(np.asarray(buffer.score)[scored], bins=30, color=plot.BLUE)
 axes[1].set(xlabel="score: A2C's return minus the agent's", ylabel="levels in the buffer")
 print(f"{log['lifetimes_ended'].sum()} lives; {len(scored)} levels have a score,", end=" ")
 print(f"{(np.asarray(buffer.score)[scored] > 0).mean():.0%} of them above 0;", end=" ")
-print(f"{(buffer.origin == REPLAYED).sum()} of {len(buffer.origin)} present agents live on a level of the buffer")
+print(f"{(buffer.origin == REPLAYED).sum()} of the {len(buffer.origin)} agents live on a level of the buffer")
 figure
 
 # %% [markdown]
 # ## The gallery
 #
-# The five levels of the highest scores, and below them five of the lowest that the buffer still holds.
-# Green objects pay and red ones cost; a dark core says how likely collecting one ends the episode.
+# The first row shows the five levels with the highest scores, the second row the five with the lowest scores that the
+# buffer still holds. Green objects pay and red ones cost. A dark core shows how likely an object is to end the episode.
 
 # %%
-shown = [*scored[:5], *scored[-5:]]
-pictures = {}
-for i, place in enumerate(shown):
-    params = jax.tree.map(lambda x: np.asarray(x[place]), buffer.levels.env_params)  # noqa: B023
-    title = f"{i + 1}: score {buffer.score[place]:.2f}\n{params.max_steps} steps"
-    pictures[title] = gridworld.render(levels.env, params, pixels=12)
-plot.pictures(pictures, columns=5)
+gallery.draw(levels, buffer)
 
 # %% [markdown]
-# ## What does it keep?
+# ## What does the buffer keep?
 #
-# Beside as many fresh levels: the better half of the buffer, by score, which replay mostly draws from.
+# Replay mostly draws from the levels with high scores. We compare the better half of the buffer with fresh levels.
 
 # %%
 fresh = jax.jit(jax.vmap(levels.sample))(jax.random.split(jax.random.key(1), 4 if smoke else 256))
@@ -96,7 +96,7 @@ kept = jax.tree.map(lambda x: x[scored[: max(2, len(scored) // 2)]], buffer.leve
 
 
 def features(levels):
-    p = levels.env_params
+    p = levels.problem
     return {
         "longest episode (steps)": p.max_steps,
         "free cells": p.free.sum(1),
@@ -117,37 +117,37 @@ axes[0].legend()
 figure
 
 # %% [markdown]
-# ## Is the score what it should be?
+# ## Is the score right?
 #
-# It comes from one life of one agent and one of A2C's. What one would want is how much *new* agents of the rule fall
-# short of the best possible. So: four new agents of the rule as it is now on every other level of the buffer, against
-# the optimum by dynamic programming.
+# A score compares one life of one agent with one life of one A2C agent. It should tell how much *new* agents of the
+# rule fall short of the best possible return. So we take about a hundred levels of the buffer, train four new agents of
+# the final rule on each, and compare their returns with the exact optimum.
 
 # %%
 some = scored[:: max(1, len(scored) // 100)]
 place = jax.tree.map(lambda x: x[some], buffer.levels)
 judge = jax.jit(lambda key: final_returns(learner, state.params, place, key, num_seeds=1 if smoke else 4))
 returns = judge(jax.random.key(2)).mean(0)
-best = jax.jit(lambda p: jax.lax.map(envs.optimal_return(levels.env), p))(place.env_params)
+best = jax.jit(lambda problems: jax.lax.map(levels.optimal_return, problems))(place.problem)
 score, regret = np.asarray(buffer.score)[some], np.asarray(best - returns)
 
 figure, (axis,) = plot.panels(1, size=(5.4, 3.8))
-points = axis.scatter(score, regret, s=14, c=np.asarray(place.env_params.max_steps), cmap="viridis")
+points = axis.scatter(score, regret, s=14, c=np.asarray(place.problem.max_steps), cmap="viridis")
 figure.colorbar(points, ax=axis, label="longest episode (steps)")
 axis.set(xlabel="score in the buffer", ylabel="regret of new agents\nagainst the optimum")
 print(f"Spearman's rho of score and regret: {spearmanr(score, regret).statistic:.2f} on {len(some)} levels;", end=" ")
-print(f"of the longest episode and regret: {spearmanr(place.env_params.max_steps, regret).statistic:.2f}")
+print(f"of the longest episode and regret: {spearmanr(place.problem.max_steps, regret).statistic:.2f}")
 figure
 
 # %% [markdown]
-# The curriculum does what it is made for. All scores in the buffer are positive, for levels on which the rule is level
-# with A2C have been pushed out; what stays has longer episodes (315 steps in the better half, 219 in fresh levels),
-# more room (51 free cells, 43) and slightly more to collect. And the score, though it comes from a single life, says
-# something of what it should: Spearman's rho with the exact regret of new agents is 0.52, higher than that of the
-# episode's length (0.37), which is what returns scale with in the first place. It misses levels as well: some in the
-# upper left have large regret and small scores, presumably since A2C did not find much there either.
+# The curriculum does what it should. All scores in the buffer are positive: levels on which the rule is as good as A2C
+# have been replaced. The better half of the buffer has longer episodes (318 steps, against 219 in fresh levels), more
+# space (50 free cells, against 43) and slightly more objects. A score comes from a single life, but it does tell
+# something: its rank correlation (Spearman's rho) with the exact regret of new agents is 0.46. That of the episode's
+# length, which scales all returns, is 0.30. The score also misses levels: some in the upper left of the figure have a
+# large regret and a small score, presumably because A2C earned little there, too.
 #
-# Two cautions. A buffer keeps the *highest* of noisy scores, so some of what is in it was merely lucky. And harder
-# levels need not make better rules: in the README's comparison, with five meta-training seeds each, **GROOVE's rules
-# are not better than those of domain randomisation** at this scale, and neither are those of an oracle that scores by
-# the exact optimum.
+# Two cautions. The buffer keeps the *highest* of noisy scores, so some of its levels are there by luck. And harder
+# levels need not make better rules. The documentation compares them with five meta-training seeds each: **GROOVE's
+# rules are not better than those of domain randomisation** at this scale, and neither are those of an oracle that
+# scores by the exact optimum.

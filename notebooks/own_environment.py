@@ -9,9 +9,10 @@
 # %% [markdown]
 # # Bring your own environment
 #
-# An environment needs no registration. It needs gymnax's shape: `default_params`, `reset`, `step` and two spaces, all
-# pure and of one environment; metarl vmaps. This notebook writes one, makes a distribution of levels of it, trains
-# plain agents there, and then one by a learned rule that has only ever seen gridworlds.
+# An environment needs no registration. It needs the methods of a gymnax environment: `default_params`, `reset`, `step`
+# and two spaces. All of them are pure functions of one environment; metarl applies `vmap`. This notebook writes an
+# environment, makes a distribution of levels, and trains plain agents on them. Then it trains agents by a learned rule
+# that was meta-trained on gridworlds only.
 
 # %%
 import os
@@ -21,7 +22,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 import metarl
 from metarl import networks, objectives, optimizers, plot
@@ -30,14 +30,17 @@ from metarl.types import Discrete
 smoke = bool(os.environ.get("METARL_SMOKE"))  # tiny sizes, for tests
 
 # %% [markdown]
-# ## A game of pressing one's luck
+# ## A game of luck
 #
-# Rolling adds one tenth to the pot, or, with probability `risk`, loses it and ends the episode. Banking pays the pot
-# and ends the episode. After twenty rolls the house calls it a night.
+# The player rolls or banks. A roll adds one tenth to the pot; but with probability `risk` it loses the pot and ends the
+# episode. Banking pays the pot and ends the episode. After twenty rolls the game stops.
 #
-# Three things are worth a look. An episode that is *terminated* has no future; one that is *truncated* has one that is
-# not seen, and value functions should know the difference. `step` resets by itself, and
-# `info["final_observation"]` is always the true successor. And what may differ between levels is in `params`.
+# Note three things:
+#
+# - A *terminated* episode has no future. A *truncated* episode has a future that is not seen. Value functions need to
+#   know the difference.
+# - `step` resets the environment by itself. `info["final_observation"]` always holds the true next observation.
+# - `params` holds what may differ between levels.
 
 
 # %%
@@ -80,10 +83,9 @@ class PressYourLuck:
 # %% [markdown]
 # ## Levels
 #
-# A `Level` is parameters and how many updates an agent's life has; `Levels` is the environment and a function that
-# draws a level. (`metarl.constant_levels(env, horizon)` is a distribution of one.)
-#
-# The game is small enough to know the answer: roll while `(1 - risk)(pot + 1) > pot`.
+# A `Level` is a problem (here the environment's parameters) and the number of updates in an agent's life. `Levels` is a
+# function that draws a level, the environment, and what else is known of the levels: here the best return. The game is
+# so small that we can compute it. (`metarl.constant_levels(env, horizon)` is a distribution of one level.)
 
 # %%
 env = PressYourLuck()
@@ -94,32 +96,32 @@ def sample(key):
     return metarl.Level(Luck(jax.random.uniform(key, minval=0.05, maxval=0.4)), jnp.int32(updates))
 
 
-levels = metarl.Levels(env, sample)
+def best_return(luck):
+    pots = jnp.arange(env.most)  # roll until the pot is this large, then bank
+    return (0.1 * pots * (1 - luck.risk) ** pots).max()
 
 
-def best_return(risk):
-    pots = jnp.arange(env.most)  # to roll until the pot is so large, and bank
-    return (0.1 * pots * (1 - risk) ** pots).max()
-
-
+levels = metarl.Levels(sample, env, optimal_return=best_return)
 many = jax.vmap(levels.sample)(jax.random.split(jax.random.key(0), 4 if smoke else 256))
-best = jax.vmap(best_return)(many.env_params.risk)
+best = jax.vmap(levels.optimal_return)(many.problem)
 print(f"{len(best)} levels, best returns from {best.min():.2f} to {best.max():.2f}")
 
 # %% [markdown]
 # ## Agents
 #
-# PPO and A2C with tables, and `lpg-gridworld`, whose agents have a table of predictions besides their policy. It was
-# meta-trained on gridworlds with SGD at 40 and 4, so that is what its agents get here. What departs from the
-# interface would be a `ValueError` in this cell, before anything is compiled.
+# A2C and PPO train tables. `lpg-gridworld` is a rule that was meta-trained on gridworlds; `rule.inner_loop(env)` makes
+# agents in our environment of the same kind as those that it was meta-trained with: their table has predictions besides
+# the policy, and SGD trains it. All agents have the same experience. If the environment departed from the interface,
+# this cell would raise a `ValueError` before anything is compiled.
 
 # %%
-table = partial(metarl.rl_inner_loop, env, networks.tabular, num_envs=16, rollout_length=20)
 rule = metarl.load_rule("lpg-gridworld")
+once = rule.learner.experience  # 16 environments, 20 steps, one update per rollout
+table = partial(metarl.rl_inner_loop, env, networks.tabular, optimizer=optimizers.adam(0.1))
 agents = {
-    "A2C": table(objectives.a2c(normalise_advantage=True), optimizers.adam(0.1)),
-    "PPO": table(objectives.ppo(), optimizers.adam(0.1), epochs=2, minibatches=2),
-    "LPG from gridworlds": table(rule.objective, optimizers.per_output(policy=optax.sgd(40.0), y=optax.sgd(4.0))),
+    "A2C": table(objectives.a2c(normalise_advantage=True), experience=once),
+    "PPO": table(objectives.ppo(), experience=once._replace(epochs=2, minibatches=2)),
+    "LPG from gridworlds": rule.inner_loop(env),
 }
 lived, curves = {}, {}
 for name, inner in agents.items():
@@ -133,22 +135,22 @@ for name, share in shares.items():
 plot.lines(
     {name: (1 + jnp.arange(updates), plot.smoothed(share)) for name, share in shares.items()},
     "update of the agent",
-    f"return, of the best possible (mean of {len(best)} levels)",
+    f"return, as a share of the best (mean of {len(best)} levels)",
     reference=1.0,
 )
 
 # %% [markdown]
 # ## What do they do?
 #
-# A lifetime holds its agent's parameters, here a table of logits for each pot. The dotted line is where a perfect
-# player stops rolling.
+# A lifetime holds its agent's parameters; here these are a table of logits for each pot. The dotted line shows where a
+# perfect player stops rolling: it rolls while `(1 - risk)(pot + 1) > pot`.
 
 # %%
-order = jnp.argsort(many.env_params.risk)
+order = jnp.argsort(many.problem.risk)
 figure, axes = plot.panels(3, size=(3.0, 3.2), beside=1.0)
 for axis, (name, agent) in zip(axes, lived.items(), strict=True):
     rolls = jax.nn.softmax(agent.params["policy"])[order, :-1, env.roll]  # [levels, pots]
-    risk = many.env_params.risk[order]
+    risk = many.problem.risk[order]
     mesh = axis.pcolormesh(jnp.arange(env.most), risk, rolls, vmin=0, vmax=1, cmap="RdBu", shading="nearest")
     axis.plot((1 - risk) / risk, risk, "k:")
     axis.set(title=name, xlabel="pot (tenths)", xlim=(-0.5, 19.5))
@@ -158,11 +160,11 @@ figure.colorbar(mesh, ax=axes, label="probability of rolling")
 figure
 
 # %% [markdown]
-# PPO and A2C find the line, coming to 0.99 and 0.98 of the best return. (Where the tables are white, nobody has ever
-# had so much in the pot.) The rule from gridworlds has never seen a game of chance, and its agents do learn: rolling
-# with little in the pot, and on risky levels banking about where they should. Where the risk is small they bank too
-# early, they stay undecided about it, and stop at 0.81. **A learned rule is not better here than what one has
-# anyway**; on what it was meta-trained on neither (see `tour`).
+# PPO and A2C find the line and reach 0.99 and 0.98 of the best return. (Where the tables are white, no agent has had
+# such a large pot.) The rule from gridworlds has never seen a game of chance, and its agents still learn: they roll
+# while there is little in the pot, and on risky levels they bank about where they should. Where the risk is small they
+# bank too early and stay undecided, and they reach only 0.81. **The learned rule is not better here than hand-made
+# ones**; nor is it on the levels that it was meta-trained on (see `tour`).
 #
-# `levels` goes wherever `envs.make(...)` goes: into `curricula.uniform(levels)` to meta-train a rule on this game,
-# say, as in `own_update_rule`.
+# You can use `levels` wherever you can use `envs.make(...)`. For example, `curricula.uniform(levels)` meta-trains a
+# rule on this game, as in `own_update_rule`.

@@ -9,14 +9,14 @@
 # %% [markdown]
 # # Write your own update rule in one file
 #
-# What an agent minimises is a `metarl.Objective`: four pure functions. Whatever in them depends on `meta_params` can be
-# meta-learned, by any estimator. The one below is ours: A2C, in which
+# A `metarl.Objective` says what an agent minimises. It consists of pure functions, and any estimator can meta-learn
+# what in them depends on `meta_params`. This notebook writes a rule that is A2C with two changes:
 #
-# - every advantage gets a *weight* from a small network, which sees the advantage and the agent's age, and
-# - the entropy bonus is an exponential function of the agent's age.
+# - A small network gives every advantage a *weight*. It sees the advantage and the agent's age.
+# - The entropy bonus is an exponential function of the agent's age.
 #
-# To give meta-training something to do, it starts badly: all weights are 1, as in A2C, but the entropy bonus is thirty
-# times what suits these levels.
+# The rule starts badly on purpose, so that meta-training has something to improve: all weights are 1, as in A2C, but
+# the entropy bonus is thirty times larger than is good for these levels.
 
 # %%
 import os
@@ -30,8 +30,9 @@ import optax
 import envs
 import metarl
 from metarl import curricula, estimators, networks, objectives, optimizers, plot
-from metarl.evaluation.measure import final_returns, normalised_return
-from metarl.objectives.actor_critic import actor_critic_targets
+from metarl.evaluation.measure import final_returns
+from metarl.evaluation.scales import normalised_return
+from metarl.rl.critic import actor_critic_targets
 from metarl.rl.returns import normalise
 from metarl.rl.rollout import unroll
 
@@ -41,12 +42,12 @@ smoke = bool(os.environ.get("METARL_SMOKE"))  # tiny sizes, for tests
 # ## The rule
 #
 # `targets` is computed once per rollout and is constant to the agent; the agent follows the gradient of `loss`. The
-# meta-gradient flows through both. This cell is the file that you would write.
+# meta-gradient flows through both. You would write this cell as a file of its own.
 
 
 # %%
 class Weighed(NamedTuple):
-    """Leaves [T, E], but for the entropy coefficient."""
+    """Arrays [T, E], except the entropy coefficient []."""
 
     advantage: jax.Array
     returns: jax.Array
@@ -54,7 +55,7 @@ class Weighed(NamedTuple):
 
 
 def weight(meta_params, advantage, age):
-    """What an advantage counts (from 1/e to e; 1 at birth), given how old the agent is (from 0 to 1)."""
+    """The weight of an advantage, from 1/e to e, given the agent's age from 0 to 1. An untrained rule gives 1."""
     x = jnp.stack(jnp.broadcast_arrays(advantage, jnp.abs(advantage), age, age * advantage), axis=-1)
     return jnp.exp(jnp.tanh(jnp.tanh(x @ meta_params["hidden"]) @ meta_params["output"]))[..., 0]
 
@@ -90,22 +91,26 @@ def learned_weights(hidden=16):
 
 
 # %% [markdown]
-# ## Is it A2C at birth?
+# ## Is the untrained rule A2C?
 #
-# With the same entropy bonus and the same keys, agents should live the same lives. `score` is the mean return of new
-# agents on held-out levels at the end of their lives.
+# With the same entropy bonus and the same keys, both rules should give exactly the same agents. `score` is the return
+# of new agents on held-out levels at the end of their lives.
 
 # %%
 levels = envs.make("gridworld/small", horizon=4 if smoke else 100)
 agents = partial(
-    metarl.rl_inner_loop, levels.env, networks.tabular, optimizer=optimizers.adam(0.1), num_envs=8, rollout_length=20
+    metarl.rl_inner_loop,
+    levels.env,
+    networks.tabular,
+    optimizer=optimizers.adam(0.1),
+    experience=metarl.Experience(num_envs=8, rollout_length=20),
 )
 mine = agents(objective=learned_weights(), critic=metarl.Critic(optax.adam(0.1)))
 held_out = jax.vmap(levels.sample)(jax.random.split(jax.random.key(2**31 - 1), 4 if smoke else 32))
 
 
 @jax.jit
-def a2c(entropy_coef):  # an array, so that A2C with another bonus is no other program
+def a2c(entropy_coef):  # an array, so that one program serves all values
     agent = agents(objective=objectives.a2c(normalise_advantage=True, entropy_coef=entropy_coef))
     return final_returns(agent, {}, held_out, jax.random.key(1), num_seeds=4)
 
@@ -118,15 +123,16 @@ def score(meta_params):
 returns = {
     "A2C, bonus 0.01": a2c(0.01),
     "A2C, bonus 0.3": a2c(0.3),
-    "mine, at birth": score(mine.init_meta(jax.random.key(0))["objective"]),
+    "mine, untrained": score(mine.init_meta(jax.random.key(0))["objective"]),
 }
 print({name: f"{x.mean():.4f}" for name, x in returns.items()})
 
 # %% [markdown]
-# ## Two estimators, one argument
+# ## Two estimators
 #
-# `backprop` differentiates through four updates of the agent and judges it by the policy-gradient loss of the next
-# rollout. `es` compares whole lives under perturbed meta-parameters by the return at their end.
+# Only one argument of `compose` differs. `backprop` differentiates through four updates of the agent, and judges the
+# agent by its policy-gradient loss on the next rollout. `es` runs whole lives under perturbed meta-parameters, and
+# compares the returns at their end.
 
 # %%
 ways = {
@@ -149,38 +155,37 @@ advantage = jnp.linspace(-3, 3, 61)
 ages = jnp.linspace(0, 1, 21)
 figure, axes = plot.panels(3, size=(3.6, 3.2))
 for axis, (name, p) in zip(axes, params.items(), strict=False):
-    counted = {f"age {age}": (advantage, weight(p, advantage, age) * advantage) for age in (0.0, 0.5, 1.0)}
-    plot.lines(counted, "advantage", "what it counts", axis=axis)
-    axis.plot(advantage, advantage, ":", color="black")  # at birth
+    weighted = {f"age {age}": (advantage, weight(p, advantage, age) * advantage) for age in (0.0, 0.5, 1.0)}
+    plot.lines(weighted, "advantage", "weighted advantage", axis=axis)
+    axis.plot(advantage, advantage, ":", color="black")  # untrained
     axis.set_title(name)
 bonus = {name: (ages, entropy_coef(p, ages)) for name, p in params.items()}
-plot.lines(bonus, "age", "coefficient (dashed: at birth)", reference=0.3, axis=axes[2])
+plot.lines(bonus, "age", "coefficient (dashed: untrained)", reference=0.3, axis=axes[2])
 axes[2].set_yscale("log")
 axes[2].set_title("entropy bonus")
 figure
 
 # %% [markdown]
-# ## Is it any better?
+# ## Is it better?
 #
-# New agents on held-out levels, after a life as long as those of training.
+# We train new agents on held-out levels, for lives as long as those of meta-training.
 
 # %%
 returns |= {f"mine, by {name}": score(p) for name, p in params.items()}
-best = jax.lax.map(envs.optimal_return(levels.env), held_out.env_params)
+best = jax.lax.map(levels.optimal_return, held_out.problem)
 intervals = {name: normalised_return(x, 0 * best, best) for name, x in returns.items()}
 
 for name, (mean, low, high) in intervals.items():
     print(f"{name}: {mean:.3f} [{low:.3f}, {high:.3f}]")
-plot.intervals(intervals, "return at the end of life, of the best possible")
+plot.intervals(intervals, "final return, as a share of the best possible")
 
 # %% [markdown]
-# At birth the rule *is* A2C with its bonus, to the last digit. After meta-training it has made up for most of the bad
-# start: from 0.80 to 0.90 by backpropagation and 0.89 by evolution, where A2C with a bonus that suits these levels has
-# 0.92. The intervals of all three overlap, and no more is to be expected of a rule that could only mend what was
-# broken.
+# Untrained, the rule *is* A2C with the same bonus, to the last digit. Meta-training repairs most of the bad start: the
+# score rises from 0.80 to 0.90 by backpropagation and to 0.89 by evolution. A2C with a good bonus has 0.92. The
+# intervals of these three overlap. The rule cannot do much better, because only the bonus was wrong.
 #
-# How they did it differs, and for a reason. Backpropagation sees four updates ahead: it makes all advantages count as
-# much as it may (the straight line is at the bound, e times what it was), which leaves the bonus relatively small, and
-# hardly touches the bonus itself. Evolution sees whole lives, and has found what takes a whole life to pay: to explore
-# more than at first while young, 0.6, and ten times less when old. Both are one run; the curves above are noisy
-# because the levels of their agents change all the time.
+# The two estimators repair it in different ways. Backpropagation sees four updates ahead. It gives all advantages the
+# greatest weight that is allowed (the straight line is at the bound, e times the untrained one), which makes the bonus
+# relatively small, and it hardly changes the bonus itself. Evolution sees whole lives, and finds something that only
+# pays over a whole life: young agents explore more than before (a bonus of 0.6), and old ones ten times less. This is
+# one run of each. The curves above are noisy because the agents' levels change all the time.

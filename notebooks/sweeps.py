@@ -9,10 +9,10 @@
 # %% [markdown]
 # # Sweeps on an accelerator
 #
-# Meta-learning has many knobs, and its runs differ a lot by chance, so one wants all combinations of some values, with
-# several seeds. One run of a small rule leaves a GPU idle for most of the time; hundreds side by side do not.
-# `metarl.sweep` makes one compiled program of all members that differ only in numbers. The cells below are small enough
-# for a CPU, and are the same on a GPU.
+# Meta-learning has many hyperparameters, and its results vary a lot between seeds. So one wants to try all combinations
+# of some values, each with several seeds. A single run of a small rule leaves a GPU idle most of the time; hundreds
+# side by side do not. `metarl.sweep` compiles all members that differ only in numbers into one program. The cells below
+# are small enough for a CPU, and run unchanged on a GPU.
 
 # %%
 import os
@@ -33,9 +33,10 @@ print(len(jax.devices()), jax.devices()[0].platform)
 # %% [markdown]
 # ## What is swept
 #
-# A dataclass with the knobs, and a function from it to a run. Here: an LPG for ten-armed bandits, by evolution over
-# lives of 20 updates. What `make` uses as a number (`learning_rate`, `sigma`) can be an array, and is vmapped; what it
-# needs as a size (`hidden`) costs a compilation for each value. `sweep` finds out by itself which is which.
+# A sweep needs a dataclass of hyperparameters, and a function that makes a run from it. Here the run meta-trains an LPG
+# for ten-armed bandits, by evolution over lives of 20 updates. What `make` uses as a number (`learning_rate`, `sigma`)
+# can be an array, so all its values share one compiled program. What it needs as a size (`hidden`) is compiled once for
+# each value. `sweep` finds out which is which.
 
 
 # %%
@@ -53,8 +54,7 @@ def make(config):
         networks.tabular,
         objectives.lpg(hidden=config.hidden),
         optimizers.per_output(policy=optax.sgd(4.0), y=optax.sgd(0.4)),
-        num_envs=4,
-        rollout_length=5,
+        metarl.Experience(num_envs=4, rollout_length=5),
         num_eval_episodes=2 if smoke else 8,
     )
     return metarl.compose(
@@ -77,10 +77,10 @@ print(f"{len(result.members)} members in {time.perf_counter() - start:.0f} s, co
 print(f"{(result.diverged > 0).sum()} diverged")
 
 # %% [markdown]
-# ## What came out
+# ## Results
 #
-# The log has an axis for the members. `scores` is the mean of a metric over the last tenth of the meta-steps (NaN for
-# members that diverged: they are reported, and stop nobody), `configurations` puts the best combination first.
+# The log has an axis for the members. `scores` is the mean of a metric over the last tenth of the meta-steps. It is NaN
+# for members that diverged; the others go on. `configurations` puts the best combination first.
 
 # %%
 found = result.configurations("fitness")
@@ -93,7 +93,8 @@ for values, members in found:
 plot.grid(table, fields["sigma"], fields["learning_rate"], "sigma", "learning rate", "return of new agents")
 
 # %% [markdown]
-# The best and the worst combination over meta-training: means of the seeds, and their range.
+# Next we compare the best and the worst combination during meta-training. The lines are means over the seeds, and the
+# bands are their ranges.
 
 # %%
 ends = {
@@ -104,16 +105,16 @@ curves = {name: (1 + np.arange(steps), [plot.smoothed(seed) for seed in seeds]) 
 plot.trajectories({"return": curves}, "meta-step")
 
 # %% [markdown]
-# An episode is twenty pulls of an arm, which pay 10 at random and about 18 for somebody who knows the best of ten
-# arms. Learning rates from 0.03 up are good with every sigma up to 0.3, and level with each other within the seeds; at
-# low rates the seeds differ by more than the neighbours do, so a single one would have told a story of its own.
-# Fitness is that of agents under *perturbed* rules, which is one reason why a sigma of 1 looks bad.
+# An episode is twenty pulls. They pay 10 at random, and about 18 for an agent that knows the best of the ten arms.
+# Learning rates of 0.03 and above are good with every sigma up to 0.3, and their differences are smaller than those
+# between seeds. At low rates the seeds differ by more than neighbouring combinations do, so a single seed would be
+# misleading. The fitness is that of agents under *perturbed* rules; this is one reason why a sigma of 1 looks bad.
 #
 # ## What it costs
 #
-# Members of one program share its compilation. On an accelerator they go side by side and share every kernel launch
-# as well; on a CPU, which has no idle units to fill, they go one after the other. How long one meta-step takes with one
-# member and with all of them, compiled programs only (the log has the `seconds` that have gone by):
+# Members of one program share its compilation. On an accelerator they run side by side and share every kernel launch,
+# too. A CPU has no idle units to fill, so they run one after the other. How long does one meta-step take with one
+# member, and with all of them? The log has the elapsed `seconds`, from which we leave out the compilation:
 
 # %%
 alone = metarl.sweep(make, Config(), {"sigma": [0.1]}, seeds=1, steps=steps)
@@ -131,13 +132,13 @@ print(
 print(f"{all_of_them / one:.1f} times as long")
 
 # %% [markdown]
-# Here, on two cores of a CPU, 48 members take 41 times as long as one: all that is saved is compilation.
+# Here, on two cores of a CPU, 48 members take 41 times as long as one: the sweep saves compilation only.
 #
 # ## At scale
 #
-# - `metarl.sweep(..., devices=jax.devices())` deals the members out to all devices; `batch_size=` lets so many go side
-#   by side on each (by default all on accelerators), for less memory.
-# - `directory="runs/sweep"` writes checkpoints, and `resume=True` goes on from them.
-# - `result.params` holds every member's meta-parameters: the best is ready for `metarl.save_rule`.
-# - `python -m experiments.lpg --sweep learning_rate=3e-4,1e-3,3e-3 --sweep-seeds 8` does the same from a command
-#   line, with any experiment, and draws what came out.
+# - `metarl.sweep(..., placement=metarl.Placement(devices=tuple(jax.devices())))` shards the members over all devices.
+#   `batch_size=` of `Placement` limits how many members a device computes at a time, which saves memory.
+# - `directory="runs/sweep"` writes checkpoints, and `resume=True` continues from them.
+# - `result.params` holds the meta-parameters of every member, ready for `metarl.save_rule`.
+# - `python -m experiments.lpg --sweep learning_rate=3e-4,1e-3,3e-3 --sweep-seeds 8` does the same from the command
+#   line, with any experiment, and draws the results.

@@ -9,9 +9,8 @@
 # %% [markdown]
 # # metarl in ten minutes
 #
-# metarl learns *how agents learn*. This tour goes once around: levels, an agent, a meta-training run, a rule that
-# somebody else has trained, and files. Everything is a pure function of arrays, so `jit` and `vmap` are yours to use
-# on any of it.
+# metarl learns *how agents learn*. This tour visits levels, an agent, a meta-training run, a rule that is shipped with
+# metarl, and files. Everything is a pure function of arrays, so you can use `jit` and `vmap` on all of it.
 
 # %%
 import os
@@ -25,50 +24,48 @@ import optax
 
 import envs
 import metarl
-from envs import gridworld
 from metarl import curricula, estimators, networks, objectives, optimizers, plot
+from metarl.rules import build
 
 smoke = bool(os.environ.get("METARL_SMOKE"))  # tiny sizes, for tests
 
 # %% [markdown]
 # ## Levels
 #
-# `envs.make` gives a *distribution* of levels: an environment, and a function that draws its parameters and how many
-# updates an agent's life has. In these gridworlds objects (squares) are collected by walking onto them: green ones pay,
-# red ones cost, a dark core says how likely an object ends the episode. They come back after a while. The best expected
-# return is known exactly, by dynamic programming.
+# `envs.make` returns a *distribution* of levels. A level is a problem (here the parameters of an environment) and a
+# horizon: the number of updates in an agent's life. In these gridworlds an agent collects objects (squares) by walking
+# onto them. Green objects pay, red ones cost, and all of them come back after a while. A dark core shows how likely an
+# object is to end the episode. `levels.optimal_return` computes the best expected return exactly, by dynamic
+# programming.
 
 # %%
 levels = envs.make("gridworld/small", horizon=4 if smoke else 250)
-optimum = jax.jit(envs.optimal_return(levels.env))
+optimum = jax.jit(levels.optimal_return)
 
 pictures = {}
 for seed in range(4):
     level = levels.sample(jax.random.key(seed))
-    title = f"level {seed}: {level.env_params.max_steps} steps,\nbest return {optimum(level.env_params):.2f}"
-    pictures[title] = gridworld.render(levels.env, level.env_params)
+    title = f"level {seed}: {level.problem.max_steps} steps,\nbest return {optimum(level.problem):.2f}"
+    pictures[title] = levels.render(level.problem)
 plot.pictures(pictures)
 
 # %% [markdown]
 # ## An agent
 #
-# An agent is a network, an objective and an optimizer. Here it is a table that learns by A2C. `train_agent` is one
-# agent's life. It is pure, so lives on many levels are a `vmap` over levels and keys.
+# An agent is a network, an objective, an optimizer and the experience that it collects for each update. Here it is a
+# table that learns by A2C. `train_agent` runs one agent's life. It is pure, so `vmap` over levels and keys runs many
+# lives.
 
 # %%
+experience = metarl.Experience(num_envs=8, rollout_length=20)
 a2c = metarl.rl_inner_loop(
-    levels.env,
-    networks.tabular,
-    objectives.a2c(normalise_advantage=True),
-    optimizers.adam(0.1),
-    num_envs=8,
-    rollout_length=20,
+    levels.env, networks.tabular, objectives.a2c(normalise_advantage=True), optimizers.adam(0.1), experience
 )
 
 
 @partial(jax.jit, static_argnums=0)
 def lives(inner, meta_params, levels, key):
-    """What episodes that end in each update earn: [n, updates], of one agent on each of n levels."""
+    """Mean return of the episodes that end in each update, [n, updates]: one agent on each of n levels."""
     live = partial(metarl.train_agent, inner, meta_params, num_updates=4 if smoke else 250)
     keys = jax.random.split(key, len(levels.horizon))
     return jax.vmap(lambda level, key: live(level=level, key=key))(levels, keys)[1]["episode_return"]
@@ -76,7 +73,7 @@ def lives(inner, meta_params, levels, key):
 
 many = jax.jit(jax.vmap(levels.sample))(jax.random.split(jax.random.key(2**31 - 1), 4 if smoke else 64))
 curves = {"A2C": lives(a2c, {}, many, jax.random.key(0))}
-best = jax.lax.map(optimum, many.env_params).mean()
+best = jax.lax.map(optimum, many.problem).mean()
 print(
     f"A2C, last 50 updates, mean of {len(many.horizon)} levels: {jnp.nanmean(curves['A2C'][:, -50:]):.2f} of {best:.2f}"
 )
@@ -84,21 +81,28 @@ print(
 # %% [markdown]
 # ## Meta-training
 #
-# Now the objective itself becomes something to learn: LPG is a recurrent network that reads a rollout and says what the
-# agent should become. Four parts meet in `compose`: lifetimes of agents (`rl_inner_loop`), how a meta-gradient is
-# obtained (`estimators.backprop` through 5 updates; `estimators.es(steps=250)` would be evolution over whole lives), an
-# optax optimizer that follows it, and which levels the next lives are spent on.
+# Now the objective itself is learned. LPG (Learned Policy Gradient) is a recurrent network that reads a rollout and
+# tells the agent how to change. `compose` joins four parts:
+#
+# - `learner`, the inner loop: one agent per lifetime. Here we describe it by a *recipe* of plain data, which can be
+#   saved with the learned rule.
+# - `estimators.backprop(steps=5)`, which computes the meta-gradient by differentiating through 5 updates.
+#   `estimators.es(steps=250)` would use evolution over whole lives instead.
+# - an optax optimizer, which follows the meta-gradient.
+# - a curriculum, which chooses the levels of new agents.
 
 # %%
-lpg = partial(
-    metarl.rl_inner_loop,
-    levels.env,
-    networks.tabular,
-    optimizer=optimizers.per_output(policy=optax.sgd(40.0), y=optax.sgd(4.0)),
-    num_envs=8,
-    rollout_length=20,
-)
-learner = lpg(objective=objectives.lpg(hidden=16), critic=metarl.Critic(optax.adam(0.1)))
+recipe = {
+    "objective": {"name": "lpg", "hidden": 16},
+    "optimizer": {
+        "name": "per_output",
+        "policy": {"name": "sgd", "learning_rate": 40.0},
+        "y": {"name": "sgd", "learning_rate": 4.0},
+    },
+    "network": {"name": "tabular"},
+    "experience": experience._asdict(),
+}
+learner = build(recipe).inner_loop(levels.env, critic=metarl.Critic(optax.adam(0.1)))
 meta = metarl.compose(
     learner, estimators.backprop(steps=5), optax.adam(1e-3), curricula.uniform(levels), num_lifetimes=16
 )
@@ -107,16 +111,18 @@ state, log = metarl.train(meta, seed=0, steps=2 if smoke else 300)
 plot.learning_curves(log, ["episode_return"])
 
 # %% [markdown]
-# Agents die and are born again all the time, on new levels, so agents of all ages are in this curve: it rises because
-# the *rule* gets better.
+# An agent that reaches its horizon is replaced by a new one on a new level, so this curve averages over agents of all
+# ages. It rises because the *rule* gets better.
 #
-# ## What is it worth?
+# ## How good is the rule?
 #
-# New agents on levels that none of this was trained on. Rules that were trained longer are shipped; `load_rule` gives
-# one ready to use, as an objective in which nothing is left to learn.
+# We train new agents on levels that were not used for meta-training. We also try a rule that was meta-trained for
+# longer and is shipped with metarl. `load_rule` returns it with its whole learner; we only change the experience, so
+# that all agents have the same.
 
 # %%
-shipped = lpg(objective=metarl.load_rule("lpg-gridworld").objective)
+rule = metarl.load_rule("lpg-gridworld").trained._replace(experience=experience)  # as much as the others have
+shipped = rule.inner_loop(levels.env)
 curves["LPG, trained above"] = lives(learner, state.params, many, jax.random.key(0))
 curves["LPG, untrained"] = lives(learner, learner.init_meta(jax.random.key(5)), many, jax.random.key(0))
 curves["LPG, shipped"] = lives(shipped, {}, many, jax.random.key(0))
@@ -132,27 +138,31 @@ plot.lines(
 )
 
 # %% [markdown]
-# A minute of meta-training has made a rule out of a random network, whose agents only get worse: its agents come to
-# 0.94, as do those of the shipped rule (four times as wide, trained with twice as many lives for twice as long), which
-# learn faster. **A2C comes to 1.04**, of 1.14 that would be possible, and gets there sooner. That is how far rules of
-# this size go; the README says so with intervals and several seeds.
+# One minute of meta-training turns a random network, whose agents get worse as they learn, into a useful rule. Its
+# agents reach 0.94, and so do the agents of the shipped rule, which learn faster. (The shipped rule is four times as
+# wide and was meta-trained with twice as many lives for twice as long.) **A2C reaches 1.04** of a possible 1.14, and
+# does so sooner. This is how far rules of this size go; the documentation has results with intervals and several seeds.
 #
 # ## Files
 #
-# A rule is saved with its recipe, so that loading needs no code that made it. `metarl.train` with a `directory` would
-# also have left checkpoints and a log, and could be stopped with Ctrl-C and resumed.
+# A rule is saved with the recipe of its learner, so loading needs no other code. `metarl.train` with a `directory` also
+# writes checkpoints and a log; you can stop such a run with Ctrl-C and resume it. `metarl.save_agent` saves a trained
+# agent instead of a rule.
 
 # %%
 with tempfile.TemporaryDirectory() as place:
     file = Path(place) / "mine.safetensors"
-    metarl.save_rule(file, state.params, {"objective": {"name": "lpg", "hidden": 16}}, {"levels": "gridworld/small"})
+    metarl.save_rule(file, state.params, recipe, {"levels": "gridworld/small"})
     mine = metarl.load_rule(file)
-    print(f"{file.stat().st_size / 1024:.0f} KiB, made from {mine.card['recipe']}")
+    inner = mine.inner_loop(levels.env)  # ready for train_agent
+    print(f"{file.stat().st_size / 1024:.0f} KiB; learned: {mine.card['recipe']['objective']}")
 
 # %% [markdown]
 # ## Where to go next
 #
-# - `own_update_rule`, `own_environment`: put something of your own behind a seam, in one file or one cell.
-# - `what_lpg_learned`, `temporal_awareness`, `groove_levels`, `amft_weight`, `learned_optimizer`: what there is inside.
-# - `sweeps`: many runs as one program.
-# - `python -m experiments.lpg --help`, and the table in the README: the same, at full size, from a command line.
+# - `own_update_rule`, `own_environment`: write a part of your own, in one file or one cell.
+# - `judge_a_rule`: compare rules on a suite of environments.
+# - `what_lpg_learned`, `temporal_awareness`, `groove_levels`, `amft_weight`, `learned_optimizer`: look inside learned
+#   rules.
+# - `sweeps`: run many configurations as one program.
+# - `python -m experiments`: the same at full size, from the command line.

@@ -10,10 +10,10 @@
 # # What did LPG learn?
 #
 # `lpg-gridworld` is a recurrent network that was meta-trained on small gridworlds for four minutes. It reads a rollout
-# backwards and gives, for every step, a number `pi_hat` by which the agent moves the log-probability of its action (the
-# place that an advantage has in A2C), and a target for the agent's prediction `y`, a distribution over eight bins
-# whose meaning is the rule's own business. Nobody told it about values, discounts or temporal differences. We can ask
-# what it does by showing it rollouts of our making.
+# backwards. For every step it returns two things: a number `pi_hat`, which multiplies the gradient of the action's
+# log-probability (as an advantage does in A2C), and a target for the agent's prediction `y`, a distribution over eight
+# bins. The bins have no given meaning: the rule chooses what the agent predicts. Nobody told the rule about values,
+# discounts or temporal differences. To find out what it does, we show it rollouts that we make by hand.
 
 # %%
 import os
@@ -21,7 +21,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import optax
 
 import envs
 import metarl
@@ -33,8 +32,9 @@ smoke = bool(os.environ.get("METARL_SMOKE"))  # tiny sizes, for tests
 # %% [markdown]
 # ## A probe
 #
-# The agent of the probe has tables of two rows and never leaves row 0, where it takes the first of two actions with the
-# probability that we choose; row 1 says what it predicts next. Every environment of the rollout is one question.
+# The agent of the probe has tables with two rows. It stays in row 0, where it takes the first of two actions with a
+# probability that we choose. Row 1 is its prediction in the next state. Every environment of the rollout asks one
+# question.
 
 # %%
 rule = metarl.load_rule("lpg-gridworld")
@@ -67,9 +67,9 @@ def answer(reward, terminated, prob=0.5, y_next=0.0):
 # %% [markdown]
 # ## Rewards
 #
-# One step, alone. First its reward, for likely and unlikely actions; then what the next prediction adds. (A bin means
-# nothing by itself: what is drawn is the step in which all of the next prediction's mass is on that bin, while the
-# present prediction is uniform.)
+# First we look at a single step. The first two panels show `pi_hat` over the reward, for likely and unlikely actions.
+# The third panel shows the effect of the next prediction. For each bin it shows a step without reward whose next
+# prediction has all its mass on this bin, while the present prediction is uniform.
 
 # %%
 rewards = jnp.linspace(-1, 1, 41)[None]
@@ -87,16 +87,17 @@ limits = [min(a.get_ylim()[0] for a in axes), max(a.get_ylim()[1] for a in axes)
 for axis in axes:
     axis.set_ylim(limits)
     axis.axhline(0, color="black", linewidth=0.8)
-print(f"a reward of 0 that ends the episode: {answer(one, one == 0)[0, 0]:.2f}", end=", ")
-print(f"and that does not: {answer(one, one > 0)[0, 0]:.2f}")
+print(f"pi_hat of a reward of 0: {answer(one, one == 0)[0, 0]:.2f} if the step ends the episode", end=", ")
+print(f"{answer(one, one > 0)[0, 0]:.2f} if not")
 figure
 
 # %% [markdown]
 # ## Credit
 #
-# How far back does a reward reach? A rollout of twenty steps gets a reward of 1 in its last step, or none; drawn is the
-# difference that it makes to every earlier `pi_hat`, over that of the last step. Beside it the same for A2C's
-# advantages (discount 0.99, lambda 0.95), and for a reward that comes just after another episode's end.
+# How far back does a reward reach? A rollout of twenty steps has a reward of 1 in its last step, or no reward. We plot
+# the difference that this makes to `pi_hat` at every earlier step, relative to the last step. We compare it with the
+# advantages of A2C (discount 0.99, lambda 0.95), and with a rollout in which another episode ends shortly before the
+# reward.
 
 # %%
 T = 20
@@ -114,33 +115,38 @@ effects = {
 figure = plot.lines(
     {name: (steps, effect) for name, effect in effects.items()},
     "steps between the action and the reward",
-    "effect, over that on the last action",
+    "effect, relative to the last action",
 )
 figure.axes[0].set_xticks(steps[::2])
-print("effect one, two, five and ten steps before:", [f"{reach[i] / reach[0]:.2f}" for i in (1, 2, 5, 10)])
+print(
+    "effect on the actions one, two, five and ten steps earlier:", [f"{reach[i] / reach[0]:.2f}" for i in (1, 2, 5, 10)]
+)
 figure
 
 # %% [markdown]
 # ## Lives
 #
-# Agents on new levels, by the rule and by A2C: what they earn, how random their policies stay, and how sharp the
-# predictions get (they would be of no use if they stayed uniform everywhere). The dashed lines are the best possible
-# return, and the entropies of uniform distributions.
+# We train agents on new levels by LPG and by A2C. We plot their returns, how random their policies stay, and how sharp
+# the predictions become (predictions that stay uniform everywhere are of no use). The dashed lines are the best
+# possible return and the entropies of uniform distributions.
 
 # %%
 updates = 3 if smoke else 250
 levels = envs.make("gridworld/small", horizon=updates)
-agents = partial(metarl.rl_inner_loop, levels.env, networks.tabular, num_envs=8, rollout_length=20)
+a2c = metarl.rl_inner_loop(
+    levels.env,
+    networks.tabular,
+    objectives.a2c(normalise_advantage=True),
+    optimizers.adam(0.1),
+    rule.learner.experience,  # as much as the rule's agents have
+)
 many = jax.jit(jax.vmap(levels.sample))(jax.random.split(jax.random.key(2**31 - 1), 2 if smoke else 64))
 lives = {}
-for name, inner in {
-    "LPG": agents(rule.objective, optimizers.per_output(policy=optax.sgd(40.0), y=optax.sgd(4.0))),
-    "A2C": agents(objectives.a2c(normalise_advantage=True), optimizers.adam(0.1)),
-}.items():
+for name, inner in {"LPG": rule.inner_loop(levels.env), "A2C": a2c}.items():
     live = jax.jit(jax.vmap(partial(metarl.train_agent, inner, {}, num_updates=updates)))
     lives[name] = live(many, jax.random.split(jax.random.key(1), len(many.horizon)))[1]
 
-best = jax.lax.map(jax.jit(envs.optimal_return(levels.env)), many.env_params).mean()
+best = jax.lax.map(levels.optimal_return, many.problem).mean()
 figure, axes = plot.panels(3, size=(3.6, 3.2))
 at = 1 + jnp.arange(updates)
 earned = {name: (at, plot.smoothed(jnp.nanmean(x["episode_return"], 0))) for name, x in lives.items()}
@@ -153,23 +159,24 @@ axes[2].set_ylim(0, 1.05 * jnp.log(bins))
 for axis in axes:
     axis.set_xlabel("update of the agent")
 for name, metrics in lives.items():
-    print(f"{name}: return {jnp.nanmean(metrics['episode_return'][:, -50:]):.2f} of {best:.2f},", end=" ")
-    print(f"policy's entropy {metrics['policy_entropy'][:, -50:].mean():.2f} in the last 50 updates")
-print(f"entropy of y: {lives['LPG']['y_entropy'][:, -50:].mean():.3f} of {jnp.log(bins):.3f}")
+    print(f"{name}: return {jnp.nanmean(metrics['episode_return'][:, -50:]):.2f}, best {best:.2f};", end=" ")
+    print(f"entropy of the policy {metrics['policy_entropy'][:, -50:].mean():.2f} in the last 50 updates")
+print(f"entropy of y: {lives['LPG']['y_entropy'][:, -50:].mean():.3f} of at most {jnp.log(bins):.3f}")
 figure
 
 # %% [markdown]
 # ## What it learned, and what it did not
 #
-# - **Rewards count, bad ones more.** `pi_hat` rises with the reward, to about half for a reward of 1 and to about
-#   minus one for a reward of -1. How likely the action was hardly matters.
-# - **It found a discount, and a short-sighted one.** The step before a reward gets 1.08 times the credit of the last
-#   one, that five steps before 0.22, ten steps 0.03. A2C's advantages reach much further. (That no credit crosses an
-#   episode's end is built in: the network's memory is cleared there.)
-# - **It did not make much of its predictions.** Their entropy stays at 2.070 of 2.079 nats, so nothing like a value
-#   function has come about, although the rule would listen to one: the third panel of the first figure is not zero.
-# - **Its agents stay random.** Their policies' entropy is 1.46 nats at the end, of log 5 = 1.61; that of A2C's agents
-#   0.80. They earn 0.94 where A2C's earn 1.04, and 1.14 would be possible.
+# - **Rewards count, and bad ones count more.** `pi_hat` rises with the reward: it is about one half for a reward of 1
+#   and about minus one for a reward of -1. The probability of the action hardly matters.
+# - **It found a short-sighted discount.** The step before the reward gets 1.08 times the credit of the last step, five
+#   steps earlier 0.22, and ten steps earlier 0.03. The advantages of A2C reach much further. (No credit crosses the end
+#   of an episode, because the network's memory is cleared there.)
+# - **It makes little use of predictions.** Their entropy stays at 2.070 of at most 2.079 nats, so the agents have
+#   learned nothing like a value function. The rule would react to predictions: the third panel of the first figure is
+#   not zero.
+# - **Its agents stay random.** The entropy of their policies is 1.47 nats at the end, where uniform policies have log 5
+#   = 1.61 and A2C's agents have 0.92. They earn 0.96, A2C's earn 1.07, and the best possible is 1.14.
 #
-# So four minutes of meta-training have found something like discounted returns, and no temporal differences. The LPG
-# paper, with far more of everything, reports predictions that do behave like values.
+# So four minutes of meta-training find something like discounted returns, but no temporal differences. The LPG paper,
+# with a far larger meta-training, reports predictions that behave like values.

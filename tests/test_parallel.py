@@ -1,25 +1,13 @@
 """One run on several devices, and of several processes: what they compute is what one device computes alone."""
 
-import csv
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import jax
 import numpy as np
-import optax
-import pytest
-from quadratic import levels, quadratic
 from toy import timeless
-
-import metarl
-from metarl.curricula import uniform
-from metarl.estimators import backprop
-from metarl.meta import compose
-from metarl.parallel import Placement
-from metarl.run import checkpoint
 
 HERE = Path(__file__).parent
 
@@ -107,82 +95,3 @@ def test_eight_devices_estimate_train_and_resume_as_one(tmp_path):
         command, env=environment(JAX_NUM_CPU_DEVICES="8"), capture_output=True, text=True, timeout=500
     )
     assert done.returncode == 0, done.stderr[-4000:]
-
-
-RUN = """
-import dataclasses, os, signal
-import jax
-from experiments import launch
-from experiments.parts import Run
-from metarl import parallel
-from metarl.meta import Meta
-from test_parallel import run_of_eight
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    run: Run = Run(chunk=2)
-    held_out_signal: bool = False  # not a part of what a resumed run must agree on
-
-def make(config):
-    meta = run_of_eight(parallel.Placement(parallel.training_devices(8)))
-
-    def step(state, key):  # traced when `train` has begun to listen
-        if config.held_out_signal and jax.process_index() == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return meta.step(state, key)
-
-    return Meta(meta.init, step)
-
-report = lambda *_: {"only": {"mean": 0.0, "low": 0.0, "high": 0.0}}
-launch.main(launch.Experiment("eight", make, report=report), Config, {"quick": Config()})
-"""
-
-
-def run_of_eight(placement=Placement()):  # noqa: B008
-    inner, distribution = quadratic(noise=0.3), uniform(levels(6, spread=0.5))
-    return compose(inner, backprop(4, placement=placement), optax.adam(1e-2), distribution, 8)
-
-
-def two_processes(script, *options):
-    """Exit codes and standard errors of two processes that run `script` together; they end with the test."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    common = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_NUM_CPU_DEVICES": "2"}
-    command = [sys.executable, script, "--distributed", *map(str, options)]
-    output = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    processes = [
-        subprocess.Popen(command, env=environment(**common, JAX_PROCESS_ID=str(i)), **output) for i in range(2)
-    ]
-    try:
-        errors = [process.communicate(timeout=300)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return [process.returncode for process in processes], errors
-
-
-@pytest.mark.slow
-def test_two_processes_train_as_one_and_stop_together(tmp_path):
-    """One process starts a run, two go on until a signal to one of them, two go on again, and one finishes it."""
-    options = {"chunk": 2}
-    state, log = metarl.train(run_of_eight(), steps=9, **options)
-    metarl.train(run_of_eight(), steps=1, directory=tmp_path, **options)
-    script = tmp_path / "run.py"
-    script.write_text(RUN)
-    resume = (script, "--directory", tmp_path, "--resume")
-
-    codes, errors = two_processes(*resume, "--steps", 7, "--held-out-signal")
-    assert codes == [143, 143], errors
-    assert all("SIGTERM after meta-step 3: saved" in error for error in errors)
-    assert checkpoint.steps(tmp_path) == [1, 3]
-
-    codes, errors = two_processes(*resume, "--steps", 7)
-    assert codes == [0, 0], errors
-    assert ["results in" in error for error in errors] == [True, False]
-    with (tmp_path / "metrics.csv").open(newline="") as file:
-        rows = [(int(row["step"]), float(row["meta_loss"])) for row in csv.DictReader(file)]
-    np.testing.assert_allclose(rows, list(enumerate(log["meta_loss"][:7], 1))[1:], rtol=2e-5)
-
-    last, whole_log = metarl.train(run_of_eight(), steps=9, directory=tmp_path, resume=True, **options)
-    assert_close((last, whole_log), (state, log))

@@ -1,6 +1,5 @@
-"""Learned rules, saved and loaded to be used in one's own code."""
+"""Recipes and learned rules: built, saved, loaded and used in one's own code."""
 
-import importlib
 import json
 
 import jax
@@ -11,20 +10,23 @@ import pytest
 
 import envs
 import metarl
-from experiments import ship
 from metarl import networks, objectives, optimizers, rules
-from metarl.pretrained import save_params
+from metarl.pretrained import load_params, save_params
 
-LPG = {"objective": {"name": "lpg", "bins": 4, "hidden": 4}}
+AGENT = {"network": {"name": "tabular"}, "experience": {"num_envs": 2, "rollout_length": 3}}
+SGD = {"optimizer": {"name": "sgd", "learning_rate": 1.0}}
+LPG = {"objective": {"name": "lpg", "bins": 4, "hidden": 4}, **SGD, **AGENT}
 OPEN = {"optimizer": {"name": "open_rl", "hidden": 2, "width": 4, "without": ("noise",)}}
 
 
 def born(recipe, seed=0):
-    return {kind: part.init(jax.random.key(seed)) for kind, part in rules.cook(recipe).items()}
+    learner = rules.build(recipe)
+    parts = {kind: part for kind in recipe if hasattr(part := getattr(learner, kind, None), "init")}
+    return {kind: part.init(jax.random.key(seed)) for kind, part in parts.items() if not hasattr(part, "update")}
 
 
 def test_a_saved_rule_trains_agents_as_it_did(tmp_path):
-    """LPG's agents, with the objective as it was learned and with the one that is loaded."""
+    """LPG's agents, with the objective as it was learned, with the one that is loaded, and with the whole learner."""
     params = born(LPG)
     metarl.save_rule(tmp_path / "rule.safetensors", {**params, "optimizer": ()}, LPG, {"seed": 3})
     rule = metarl.load_rule(tmp_path / "rule.safetensors")
@@ -32,25 +34,53 @@ def test_a_saved_rule_trains_agents_as_it_did(tmp_path):
     levels = envs.make("gridworld/small", horizon=5)
     level, key = levels.sample(jax.random.key(1)), jax.random.key(2)
 
-    def agent(objective, params):
-        inner = metarl.rl_inner_loop(
-            levels.env, networks.tabular, objective, optax.sgd(1.0), num_envs=2, rollout_length=3
-        )
+    def train(inner, params):
         return jax.jit(lambda: metarl.train_agent(inner, params, level, key, 3)[0].params)()
 
-    before, after = agent(objectives.lpg(bins=4, hidden=4), {**params, "optimizer": ()}), agent(rule.objective, {})
-    jax.tree.map(np.testing.assert_array_equal, before, after)
+    def agent(objective):
+        return metarl.rl_inner_loop(
+            levels.environment, networks.tabular, objective, optax.sgd(1.0), metarl.Experience(2, 3)
+        )
+
+    before = train(agent(objectives.lpg(bins=4, hidden=4)), {**params, "optimizer": ()})
+    for after in (train(agent(rule.objective), {}), train(rule.inner_loop(levels.environment), {})):
+        jax.tree.map(np.testing.assert_array_equal, before, after)
+    learned = train(rule.learner.inner_loop(levels.environment), rule.params)
+    jax.tree.map(np.testing.assert_array_equal, before, learned)
 
 
 def test_a_saved_optimizer_is_one_of_optax(tmp_path):
     params = jax.tree.map(lambda x: x + 0.1, born(OPEN))
     metarl.save_rule(tmp_path / "rule.safetensors", params, OPEN)
-    rule = metarl.load_rule(str(tmp_path / "rule.safetensors"))
+    rule = metarl.load_rule(str(tmp_path))  # the directory of a run
     weights = {"w": jnp.arange(6.0).reshape(2, 3), "b": jnp.ones(3)}
     made = optimizers.open_rl(2, 4, without=("noise",)).transform(params["optimizer"])
     moves = [t.update(weights, t.init(weights), weights)[0] for t in (optax.chain(rule.optimizer), optax.chain(made))]
     jax.tree.map(np.testing.assert_array_equal, *moves)
     assert rule.objective is None and float(jnp.abs(moves[0]["w"]).max()) > 0.0
+    with pytest.raises(ValueError, match="this learner has an optimizer only"):
+        rule.inner_loop(envs.make("mdp/random").environment)
+
+
+def test_optimizers_of_recipes_are_those_of_optax():
+    """But for derivatives: clipped Adam and SGD, and one optimizer for each output."""
+    params = {"policy": jnp.array([3.0, -4.0]), "y": jnp.array([0.1])}
+    adam = {"name": "adam", "learning_rate": 0.1, "max_norm": 0.5, "eps": 1e-5}
+    sgd = {"name": "sgd", "learning_rate": 2.0}
+    expected = optax.partition(
+        {"policy": optax.chain(optax.clip_by_global_norm(0.5), optax.adam(0.1, eps=1e-5)), "y": optax.sgd(2.0)},
+        lambda params: {name: name for name in params},
+    )
+    ours = rules.build_part("optimizer", {"name": "per_output", "policy": adam, "y": sgd})
+    moves = [t.update(params, t.init(params), params)[0] for t in (ours, expected)]
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), *moves)
+
+
+def test_every_component_is_named_once_and_the_only_one_of_its_kind_needs_no_name():
+    for kind, components in rules.COMPONENTS.items():
+        assert list(components) == sorted(components), kind
+    assert rules.build_part("experience", AGENT["experience"]) == metarl.Experience(2, 3)
+    assert rules.build_part("policy", {})(envs.make("mdp/random").environment.action_space(None)).size > 1
 
 
 @pytest.mark.parametrize("name", rules.shipped())
@@ -58,37 +88,38 @@ def test_what_is_shipped_loads_and_has_a_card(name):
     rule = metarl.load_rule(name)
     card = (rules._SHIPPED / f"{name}.md").read_text()
     assert rule.card["content_hash"][:16] in card and f"python -m experiments.{rule.card['experiment']} " in card
+    assert json.dumps(rule.card["recipe"]) in card
+    assert "Licence: Apache-2.0" in card and "Training data: " in card
     assert rule.objective or rule.optimizer
-    assert importlib.import_module(f"experiments.{rule.card['experiment']}").recipe
+    if not rule.card["config"]["levels"].startswith("supervised/"):
+        levels = envs.make(rule.card["config"]["levels"])
+        assert not jax.tree.leaves(rule.inner_loop(levels.environment).init_meta(jax.random.key(0)))
 
 
-def test_a_finished_run_is_shipped_with_a_card(tmp_path):
-    from experiments import learned_optimizer
-
-    run = tmp_path / "run"
-    small = "--levels supervised/quadratic --steps 2 --chunk 1 --num-pairs 2 --width 4 --held-out-seeds 0"
-    lives = "--shortest-life 2 --longest-life 2"
-    learned_optimizer.main([*small.split(), *lives.split(), "--directory", str(run)])
-    assert metarl.load_rule(run / "rule.safetensors").optimizer
-    results = json.loads((run / "results.json").read_text())
-    results["report"] = {"trained": {"mean": 1.0, "low": 0.5, "high": 1.5}}
-    (run / "results.json").write_text(json.dumps(results))
-    ship.main([str(run), "--name", "mine", "--note", "A test.", "--directory", str(tmp_path)])
-    rule, card = metarl.load_rule(tmp_path / "mine.safetensors"), (tmp_path / "mine.md").read_text()
-    assert "A test." in card and "| trained | 1.000 [0.500, 1.500] |" in card and "--width 4 " in card
-    assert rule.card["seed"] == 0 and len(rule.card["curve"]["fitness"]) == 2
+def test_a_file_of_an_old_version_is_converted(tmp_path):
+    path, old = tmp_path / "rule.safetensors", {"objective": LPG["objective"]}
+    save_params(path, born(LPG), {"recipe": old, "seed": 3})
+    with pytest.raises(ValueError, match=r"no optimizer, network, experience; metarl.rules.convert\(path, recipe\)"):
+        metarl.load_rule(path)
+    rules.convert(path, {**SGD, **AGENT})
+    rule = metarl.load_rule(path)
+    assert rule.card["recipe"] == LPG and rule.card["seed"] == 3
+    jax.tree.map(np.testing.assert_array_equal, load_params(path)[0], born(LPG))
 
 
 @pytest.mark.parametrize(
     ("act", "error", "says"),
     [
         (lambda d: metarl.load_rule("nothing-like-it"), FileNotFoundError, "no rule at 'nothing-like-it', and none is"),
+        (lambda d: metarl.load_rule("lpg-gridwold"), FileNotFoundError, "did you mean lpg-gridworld"),
+        (lambda d: metarl.load_rule(d), FileNotFoundError, "no run has finished there"),
         (lambda d: metarl.load_rule(save_params(d / "x", {"a": jnp.ones(1)}, {}) or d / "x"), ValueError, "no recipe"),
-        (lambda d: metarl.save_rule(d / "x", born(LPG), {"colour": {}}), ValueError, "objective and optimizer, got"),
-        (lambda d: metarl.save_rule(d / "x", {}, {"objective": {"name": "lpq"}}), ValueError, "got 'lpq'"),
-        (lambda d: metarl.save_rule(d / "x", {}, {"objective": {"name": "lpg", "bin": 4}}), ValueError, "'bin'"),
+        (lambda d: metarl.save_rule(d / "x", born(LPG), {**LPG, "colour": {}}), ValueError, "experience, got 'colour'"),
+        (lambda d: rules.build_part("objective", {"name": "lpq"}), ValueError, "got 'lpq'"),
+        (lambda d: rules.build_part("objective", {"name": "lpg", "bin": 4}), ValueError, "'bin'"),
+        (lambda d: rules.build_part("network", {}), ValueError, "one of gru, minatar_conv, mlp, tabular, got None"),
+        (lambda d: rules.build({}), ValueError, "this one has no objective, optimizer, network, experience"),
         (lambda d: metarl.save_rule(d / "x", born(LPG), OPEN), ValueError, "not those of its recipe"),
-        (lambda d: ship.Options("run", "a/b"), ValueError, "name must be a plain name"),
     ],
 )
 def test_what_cannot_be_is_refused(act, error, says, tmp_path):

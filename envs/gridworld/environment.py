@@ -1,19 +1,19 @@
 """The gridworld family on which learned update rules are meta-trained (Oh et al. 2020, appendix; Jackson et al. 2023).
 
 A level is a square grid with walls, an agent with five actions (up, down, left, right, stay) and objects of several
-types. What happens within one step, in this order:
+types. A step has these parts, in this order:
 
 1. *Move.* A move into a wall or across the border leaves the agent where it is.
-2. *Collect.* An object present on the agent's cell is collected: its reward is paid, it disappears, and the episode
-   terminates with its probability. This includes objects that respawned under the agent: one that stays there
-   collects them at its next step.
-3. *Respawn.* Every object that was absent when the step began reappears with its probability. One collected in this
-   step cannot reappear before the next.
-4. *Truncate.* The episode is truncated when `max_steps` steps are done; it can terminate in that very step, too.
+2. *Collect.* An object that is present on the agent's cell is collected: the agent gets its reward, it disappears, and
+   the episode terminates with its probability. If an object respawned under the agent and the agent stays, it is
+   collected at the next step.
+3. *Respawn.* Every object that was absent when the step began reappears with its probability. An object that was
+   collected in this step can reappear at the next step at the earliest.
+4. *Truncate.* The episode is truncated after `max_steps` steps; it can also terminate in its last step.
 
-In a *tabular* environment each object has one cell per level and the observation is the index of the state. Otherwise
+In a *tabular* environment each object has one cell per level, and the observation is the index of the state. Otherwise
 objects are put on uniformly drawn free and unoccupied cells at every reset and respawn, and the observation is a stack
-of planes. Walls are not observed: they belong to the level, and the agent lives its whole life on one level.
+of planes. Walls are not observed, because an agent spends its whole lifetime on one level.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metarl import checks
+from metarl.tree import select
 from metarl.types import Array, Box, Discrete, Key
 
 
@@ -35,7 +37,7 @@ class GridworldParams(NamedTuple):
     free: Array  # [C] bool, False for walls and for cells outside the level's own grid
     start: Array  # () int32, the agent's first cell
     num_objects: Array  # () int32
-    objects: Array  # [O] int32, cell of each object, -1 where there is none; only tabular environments look at it
+    objects: Array  # [O] int32, cell of each object, -1 where there is none; used in tabular environments only
     types: Array  # [O] int32
     reward: Array  # [O] float32, paid on collection
     terminate: Array  # [O] float32, probability that collecting it ends the episode
@@ -53,7 +55,7 @@ class GridworldState(NamedTuple):
 
 @dataclass(frozen=True)
 class Gridworld:
-    """The environment; its fields are the static maxima of a family of levels, and all else is `GridworldParams`.
+    """The environment. Its fields are the static maxima of a family of levels; `GridworldParams` has everything else.
 
     Observation: tabular `() int32`, `cell * 2 ** max_objects + sum(present[i] * 2 ** i)`; otherwise `[max_side,
     max_side, 1 + max_types] float32`, a plane with the agent's cell and one plane with the objects of each type.
@@ -65,8 +67,8 @@ class Gridworld:
     tabular: bool = True
 
     def __post_init__(self) -> None:
-        if self.max_side < 2 or self.max_objects < 1 or self.max_types < 1:
-            raise ValueError(f"max_side must be at least 2, max_objects and max_types at least 1, got {self}")
+        checks.at_least(2, max_side=self.max_side)
+        checks.at_least(1, max_objects=self.max_objects, max_types=self.max_types)
 
     @property
     def num_actions(self) -> int:
@@ -99,14 +101,14 @@ class Gridworld:
         return Discrete(self.num_actions)
 
     def observation_space(self, params: GridworldParams | None = None) -> Discrete | Box:
-        """States of a tabular environment, else planes; see the class."""
+        """The states of a tabular environment, or planes; see the class."""
         if self.tabular:
             return Discrete(self.num_states)
         return Box(0.0, 1.0, (self.max_side, self.max_side, 1 + self.max_types))
 
     def reset(self, key: Key, params: GridworldParams) -> tuple[Array, GridworldState]:
-        """The first observation and the state of a new episode."""
-        state = self._newborn(jax.random.uniform(key, (self.max_objects,)), params)
+        """Observation and state at the start of an episode."""
+        state = self._start(jax.random.uniform(key, (self.max_objects,)), params)
         return self._observe(state, params), state
 
     def step(
@@ -114,37 +116,37 @@ class Gridworld:
     ) -> tuple[Array, GridworldState, Array, Array, Array, dict[str, Any]]:
         """One step with auto-reset; see the module's docstring for the order of events."""
         draws = jax.random.uniform(key, (self.max_objects * (1 if self.tabular else 2),))
-        # An object's lot decides whether it respawns if it was absent, and whether it terminates if it is collected.
-        lots, places = draws[: self.max_objects], draws[self.max_objects :]
+        # The same number decides whether an absent object respawns and whether a collected one terminates: never both.
+        chances, places = draws[: self.max_objects], draws[self.max_objects :]
 
         cell = self.move(state.cell, action, params)
         positions = params.objects if state.objects is None else state.objects
         collected = state.present & (positions == cell)
         reward = jnp.sum(jnp.where(collected, params.reward, 0.0))
-        terminated = jnp.any(collected & (lots < params.terminate))
+        terminated = jnp.any(collected & (chances < params.terminate))
 
-        kept, respawned = state.present & ~collected, ~state.present & (lots < params.respawn)
+        kept, respawned = state.present & ~collected, ~state.present & (chances < params.respawn)
         objects = None
         if state.objects is not None:
             objects = self._place(places, respawned, cell, state.objects, kept, params)
         following = GridworldState(state.time + 1, cell, kept | respawned, objects)
         truncated = following.time >= params.max_steps
 
-        # The new episode may use the draws of the old one's respawns: either has the right law, and they never meet.
-        newborn, done = self._newborn(places, params), terminated | truncated
-        state = jax.tree.map(lambda new, old: jnp.where(done, new, old), newborn, following)
+        # The new episode reuses the draws of respawns in the old one: only one of both is returned.
+        start, done = self._start(places, params), terminated | truncated
+        state = select(done, start, following)
         info = {"final_observation": self._observe(following, params)}
         return self._observe(state, params), state, reward, terminated, truncated, info
 
     def move(self, cell: Array, action: Array, params: GridworldParams) -> Array:
-        """The cell `() int32` in which an agent on `cell` finds itself after `action`."""
+        """The cell `() int32` of an agent after `action` on `cell`."""
         last = self.max_side - 1
         row = jnp.clip(cell // self.max_side + jnp.where(action == 1, 1, 0) - jnp.where(action == 0, 1, 0), 0, last)
         column = jnp.clip(cell % self.max_side + jnp.where(action == 3, 1, 0) - jnp.where(action == 2, 1, 0), 0, last)
         target = row * self.max_side + column
         return jnp.where(params.free[target], target, cell)
 
-    def _newborn(self, places: Array, params: GridworldParams) -> GridworldState:
+    def _start(self, places: Array, params: GridworldParams) -> GridworldState:
         present = jnp.arange(self.max_objects) < params.num_objects
         objects = None
         if not self.tabular:

@@ -1,4 +1,4 @@
-"""Which gridworld levels there are: the named ones of the LPG paper and the distributions of GROOVE and TA-LPG.
+"""Gridworld levels: the named ones of the LPG paper, and the distributions of GROOVE and TA-LPG.
 
 The numbers are those of Oh et al. 2020 (appendix, training environments), Jackson et al. 2023 and Jackson et al. 2024.
 """
@@ -17,6 +17,7 @@ from envs.gridworld.environment import Gridworld, GridworldParams
 from envs.gridworld.mutation import mutate
 from envs.gridworld.optimal import optimal_return
 from envs.gridworld.render import render
+from metarl import checks
 from metarl.types import Array, Key, Level, Levels, Metrics
 
 
@@ -26,7 +27,7 @@ class _Named:
 
     max_steps: int
     types: tuple[int, ...]  # of each object
-    reward: tuple[float, ...]  # of each type, as the next two
+    reward: tuple[float, ...]  # of each type, as are the next two
     terminate: tuple[float, ...]
     respawn: tuple[float, ...]
     side: int
@@ -36,14 +37,14 @@ class _Named:
 
 @dataclass(frozen=True)
 class _Random:
-    """A distribution of tabular levels in which every object is of its own type; ranges include both ends."""
+    """A distribution of tabular levels in which every object has its own type. Ranges include both ends."""
 
     max_steps: tuple[int, int]  # log-uniform
     objects: tuple[int, int]  # uniform
     side: tuple[int, int]  # uniform
-    walls: int | None  # how many cells of the largest grid, uniformly drawn; None for a maze
+    walls: int | None  # number of wall cells, drawn uniformly in the largest grid; None for a maze
     horizon: tuple[int, int]  # log-uniform
-    rewards_only: bool = False  # otherwise only the first object's reward is positive for sure
+    rewards_only: bool = False  # if False, only the first object's reward is always positive
 
 
 _LPG_HORIZON = 2500  # agent updates
@@ -87,13 +88,12 @@ def names() -> tuple[str, ...]:
 
 
 def distribution(name: str) -> Levels:
-    """Levels of the named level or distribution `name`, with its lifetimes; `sample` is jit- and vmap-able.
+    """Levels of the named level or distribution `name`, with its lifetimes.
 
-    Objects that the level's free cells cannot hold are left out, the last ones first. The mazes are our choice:
-    random spanning trees, one per level. Raises ValueError for an unknown name.
+    If a level has too few free cells for its objects, the last objects are left out. The papers do not define mazes:
+    ours are random spanning trees. Raises ValueError for an unknown name.
     """
-    if name not in _TABLE:
-        raise ValueError(f"unknown gridworld level or distribution {name!r}; choose one of {', '.join(_TABLE)}")
+    checks.one_of(_TABLE, **{"gridworld level or distribution": name})
     entry = _TABLE[name]
     if isinstance(entry, _Random):
         return _random_levels(entry)
@@ -112,16 +112,16 @@ def _named_levels(members: list[_Named]) -> Levels:
     stacked = {field: np.stack([t[field] for t in templates]) for field in GridworldParams._fields}
 
     def sample(key: Key) -> Level:
-        lots = jax.random.uniform(key, (1 + env.max_side**2,))
-        index = _integer(lots[0], (0, len(members) - 1))
+        draws = jax.random.uniform(key, (1 + env.max_side**2,))
+        index = _integer(draws[0], (0, len(members) - 1))
         params = GridworldParams(**{field: jnp.asarray(leaf)[index] for field, leaf in stacked.items()})
-        return Level(_put_objects(lots[1:], params), jnp.int32(_LPG_HORIZON))
+        return Level(_put_objects(draws[1:], params), jnp.int32(_LPG_HORIZON))
 
     return _levels(env, sample)
 
 
 def _template(env: Gridworld, level: _Named) -> dict[str, np.ndarray]:
-    """The fields of `GridworldParams` but for the cells of the start and the objects."""
+    """The fields of `GridworldParams`, with placeholders for the cells of the start and the objects."""
     free = np.zeros((env.max_side, env.max_side), bool)
     free[: level.side, : level.side] = True
     for wall in level.walls:
@@ -148,7 +148,7 @@ def _random_levels(spec: _Random) -> Levels:
     env = Gridworld(max_side=spec.side[1], max_objects=spec.objects[1], max_types=spec.objects[1])
 
     def sample(key: Key) -> Level:
-        # One bulk draw, because each separate one adds to the compile time of every program that samples levels.
+        # one draw, because every draw adds to the compile time of programs that sample levels
         cells, ends = env.max_side**2, np.cumsum([4, 3 * env.max_objects, env.max_side**2])
         of_level, of_object, of_wall, of_cell = jnp.split(jax.random.uniform(key, (ends[-1] + cells,)), ends)
         of_object = of_object.reshape(3, env.max_objects)
@@ -176,7 +176,7 @@ def _random_levels(spec: _Random) -> Levels:
 
 
 def _levels(env: Gridworld, sample: Callable[[Key], Level]) -> Levels:
-    """Levels with all that is known of this environment's: of tabular ones the optimum, and edits."""
+    """Levels with pictures and features, and those of tabular environments also with optimal returns and edits."""
     return Levels(
         sample,
         env,
@@ -188,14 +188,14 @@ def _levels(env: Gridworld, sample: Callable[[Key], Level]) -> Levels:
 
 
 def _features(params: GridworldParams) -> Metrics:
-    """Free cells, objects, and steps of the longest episode."""
+    """The number of free cells, the number of objects, and the length of an episode."""
     return {"size": params.free.sum(), "objects": params.num_objects, "max_steps": params.max_steps}
 
 
-def _put_objects(lots: Array, params: GridworldParams) -> GridworldParams:
-    """Puts the start and the objects on the free cells with the largest `lots` [C], and blanks the padding."""
+def _put_objects(draws: Array, params: GridworldParams) -> GridworldParams:
+    """Puts the start and the objects on the free cells with the largest `draws` [C], and blanks the padding."""
     slots = params.objects.size
-    cells = jax.lax.top_k(jnp.where(params.free, lots, -1.0), min(slots + 1, lots.size))[1].astype(jnp.int32)
+    cells = jax.lax.top_k(jnp.where(params.free, draws, -1.0), min(slots + 1, draws.size))[1].astype(jnp.int32)
     num_objects = jnp.minimum(params.num_objects, jnp.sum(params.free) - 1).astype(jnp.int32)
     exists = jnp.arange(slots) < num_objects
     cells = jnp.pad(cells, (0, slots + 1 - cells.size))
@@ -210,9 +210,9 @@ def _put_objects(lots: Array, params: GridworldParams) -> GridworldParams:
 
 
 def _maze(weight: Array, side: int) -> Array:
-    """Open cells `[side ** 2] bool` of a maze without cycles: a minimum spanning tree of passages with random weights.
+    """Open cells `[side ** 2] bool` of a maze without cycles: a minimum spanning tree of passages of random `weight`.
 
-    The rooms are the cells of even row and column; `side` is odd. Prim's algorithm, one room per iteration.
+    The rooms are the cells of even row and column; `side` is odd. Prim's algorithm adds one room per iteration.
     """
     n = (side + 1) // 2
     room = np.arange(n * n).reshape(n, n)
@@ -233,14 +233,15 @@ def _maze(weight: Array, side: int) -> Array:
 
 
 def _log(u: Array, low: float, high: float) -> Array:
-    """The log-uniform variable on [low, high) that belongs to `u`, uniform on [0, 1)."""
+    """A log-uniform variable on [low, high), from `u`, which is uniform on [0, 1)."""
     return low * jnp.exp(u * jnp.log(high / low))
 
 
 def _integer(u: Array, ends: tuple[int, int]) -> Array:
+    """A uniform integer `() int32` from the first to the second of `ends`."""
     return jnp.minimum(ends[0] + (u * (ends[1] - ends[0] + 1)).astype(jnp.int32), ends[1])
 
 
 def _log_integer(u: Array, ends: tuple[int, int]) -> Array:
-    """An integer `() int32` between both ends, weighted by its interval [n, n + 1) on a logarithmic scale."""
+    """An integer n `() int32` between both ends, with probability proportional to log((n + 1) / n)."""
     return jnp.clip(jnp.floor(_log(u, ends[0], ends[1] + 1)), ends[0], ends[1]).astype(jnp.int32)

@@ -1,4 +1,4 @@
-"""Small edits of gridworld levels, from which a curriculum may grow new ones (ACCEL, Parker-Holder et al. 2022)."""
+"""Small random edits of gridworld levels, for curricula (ACCEL, Parker-Holder et al. 2022, arXiv 2203.01302)."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import jax
 import jax.numpy as jnp
 
 from envs.gridworld.environment import GridworldParams
+from metarl import checks
 from metarl.types import Array, Key, Level
 
 
 def mutate(key: Key, level: Level, edits: int = 3) -> Level:
-    """`level` after `edits` edits, each of them one of four, equally likely, drawn anew.
+    """`level` after `edits` random edits. Each edit is one of four kinds with equal probability.
 
-    A wall of a cell within the level's grid is built or removed; an object is put on another cell; an object's reward
-    is drawn anew; or the agent starts on another cell. The start and the objects stay on free cells of their own, and
-    the first object's reward stays positive. An edit for which there is no room changes nothing.
+    It builds or removes a wall in the level's grid, moves an object to another cell, draws the reward of an object
+    again, or moves the start of the agent. Start and objects stay on different free cells, and the first object's
+    reward stays positive. An edit for which there is no free cell changes nothing.
 
-    It is for tabular levels, in which objects have places of their own; rewards may turn negative also in distributions
-    where they never are (mazes). Raises ValueError if `edits` is not positive.
+    Levels must be tabular, because only there objects have fixed cells. Rewards may become negative, also in mazes.
+    Raises ValueError if `edits` is not positive.
     """
-    if edits < 1:
-        raise ValueError(f"edits must be at least 1, got {edits}")
+    checks.at_least(1, edits=edits)
 
     def edit(params: GridworldParams, key: Key) -> tuple[GridworldParams, None]:
         kind_key, *keys = jax.random.split(key, 5)
@@ -57,18 +57,18 @@ def _start(key: Key, params: GridworldParams) -> GridworldParams:
 
 
 def _occupied(params: GridworldParams) -> Array:
-    """[C] bool, the cells of the start and of the objects."""
+    """[C] bool, the cells of the start and the objects."""
     cells = jnp.arange(params.free.size)
     return (cells == params.start) | (cells == params.objects[:, None]).any(0)
 
 
 def _any_object(key: Key, params: GridworldParams) -> Array:
-    """[O] bool: one of the objects."""
+    """[O] bool, True for one object, which is drawn uniformly."""
     which = jax.random.randint(jax.random.fold_in(key, 1), (), 0, params.num_objects)
     return jnp.arange(params.objects.size) == which
 
 
 def _draw(key: Key, among: Array) -> Array:
-    """One of the cells `among` [C] bool, each equally likely; -1 if there is none."""
+    """One of the cells `among` [C] bool, drawn uniformly; -1 if there is none."""
     cell = jnp.argmax(jnp.where(among, jax.random.uniform(key, among.shape), -1.0))
     return jnp.where(among.any(), cell, -1).astype(jnp.int32)

@@ -1,7 +1,7 @@
-"""Exact expected returns of tabular gridworld levels by backward induction over (time, cell, present objects).
+"""Exact expected returns on tabular gridworld levels, by backward induction over (time, cell, present objects).
 
-Undiscounted, for one episode from reset. One backup costs about 2 ** max_objects * max_side ** 2 * (max_objects + 5)
-operations: the expectation over respawns factorises over the objects.
+Returns are undiscounted and of one episode. One backup takes about 2 ** max_objects * max_side ** 2 * (max_objects + 5)
+operations, because the expectation over respawns factorises over the objects.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from metarl.types import Array
 
 
 def optimal_return(env: Gridworld, params: GridworldParams) -> Array:
-    """Expected return `() float32` of the best policy that knows the level and the time; the oracle of regret.
+    """Expected return `() float32` of the best policy that knows the level and the time.
 
-    Jit- and vmap-able over levels. Raises ValueError for a non-tabular environment.
+    It vmaps over levels. Raises ValueError for a non-tabular environment.
     """
     return _evaluate(env, params, lambda values: jnp.max(values, 0))
 
 
 def policy_return(env: Gridworld, params: GridworldParams, policy: Array) -> Array:
-    """Expected return `() float32` of the stationary policy of probabilities `[num_states, 5]`.
+    """Expected return `() float32` of the stationary policy with probabilities `policy` `[num_states, 5]`.
 
     Raises ValueError for a non-tabular environment or a policy of another shape.
     """
@@ -34,17 +34,17 @@ def policy_return(env: Gridworld, params: GridworldParams, policy: Array) -> Arr
 
 
 def action_values(env: Gridworld, params: GridworldParams, values: Array) -> Array:
-    """Bellman backup `[num_states, 5]`: reward plus expected value of the next state, whose values `[num_states]` are.
+    """Bellman backup `[num_states, 5]`: reward plus expected value of the next state, from `values` `[num_states]`.
 
-    The time limit is left to the caller, who starts from zeros and backs up `max_steps` times. States that no episode
-    visits (an agent on a wall, objects that do not exist) have values without meaning.
+    For returns with the time limit, start from zeros and back up `max_steps` times. The values of states that no
+    episode visits (an agent on a wall, objects that do not exist) have no meaning.
     """
     return _backup(env, params)(values).T
 
 
 def _evaluate(env: Gridworld, params: GridworldParams, improve: Callable[[Array], Array]) -> Array:
     if not env.tabular:
-        raise ValueError("exact returns need a tabular gridworld: the states of a non-tabular one are too many")
+        raise ValueError("exact returns need a tabular gridworld: others have too many states")
     backup = _backup(env, params)
     values = jax.lax.fori_loop(0, params.max_steps, lambda _, v: improve(backup(v)), jnp.zeros(env.num_states))
     return values[params.start * 2**env.max_objects + 2**params.num_objects - 1]
@@ -54,7 +54,7 @@ def _backup(env: Gridworld, params: GridworldParams) -> Callable[[Array], Array]
     """The function from values `[num_states]` of the next state to action values `[5, num_states]`."""
     cells, subsets = env.max_side**2, 2**env.max_objects
     everywhere = jnp.arange(cells)
-    # Each action is a shift of the grid wherever it is not blocked; the shift's wrap-around always is.
+    # Where an action is not blocked, it shifts the grid. At the border, where a shift would wrap around, it is blocked.
     shifts = (-env.max_side, env.max_side, -1, 1)
     moves = [env.move(everywhere, jnp.full((), a), params) == everywhere + s for a, s in enumerate(shifts)]
 
@@ -65,7 +65,7 @@ def _backup(env: Gridworld, params: GridworldParams) -> Callable[[Array], Array]
 
     def backup(values: Array) -> Array:
         for i in range(env.max_objects):
-            # The bit of object i after a step, given the agent's new cell and the bit before.
+            # expectation over the presence of object i after the step, given the agent's cell and the presence before
             v = values.reshape(cells, -1, 2, 2**i)
             absent, there = v[:, :, 0], v[:, :, 1]
             here = (everywhere == params.objects[i])[:, None, None]

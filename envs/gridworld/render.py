@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from envs.gridworld.environment import Gridworld, GridworldParams, GridworldState
+from metarl import checks
 
 FLOOR, LINE, WALL, AGENT, START = np.array(
     [(247, 247, 244), (226, 226, 222), (62, 68, 76), (31, 111, 180), (168, 200, 226)], np.uint8
@@ -16,17 +17,15 @@ GOOD, NOTHING, BAD = np.array([(47, 158, 119), (214, 214, 208), (194, 69, 93)]) 
 
 
 def render(env: Gridworld, params: GridworldParams, state: GridworldState | None = None, pixels: int = 24) -> Any:
-    """A level, or a moment `state` of an episode on it, as a picture [height, width, 3] uint8, `pixels` per cell.
+    """A level, or a `state` of an episode on it, as a picture [height, width, 3] uint8 with `pixels` per cell side.
 
-    Walls are dark, the agent is a blue disc, and its start a light ring. Objects are squares, the greener the greater
-    their reward and the redder the more negative; one that is absent is an outline. A dark core, the larger the
-    likelier, says that collecting it ends the episode. In environments that are not tabular, objects have places only
-    in a `state`.
+    Walls are dark, the agent is a blue disc, and its start is a light ring. Objects are squares, green for a reward of
+    1, red for -1, and grey for 0; absent ones are outlines. The size of a dark core is the probability that collecting
+    the object ends the episode. In environments that are not tabular, objects have cells only in a `state`.
 
     Raises ValueError if `pixels` is below 8.
     """
-    if pixels < 8:
-        raise ValueError(f"pixels must be at least 8 per cell, got {pixels}")
+    checks.at_least(8, pixels=pixels)
     level, now = jax.tree.map(np.asarray, (params, state))
     side = env.max_side
     y, x = np.mgrid[:pixels, :pixels] / (pixels - 1) - 0.5

@@ -1,11 +1,11 @@
-"""Suites of environments that rules are tested on, as data: `envs/suites/*.toml`, or a file of your own.
+"""Suites of environments to test rules on, as data: `envs/suites/*.toml`, or a file of your own.
 
-    env_steps = 100_000                           # experience of each agent, where an environment does not say
+    env_steps = 100_000                           # experience of each agent; an environment may have its own
     [environments]                                # any names of envs.names()
     CartPole-v1 = {}
     "gridworld/long" = { env_steps = 500_000, eval_episodes = 4 }
 
-The sweep that tuned the baselines of a suite lies beside it, as a CSV of the same name (`experiments.tune`).
+The sweep that tuned the baselines of a suite is a CSV of the same name in the same folder (`experiments.tune`).
 """
 
 from __future__ import annotations
@@ -31,35 +31,35 @@ def names() -> list[str]:
 
 
 def path(name: str) -> Path:
-    """The TOML file of the suite called `name`, or that path itself.
+    """The TOML file of the suite called `name`, or the path `name` itself if it ends with ".toml".
 
-    Raises ValueError if there is no such file, with the names that are most alike.
+    Raises ValueError if there is no such file, with the closest known names.
     """
     found = Path(name) if name.endswith(".toml") else _FOLDER / f"{name}.toml"
     if not found.is_file():
         alike = difflib.get_close_matches(name, names()) or names()
-        raise ValueError(f"no suite {name!r}; did you mean {', '.join(alike)}? One of your own is the path of a .toml")
+        raise ValueError(f"no suite {name!r}; did you mean {', '.join(alike)}? Or give the path of a .toml file")
     return found
 
 
 def find(suites: Sequence[str]) -> dict[str, Path]:
-    """The TOML files of `suites` by name. Each is one of `names()`, "all" of them, or the path of a TOML file.
+    """The TOML files of `suites`: {name: path}. Each suite is one of `names()`, "all", or the path of a TOML file.
 
-    Raises ValueError as `path` does, for no suite at all, and for two of one name.
+    Raises ValueError as `path` does, if there are no suites, and if two of them have the same name.
     """
     wanted = dict.fromkeys(name for each in suites for name in (names() if each == ALL else [each]))
     files = [path(name) for name in wanted]
     found = {file.stem: file for file in files}
     if not found or len(found) < len(files) or ALL in found:
         stems = [file.stem for file in files]
-        raise ValueError(f"suites need different names, none of them {ALL!r}, and there must be one, got {stems}")
+        raise ValueError(f"need at least one suite, with different names, none of them {ALL!r}, got {stems}")
     return found
 
 
 def load(file: Path, make: Callable[[str], Levels]) -> dict[str, Entry]:
-    """The suite in a TOML file, with the levels that `make` makes of the names of environments.
+    """The suite in a TOML file; `make` makes the levels of its environments from their names.
 
-    Raises ValueError for a file that is no suite, and as `make` does.
+    Raises ValueError for a file that is not a suite, and as `make` does.
     """
     try:
         content = tomllib.loads(file.read_text())
@@ -83,11 +83,12 @@ def load(file: Path, make: Callable[[str], Levels]) -> dict[str, Entry]:
 
 
 def sweep(file: Path) -> Path:
-    """Where the sweep of the baselines of the suite in `file` lies, if there has been one."""
+    """The path of the sweep that tuned the baselines of the suite in `file`; it may not exist."""
     return file.with_suffix(".csv")
 
 
 def _tuned(suite: dict[str, Entry], file: Path) -> dict[str, Entry]:
+    """`suite` with the best settings of its baselines from `sweep(file)`."""
     found = best(trials(sweep(file), {name: entry.env_steps for name, entry in suite.items()}))
 
     def tuned(name: str, entry: Entry) -> Entry:

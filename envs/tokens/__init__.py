@@ -1,4 +1,4 @@
-"""Problems that are posed and answered in tokens, for sequence policies; and any of these tasks as an environment."""
+"""Tasks whose prompts and answers are tokens, for sequence policies, and an environment for each of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from envs.tokens.countdown import Countdown
 from envs.tokens.digits import Addition, Sorting
 from envs.tokens.environment import TokenEnv, TokenState, optimal_return
 from envs.tokens.general_points import SPLITS, GeneralPoints
-from envs.tokens.rpn import Notation, require_choice
+from envs.tokens.rpn import Notation
+from metarl import checks
 from metarl.types import Key, Level, Levels, TokenTask
 
 __all__ = [
@@ -47,22 +48,21 @@ def names() -> tuple[str, ...]:
 def make_task(name: str, **options: Any) -> TokenTask:
     """The task called `name`; `options` are the fields of its dataclass, such as `split="rule"`.
 
-    Raises ValueError for an unknown name or option, and for values that the task does not take.
+    Raises ValueError for an unknown name or option, and for invalid values.
     """
-    require_choice("token task", name, _TASKS)
+    checks.one_of(_TASKS, **{"token task": name})
     for option in options:
-        require_choice(f"option of {name}", option, inspect.signature(_TASKS[name]).parameters)
+        checks.one_of(inspect.signature(_TASKS[name]).parameters, **{f"option of {name}": option})
     return _TASKS[name](**options)
 
 
 def distribution(name: str, tries: int = 1, horizon: int = 100, **options: Any) -> Levels:
-    """Levels of `make_task(name, **options)`: one problem each, with `tries` per episode and `horizon` agent updates.
+    """Levels with one problem each of `make_task(name, **options)`, `tries` per episode and `horizon` agent updates.
 
     Raises ValueError for counts below 1, and as `make_task` does.
     """
     env = TokenEnv(make_task(name, **options), tries)
-    if horizon < 1:
-        raise ValueError(f"horizon must be at least 1 agent update, got {horizon}")
+    checks.at_least(1, horizon=horizon)
 
     def sample(key: Key) -> Level:
         return Level(env.task.sample(key), jnp.int32(horizon))

@@ -1,9 +1,9 @@
 """Countdown: make the target of two to four numbers, each used exactly once, in reverse Polish notation.
 
-    prompt  [target, n1, n2, n3, n4]    in any order, a blank where there is no number
+    prompt  [target, n1, n2, n3, n4]    numbers in any order, then blanks
     answer  [7 tokens, end]
 
-How many numbers there are is how hard a problem is. Targets are uniform among those that the numbers can make.
+More numbers make a problem harder. Targets are uniform among those that the numbers can make.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs.tokens import rpn
+from metarl import checks
 from metarl.types import Array, Key, Verdict
 
-ROOM = 4  # most numbers of a problem: it sizes prompts and answers of all problems
+ROOM = 4  # the largest number of numbers, for which prompts and answers have room
 
 
 class Problem(NamedTuple):
@@ -33,17 +34,17 @@ class Problem(NamedTuple):
 class Table(NamedTuple):
     """All H solvable problems of two to four numbers and up to K solutions of each."""
 
-    size: np.ndarray  # [H] int64, how many numbers
+    size: np.ndarray  # [H] int64, number of numbers
     numbers: np.ndarray  # [H, 4] int32, 0 where there is none
     target: np.ndarray  # [H] int32
     weight: np.ndarray  # [H] float64, sums to 1 over the problems of one size
     answers: np.ndarray  # [H, K, 8] uint8
-    known: np.ndarray  # [H] int32, how many of the K there are
+    known: np.ndarray  # [H] int32, number of solutions, at most K
 
 
 @functools.cache
 def table(highest: int, max_target: int, room: int) -> Table:
-    """The problems with numbers and targets up to these; about a second for the defaults of `Countdown`."""
+    """All problems with numbers up to `highest` and targets up to `max_target`. Takes about a second by default."""
     notation = rpn.Notation(room)
     tables = []
     for size in range(2, ROOM + 1):
@@ -67,7 +68,7 @@ def table(highest: int, max_target: int, room: int) -> Table:
 
 @functools.cache
 def _probability(task: Countdown) -> np.ndarray:
-    """Of each of the table's problems `[H] float64`: sizes are equally likely."""
+    """The probability of each problem of the table `[H] float64`; sizes are equally likely."""
     problems = table(task.highest, task.max_target, task.room)
     fits = (problems.size >= task.min_numbers) & (problems.size <= task.max_numbers)
     fits &= problems.target >= task.min_target
@@ -78,7 +79,7 @@ def _probability(task: Countdown) -> np.ndarray:
     per_size = np.bincount(problems.size, weight)[problems.size]
     weight = weight / np.where(per_size > 0, per_size, 1.0)
     if not weight.any():
-        raise ValueError(f"there is no problem of {task}; choose a larger highest, max_target or max_numbers")
+        raise ValueError(f"{task} has no problems; choose a larger highest, max_target or max_numbers")
     return weight / weight.sum()
 
 
@@ -86,9 +87,9 @@ def _probability(task: Countdown) -> np.ndarray:
 class Countdown:
     """The task (`metarl.types.TokenTask`) with `min_numbers` to `max_numbers` numbers, equally likely.
 
-    Numbers are 1 .. `highest`, targets `min_target` .. `max_target`; the vocabulary has numbers up to `room`, so that a
-    policy can be asked for targets beyond those that it was trained on. `part` is "train", "held_out" (a fixed fifth of
-    the problems) or "all"; `scale` as in General Points. Raises ValueError for counts out of order or range, for
+    Numbers are 1 .. `highest`, targets `min_target` .. `max_target`. The vocabulary has numbers up to `room`, so that a
+    policy can be tested on larger targets than those of its training. `part` is "train", "held_out" (a fixed fifth of
+    the problems) or "all"; `scale` is as in `GeneralPoints`. Raises ValueError for counts out of order or range, for
     numbers that could overflow, and for other choices.
     """
 
@@ -112,10 +113,10 @@ class Countdown:
             raise ValueError(
                 f"need 1 <= min_target <= max_target <= room = {self.room}, got {self.min_target} and {self.max_target}"
             )
-        rpn.require_choice("part", self.part, rpn.PARTS)
-        rpn.require_choice("scale", self.scale, rpn.REWARDS)
+        checks.one_of(rpn.PARTS, part=self.part)
+        checks.one_of(rpn.REWARDS, scale=self.scale)
         rpn.require_exact(ROOM, self.highest, self.max_target)
-        _ = self.notation  # raises for numbers that are no tokens
+        _ = self.notation  # raises ValueError for numbers that cannot be tokens
 
     @property
     def notation(self) -> rpn.Notation:
@@ -144,7 +145,7 @@ class Countdown:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """Kinds of verdicts, those of `rpn`."""
+        """`rpn.KINDS`."""
         return rpn.KINDS
 
     def sample(self, key: Key) -> Problem:
@@ -167,4 +168,4 @@ class Countdown:
 
     def verify(self, problem: Problem, answer: Array) -> Verdict:
         """Exact evaluation of an answer `[8] int32`."""
-        return rpn.judge(self.notation, answer, problem.numbers, problem.target, rpn.REWARDS[self.scale])
+        return rpn.verify(self.notation, answer, problem.numbers, problem.target, rpn.REWARDS[self.scale])

@@ -1,10 +1,11 @@
-"""Sorting of digits, and addition of numbers digit by digit: problems with one right answer and a length.
+"""Sorting of digits, and addition of numbers digit by digit: problems with one correct answer.
 
     sorting    prompt [d1 .. dn], blanks             answer the digits in ascending order, end
     addition   prompt [a1 .. an], blanks, plus, [b1 .. bm], blanks     answer the digits of a + b, end
 
-Numbers are written with their ones first, so that every digit of a sum follows from what stands before it. `room` is
-what sizes prompts and answers: a policy trained on short problems plays longer ones of the same room.
+Numbers are written with their ones first, so that every digit of a sum follows from the digits before it. `room` is
+the number of digits for which prompts and answers have room: a policy that is trained on short problems can be tested
+on longer ones of the same `room`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ KINDS = ("correct", "wrong", "malformed")  # malformed: something else than digi
 
 
 def _judge(solution: Array, answer: Array) -> Verdict:
-    """1 for the `solution` `[T]`, which is padded by the end token, 0 for any other answer."""
+    """Reward 1 if `answer` `[T]` is `solution` `[T]`, which is padded by the end token, else 0."""
     before_end = jnp.cumsum(answer == END) == 0
     correct = jnp.all(jnp.where(before_end, answer, END) == solution)
     malformed = jnp.any(before_end & ((answer < 0) | (answer > 9))) | before_end[-1]
@@ -32,7 +33,7 @@ def _judge(solution: Array, answer: Array) -> Verdict:
 
 @dataclass(frozen=True)
 class _Digits:
-    """What both tasks have in common: problems of `shortest` to `longest` digits, with room for `room`."""
+    """The common part of both tasks: problems of `shortest` to `longest` digits, with room for `room`."""
 
     shortest: int = 2
     longest: int = 5
@@ -56,7 +57,7 @@ class _Digits:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """Kinds of verdicts: correct, wrong, malformed."""
+        """`KINDS`: correct, wrong, malformed."""
         return KINDS
 
     def _length(self, key: Key) -> Array:
@@ -157,6 +158,6 @@ class Addition(_Digits):
 
 def _write(number: Array, length: int, padding: int) -> Array:
     """The digits `[length] int32` of `number` `()`, ones first, padded."""
-    powers = 10 ** jnp.minimum(jnp.arange(length), 9)  # 10 ** 10 is no int32, and no number here has that many digits
+    powers = 10 ** jnp.minimum(jnp.arange(length), 9)  # 10 ** 10 overflows int32, and no number here is that long
     significant = (number >= powers) & (jnp.arange(length) < 9) | (jnp.arange(length) == 0)
     return jnp.where(significant, number // powers % 10, padding)

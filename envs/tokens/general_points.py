@@ -1,13 +1,13 @@
-"""General Points: make 24 of four (or five) cards, where a rule says what the face cards count as.
+"""General Points: make 24 from four (or five) cards, where the prompt gives the values of the face cards.
 
 The environment of Chu et al. 2025 ("SFT memorizes, RL generalizes") with the splits of its follow-up on prompt
-diversity. Cards are uniform with replacement, given that the hand can make 24. Every card is used exactly once, with
-+ - * / on exact rationals, and answers are in reverse Polish notation over what the cards *count as*:
+diversity. Cards are drawn uniformly with replacement among the hands that can make 24. Every card is used exactly once,
+with + - * / on exact rationals. Answers are in reverse Polish notation with the values of the cards:
 
-    prompt  [J, Q, K, r1, r2, r3, r4]    what the three faces count as, then the ranks (jack 11, queen 12, king 13)
+    prompt  [J, Q, K, r1, r2, r3, r4]    the values of the three faces, then the ranks (jack 11, queen 12, king 13)
     answer  [7 tokens, end]
 
-With `max_cards=5` there is room for five cards in both, and a blank in the prompt where there is none.
+With `max_cards=5`, prompts and answers have room for five cards; the prompt has a blank in the place of a missing card.
 """
 
 from __future__ import annotations
@@ -21,23 +21,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs.tokens import rpn
+from metarl import checks
 from metarl.types import Array, Key, Verdict
 
 TARGET = 24
-HIGHEST = 19  # of all splits: the vocabulary is the same everywhere
+HIGHEST = 19  # number in any split: all splits have the same vocabulary
 NOTATION = rpn.Notation(HIGHEST)
 
-Rule = tuple[int, int, int]  # what J, Q and K count as
+FaceValues = tuple[int, int, int]  # of J, Q and K
 
 
 @dataclass(frozen=True)
 class Split:
-    """Which hands there are, under which rules (one of them drawn uniformly for each problem)."""
+    """A set of hands, and of face values, one of which is drawn uniformly for each problem."""
 
-    rules: tuple[Rule, ...]
-    scored: Rule | None = None  # the rule by which answers are scored where it is not the one in the prompt
+    rules: tuple[FaceValues, ...]  # the face values in the prompt
+    scored: FaceValues | None = None  # for the score, if they differ from those in the prompt
     cards: int = 4
-    highest: int = 13  # ranks are 1 .. highest; those above the king count as what they are
+    highest: int = 13  # ranks are 1 .. highest; ranks above the king are their own values
     required: tuple[int, int] | None = None  # at least one card has a rank in this range, both ends included
 
 
@@ -52,7 +53,7 @@ SPLITS = {
     "regular": Split((_REGULAR,)),
     "large": Split((_TEN,), highest=HIGHEST, required=(14, HIGHEST)),
     "five": Split((_TEN,), cards=5),
-    "fake": Split((_REGULAR,), scored=_TEN),  # hands that are solvable under both
+    "fake": Split((_REGULAR,), scored=_TEN),  # hands that are solvable with both
     "diverse": Split(
         (_TEN, (11, 11, 11), (13, 13, 13), (9, 10, 11), (10, 11, 12), (7, 9, 11), (8, 10, 12), (9, 11, 13))
     ),
@@ -60,16 +61,16 @@ SPLITS = {
 
 
 class Hand(NamedTuple):
-    """One problem, room for C cards."""
+    """One problem, with room for C cards."""
 
-    faces: Array  # [3] int32, what the prompt says that J, Q and K count as
+    faces: Array  # [3] int32, the face values in the prompt
     ranks: Array  # [C] int32, in the order of the prompt, 0 where there is no card
-    values: Array  # [C] int32, what the cards count as, 0 where there is none
+    values: Array  # [C] int32, values of the cards for the score, 0 where there is none
     solutions: Array  # () int32, row of the split's table of solutions
 
 
 class Table(NamedTuple):
-    """All H hands of a split (n cards, sorted by rank) and up to K solutions of each of their M sets of values."""
+    """All H hands of a split (n cards, sorted by rank), and up to K solutions of each of their M sets of values."""
 
     faces: np.ndarray  # [H, 3] int32
     ranks: np.ndarray  # [H, n] int32
@@ -77,31 +78,31 @@ class Table(NamedTuple):
     probability: np.ndarray  # [H] float64
     solutions: np.ndarray  # [H] int64, row of the next two
     answers: np.ndarray  # [M, K, 2 n] uint8
-    known: np.ndarray  # [M] int32, how many of the K there are
+    known: np.ndarray  # [M] int32, number of solutions, at most K
 
 
 @functools.cache
 def table(split: str, part: str = "all") -> Table:
-    """The hands of a part of a split. Well below a second, but for "five", which takes some seconds once.
+    """The hands of a part of a split. Takes less than a second, except "five", which takes some seconds once.
 
-    What is held out is held out by value: no solution of a held-out hand solves a training hand, whatever the rule. So
-    a hand with a queen may be in training under one rule and held out under another, and hands with different faces
-    that count the same are in the same part.
+    Hands are held out by the values of their cards: no solution of a held-out hand solves a training hand. So a hand
+    with a queen may be a training hand with some face values and held out with others, and different hands with the
+    same values are in the same part.
     """
     spec = SPLITS[split]
     ranks, scored, solutions, solved = _solved(split)
-    rule, hand = np.nonzero(solutions >= 0)
-    values = scored[rule, hand]
+    faces, hand = np.nonzero(solutions >= 0)
+    values = scored[faces, hand]
     if part != "all":
         rows = rpn.held_out(np.sort(values, 1)) == (part == "held_out")
-        rule, hand, values = rule[rows], hand[rows], values[rows]
+        faces, hand, values = faces[rows], hand[rows], values[rows]
     ways = rpn.orderings(ranks)[hand]
     return Table(
-        faces=np.array(spec.rules, np.int32)[rule],
+        faces=np.array(spec.rules, np.int32)[faces],
         ranks=ranks[hand],
         values=values,
-        probability=ways / np.bincount(rule, ways)[rule] / len(spec.rules),
-        solutions=solutions[rule, hand],
+        probability=ways / np.bincount(faces, ways)[faces] / len(spec.rules),
+        solutions=solutions[faces, hand],
         answers=solved.answers,
         known=solved.known,
     )
@@ -109,18 +110,18 @@ def table(split: str, part: str = "all") -> Table:
 
 @functools.cache
 def _solved(split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, rpn.Solved]:
-    """Hands and their solutions.
+    """All hands of a split and their solutions, for each of its R face values.
 
-    The ranks `[N, n]` that the split's cards can have, what they count as `[R, N, n]` where answers are scored under
-    each of R rules, and rows `[R, N]` of the solutions, -1 where there is none.
+    Returns the ranks `[N, n]`, the values of the cards for the score `[R, N, n]`, the rows `[R, N]` of the solutions
+    (-1 if the hand cannot make 24), and the solutions.
     """
     spec = SPLITS[split]
     ranks = rpn.multisets(spec.highest, spec.cards)
     if spec.required:
         low, high = spec.required
         ranks = ranks[((ranks >= low) & (ranks <= high)).any(1)]
-    shown = np.stack([_count(ranks, rule) for rule in spec.rules])
-    scored = shown if spec.scored is None else np.stack([_count(ranks, spec.scored)] * len(shown))
+    shown = np.stack([_values(ranks, faces) for faces in spec.rules])
+    scored = shown if spec.scored is None else np.stack([_values(ranks, spec.scored)] * len(shown))
     both = np.sort(np.stack([shown, scored]), -1)
     distinct, row = np.unique(both.reshape(-1, spec.cards), axis=0, return_inverse=True)
     solved = rpn.solve(NOTATION, distinct, (TARGET,))
@@ -130,10 +131,10 @@ def _solved(split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, rpn.Solved]
     return ranks, scored, np.where(in_shown >= 0, in_scored, -1), solved
 
 
-def _count(ranks: np.ndarray, rule: Rule) -> np.ndarray:
-    """What cards of these ranks count as."""
+def _values(ranks: np.ndarray, faces: FaceValues) -> np.ndarray:
+    """The values of cards with these ranks and face values."""
     values = np.arange(HIGHEST + 1, dtype=np.int32)
-    values[11:14] = rule
+    values[11:14] = faces
     return values[ranks]
 
 
@@ -141,7 +142,7 @@ def _count(ranks: np.ndarray, rule: Rule) -> np.ndarray:
 class GeneralPoints:
     """The task (`metarl.types.TokenTask`) on a part of a split.
 
-    `part` is "train", "held_out" (a fifth, see `table`) or "all"; `max_cards` (4 or 5) sizes prompts and answers;
+    `part` is "train", "held_out" (a fifth, see `table`) or "all"; `max_cards` is 4 or 5;
     `scale` is "points" (+5 if correct, -1 for a wrong value, -2 for an illegal number, -3 for an illegal formula) or
     "binary" (1 if correct). Raises ValueError for other choices.
     """
@@ -152,8 +153,10 @@ class GeneralPoints:
     scale: str = "points"
 
     def __post_init__(self) -> None:
-        for name, choices in {"split": SPLITS, "part": rpn.PARTS, "scale": rpn.REWARDS, "max_cards": (4, 5)}.items():
-            rpn.require_choice(name, getattr(self, name), choices)
+        checks.one_of(SPLITS, split=self.split)
+        checks.one_of(rpn.PARTS, part=self.part)
+        checks.one_of(rpn.REWARDS, scale=self.scale)
+        checks.one_of((4, 5), max_cards=self.max_cards)
         if SPLITS[self.split].cards > self.max_cards:
             raise ValueError(f"split {self.split!r} needs max_cards={SPLITS[self.split].cards}, got {self.max_cards}")
         rpn.require_exact(self.max_cards, HIGHEST, TARGET)
@@ -170,7 +173,7 @@ class GeneralPoints:
 
     @property
     def prompt_length(self) -> int:
-        """What J, Q and K count as, and room for the cards."""
+        """The face values, and room for the cards."""
         return 3 + self.max_cards
 
     @property
@@ -180,7 +183,7 @@ class GeneralPoints:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """Kinds of verdicts, those of `rpn`."""
+        """`rpn.KINDS`."""
         return rpn.KINDS
 
     def sample(self, key: Key) -> Hand:
@@ -195,7 +198,7 @@ class GeneralPoints:
         return Hand(faces, ranks[order], values[order], solutions)
 
     def prompt(self, problem: Hand) -> Array:
-        """What J, Q and K count as, and the ranks `[P] int32`, blanks after them."""
+        """The face values and the ranks `[P] int32`, then blanks."""
         return jnp.concatenate([problem.faces, jnp.where(problem.ranks > 0, problem.ranks, NOTATION.blank)])
 
     def demonstrate(self, key: Key, problem: Hand) -> Array:
@@ -205,4 +208,4 @@ class GeneralPoints:
 
     def verify(self, problem: Hand, answer: Array) -> Verdict:
         """Exact evaluation of an answer `[T] int32`."""
-        return rpn.judge(NOTATION, answer, problem.values, jnp.int32(TARGET), rpn.REWARDS[self.scale])
+        return rpn.verify(NOTATION, answer, problem.values, jnp.int32(TARGET), rpn.REWARDS[self.scale])

@@ -1,9 +1,9 @@
 """Exact arithmetic in reverse Polish notation (RPN): evaluation in JAX, all solutions of small problems in numpy.
 
-Rational numbers are pairs (numerator, denominator) that are never reduced, `(0, 0)` for what a division by zero left
-behind: every operation on it gives `(0, 0)` again. They cannot overflow where numbers are few and small: by induction
-over the expression, |numerator| + |denominator| is at most the product of (number + 1) over the numbers in it.
-`require_exact` checks that bound against int32 before anything runs.
+Rational numbers are pairs (numerator, denominator) that are never reduced. A division by zero gives `(0, 0)`, and so
+does every operation on `(0, 0)`. Few and small numbers cannot overflow: by induction over the expression,
+|numerator| + |denominator| is at most the product of (number + 1) over its numbers. `require_exact` checks that int32
+holds this bound.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import itertools
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,12 +19,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metarl.tree import select
 from metarl.types import Array, Key, Verdict
 
 OPERATORS = "+-*/"
 KINDS = ("correct", "wrong value", "illegal number", "illegal formula")
 PARTS = ("train", "held_out", "all")
-# Of each kind of verdict. "points" are those of General Points (Chu et al. 2025), "binary" those of fine-tuning.
+# for each kind of verdict: "points" as in General Points (Chu et al. 2025), "binary" as usual in fine-tuning
 REWARDS = {"points": (5.0, -1.0, -2.0, -3.0), "binary": (1.0, 0.0, 0.0, 0.0)}
 
 _CORRECT, _WRONG_VALUE, _ILLEGAL_NUMBER, _ILLEGAL_FORMULA = range(len(KINDS))
@@ -38,7 +39,9 @@ class Notation:
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_number <= 250:
-            raise ValueError(f"max_number must be 1 .. 250, for tables keep tokens in bytes, got {self.max_number}")
+            raise ValueError(
+                f"max_number must be from 1 to 250, because tables have uint8 tokens, got {self.max_number}"
+            )
 
     @property
     def end(self) -> int:
@@ -52,7 +55,7 @@ class Notation:
 
     @property
     def blank(self) -> int:
-        """Stands in prompts where there is no number."""
+        """In prompts, the token in the place of a missing number."""
         return self.plus + len(OPERATORS)
 
     @property
@@ -77,18 +80,12 @@ def require_exact(count: int, highest: int, target: int) -> None:
         )
 
 
-def require_choice(name: str, value: object, choices: Iterable[object]) -> None:
-    """Raises ValueError naming the choices if `value` is none of them."""
-    if value not in (choices := tuple(choices)):
-        raise ValueError(f"unknown {name} {value!r}; choose from {', '.join(map(str, choices))}")
-
-
 class Value(NamedTuple):
-    """What an answer evaluates to."""
+    """The value of an answer."""
 
     numerator: Array  # () int32
     denominator: Array  # () int32, 0 after a division by zero; may be negative
-    legal: Array  # () bool, a single value is left at the end token, and no operator lacked operands
+    legal: Array  # () bool, one value is left at the end token, and every operator had two operands
 
 
 def _arithmetic(an, ad, bn, bd) -> Iterator[tuple]:  # arrays of numpy or of JAX
@@ -97,16 +94,15 @@ def _arithmetic(an, ad, bn, bd) -> Iterator[tuple]:  # arrays of numpy or of JAX
     yield left + right, product
     yield left - right, product
     yield an * bn, product
-    yield left * (right != 0), right  # a value divided by zero is (0, 0), not (left, 0), of which 1 / (1 / 0) made 0
+    yield left * (right != 0), right  # division by zero must give (0, 0): with (left, 0), 1 / (1 / 0) would be 0
 
 
 def evaluate(notation: Notation, answer: Array) -> Value:
-    """Evaluates `answer` `[T] int32`, of which only what comes before the first end token counts.
+    """Evaluates the tokens of `answer` `[T] int32` before the first end token. Never fails, whatever the tokens are.
 
-    Exact for numbers that pass `require_exact` (an expression of k numbers takes 2 k - 1 tokens and the end token);
-    whatever the tokens are, there is a result.
+    Exact for numbers that pass `require_exact`. An expression of k numbers has 2 k - 1 tokens and the end token.
     """
-    # An expression that is to be finished within T tokens never holds more values. The top is at index 0.
+    # a complete expression of at most T tokens never has more values on the stack, whose top is at index 0
     size = max(2, answer.shape[0] // 2)
 
     def read(state: _Reading, token: Array) -> tuple[_Reading, None]:
@@ -125,7 +121,7 @@ def evaluate(notation: Notation, answer: Array) -> Value:
             legal=state.legal & (number & (state.depth < size) | operator & (state.depth >= 2)),
             ended=ended,
         )
-        return jax.tree.map(lambda old, new: jnp.where(ended, old, new), state, new)._replace(ended=ended), None
+        return select(ended, state, new)._replace(ended=ended), None
 
     empty = jnp.zeros(size, jnp.int32)
     start = _Reading(empty, empty, jnp.int32(0), jnp.bool_(True), jnp.bool_(False))
@@ -134,11 +130,11 @@ def evaluate(notation: Notation, answer: Array) -> Value:
 
 
 class _Reading(NamedTuple):
-    """An answer read in part, with a stack of S values."""
+    """The state of an evaluation, with a stack of S values."""
 
     numerators: Array  # [S] int32, the top first
     denominators: Array  # [S] int32
-    depth: Array  # () int32, how many of them there are
+    depth: Array  # () int32, number of values on the stack
     legal: Array  # () bool, so far
     ended: Array  # () bool
 
@@ -151,12 +147,12 @@ def _replace_two(stack: Array, value: Array) -> Array:
     return jnp.concatenate([value[None], stack[2:], jnp.zeros_like(stack[:1])])
 
 
-def judge(notation: Notation, answer: Array, numbers: Array, target: Array, rewards: tuple[float, ...]) -> Verdict:
-    """Whether `answer` `[T]` makes `target` `()` of `numbers` `[C] int32` (0 where there is none), each used once.
+def verify(notation: Notation, answer: Array, numbers: Array, target: Array, rewards: tuple[float, ...]) -> Verdict:
+    """Whether `answer` `[T]` makes `target` `()` from `numbers` `[C] int32` (0 where there is none), each used once.
 
-    In this order: an answer that is no formula, or does not end, is an illegal formula; one of other numbers has an
-    illegal number (so that a value that overflowed is never looked at); a division by zero is an illegal formula; then
-    the value decides.
+    The first of these that applies decides: an answer that is not a formula or does not end is an illegal formula; an
+    answer with other numbers has an illegal number; a division by zero is an illegal formula; a wrong value. The value
+    is only read if the numbers are those of the problem, so it has not overflowed.
     """
     value = evaluate(notation, answer)
     counted = jnp.arange(notation.end + 1, notation.plus)
@@ -173,12 +169,12 @@ def judge(notation: Notation, answer: Array, numbers: Array, target: Array, rewa
 
 
 def shuffle(key: Key, present: Array) -> Array:
-    """A uniformly random order `[C] int32` of the indices, those that are not `present` `[C]` last."""
+    """A uniformly random order `[C] int32` of the indices of `present` `[C] bool`, with the others last."""
     return jnp.argsort(jnp.where(present, jax.random.uniform(key, present.shape), 2.0))
 
 
 def draw(key: Key, probability: np.ndarray) -> Array:
-    """A row `() int32` of a table, drawn with these probabilities `[N]`."""
+    """A row `() int32` of a table, drawn with `probability` `[N]`."""
     below = jnp.asarray(np.cumsum(probability)[:-1], jnp.float32)  # without the last: rounding may keep it below 1
     return jnp.searchsorted(below, jax.random.uniform(key), side="right").astype(jnp.int32)
 
@@ -194,35 +190,35 @@ def draw_answer(key: Key, answers: np.ndarray, known: np.ndarray, row: Array, le
 
 
 class Solved(NamedTuple):
-    """The R solvable pairs of a hand and a target, ordered by hand, then target."""
+    """The R solvable pairs of a hand and a target, sorted by hand, then by target."""
 
     hand: np.ndarray  # [R] int64, row of the hand
-    target: np.ndarray  # [R] int64, the target itself
-    answers: np.ndarray  # [R, keep, 2 n] uint8, tokens; different correct answers, ended and padded by the end token
-    known: np.ndarray  # [R] int32, how many of these there are
-    total: np.ndarray  # [R] int32, how many correct answers exist
+    target: np.ndarray  # [R] int64
+    answers: np.ndarray  # [R, keep, 2 n] uint8, different correct answers, padded by the end token
+    known: np.ndarray  # [R] int32, number of answers, at most `keep`
+    total: np.ndarray  # [R] int32, number of all correct answers
 
 
 def multisets(highest: int, size: int) -> np.ndarray:
-    """All multisets of `size` of the numbers 1 .. highest, `[N, size] int32`, each sorted."""
+    """All multisets of `size` numbers from 1 .. highest, `[N, size] int32`, each sorted."""
     return np.array(list(itertools.combinations_with_replacement(range(1, highest + 1), size)), np.int32)
 
 
 def orderings(hands: np.ndarray) -> np.ndarray:
-    """In how many orders `[N]` the cards of sorted `hands` `[N, n]` can lie."""
+    """The number of different orders `[N]` of the cards of sorted `hands` `[N, n]`."""
     repeats = np.tril(hands[:, :, None] == hands[:, None, :]).sum(-1)  # 1, 2, ... along a run of equal cards
     return np.prod(np.arange(1, hands.shape[1] + 1)) // repeats.prod(-1)
 
 
 def held_out(rows: np.ndarray) -> np.ndarray:
-    """Which rows `[N]` of small numbers `[N, n]` are held out from training: a fixed fifth of all possible rows."""
+    """Which `rows` `[N, n]` of small numbers are held out from training, `[N] bool`: a fixed fifth of all rows."""
     return np.array([zlib.crc32(row.tobytes()) % 5 == 0 for row in rows.astype(np.uint8)], bool)
 
 
 def solve(notation: Notation, hands: np.ndarray, targets: Sequence[int], keep: int = 16) -> Solved:
-    """All ways to make `targets` of each of `hands` `[N, n]` (rows sorted, 2 <= n <= 5), each number used once.
+    """All answers that make `targets` from each of `hands` `[N, n]` (sorted rows, 2 <= n <= 5), each number used once.
 
-    Two answers are different if their tokens are. Up to `keep` answers are kept, drawn uniformly (always the same).
+    Answers are different if their tokens are. At most `keep` of them are kept, drawn uniformly with a fixed seed.
     Raises ValueError for hands that are not sorted or could overflow.
     """
     n = hands.shape[1]
@@ -230,7 +226,7 @@ def solve(notation: Notation, hands: np.ndarray, targets: Sequence[int], keep: i
         raise ValueError(f"hands must be rows of 2 to 5 sorted numbers, got shape {hands.shape}")
     require_exact(n, int(hands.max()), max(targets))
     templates = _templates(n)[2**n - 1]
-    # Equal cards are interchangeable: of templates that give the same tokens, the one that has them in order counts.
+    # equal cards are interchangeable: of the templates with the same tokens, keep the one with the cards in order
     in_order = np.diff(np.argsort(templates, axis=1, kind="stable")[:, :n]) > 0
     chunk = max(1, 2**23 // len(templates))
     found = []
@@ -241,7 +237,7 @@ def solve(notation: Notation, hands: np.ndarray, targets: Sequence[int], keep: i
         found.append((first + row[kept], target[kept], template[kept]))
     row, target, template = (np.concatenate(x) for x in zip(*found, strict=True))
 
-    order = np.random.RandomState(0).permutation(len(row))  # the generator whose stream numpy promises to keep
+    order = np.random.RandomState(0).permutation(len(row))  # numpy guarantees that its stream never changes
     order = order[np.lexsort((target[order], row[order]))]
     row, target, template = row[order], target[order], template[order]
     new = np.append(True, (np.diff(row) != 0) | (np.diff(target) != 0))[: len(row)]
@@ -260,13 +256,13 @@ def solve(notation: Notation, hands: np.ndarray, targets: Sequence[int], keep: i
 
 
 def _splits(mask: int) -> Iterator[tuple[int, int]]:
-    """The ways to divide a set of cards, as bits of `mask`, between the left and the right operand."""
+    """All splits of a set of cards, the bits of `mask`, into a left and a right operand."""
     return ((left, mask ^ left) for left in range(1, mask) if left & mask == left)
 
 
 @functools.cache
 def _templates(n: int) -> dict[int, np.ndarray]:
-    """For each set of cards all expressions that use each once, `[E, 2 k - 1] int8`: i is card i, n + j operator j."""
+    """For each set of k cards, all its expressions `[E, 2 k - 1] int8`: i is card i, n + j is operator j."""
     templates = {1 << i: np.array([[i]], np.int8) for i in range(n)}
     for mask in range(1, 2**n):
         if mask in templates:
@@ -281,7 +277,7 @@ def _templates(n: int) -> dict[int, np.ndarray]:
 
 
 def _search(hands: np.ndarray, targets: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows, targets and templates of all hits among `hands` `[N, n]`; templates in the order of `_templates`."""
+    """Rows, targets and templates of all correct answers for `hands` `[N, n]`, in the order of `_templates`."""
     n = hands.shape[1]
     full = 2**n - 1
     cards = hands.astype(np.int32)

@@ -1,4 +1,4 @@
-"""Which levels lifetimes are spent on: each function here returns a `metarl.meta.Curriculum`."""
+"""Curricula choose the levels of lifetimes: each function here returns a `metarl.Curriculum`."""
 
 from metarl.curricula import scores
 from metarl.curricula.replay import Priority, replay

@@ -1,4 +1,4 @@
-"""What is logged of the levels that lifetimes are spent on."""
+"""Metrics of the levels of lifetimes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from metarl.types import Level, Levels, Metrics
 
 
-def level_metrics(levels: Levels, lived: Level) -> Metrics:
-    """Means over the levels `lived` on (leaves [n, ...]): of their horizon, and of `levels.features`."""
-    features = jax.vmap(levels.features)(lived.problem) if levels.features else {}
+def level_metrics(levels: Levels, present: Level) -> Metrics:
+    """Means of the horizon and of `levels.features` over the `present` levels (leaves [n, ...])."""
+    features = jax.vmap(levels.features)(present.problem) if levels.features else {}
     means = {f"level_{name}": x.mean(dtype=jnp.float32) for name, x in features.items()}
-    return {"level_horizon": lived.horizon.mean(dtype=jnp.float32), **means}
+    return {"level_horizon": present.horizon.mean(dtype=jnp.float32), **means}

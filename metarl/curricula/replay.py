@@ -1,18 +1,18 @@
-"""Prioritised level replay: the levels that lifetimes have something to learn from are lived on again.
+"""Prioritised level replay: lifetimes are spent again on the levels with the highest scores.
 
 Jiang et al. 2021 (arXiv 2010.03934); as the buffer of GROOVE, Jackson et al. 2023 (arXiv 2310.02782); with mutation,
-ACCEL, Parker-Holder et al. 2022 (arXiv 2203.01302). A level is a problem and a horizon, so both are chosen.
+ACCEL, Parker-Holder et al. 2022 (arXiv 2203.01302). A level is a problem and a horizon, so both are replayed.
 """
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 
+from metarl import checks
 from metarl.curricula.features import level_metrics
 from metarl.curricula.scores import Score
 from metarl.meta import Curriculum, InnerLoop, Lifetimes
@@ -24,11 +24,11 @@ FRESH, REPLAYED, MUTATED = 0, 1, 2
 
 
 class Priority(NamedTuple):
-    """How likely each scored level is to be replayed: `(1 - staleness) P_score + staleness P_stale`.
+    """The probability with which each scored level is replayed: `(1 - staleness) P_score + staleness P_stale`.
 
-    P_score is proportional to `rank^(-1 / temperature)` ("rank": 1 plus how many scores are greater) or to
-    `max(score, 0)^(1 / temperature)` ("proportional": all alike if no score is positive), P_stale to the time since a
-    level was given out.
+    With "rank", P_score is proportional to `rank^(-1 / temperature)`, where the rank is 1 plus the number of higher
+    scores. With "proportional" it is proportional to `max(score, 0)^(1 / temperature)`, or uniform if no score is
+    positive. P_stale is proportional to the time since the level was last chosen.
     """
 
     by: Prioritisation = "rank"
@@ -37,16 +37,16 @@ class Priority(NamedTuple):
 
 
 class Buffer(NamedTuple):
-    """Levels, and how they were scored. A level without a score is there only while a lifetime is spent on it."""
+    """Levels and their scores. A level without a score stays only while a lifetime is spent on it."""
 
     levels: Level  # leaves [capacity, ...]
-    code: Array  # [capacity] uint32, of the level: equal levels have equal codes
+    code: Array  # [capacity] uint32, `fingerprint` of the level
     score: Array  # [capacity], NaN where the level was never scored
-    filled: Array  # [capacity] bool
-    active: Array  # [capacity] bool, a lifetime is being spent on it
-    last: Array  # [capacity] int32, the clock when it was given out last
+    filled: Array  # [capacity] bool, there is a level
+    active: Array  # [capacity] bool, a lifetime is being spent on the level
+    last: Array  # [capacity] int32, the clock when the level was last chosen
     clock: Array  # () int32
-    slot: Array  # [num_lifetimes] int32, where the level of each lifetime is; capacity where it is not followed
+    slot: Array  # [num_lifetimes] int32, the index of each lifetime's level; capacity if its score will not be recorded
     origin: Array  # [num_lifetimes] int32, FRESH, REPLAYED or MUTATED
 
 
@@ -54,7 +54,7 @@ class ReplayState(NamedTuple):
     """The state of the curriculum."""
 
     buffer: Buffer
-    score: PyTree  # what the score remembers of the lifetimes, leaves [num_lifetimes, ...]
+    score: PyTree  # the state of `Score`, leaves [num_lifetimes, ...]
 
 
 class _Options(NamedTuple):
@@ -77,32 +77,24 @@ def replay(
     warm_up: int = 1,
     mutation_probability: Array | float = 0.0,
 ) -> Curriculum:
-    """Gives a newborn agent, with `probability`, a level of the buffer that nobody lives on, else a fresh one.
+    """With `probability`, replays a level from a buffer of `capacity` levels; otherwise draws a new one.
 
-    Levels are scored by `score` when a lifetime on them ends, and chosen by `priority`. There is no replay before
-    `warm_up` levels have a score. A fresh level takes the place of the lowest score among the levels that nobody lives
-    on. With `mutation_probability`, a level that would be fresh is an edit (`levels.mutate`) of one that was chosen as
-    if for replay (and that somebody may be living on).
+    `score` scores a level when a lifetime on it ends, and `priority` chooses among the scored levels on which no
+    lifetime is being spent. Replay starts when `warm_up` levels have a score. A new level replaces the level of lowest
+    score on which no lifetime is being spent. With `mutation_probability`, a new level is not drawn, but is an edit
+    (`levels.mutate`) of a level that `priority` chooses among all scored ones.
 
-    A level that is drawn twice is in the buffer once. While an agent lives on it, others may be given it (a
-    distribution may have few levels), but only the first agent's score counts. Only finite scores of whole lifetimes
-    count (the horizon of the first generation is cut, see `compose`).
+    A level that is drawn twice is in the buffer once. Several lifetimes may be spent on it at the same time (a
+    distribution may have few levels), but only the first one's score is recorded. Only finite scores of whole lifetimes
+    are recorded; the first lifetimes are cut short (see `compose`).
 
-    Raises ValueError if an option is out of range, for mutation of levels that cannot be mutated, or when `init` is
-    asked for more lifetimes than `capacity`.
+    Raises ValueError if an option is out of range, for mutation of levels without `mutate`, and in `init` if there are
+    more lifetimes than `capacity`.
     """
-    shares = {
-        "probability": probability,
-        "staleness": priority.staleness,
-        "mutation_probability": mutation_probability,
-    }
-    for name, value in shares.items():
-        if isinstance(value, int | float) and not 0.0 <= value <= 1.0:
-            raise ValueError(f"{name} must be from 0 to 1, got {value}")
-    if isinstance(priority.temperature, int | float) and not 1e-30 < priority.temperature < math.inf:
-        raise ValueError(f"temperature must be positive and finite, got {priority.temperature}")
-    if priority.by not in get_args(Prioritisation):
-        raise ValueError(f"prioritisation must be one of {get_args(Prioritisation)}, got {priority.by!r}")
+    checks.share(probability=probability, staleness=priority.staleness, mutation_probability=mutation_probability)
+    checks.positive(temperature=priority.temperature)
+    checks.at_least(1e-30, temperature=priority.temperature)  # float32 would round a smaller one to 0
+    checks.one_of(get_args(Prioritisation), prioritisation=priority.by)
     if not 1 <= warm_up <= capacity:
         raise ValueError(f"warm_up must be from 1 to capacity = {capacity}, got {warm_up}")
     if levels.mutate is None and _positive(mutation_probability):
@@ -112,7 +104,7 @@ def replay(
 
 
 def _positive(share: Array | float) -> bool:
-    """Whether a share may be above 0, as far as can be told."""
+    """Whether a share may be above 0; always for arrays, whose values may be unknown."""
     return not isinstance(share, int | float) or share > 0.0
 
 
@@ -132,7 +124,7 @@ def _init(options: _Options, key: Key, num_lifetimes: int) -> ReplayState:
         slot=jnp.full(num_lifetimes, capacity, jnp.int32),
         origin=jnp.full(num_lifetimes, FRESH, jnp.int32),
     )
-    # `sample` replaces this for every lifetime before anything is scored
+    # only for the shapes: `sample` replaces this for every lifetime before anything is scored
     first = jax.vmap(levels.sample)(jax.random.split(key, num_lifetimes))
     return ReplayState(buffer, options.score.init(key, first))
 
@@ -143,75 +135,75 @@ def _sample(options: _Options, key: Key, state: ReplayState, needed: Array) -> t
     weights = log_priorities(state.buffer, options.priority)
     replays, slot = _replays(options, replay_key, order_key, state.buffer, weights, needed)
     new = jax.vmap(options.levels.sample)(jax.random.split(fresh_key, len(needed)))
-    born, origin = needed & ~replays, jnp.where(replays, REPLAYED, FRESH)
+    fresh, origin = needed & ~replays, jnp.where(replays, REPLAYED, FRESH)
     if _positive(options.mutation_probability):
-        edited, new = _edits(options, edit_keys, state.buffer, weights, born, new)
+        edited, new = _edits(options, edit_keys, state.buffer, weights, fresh, new)
         origin = jnp.where(edited, MUTATED, origin)
-    levels, buffer = _enter(state.buffer, new, born, replays, slot)
+    levels, buffer = _insert(state.buffer, new, fresh, replays, slot)
     buffer = buffer._replace(
         last=buffer.last.at[jnp.where(needed, buffer.slot, options.capacity)].set(buffer.clock, mode="drop"),
         clock=buffer.clock + needed.any(),
         slot=jnp.where(needed, buffer.slot, state.buffer.slot),
         origin=jnp.where(needed, origin, buffer.origin),
     )
-    followed = options.score.init(jax.random.fold_in(key, 6), levels)
-    return levels, ReplayState(buffer, select(needed, followed, state.score))
+    score = options.score.init(jax.random.fold_in(key, 6), levels)
+    return levels, ReplayState(buffer, select(needed, score, state.score))
 
 
 def _replays(
     options: _Options, replay_key: Key, order_key: Key, buffer: Buffer, weights: Array, needed: Array
 ) -> tuple[Array, Array]:
-    """Which lifetimes [n] live on a level of the buffer, and the slot of it [n] (capacity for the others).
+    """Which lifetimes [n] get a level of the buffer, and its slot [n] (capacity for the other lifetimes).
 
-    Levels that nobody lives on are drawn without replacement, in an order by `weights` [capacity], log-priorities.
+    Levels that are not active are drawn without replacement, by log-priorities `weights` [capacity].
     """
     free = jnp.where(buffer.active, -jnp.inf, weights)
-    order = jnp.argsort(-(free + jax.random.gumbel(order_key, free.shape)))
-    wishes = needed & jax.random.bernoulli(replay_key, options.probability, needed.shape)
-    turn = jnp.cumsum(wishes) - 1
-    replays = wishes & _ready(options, buffer) & (turn < jnp.isfinite(free).sum())
-    return replays, jnp.where(replays, order[turn], options.capacity)
+    order = jnp.argsort(-(free + jax.random.gumbel(order_key, free.shape)))  # the Gumbel trick
+    wanted = needed & jax.random.bernoulli(replay_key, options.probability, needed.shape)
+    rank = jnp.cumsum(wanted) - 1
+    replays = wanted & _ready(options, buffer) & (rank < jnp.isfinite(free).sum())
+    return replays, jnp.where(replays, order[rank], options.capacity)
 
 
 def _edits(
-    options: _Options, keys: list[Key], buffer: Buffer, weights: Array, born: Array, new: Level
+    options: _Options, keys: list[Key], buffer: Buffer, weights: Array, fresh: Array, new: Level
 ) -> tuple[Array, Level]:
-    """Which of the newborn lifetimes [n] get an edit of a level of the buffer, and `new` with these edits."""
+    """Which of the `fresh` levels [n] are replaced by an edit of a level of the buffer, and `new` with these edits."""
     mutation_key, parent_key, edit_key = keys
     assert options.levels.mutate is not None
-    parents = jax.random.categorical(parent_key, weights, shape=born.shape)
+    parents = jax.random.categorical(parent_key, weights, shape=fresh.shape)
     chosen = jax.tree.map(lambda x: x[parents], buffer.levels)
-    children = jax.vmap(options.levels.mutate)(jax.random.split(edit_key, len(born)), chosen)
-    wishes = jax.random.bernoulli(mutation_key, options.mutation_probability, born.shape)
-    edited = born & _ready(options, buffer) & wishes
+    children = jax.vmap(options.levels.mutate)(jax.random.split(edit_key, len(fresh)), chosen)
+    wanted = jax.random.bernoulli(mutation_key, options.mutation_probability, fresh.shape)
+    edited = fresh & _ready(options, buffer) & wanted
     return edited, select(edited, children, new)
 
 
-def _enter(buffer: Buffer, new: Level, born: Array, replays: Array, slot: Array) -> tuple[Level, Buffer]:
-    """Puts what is new of the levels of `born` lifetimes [n] into the buffer; the levels given to all, and the buffer.
+def _insert(buffer: Buffer, new: Level, fresh: Array, replays: Array, slot: Array) -> tuple[Level, Buffer]:
+    """Inserts those of the `fresh` [n] levels that the buffer does not have. Returns the levels [n] and the buffer.
 
-    `slot` [n] are those of replays. A new level takes an empty place, or that of the lowest score nobody lives on.
+    `slot` [n] are the slots of replays. A level takes an empty slot, or the inactive one of lowest score.
     """
-    capacity, count = len(buffer.code), len(born)
+    capacity, count = len(buffer.code), len(fresh)
     active = buffer.active.at[slot].set(True, mode="drop")
     code = fingerprint(new)
-    alike = buffer.filled & (code[:, None] == buffer.code)
-    known, where = alike.any(1), alike.argmax(1)
-    earlier = born & (code[:, None] == code) & (jnp.arange(count) < jnp.arange(count)[:, None])
-    # of those with the same level, the first is followed; and none whose level only has the code of another
-    followed = born & ~earlier.any(1) & (~known | _equal(new, jax.tree.map(lambda x: x[where], buffer.levels)))
-    resumes = followed & known & ~active[where]
-    slot = jnp.where(resumes, where, slot)
-    active = active.at[jnp.where(resumes, where, capacity)].set(True, mode="drop")
+    same_code = buffer.filled & (code[:, None] == buffer.code)
+    known, index = same_code.any(1), same_code.argmax(1)
+    earlier = fresh & (code[:, None] == code) & (jnp.arange(count) < jnp.arange(count)[:, None])
+    # only the first of several lifetimes on equal levels is recorded, and none whose code is that of another level
+    recorded = fresh & ~earlier.any(1) & (~known | _equal(new, jax.tree.map(lambda x: x[index], buffer.levels)))
+    redrawn = recorded & known & ~active[index]
+    slot = jnp.where(redrawn, index, slot)
+    active = active.at[jnp.where(redrawn, index, capacity)].set(True, mode="drop")
 
-    enters = followed & ~known
+    inserted = recorded & ~known
     value = jnp.where(buffer.filled, buffer.score, -jnp.inf)
-    places = jnp.argsort(jnp.where(active, jnp.inf, value))
-    entry = jnp.where(enters, places[jnp.cumsum(enters) - 1], capacity)
-    slot = jnp.where(enters, entry, slot)
+    lowest_first = jnp.argsort(jnp.where(active, jnp.inf, value))
+    entry = jnp.where(inserted, lowest_first[jnp.cumsum(inserted) - 1], capacity)
+    slot = jnp.where(inserted, entry, slot)
     stored = jax.tree.map(lambda x, y: x.at[entry].set(y, mode="drop"), buffer.levels, new)
-    given = select(replays, jax.tree.map(lambda x: x[slot], stored), new)
-    return given, buffer._replace(
+    levels = select(replays, jax.tree.map(lambda x: x[slot], stored), new)
+    return levels, buffer._replace(
         levels=stored,
         code=buffer.code.at[entry].set(code, mode="drop"),
         score=buffer.score.at[entry].set(jnp.nan, mode="drop"),
@@ -235,12 +227,12 @@ def _update(
     return ReplayState(record(state.buffer, lifetimes.level, scores, ended), score_state), metrics
 
 
-def record(buffer: Buffer, lived: Level, scores: Array, ended: Array) -> Buffer:
-    """The buffer with the `scores` [n] of the lifetimes that `ended` [n] on levels `lived`; drops unscored levels."""
+def record(buffer: Buffer, levels: Level, scores: Array, ended: Array) -> Buffer:
+    """Records the `scores` [n] of the lifetimes that `ended` [n] on `levels`, and drops levels without a score."""
     capacity = len(buffer.code)
-    whole = lived.horizon == buffer.levels.horizon.at[buffer.slot].get(mode="clip")
-    counts = ended & whole & jnp.isfinite(scores)
-    score = buffer.score.at[jnp.where(counts, buffer.slot, capacity)].set(scores, mode="drop")
+    whole = levels.horizon == buffer.levels.horizon.at[buffer.slot].get(mode="clip")
+    valid = ended & whole & jnp.isfinite(scores)
+    score = buffer.score.at[jnp.where(valid, buffer.slot, capacity)].set(scores, mode="drop")
     active = buffer.active.at[jnp.where(ended, buffer.slot, capacity)].set(False, mode="drop")
     return buffer._replace(
         score=score,
@@ -255,22 +247,19 @@ def _ready(options: _Options, buffer: Buffer) -> Array:
 
 
 def has_score(buffer: Buffer) -> Array:
-    """[capacity] bool, the levels that may be replayed when nobody lives on them."""
+    """[capacity] bool, the levels with a score. They can be replayed when no lifetime is spent on them."""
     return buffer.filled & ~jnp.isnan(buffer.score)
 
 
 def log_priorities(buffer: Buffer, priority: Priority = Priority()) -> Array:  # noqa: B008
-    """Logarithm of the probability [capacity] with which a level would be chosen for replay if nobody lived on any.
-
-    -inf for levels without a score; all of it if there is none.
-    """
+    """Logarithm of the probability [capacity] of `Priority`, as if no level were active; -inf without a score."""
     scored = has_score(buffer)
     if priority.by == "rank":
         descending = jnp.where(scored, -buffer.score, jnp.inf)
-        rank = jnp.searchsorted(jnp.sort(descending), descending) + 1  # equal scores have equal ranks
+        rank = jnp.searchsorted(jnp.sort(descending), descending) + 1  # equal scores share a rank
         logits = -jnp.log(rank) / priority.temperature
     else:
-        positive = scored & (buffer.score > 0.0)  # all alike if there is none
+        positive = scored & (buffer.score > 0.0)  # uniform if there is none
         logits = jnp.where(positive, jnp.log(jnp.where(positive, buffer.score, 1.0)) / priority.temperature, -jnp.inf)
         logits = jnp.where(positive.any(), logits, 0.0)
     by_score = jax.nn.log_softmax(jnp.where(scored, logits, -jnp.inf))
@@ -281,13 +270,13 @@ def log_priorities(buffer: Buffer, priority: Priority = Priority()) -> Array:  #
 
 
 def _equal(levels: Level, others: Level) -> Array:
-    """[n] bool, which of `levels` and `others` (leaves [n, ...]) are the same."""
+    """[n] bool, where `levels` and `others` (leaves [n, ...]) are equal."""
     leaves = jax.tree.leaves(jax.tree.map(lambda x, y: (x == y).reshape(len(x), -1).all(1), levels, others))
     return jnp.stack(leaves).all(0)
 
 
 def fingerprint(levels: Level) -> Array:
-    """A number [n] (uint32) that equal levels (leaves [n, ...]) share, and others hardly ever do."""
+    """A hash [n] uint32 of levels with leaves [n, ...]: equal for equal levels, hardly ever for different ones."""
     code = jnp.uint32(0)
     for i, leaf in enumerate(jax.tree.leaves(levels)):
         if jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.dtype.itemsize < 4:
@@ -302,7 +291,7 @@ def fingerprint(levels: Level) -> Array:
 
 
 def replay_metrics(buffer: Buffer) -> Metrics:
-    """What the buffer is and does: its levels, their scores, and how many lifetimes are replays and edits."""
+    """Number of levels, quantiles of their scores, and the shares of lifetimes on replayed and on edited levels."""
     scored = has_score(buffer)
     scores = jnp.where(scored, buffer.score, jnp.nan)
     low, middle, high = jnp.nanquantile(scores, jnp.array([0.1, 0.5, 0.9]))

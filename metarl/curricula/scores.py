@@ -1,7 +1,7 @@
-"""How much a lifetime that ended says for training on its level again: each function here returns a `Score`.
+"""Scores of levels, by which `metarl.curricula.replay` chooses: each function here returns a `Score`.
 
-For GROOVE (Jackson et al. 2023, arXiv 2310.02782), and what it is compared with. Any function of one lifetime is a
-score, too: `of_ended(lambda inner, meta_params, lifetime, key: ...)`.
+They are that of GROOVE (Jackson et al. 2023, arXiv 2310.02782) and those that GROOVE is compared with. Any function of
+one lifetime makes a score: `of_ended(lambda inner, meta_params, lifetime, key: ...)`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from metarl import checks
 from metarl.inner.rl import ValueJudge
 from metarl.meta import InnerLoop, Lifetimes, advance
 from metarl.tree import select
@@ -19,21 +20,21 @@ from metarl.types import Array, Key, Level, MetaParams, PyTree
 
 
 class Score(NamedTuple):
-    """How much there is to learn on a level, told by the lifetimes that are spent on it."""
+    """Estimates from lifetimes how much there is to learn on their levels."""
 
-    init: Callable[[Key, Level], PyTree]  # of newborn lifetimes on levels with leaves [n, ...]; leaves [n, ...]
-    # (inner, meta_params, state, lifetimes, ended [n] bool, key) -> scores [n] (of those that ended), state.
-    # Called in every meta-step, so that a score may follow lifetimes while they last.
+    init: Callable[[Key, Level], PyTree]  # (key, levels of new lifetimes) -> state; leaves [n, ...] of both
+    # (inner, meta_params, state, lifetimes, ended [n] bool, key) -> scores [n] (used where `ended`), state.
+    # Called in every meta-step, so that a score can follow lifetimes before they end.
     update: Callable[[InnerLoop, MetaParams, PyTree, Lifetimes, Array, Key], tuple[Array, PyTree]]
 
 
 def of_ended(function: Callable[[InnerLoop, MetaParams, Any, Key], Array], batch_size: int = 4) -> Score:
-    """`function(inner, meta_params, lifetime, key)` () of the lifetimes that ended, and of no other.
+    """The score `function(inner, meta_params, lifetime, key)` (), computed only for lifetimes that ended.
 
-    `batch_size` of them are scored at a time: the time it takes depends on how many ended, and no shape does.
+    `batch_size` of them are scored at a time, so the time depends on how many ended, although no shape does.
     Raises ValueError if `batch_size` is not positive.
     """
-    _check(batch_size)
+    checks.at_least(1, batch_size=batch_size)
 
     def update(
         inner: InnerLoop, meta_params: MetaParams, state: PyTree, lifetimes: Lifetimes, ended: Array, key: Key
@@ -45,37 +46,37 @@ def of_ended(function: Callable[[InnerLoop, MetaParams, Any, Key], Array], batch
 
 
 def uniformly_random(batch_size: int = 4) -> Score:
-    """A random number: replay that prefers no level, for comparison."""
+    """A random number, for comparison: replay then prefers no level."""
     return of_ended(lambda inner, meta_params, lifetime, key: jax.random.uniform(key), batch_size)
 
 
 def algorithmic_regret(antagonist: InnerLoop, batch_size: int = 4) -> Score:
-    """What a learner of `antagonist` (such as A2C) earns on the level, less what the lifetime's learner does.
+    """The fitness of a learner of `antagonist` (such as A2C) on the level, minus that of the lifetime's learner.
 
-    Antagonists are born with the lifetimes, keep pace with them, all side by side, and live as long, on the same level.
-    Both are tested with the same random numbers when they end (Jackson et al. 2023, section 4). Under evolution the
-    lifetime's learner is one that the estimator hands on: of `es` the better of a pair, both of which learned by
-    perturbed rules.
+    Each lifetime has an antagonist, which is trained on the same level for as many updates, at the same time. Both are
+    tested with the same random numbers when the lifetime ends (Jackson et al. 2023, section 4). Under evolution the
+    lifetime's learner is the one that the estimator keeps: with `es` the better one of a pair, both of which learned
+    with perturbed meta-parameters.
 
     Raises ValueError if `batch_size` is not positive, or if an inner loop has no fitness.
     """
-    _check(batch_size)
-    earned = _fitness(antagonist, "an antagonist")
-    meta_params = antagonist.init_meta(jax.random.key(0))  # of a hand-made agent: nothing
+    checks.at_least(1, batch_size=batch_size)
+    antagonist_fitness = _fitness(antagonist, "an antagonist")
+    antagonist_params = antagonist.init_meta(jax.random.key(0))  # empty for a hand-made agent
 
     def init(key: Key, levels: Level) -> PyTree:
         return jax.vmap(antagonist.init)(jax.random.split(key, len(levels.horizon)), levels)
 
     def update(
-        inner: InnerLoop, rule: MetaParams, agents: PyTree, lifetimes: Lifetimes, ended: Array, key: Key
+        inner: InnerLoop, meta_params: MetaParams, agents: PyTree, lifetimes: Lifetimes, ended: Array, key: Key
     ) -> tuple[Array, PyTree]:
         learn_key, test_key = jax.random.split(key)
 
         def learn(loop: tuple[Array, PyTree]) -> tuple[Array, PyTree]:
             t, agents = loop
             keys = jax.random.split(jax.random.fold_in(learn_key, t), len(ended))
-            older = jax.vmap(advance, (None, None, 0, 0))(antagonist, meta_params, agents, keys).lifetime
-            return t + 1, select(agents.step < lifetimes.step, older, agents)
+            after = jax.vmap(advance, (None, None, 0, 0))(antagonist, antagonist_params, agents, keys).lifetime
+            return t + 1, select(agents.step < lifetimes.step, after, agents)
 
         def behind(loop: tuple[Array, PyTree]) -> Array:
             return (loop[1].step < lifetimes.step).any()
@@ -84,7 +85,7 @@ def algorithmic_regret(antagonist: InnerLoop, batch_size: int = 4) -> Score:
 
         def regret(x: tuple[Any, Any, Key]) -> Array:
             lifetime, agent, key = x
-            return earned(meta_params, agent, key) - _fitness(inner)(rule, lifetime, key)
+            return antagonist_fitness(antagonist_params, agent, key) - _fitness(inner)(meta_params, lifetime, key)
 
         return _where(ended, regret, (lifetimes, agents, jax.random.split(test_key, len(ended))), batch_size), agents
 
@@ -92,9 +93,9 @@ def algorithmic_regret(antagonist: InnerLoop, batch_size: int = 4) -> Score:
 
 
 def optimal_regret(optimum: Callable[[PyTree], Array] | None, batch_size: int = 4) -> Score:
-    """The best return that there is on a level, `optimum(problem)` (), less what the lifetime's agent earns.
+    """The optimal return on the level, `optimum(problem)` (), minus the fitness of the lifetime's agent.
 
-    Raises ValueError if `optimum` is None, as `Levels.optimal_return` is where the best return is not known.
+    `optimum` is usually `Levels.optimal_return`. Raises ValueError if it is None, which means that it is unknown.
     """
     if optimum is None:
         raise ValueError("optimal_regret needs levels whose optimal return is known, such as tabular ones; got None")
@@ -107,9 +108,9 @@ def optimal_regret(optimum: Callable[[PyTree], Array] | None, batch_size: int = 
 
 
 def positive_value_loss(judge: ValueJudge, batch_size: int = 4) -> Score:
-    """PVL: the mean of `max(A, 0)` over a rollout, with advantages A (GAE) under the lifetime's own critic.
+    """PVL: the mean of `max(A, 0)` over a rollout, where A is the advantage (GAE) under the lifetime's own critic.
 
-    `judge` is `metarl.inner.rl.value_judge(...)` of the parts that the agents are made of.
+    `judge` is `metarl.inner.rl.value_judge(...)` with the same parts as the agents.
     """
     return of_ended(
         lambda inner, meta_params, lifetime, key: jnp.maximum(judge(lifetime, key)[1].advantage, 0.0).mean(), batch_size
@@ -117,17 +118,17 @@ def positive_value_loss(judge: ValueJudge, batch_size: int = 4) -> Score:
 
 
 def l1_value_loss(judge: ValueJudge, batch_size: int = 4) -> Score:
-    """The mean of `|A|` over a rollout, with advantages A (GAE) under the lifetime's own critic; `judge` as for PVL."""
+    """The mean of `|A|` over a rollout, with A and `judge` as in `positive_value_loss`."""
     return of_ended(
         lambda inner, meta_params, lifetime, key: jnp.abs(judge(lifetime, key)[1].advantage).mean(), batch_size
     )
 
 
 def max_monte_carlo(judge: ValueJudge) -> Score:
-    """MaxMC: the greatest return seen on the level, less the mean value that the lifetime's own critic expects.
+    """MaxMC: the highest return of an episode on the level, minus the mean value under the lifetime's own critic.
 
-    Seen in one further rollout of the lifetime at the end of each meta-step. NaN if no episode ended in any of them.
-    (A level that is lived on again starts anew: earlier agents' returns are not remembered.) `judge` as for PVL.
+    Returns are those of a new rollout of the lifetime at the end of each meta-step; the score is NaN if no episode
+    ended in them. Returns of earlier lifetimes on the same level are not used. `judge` as in `positive_value_loss`.
     """
 
     def init(key: Key, levels: Level) -> Array:
@@ -138,11 +139,11 @@ def max_monte_carlo(judge: ValueJudge) -> Score:
     ) -> tuple[Array, Array]:
         def look(lifetime: Any, key: Key) -> tuple[Array, Array]:
             data, targets = judge(lifetime, key)
-            finished = jnp.where(jnp.isnan(data.episode_return), -jnp.inf, data.episode_return)
-            return finished.max(), targets.value.mean()
+            returns = jnp.where(jnp.isnan(data.episode_return), -jnp.inf, data.episode_return)
+            return returns.max(), targets.value.mean()
 
-        seen, value = jax.vmap(look)(lifetimes, jax.random.split(key, len(ended)))
-        best = jnp.maximum(best, seen)
+        highest, value = jax.vmap(look)(lifetimes, jax.random.split(key, len(ended)))
+        best = jnp.maximum(best, highest)
         return jnp.where(jnp.isfinite(best), best - value, jnp.nan), best
 
     return Score(init, update)
@@ -155,19 +156,14 @@ def _fitness(inner: InnerLoop, what: str = "the inner loop") -> Callable[[MetaPa
 
 
 def _where(wanted: Array, function: Callable[[Any], Array], xs: PyTree, batch_size: int) -> Array:
-    """`function` of the `wanted` [n] entries of `xs` (leaves [n, ...]), `batch_size` at a time; NaN for the others."""
+    """`function` of those entries of `xs` (leaves [n, ...]) that are `wanted` [n], in batches; NaN for the others."""
     count = len(wanted)
 
     def some(loop: tuple[Array, Array]) -> tuple[Array, Array]:
         left, values = loop
-        index = jnp.argsort(~left)[:batch_size]  # stable: those that are left come first
+        index = jnp.argsort(~left)[:batch_size]  # those that are left come first
         new = jax.vmap(function)(jax.tree.map(lambda x: x[index], xs))
         values = values.at[jnp.where(left[index], index, count)].set(new, mode="drop")
         return left.at[index].set(False), values
 
     return jax.lax.while_loop(lambda loop: loop[0].any(), some, (wanted, jnp.full(count, jnp.nan)))[1]
-
-
-def _check(batch_size: int) -> None:
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1 lifetime, got {batch_size}")

@@ -1,4 +1,4 @@
-"""How a meta-gradient is obtained: each function here returns a `metarl.meta.Estimator`."""
+"""Estimates of the meta-gradient: each function here returns a `metarl.Estimator`."""
 
 from metarl.estimators.ask_tell import ask_tell
 from metarl.estimators.backprop import backprop

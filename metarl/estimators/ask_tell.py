@@ -1,4 +1,4 @@
-"""Any evolutionary strategy with evosax's ask/tell interface as an estimator (optional extra `evosax`)."""
+"""Evolution strategies with the ask/tell interface of evosax as estimators (optional extra `evosax`)."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metarl.estimators.population import Lived, check_options, estimate_metrics, live
+from metarl import checks
+from metarl.estimators.population import Lived, estimate_metrics, live
 from metarl.meta import Estimator, InnerLoop, Lifetimes
 from metarl.parallel import Placement
 from metarl.types import Array, Key, MetaParams, Metrics, PyTree
 
-WORST = 1e8  # a loss that nothing has which was ever measured
+WORST = 1e8  # higher than any loss that is measured
 
 
 class AskTellState(NamedTuple):
-    """What a generation leaves for the next."""
+    """What one generation passes to the next."""
 
     strategy: PyTree
-    previous: MetaParams  # the last step of the meta-parameters, downhill negative
+    previous: MetaParams  # the last estimate, minus the last step of the meta-parameters
 
 
 def ask_tell(
@@ -36,18 +37,19 @@ def ask_tell(
 
         ask_tell(lambda solution: evosax.algorithms.CMA_ES(population_size=32, solution=solution), steps=250)
 
-    Every member of the population goes on from every lifetime, with the same random numbers, for `steps` updates or
-    to its horizon; its fitness is the mean over lifetimes. The agents of the best member live on. A member whose
-    fitness is not finite gets that of the worst.
+    Every member of the population continues every lifetime, with the same random numbers, for `steps` updates or to its
+    horizon. The fitness of a member is the mean over lifetimes; if that is not finite, it is the lowest of the others.
+    The learners of the best member are kept.
 
-    The strategy takes its steps itself, so compose it with `optax.sgd(1.0)`: the estimate is the difference from the
-    meta-parameters to its new mean (to its best member, if it is a population without a mean; that starts `sigma`
-    around the meta-parameters, with the same noise whatever the run's seed). `params` are the strategy's own (its
-    default ones if None). `placement` is that of members times lifetimes.
+    The strategy moves its mean itself, so compose it with `optax.sgd(1.0)`: the estimate is the meta-parameters minus
+    the new mean. A strategy without a mean has its best member in the place of the mean, and its first population is
+    the meta-parameters plus noise of deviation `sigma`, the same for every seed. `params` are the parameters of the
+    strategy (None: its default ones). `placement` is that of members times lifetimes.
 
     Raises ValueError if an option is out of range.
     """
-    check_options(steps=steps, sigma=sigma)
+    checks.at_least(1, steps=steps)
+    checks.positive(sigma=sigma)
 
     def build(meta_params: MetaParams) -> tuple[Any, Any]:
         with jax.ensure_compile_time_eval():
@@ -77,9 +79,9 @@ def ask_tell(
         keys = jax.random.split(life_key, count)
 
         def one(common: tuple[MetaParams, tuple[Lifetimes, Key]], pair: tuple[Array, Array]) -> Lived:
-            population, lives = common
-            member, which = pair
-            lifetime, life_key = jax.tree.map(lambda x: x[which], lives)
+            population, starts = common
+            member, index = pair
+            lifetime, life_key = jax.tree.map(lambda x: x[index], starts)
             return live(inner, jax.tree.map(lambda x: x[member], population), lifetime, life_key, steps)
 
         pairs = tuple(x.reshape(-1) for x in jnp.indices((size, count)))
@@ -90,8 +92,8 @@ def ask_tell(
         worst = jnp.where(finite, -fitness, -jnp.inf).max()
         losses = jnp.where(finite, -fitness, jnp.where(finite.any(), worst, WORST))
         strategy_state, _ = strategy.tell(tell_key, population, losses, strategy_state, options)
-        found = strategy.get_mean if hasattr(strategy, "get_mean") else strategy.get_best_solution
-        gradient = jax.tree.map(jnp.subtract, meta_params, found(strategy_state))
+        solution = strategy.get_mean if hasattr(strategy, "get_mean") else strategy.get_best_solution
+        gradient = jax.tree.map(jnp.subtract, meta_params, solution(strategy_state))
         metrics = estimate_metrics(lived.metrics, fitness, gradient, state.previous)
         best = jax.tree.map(lambda x: x[losses.argmin()], lived.lifetime)
         return gradient, AskTellState(_strongly_typed(strategy_state), gradient), best, metrics

@@ -1,4 +1,4 @@
-"""Meta-gradients by backpropagation through a few agent updates."""
+"""Meta-gradients by backpropagation through a few inner updates."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from metarl import checks
 from metarl.estimators.population import gradient_metrics
 from metarl.meta import COUNTED, Estimator, InnerLoop, Lifetimes, Update, advance, done, summary
 from metarl.parallel import Placement
@@ -17,18 +18,17 @@ from metarl.types import Array, Key, MetaParams, Metrics, PyTree
 def backprop(steps: int, *, remat: bool = False, placement: Placement = Placement()) -> Estimator:  # noqa: B008
     """The exact gradient of the truncated objective (Oh et al. 2020, arXiv 2007.08794, section 4.2).
 
-    Every lifetime makes `steps` inner updates; its meta-loss is `inner.loss` after them plus the mean of their
-    `Update.objective`, and the estimate is the gradient of the mean over lifetimes. Within a truncation the gradient
-    flows through every update; across truncations it does not.
+    Every lifetime makes `steps` inner updates. Its meta-loss is `inner.loss` after them plus the mean of their
+    `Update.objective`, and the estimate is the gradient of the mean over lifetimes. The gradient flows through all
+    `steps` updates, but not into the updates of the meta-step before.
 
-    `placement` is that of lifetimes; its batches must divide their number on each device. `remat` recomputes each inner
-    update backwards instead of storing it. Both trade time for memory. Only batches tell how much a lifetime's gradient
-    varies (`meta_gradient_variance`, NaN without them).
+    `placement` is that of lifetimes; its `batch_size` must divide their number on each device. `remat` recomputes each
+    inner update in the backward pass instead of storing it. Both trade time for memory. The variance of the gradients
+    of lifetimes (`meta_gradient_variance`) is estimated from batches; without a `batch_size` it is NaN.
 
     Raises ValueError if `steps` is not positive, or if the devices or the batches do not divide the lifetimes.
     """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1 inner update, got {steps}")
+    checks.at_least(1, steps=steps)
 
     def estimate(
         inner: InnerLoop, meta_params: MetaParams, state: PyTree, lifetimes: Lifetimes, key: Key
@@ -51,8 +51,8 @@ def backprop(steps: int, *, remat: bool = False, placement: Placement = Placemen
             count = len(part[1])
             size = placement.batch_size or count
             if count % size:
-                here = f" / {num_lifetimes // count} devices" if count < num_lifetimes else ""
-                raise ValueError(f"batch_size must divide num_lifetimes = {num_lifetimes}{here}, got {size}")
+                per_device = f" / {num_lifetimes // count} devices" if count < num_lifetimes else ""
+                raise ValueError(f"batch_size must divide num_lifetimes = {num_lifetimes}{per_device}, got {size}")
             if size == count:
                 return jax.tree.map(lambda x: x[None], batch(meta_params, part))
             parts = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), part)
@@ -78,14 +78,14 @@ def backprop(steps: int, *, remat: bool = False, placement: Placement = Placemen
 def _truncation(
     inner: InnerLoop, steps: int, remat: bool, meta_params: MetaParams, lifetime: Any, key: Key
 ) -> tuple[Array, tuple[Any, Metrics]]:
-    """The meta-loss () of one lifetime's next `steps` updates; the lifetime after them, and metrics."""
+    """The meta-loss () of a lifetime after its next `steps` updates; the lifetime after them, and metrics."""
 
     def update(lifetime: Any, key: Key) -> tuple[Any, tuple[Array, Metrics]]:
         lifetime, objective, metrics = advance(inner, meta_params, lifetime, key)
         return lifetime, (objective, metrics)
 
     update_key, loss_key = jax.random.split(key)
-    update = jax.checkpoint(update, prevent_cse=False) if remat else update  # a scan keeps them apart
+    update = jax.checkpoint(update, prevent_cse=False) if remat else update  # not needed in a scan
     lifetime, (objectives, metrics) = jax.lax.scan(update, lifetime, jax.random.split(update_key, steps))
     assert inner.loss is not None
     measured: Update = inner.loss(meta_params, lifetime, loss_key)
@@ -96,7 +96,7 @@ def _truncation(
 
 
 def _variance(gradients: MetaParams, batch_size: int | None) -> Array:
-    """That of one lifetime's gradient, summed over parameters, from batches' mean gradients (leaves [batches, ...])."""
-    if batch_size is None:  # it would take a matrix product per lifetime
+    """Variance of one lifetime's gradient, summed over parameters; `gradients` are batch means [batches, ...]."""
+    if batch_size is None:  # the gradient of each lifetime alone would be much slower
         return jnp.array(jnp.nan)
     return batch_size * sum(x.var(0, ddof=1).sum() for x in jax.tree.leaves(gradients))

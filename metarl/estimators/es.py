@@ -1,4 +1,4 @@
-"""Evolution strategies: meta-gradients from the fitness of perturbed meta-parameters, without differentiating."""
+"""Evolution strategies: meta-gradients from the fitness of perturbed meta-parameters, without derivatives."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
-from metarl.estimators.population import Lived, check_options, estimate_metrics, live, pair_gradient, perturb
+from metarl import checks
+from metarl.estimators.population import Lived, estimate_metrics, live, pair_gradient, perturb
 from metarl.meta import Estimator, InnerLoop, Lifetime, Lifetimes
 from metarl.parallel import Placement
 from metarl.types import Array, Key, MetaParams, Metrics
@@ -16,7 +17,7 @@ Shaping = Literal["none", "centred_ranks", "pair_rank"]
 
 
 class ESState(NamedTuple):
-    """What an estimate leaves for the next."""
+    """What one estimate passes to the next."""
 
     sigma: Array  # () standard deviation of the perturbations
     previous: MetaParams  # the last estimate
@@ -32,29 +33,29 @@ def es(
     common_tasks: bool = True,
     placement: Placement = Placement(),  # noqa: B008
 ) -> Estimator:
-    """Antithetic evolution strategies (OpenES: Salimans et al. 2017, arXiv 1703.03864), of one pair per lifetime.
+    """Antithetic evolution strategies (OpenES: Salimans et al. 2017, arXiv 1703.03864), with one pair per lifetime.
 
-    From where a lifetime stands, one member of its pair goes on under `meta_params + sigma e`, the other under
-    `meta_params - sigma e`, for `steps` updates or to its horizon. So `steps` no shorter than any horizon gives
-    whole lifetimes, and fewer truncated ones, whose estimate is biased. Both members have the same level and the
-    same random numbers (antithetic task sampling, Jackson et al. 2024, arXiv 2402.05828, section 4); the agent of
-    the better one lives on. With `common_tasks=False` the second member goes on from another lifetime, with random
-    numbers of its own, for comparison.
+    Both members of a pair continue the lifetime for `steps` updates or to its horizon, one with
+    `meta_params + sigma e`, the other with `meta_params - sigma e`. If `steps` is at least every horizon, lifetimes are
+    whole; if not, they are truncated, and the estimate is biased. Both members have the same level and the same
+    random numbers (antithetic task sampling, Jackson et al. 2024, arXiv 2402.05828, section 4). The learner of the
+    better member is kept. With `common_tasks=False`, for comparison, the second member continues another lifetime with
+    other random numbers.
 
     The estimate of the gradient of -fitness is `-mean((w(+) - w(-)) e) / (2 sigma)`, where w is a member's fitness
     ("none"), its rank among all members from -0.5 to 0.5 ("centred_ranks"), or 1 for the better and 0 for the worse
-    of a pair ("pair_rank"). Pairs with a member of non-finite fitness do not count, but are counted: the estimate is
-    of the fitness of agents that survive.
-    Fitness is that at the end, or the mean over measurements after every `measure_every` updates; less the mean
-    `Update.objective` of the member's updates.
+    of a pair ("pair_rank"). Pairs with a non-finite fitness are left out of the estimate; the metric
+    `nonfinite_members` counts them.
+    Fitness is measured at the end, or is the mean over measurements after every `measure_every` updates. The mean
+    `Update.objective` of the member's updates is subtracted.
 
     `sigma` is multiplied by `sigma_decay` after each estimate. `placement` is that of pairs.
 
     Raises ValueError if an option is out of range, or if the devices do not divide the lifetimes.
     """
-    check_options(steps=steps, sigma=sigma, sigma_decay=sigma_decay, measure_every=measure_every)
-    if shaping not in get_args(Shaping):
-        raise ValueError(f"shaping must be one of {get_args(Shaping)}, got {shaping!r}")
+    checks.at_least(1, steps=steps, measure_every=measure_every)
+    checks.positive(sigma=sigma, sigma_decay=sigma_decay)
+    checks.one_of(get_args(Shaping), shaping=shaping)
 
     def init(meta_params: MetaParams, lifetimes: Lifetimes) -> ESState:
         return ESState(jnp.float32(sigma), jax.tree.map(jnp.zeros_like, meta_params))
@@ -73,8 +74,8 @@ def es(
                 return live(inner, meta_params, lifetime, key, steps, measure_every)
 
             both = jax.vmap(member)(members, starts, keys)
-            kept = better(both.fitness) if common_tasks else 0
-            return noise, both._replace(lifetime=jax.tree.map(lambda x: x[kept], both.lifetime))
+            best = better(both.fitness) if common_tasks else 0
+            return noise, both._replace(lifetime=jax.tree.map(lambda x: x[best], both.lifetime))
 
         horizons = lifetimes.level.horizon
         others = lifetimes if common_tasks else jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), lifetimes)
@@ -93,20 +94,20 @@ def es(
 
 
 def shape(fitness: Array, shaping: Shaping) -> Array:
-    """What counts for fitness [n, 2] of pairs, as `es` says; NaN for both members of a pair that does not count."""
+    """The weights w [n, 2] of `es` for the fitness [n, 2] of pairs; NaN for pairs that are left out."""
     valid = jnp.isfinite(fitness).all(1, keepdims=True)
     if shaping == "pair_rank":
         fitness = 0.5 + 0.5 * jnp.sign(fitness - fitness[:, ::-1])
     elif shaping == "centred_ranks":
         flat = jnp.where(valid, fitness, jnp.inf).reshape(-1)
         ordered = jnp.sort(flat)
-        # equal fitness, equal rank: the mean of the first and the last that it could have
+        # members of equal fitness share the mean of their ranks
         first, last = (jnp.searchsorted(ordered, flat, side=side) for side in ("left", "right"))
         fitness = (0.5 * (first + last - 1) / jnp.maximum(2 * valid.sum() - 1, 1) - 0.5).reshape(fitness.shape)
     return jnp.where(valid, fitness, jnp.nan)
 
 
 def better(fitness: Array) -> Array:
-    """Which member of a pair with `fitness` [2] has the greater one; a finite one is better than none."""
+    """The index () of the better member of a pair with `fitness` [2]. Non-finite fitness is the worst."""
     comparable = jnp.where(jnp.isfinite(fitness), fitness, -jnp.inf)
     return (comparable[1] > comparable[0]).astype(int)

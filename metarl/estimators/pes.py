@@ -1,4 +1,4 @@
-"""Persistent evolution strategies: truncated like `es` with few steps, unbiased like `es` over whole lifetimes."""
+"""Persistent evolution strategies: unbiased estimates from truncated lifetimes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metarl.estimators.population import Lived, check_options, estimate_metrics, live, pair_gradient, perturb
+from metarl import checks
+from metarl.estimators.population import Lived, estimate_metrics, live, pair_gradient, perturb
 from metarl.meta import Estimator, InnerLoop, Lifetime, Lifetimes, done
 from metarl.parallel import Placement
 from metarl.tree import select
@@ -15,13 +16,13 @@ from metarl.types import Array, Key, MetaParams, Metrics
 
 
 class PESState(NamedTuple):
-    """What an estimate leaves for the next."""
+    """What one estimate passes to the next."""
 
     sigma: Array  # () standard deviation of the perturbations
     previous: MetaParams  # the last estimate
-    twins: Lifetimes  # those of the negative perturbations; the positive ones are the run's lifetimes
-    perturbation: MetaParams  # leaves [n, ...]: each pair's noise / sigma, summed since its lifetimes began
-    newborn: Array  # [n] bool: the lifetime that comes is new, and its twin is to be one with it
+    twins: Lifetimes  # of the negative perturbations; those of the positive ones are the run's lifetimes
+    perturbation: MetaParams  # leaves [n, ...]: the sum of noise / sigma of each pair since its lifetimes began
+    newborn: Array  # [n] bool: the next lifetime is new, so its twin must start as a copy of it
 
 
 def pes(
@@ -31,28 +32,29 @@ def pes(
     sigma_decay: float | Array = 1.0,
     placement: Placement = Placement(),  # noqa: B008
 ) -> Estimator:
-    """Persistent evolution strategies (Vicol et al. 2021, arXiv 2112.13835, algorithm 2), of one pair per lifetime.
+    """Persistent evolution strategies (Vicol et al. 2021, arXiv 2112.13835, algorithm 2), with one pair per lifetime.
 
-    Each estimate takes every pair `steps` updates further, to its next measurement of fitness, under a perturbation
-    `+- sigma e_t` drawn anew. Other than by truncated `es`, both members live on, each in its own lifetime, and what
-    they differ in is put down to all perturbations since birth: `-mean(sum_t(e_t / sigma) (F(+) - F(-)) / 2)`.
-    With pairs of all ages (as `compose` staggers them) and lifetimes of one length, this is an unbiased estimate of
-    the gradient of -fitness averaged over the measurements of a whole lifetime (`es` with `measure_every=steps`), of
-    which it smooths another version: perturbed anew every `steps` updates where `es` perturbs a lifetime once. For
-    small sigma they agree. Where lifetimes differ in length, each counts for as many as it has measurements.
+    Each estimate continues every pair by `steps` updates under a new perturbation `+- sigma e_t`, and then measures its
+    fitness. Unlike in truncated `es`, both members are kept, each with its own lifetime, and the difference of their
+    fitness is attributed to all perturbations since they began: `-mean(sum_t(e_t / sigma) (F(+) - F(-)) / 2)`.
+    With pairs of all ages (as `compose` staggers them) and lifetimes of equal length, this estimates the gradient of
+    -fitness, averaged over the measurements of a whole lifetime (as `es` with `measure_every=steps`), without bias. It
+    is perturbed anew every `steps` updates, while `es` perturbs a lifetime once; for small sigma both agree. If
+    lifetimes differ in length, each counts in proportion to its number of measurements.
 
-    Both members of a pair share their level and their random numbers. `sigma_decay` and `placement` are those of `es`,
-    and so is what happens to fitness that is not finite and to `Update.objective`.
+    Both members of a pair have the same level and the same random numbers. `sigma_decay`, `placement`, non-finite
+    fitness and `Update.objective` are treated as in `es`.
 
     Raises ValueError if an option is out of range, or if the devices do not divide the lifetimes.
     """
-    check_options(steps=steps, sigma=sigma, sigma_decay=sigma_decay)
+    checks.at_least(1, steps=steps)
+    checks.positive(sigma=sigma, sigma_decay=sigma_decay)
 
     def init(meta_params: MetaParams, lifetimes: Lifetimes) -> PESState:
         count = len(lifetimes.level.horizon)
-        none_yet = jax.tree.map(lambda p: jnp.zeros((count, *p.shape), p.dtype), meta_params)
+        zeros = jax.tree.map(lambda p: jnp.zeros((count, *p.shape), p.dtype), meta_params)
         previous = jax.tree.map(jnp.zeros_like, meta_params)
-        return PESState(jnp.float32(sigma), previous, lifetimes, none_yet, jnp.ones(count, bool))
+        return PESState(jnp.float32(sigma), previous, lifetimes, zeros, jnp.ones(count, bool))
 
     def estimate(
         inner: InnerLoop, meta_params: MetaParams, state: PESState, lifetimes: Lifetimes, key: Key

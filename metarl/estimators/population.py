@@ -1,4 +1,4 @@
-"""What the black-box estimators share: populations that live side by side, and what is said of an estimate."""
+"""The common part of black-box estimators: the lifetimes of a population, and the metrics of an estimate."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from metarl.types import Array, Key, MetaParams, Metrics
 
 
 class Lived(NamedTuple):
-    """What became of one member of a population."""
+    """One member of a population after its updates."""
 
     lifetime: Lifetime
-    fitness: Array  # (), less the mean `Update.objective` of the updates that it made
-    metrics: Metrics  # over the updates that it made: sums of what is `COUNTED`, else means; NaN of nothing to report
+    fitness: Array  # () minus the mean `Update.objective` of its updates
+    metrics: Metrics  # sums of the `COUNTED` ones, means of the others without NaN; NaN where there is no number
 
 
 class _Totals(NamedTuple):
     """Sums over the updates of one member."""
 
     objective: Array
-    metrics: Metrics  # over what is no NaN
-    counts: Metrics  # of what is no NaN
+    metrics: Metrics  # sums of the numbers that are not NaN
+    counts: Metrics  # how many they are
 
 
 def live(
@@ -36,10 +36,10 @@ def live(
     steps: int,
     measure_every: int | None = None,
 ) -> Lived:
-    """`steps` updates of one lifetime, or fewer if its horizon comes first; then its fitness.
+    """Makes `steps` updates of one lifetime, or fewer to its horizon, and measures its fitness.
 
-    With `measure_every`, fitness is the mean over measurements after every so many updates (and after the last
-    one). A lifetime past its horizon makes no updates, and under vmap nobody waits once all have reached theirs.
+    With `measure_every`, fitness is the mean over measurements after every `measure_every` updates and after the last
+    one. A lifetime past its horizon makes no updates. Under vmap the loop ends when all lifetimes have reached theirs.
     """
     assert inner.fitness is not None
     measure = inner.fitness
@@ -56,7 +56,7 @@ def live(
             lifetime, objective, metrics = advance(inner, meta_params, lifetime, jax.random.fold_in(update_key, t))
             return t + 1, lifetime, _add(totals, objective, metrics)
 
-        alive = more(loop) | (loop[0] == 0)  # one that came past its horizon is measured too
+        alive = more(loop) | (loop[0] == 0)  # a lifetime that starts past its horizon is measured, too
         loop = jax.lax.while_loop(more, update, loop)
         return loop, (measure(meta_params, loop[1], jax.random.fold_in(test_key, end)), alive)
 
@@ -83,7 +83,7 @@ def perturb(key: Key, meta_params: MetaParams, sigma: Array) -> tuple[MetaParams
 def pair_gradient(weights: Array, directions: MetaParams) -> tuple[MetaParams, Array]:
     """`-mean_i(weights_i directions_i)` over pairs, and the variance of one pair's term, summed over parameters.
 
-    `weights` [n] (NaN for a pair that does not count), `directions` with leaves [n, ...].
+    `weights` are [n], with NaN for pairs that are left out, and leaves of `directions` are [n, ...].
     """
     valid = ~jnp.isnan(weights)
     count = valid.sum()
@@ -95,14 +95,14 @@ def pair_gradient(weights: Array, directions: MetaParams) -> tuple[MetaParams, A
 
 
 def estimate_metrics(metrics: Metrics, fitness: Array, gradient: MetaParams, previous: MetaParams) -> Metrics:
-    """What every estimate by a population reports: of its members' lives and fitness (any axes), and of itself."""
+    """The metrics of all population estimators: of members' updates, of their fitness (any axes), of the gradient."""
     return {**summary(metrics), **fitness_metrics(fitness), **gradient_metrics(gradient, previous)}
 
 
 def fitness_metrics(fitness: Array) -> Metrics:
-    """Mean, least and greatest of the finite `fitness` of any shape, and how many are not finite.
+    """Mean, minimum and maximum of the finite `fitness` (any shape), and the number of non-finite ones.
 
-    `meta_loss` is minus the mean: NaN where no member has a finite fitness, which stops the training.
+    `meta_loss` is minus the mean. It is NaN, which stops the training, if no fitness is finite.
     """
     finite = jnp.isfinite(fitness)
     mean = jnp.where(finite, fitness, 0.0).sum() / finite.sum()
@@ -116,15 +116,8 @@ def fitness_metrics(fitness: Array) -> Metrics:
 
 
 def gradient_metrics(gradient: MetaParams, previous: MetaParams) -> Metrics:
-    """Norm of an estimate, and its cosine with the one before (0 where either vanishes)."""
-    norm, before = optax.global_norm(gradient), optax.global_norm(previous)
-    product = optax.tree.vdot(gradient, previous)
-    cosine = jnp.where(norm * before > 0.0, product / jnp.where(norm * before > 0.0, norm * before, 1.0), 0.0)
+    """Norm of an estimate, and its cosine with the previous one (0 if either is 0)."""
+    norm = optax.global_norm(gradient)
+    norms = norm * optax.global_norm(previous)
+    cosine = jnp.where(norms > 0.0, optax.tree.vdot(gradient, previous) / jnp.where(norms > 0.0, norms, 1.0), 0.0)
     return {"meta_gradient_norm": norm, "meta_gradient_cosine": cosine}
-
-
-def check_options(**options: float | Array | None) -> None:
-    """Raises ValueError naming the first of `options` that is a plain number but not positive and finite."""
-    for name, value in options.items():
-        if isinstance(value, int | float) and not 0 < value < float("inf"):
-            raise ValueError(f"{name} must be positive and finite, got {value}")

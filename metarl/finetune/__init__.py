@@ -1,6 +1,49 @@
-"""Fine-tuning of sequence policies: `Batch` -> credit (advantages) -> terms (losses of tokens) -> weights -> optax."""
+"""Fine-tuning of sequence policies: `Source -> Credit -> Loss -> Controller -> GradientUpdate`, each a small file.
 
-from metarl.finetune import controllers, credit, policies, terms
-from metarl.finetune.loop import Settings, finetune, success_rate
+`sources` say which problems and answers a step learns from, `credit` how good each token was, `losses` (made of
+`terms`) what is minimised, `controllers` how imitation and reward are weighed, `updates` how gradients become a step,
+and `utilities` what a controller with a meta-parameter climbs. `finetune` joins them to a `metarl.meta.InnerLoop`.
+"""
 
-__all__ = ["Settings", "controllers", "credit", "finetune", "policies", "success_rate", "terms"]
+from metarl.finetune import controllers, credit, losses, policies, sources, terms, updates, utilities
+from metarl.finetune.batch import Batch
+from metarl.finetune.controllers import Controller, Signals, Weights
+from metarl.finetune.credit import Credit
+from metarl.finetune.critic import TokenCritic
+from metarl.finetune.learning import Data
+from metarl.finetune.loop import Tuning, finetune
+from metarl.finetune.losses import Context, Losses, TokenStatistics
+from metarl.finetune.policies import SequencePolicy
+from metarl.finetune.sampling import Sampling, success_rate
+from metarl.finetune.sources import Source
+from metarl.finetune.updates import GradientUpdate
+from metarl.finetune.utilities import Utility
+
+__all__ = [
+    "Batch",
+    "Context",
+    "Controller",
+    "Credit",
+    "Data",
+    "GradientUpdate",
+    "Losses",
+    "Sampling",
+    "SequencePolicy",
+    "Signals",
+    "Source",
+    "TokenCritic",
+    "TokenStatistics",
+    "Tuning",
+    "Utility",
+    "Weights",
+    "controllers",
+    "credit",
+    "finetune",
+    "losses",
+    "policies",
+    "sources",
+    "success_rate",
+    "terms",
+    "updates",
+    "utilities",
+]

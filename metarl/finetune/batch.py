@@ -1,4 +1,4 @@
-"""Answers to prompts, and what is known of them: all that credit and terms learn from."""
+"""Answers to prompts and what is known of them: the data that credit and losses learn from."""
 
 from __future__ import annotations
 
@@ -6,26 +6,30 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from metarl.types import Array
+from metarl.types import Array, PyTree
 
 
 class Batch(NamedTuple):
-    """Answers to prompts. Leaves [B, ...]; the answers to one prompt are neighbours, as many for every prompt.
+    """B answers of T tokens to prompts of P tokens. The answers to one problem, its group, are neighbours.
 
-    The policy gave each answer from token `prefix_length` on; the tokens before it were forced, by a demonstration.
-    What the acting policy said of a token it also says of a forced one.
+    All groups are of one size. The first `prefix_length` tokens of an answer were forced by a demonstration, and the
+    policy drew the others.
     """
 
-    tokens: Array  # [B, P] int32, the prompts
+    prompts: Array  # [B, P] int32
     answers: Array  # [B, T] int32
-    mask: Array  # [B, T] bool, up to the token that ends the answer, which is included
-    old_log_prob: Array  # [B, T] of the answer's tokens, under the policy that acted
+    mask: Array  # [B, T] bool: the tokens to learn from, the one that ends the answer included; gaps are allowed
+    # [B, T] log-probability of each token, forced or drawn, under the policy that acted; 0 in demonstrations, whose
+    # author is taken to be certain
+    old_log_prob: Array
     reward: Array  # [B] of the whole answer
-    prefix_length: Array  # [B] int32: 0 on policy; T, or the answer's length, for a demonstration
-    value: Array | None = None  # [B, T] what the critic expects before each token, if there is one
-    entropy: Array | None = None  # [B, T] of the acting policy before each token, if something needs it
+    correct: Array  # [B] bool, of the whole answer
+    prefix_length: Array  # [B] int32: 0 for an answer that the policy drew alone, T for a demonstration
+    problem: PyTree = ()  # leaves [B, ...]
+    value: Array | None = None  # [B, T] reward that the critic expects before each token, if there is a critic
+    entropy: Array | None = None  # [B, T] of the acting policy before each token, in nats
 
 
 def forced(batch: Batch) -> Array:
-    """Which tokens [B, T] were forced by a demonstration: `t < prefix_length`, within the answer."""
+    """Which tokens [B, T] bool of the mask were forced by a demonstration: those at `t < prefix_length`."""
     return batch.mask & (jnp.arange(batch.mask.shape[1])[None] < batch.prefix_length[:, None])

@@ -1,7 +1,7 @@
-"""Weight controllers: how much a policy imitates demonstrations and how much it explores for reward, step by step.
+"""Weight controllers: how much of each training step is imitation of demonstrations, and how much is reward.
 
-Each function here returns a `Controller`. Its hyperparameters may be arrays, so a controller vmaps and sweeps; what it
-remembers is its state. Only `amft` has a meta-parameter, the weight itself, which an `Estimator` moves.
+Each function in the second part returns a `Controller`. Its hyperparameters may be arrays, so a controller vmaps and
+sweeps; what it remembers is its state. Only `amft` has a meta-parameter, the weight itself, which an `Estimator` moves.
 """
 
 from __future__ import annotations
@@ -16,99 +16,92 @@ from metarl.types import Array, MetaParams, Progress, PyTree
 
 
 class Signals(NamedTuple):
-    """What a controller sees of the training step that it weighs. Leaves ()."""
+    """What a controller sees of a training step. Leaves ()."""
 
     progress: Progress
     entropy: Array  # of the policy on its own answers, nats per token
-    success: Array  # share of its answers that are correct
+    success: Array  # share of its own answers that are correct
     imitation_loss: Array  # cross-entropy of the demonstrations, nats per token
-    failures: Array  # int32, problems in the buffer of those on which every answer failed
+    failures: Array  # int32, failed problems that `sources.failures` has gathered since the last step of imitation
 
 
 class Weights(NamedTuple):
-    """What a step does: it follows the gradient of `imitation * L_imitation + reward * L_reward`. Leaves ()."""
+    """A step follows the gradient of `imitation * L_imitation + reward * L_reward`. Leaves ()."""
 
     imitation: Array
     reward: Array
-    prefix: Array  # least share of a demonstration that is shown to the answers that go on from one
 
 
 class Controller(NamedTuple):
-    """Decides weights. Pure functions; `update` returns the next state and a penalty () of the meta-objective."""
+    """Decides weights. Pure functions."""
 
     init_meta: Callable[[], MetaParams]  # () unless a meta-gradient decides
-    init: Callable[[], PyTree]
-    weights: Callable[[MetaParams, PyTree, Signals], Weights]
+    init: Callable[[], PyTree]  # state
+    weights: Callable[[MetaParams, PyTree, Signals], Weights]  # of each gradient step
+    # at the end of a training step: the next state, and what is added to the meta-objective ()
     update: Callable[[MetaParams, PyTree, Signals], tuple[PyTree, Array]]
+    needs_failures: bool = False  # it waits for `Signals.failures`, which only `sources.failures` counts
 
 
-def mixture(imitation: Array | float, prefix: Array | float = 0.0) -> Weights:
+def mixture(imitation: Array | float) -> Weights:
     """Weights that sum to one. At 0 and 1 a step is one of pure reward and of pure imitation."""
     imitation = jnp.asarray(imitation, float)
-    return Weights(imitation, 1.0 - imitation, jnp.asarray(prefix, float))
+    return Weights(imitation, 1.0 - imitation)
 
 
-def _memoryless(weights: Callable[[Signals], Weights]) -> Controller:
-    return Controller(
-        lambda: (), lambda: (), lambda meta, state, signals: weights(signals), lambda meta, state, signals: ((), _no())
-    )
-
-
-def _no() -> Array:
-    return jnp.zeros(())
-
-
-def constant(imitation: Array | float) -> Controller:
-    """The same weight at every step: 1 is supervised fine-tuning, 0 reinforcement learning alone."""
-    _check("imitation", imitation, 0.0, 1.0)
-    return _memoryless(lambda signals: mixture(imitation))
-
-
-def schedule(imitation: Callable[[Array], Array]) -> Controller:
-    """Any function of the share of the training that is over, from 0 to 1: `switch(0.5)`, `cosine(0.9, 0.1)`."""
-    return _memoryless(lambda signals: mixture(imitation(_share(signals.progress))))
+def elapsed(progress: Progress) -> Array:
+    """The share () of the training that is over, from 0 to 1."""
+    return progress.step / progress.horizon
 
 
 def switch(share: Array | float) -> Callable[[Array], Array]:
-    """Imitation for the first `share` of the training, then reward alone."""
+    """For `schedule`: imitation for the first `share` of the training, then reward alone."""
     return lambda x: (x < share).astype(jnp.float32)
 
 
 def cosine(first: Array | float, last: Array | float) -> Callable[[Array], Array]:
-    """From `first` to `last` along half a period of a cosine."""
+    """For `schedule`: from `first` to `last` along half a period of a cosine."""
     return lambda x: last + (first - last) * 0.5 * (1.0 + jnp.cos(jnp.pi * x))
 
 
-def srft(imitation: Array | float = 0.5, reward: Array | float = 0.1) -> Controller:
-    """Entropy-aware weights (SRFT): both lose weight by `exp(-H)` the higher the policy's entropy H is.
+# --- controllers ----------------------------------------------------------------------------------------------
 
-    These are the weights of the configuration that AMFT's authors compare with. Their ratio is constant, so that an
-    optimizer which makes up for the size of gradients, as Adam does, hardly sees the entropy.
+
+def constant(imitation: Array | float) -> Controller:
+    """The same weight at every step: 1 is supervised fine-tuning, 0 reinforcement learning alone."""
+    check_range("imitation", imitation, 0.0, 1.0)
+    return _memoryless(lambda signals: mixture(imitation))
+
+
+def schedule(imitation: Callable[[Array], Array]) -> Controller:
+    """The weight is a function of the share of the training that is over: `switch(0.5)`, `cosine(0.9, 0.1)`."""
+    return _memoryless(lambda signals: mixture(imitation(elapsed(signals.progress))))
+
+
+def srft(imitation: Array | float = 0.5, reward: Array | float = 0.1) -> Controller:
+    """Entropy-aware weights: `imitation * exp(-H)` and `reward * exp(-H)`, with the policy's entropy H.
+
+    These are the weights of the configuration of SRFT that AMFT's authors compare with. Their ratio is constant, so an
+    optimizer that normalises the size of gradients, as Adam does, hardly notices the entropy.
     """
-    _check("imitation", imitation, 0.0)
-    _check("reward", reward, 0.0)
+    check_range("imitation", imitation, 0.0)
+    check_range("reward", reward, 0.0)
 
     def weights(signals: Signals) -> Weights:
         trust = jnp.exp(-jax.lax.stop_gradient(signals.entropy))
-        return Weights(imitation * trust, reward * trust, _no())
+        return Weights(imitation * trust, reward * trust)
 
     return _memoryless(weights)
 
 
-def prefix_schedule(first: Array | float = 0.95, last: Array | float = 0.0) -> Controller:
-    """Prefix-RFT: reward alone, while the least share of a demonstration that an answer goes on from falls.
-
-    It falls along a cosine; the loop draws shares from there up to `Settings.hybrid`.
-    """
-    _check("first", first, 0.0, 1.0)
-    _check("last", last, 0.0, 1.0)
-    return _memoryless(lambda signals: mixture(0.0, cosine(first, last)(_share(signals.progress))))
-
-
 def success_gate(failures: int) -> Controller:
-    """ReLIFT: reward alone, but a step of imitation whenever `failures` problems that it fails on have gathered."""
-    _check("failures", failures, 1)
-    return _memoryless(lambda signals: mixture((signals.failures >= failures).astype(jnp.float32)))
+    """ReLIFT: reward alone, except for a step of imitation whenever `failures` failed problems have gathered.
+
+    The demonstrations must come from `sources.failures`, which gathers them.
+    """
+    check_range("failures", failures, 1)
+    gate = _memoryless(lambda signals: mixture((signals.failures >= failures).astype(jnp.float32)))
+    return gate._replace(needs_failures=True)
 
 
 def entropy_servo(
@@ -131,7 +124,7 @@ def entropy_servo(
         warming = signals.progress.step < warm_up
         aim = _aim(aim, signals, warm_up, target)
         moved = jnp.clip(mu + sign * rate * (aim - signals.entropy), low, high)
-        return (jnp.where(warming, mu, moved), aim), _no()
+        return (jnp.where(warming, mu, moved), aim), jnp.zeros(())
 
     def weights(meta: MetaParams, state: tuple[Array, Array], signals: Signals) -> Weights:
         return mixture(jnp.where(signals.progress.step < warm_up, 1.0, state[0]))
@@ -145,10 +138,10 @@ def dual_ascent(limit: Array | float, rate: Array | float = 0.05, initial: Array
     `lambda <- max(lambda + rate (L_imitation - limit), 0)`; the weights are `lambda / (1 + lambda)` and
     `1 / (1 + lambda)`, which is the Lagrangian's gradient up to a step size (as in constrained RLHF).
     """
-    _check("initial", initial, 0.0)
+    check_range("initial", initial, 0.0)
 
     def update(meta: MetaParams, multiplier: Array, signals: Signals) -> tuple[PyTree, Array]:
-        return jnp.maximum(multiplier + rate * (signals.imitation_loss - limit), 0.0), _no()
+        return jnp.maximum(multiplier + rate * (signals.imitation_loss - limit), 0.0), jnp.zeros(())
 
     def weights(meta: MetaParams, multiplier: Array, signals: Signals) -> Weights:
         return mixture(multiplier / (1.0 + multiplier))
@@ -169,14 +162,15 @@ def amft(
 ) -> Controller:
     """AMFT (arXiv 2508.06944, eq. 3-6): a meta-gradient and an entropy term move the weight of imitation.
 
-    The weight is `mu = low + (high - low) sigmoid(m)` with the meta-parameter m. Descending the penalty
-    `-sign entropy_rate (H* - H) mu` is the entropy term (0 turns it off); the utility of the updated policy, which the
-    inner loop's `loss` measures, is the other, in every `meta_every`-th step (0: in none). For the first `warm_up`
-    steps the policy imitates and m stays. H* is `target`, or if None the entropy after the warm-up.
+    The weight is `mu = low + (high - low) sigmoid(m)` with the meta-parameter m. Two terms of the meta-objective move
+    m. One is minus the utility of the updated policy, which the inner loop's `loss` measures; its gradient counts in
+    every `meta_every`-th step (0: in none). The other is the entropy term `-sign entropy_rate (H* - H) mu`, added in
+    every step (an `entropy_rate` of 0 turns it off). For the first `warm_up` steps the policy imitates and m stays. H*
+    is `target`, or if None the entropy after the warm-up.
 
     The paper was withdrawn by its authors (version 3, October 2025), and its public code has the sign of the
-    meta-gradient wrong. This is the idea, from its equations. They and the prose disagree on the sign of the entropy
-    term, too: +1 is the equation's.
+    meta-gradient wrong. This is the idea, from its equations. The sign of the entropy term in the equation is +1; in
+    the prose it is -1.
     """
     _check_bounds(initial, low, high)
 
@@ -203,12 +197,17 @@ def amft(
     return Controller(init_meta, lambda: _first_aim(target), weights, update)
 
 
-def _share(progress: Progress) -> Array:
-    return progress.step / progress.horizon
+def _memoryless(weights: Callable[[Signals], Weights]) -> Controller:
+    return Controller(
+        init_meta=lambda: (),
+        init=lambda: (),
+        weights=lambda meta, state, signals: weights(signals),
+        update=lambda meta, state, signals: ((), jnp.zeros(())),
+    )
 
 
 def _first_aim(target: Array | float | None) -> Array:
-    return jnp.full((), jnp.nan) if target is None else jnp.float32(target)
+    return jnp.float32(jnp.nan if target is None else target)
 
 
 def _aim(aim: Array, signals: Signals, warm_up: Array | int, target: Array | float | None) -> Array:
@@ -218,14 +217,14 @@ def _aim(aim: Array, signals: Signals, warm_up: Array | int, target: Array | flo
     return jax.lax.stop_gradient(jnp.where(signals.progress.step <= warm_up, signals.entropy, aim))
 
 
-def _check(name: str, value: Array | float, low: float, high: float = float("inf")) -> None:
-    """Raises ValueError for a number out of range; arrays, as in a sweep, are not looked at."""
+def check_range(name: str, value: Array | float, low: float, high: float = float("inf")) -> None:
+    """Raises ValueError for a number out of range; arrays, as in a sweep, are not checked."""
     if isinstance(value, int | float) and not low <= value <= high:
         raise ValueError(f"{name} must be from {low} to {high}, got {value}")
 
 
 def _check_bounds(initial: Array | float, low: Array | float, high: Array | float) -> None:
-    _check("low", low, 0.0, 1.0)
-    _check("high", high, 0.0, 1.0)
+    check_range("low", low, 0.0, 1.0)
+    check_range("high", high, 0.0, 1.0)
     if all(isinstance(x, int | float) for x in (initial, low, high)) and not low < initial < high:
         raise ValueError(f"initial must lie between low and high, got {low}, {initial} and {high}")

@@ -1,12 +1,13 @@
-"""Credit: what each token of an answer is to be blamed or praised for.
+"""Credit: how much better or worse each token of an answer was than expected, the advantage that a loss weighs it by.
 
-A `Credit` maps a batch to advantages [B, T], zero after the end of an answer. Groups are answers to one prompt:
-`group_size` rows after one another. The leaf functions below the credits are of one group, or of one answer.
+Each function in the first part returns a `Credit`. Groups are the answers to one problem: `group_size` neighbours in
+the batch. The leaf functions after them are of one group, or of one answer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import chex
@@ -14,10 +15,23 @@ import jax
 import jax.numpy as jnp
 
 from metarl.finetune.batch import Batch, forced
+from metarl.finetune.critic import TokenCritic
 from metarl.types import Array
 
-Credit = Callable[[Batch], Array]
 Lone = Literal["zero", "reward"]
+
+
+@dataclass(frozen=True)
+class Credit:
+    """Maps a batch to the advantages [B, T] of its tokens, zero outside the mask. Call it as a function."""
+
+    advantage: Callable[[Batch], Array]
+    group_size: int | None = None  # answers to each problem that it compares; None if it looks at each alone
+    critic: TokenCritic | None = None  # gives `batch.value`, and learns from what follows
+
+    def __call__(self, batch: Batch) -> Array:
+        return self.advantage(batch)
+
 
 # --- credits --------------------------------------------------------------------------------------------------
 
@@ -49,14 +63,14 @@ def rloo(group_size: int) -> Credit:
     return _of_outcome(leave_one_out, group_size)
 
 
-def gae(discount: float = 1.0, gae_lambda: float = 0.95) -> Credit:
-    """Generalised advantages under the critic of `batch.value`; the reward comes with the last token.
+def gae(critic: TokenCritic, discount: float = 1.0, gae_lambda: float = 0.95) -> Credit:
+    """Generalised advantages (`answer_gae`) under the values of `critic`; the reward comes with the last token.
 
     Raises ValueError if `discount` or `gae_lambda` is outside [0, 1], or, when called, if the batch has no values.
     """
     _check_shares(discount=discount, gae_lambda=gae_lambda)
 
-    def credit(batch: Batch) -> Array:
+    def advantage(batch: Batch) -> Array:
         value = _needed(batch.value, "gae", "value")
 
         def one(reward: Array, value: Array, mask: Array) -> Array:
@@ -64,23 +78,22 @@ def gae(discount: float = 1.0, gae_lambda: float = 0.95) -> Credit:
 
         return jax.vmap(one)(batch.reward, value, batch.mask)
 
-    return credit
+    return Credit(advantage, critic=critic)
 
 
 def prefix_group(group_size: int, top: float = 0.2, lone: Lone = "zero") -> Credit:
-    """Credit of Prefix-RFT (Huang et al. 2025, arXiv 2507.01679): answers that a demonstration may have begun.
+    """Credit of Prefix-RFT (Huang et al. 2025, arXiv 2507.01679): some answers continue a demonstration.
 
-    Tokens that the policy gave have the reward, `centred` among the answers to the prompt with the same number of
-    forced tokens (so with the same prefix). Forced ones have `prefix_advantage`, and nothing unless they are, by
-    `batch.entropy`, of the `top` share of all forced tokens of the batch, where the policy was least sure.
+    Tokens that the policy drew have the reward, `centred` among the answers to the problem with the same number of
+    forced tokens (so with the same prefix). Of all forced tokens of the batch only a share `top` has an advantage, the
+    `prefix_advantage`: those with the highest `batch.entropy`, where the policy was least sure.
 
-    An answer that shares its prefix with no other is centred on itself: its continuation earns nothing, or with
-    `lone="reward"` its reward. The official code has both.
+    The reward of an answer that shares its prefix with no other is centred on itself: its continuation has no advantage
+    (`lone="zero"`), or its reward for one (`lone="reward"`). The official code has both.
 
     Raises ValueError as `grpo` does, for `top` outside [0, 1], for an unknown `lone`, or, when called, if the batch has
     no entropies.
     """
-    _check_group_size(group_size)
     _check_shares(top=top)
     if lone not in get_args(Lone):
         raise ValueError(f"lone must be one of {get_args(Lone)}, got {lone!r}")
@@ -88,14 +101,16 @@ def prefix_group(group_size: int, top: float = 0.2, lone: Lone = "zero") -> Cred
     def advantages(reward: Array, prefix_length: Array) -> tuple[Array, Array]:
         return prefix_advantage(reward, prefix_length), continuation_advantage(reward, prefix_length, lone)
 
-    def credit(batch: Batch) -> Array:
+    grouped = by_group(advantages, group_size)
+
+    def advantage(batch: Batch) -> Array:
         entropy = _needed(batch.entropy, "prefix_group", "entropy")
         prefix = forced(batch)
-        begun, given = by_group(advantages, group_size)(batch.reward, batch.prefix_length)
+        begun, drawn = grouped(batch.reward, batch.prefix_length)
         begun = to_tokens(begun, highest(entropy, prefix, top))
-        return jnp.where(prefix, begun, to_tokens(given, batch.mask))
+        return jnp.where(prefix, begun, to_tokens(drawn, batch.mask))
 
-    return credit
+    return Credit(advantage, group_size)
 
 
 # --- of one group ---------------------------------------------------------------------------------------------
@@ -138,8 +153,9 @@ def prefix_advantage(reward: Array, prefix_length: Array) -> Array:
 
 
 def at_the_end(reward: Array, mask: Array) -> Array:
-    """Rewards [T] that are `reward` () at the last token of the answer, 0 elsewhere."""
-    return jnp.where(mask & ~_next(mask), reward, 0.0)
+    """Rewards [T] of tokens: `reward` () at the last token in `mask` [T], 0 elsewhere."""
+    remaining = jnp.cumsum(mask[::-1])[::-1]
+    return jnp.where(mask & (remaining == 1), reward, 0.0)
 
 
 def renorm(process: Array, outcome: Array) -> Array:
@@ -154,17 +170,22 @@ def renorm(process: Array, outcome: Array) -> Array:
 def answer_gae(
     reward: Array, value: Array, mask: Array, discount: Array | float = 1.0, gae_lambda: Array | float = 0.95
 ) -> Array:
-    """Generalised advantages [T] of the tokens of an answer (Schulman et al. 2015, arXiv 1506.02438, eq. 16).
+    """Generalised advantages [T] of the tokens in `mask` [T] (Schulman et al. 2015, arXiv 1506.02438, eq. 16).
 
-    `reward` [T] comes with a token, `value` [T] is V before it. Nothing is bootstrapped after the last one.
+    `reward` [T] comes with a token, `value` [T] is the one expected before it. A token is followed by the next one in
+    the mask, across a gap where another has spoken; nothing follows the last. Outside the mask rewards and values are
+    ignored, and advantages are 0.
     """
     import rlax
 
     chex.assert_equal_shape([reward, value, mask])
-    continues = jnp.where(_next(mask), discount, jnp.zeros_like(value))
+    order = jnp.argsort(~mask, stable=True)  # moves the tokens in the mask together, and keeps their order
+    inside = mask[order]
+    reward, value = jnp.where(inside, reward[order], 0.0), jnp.where(inside, value[order], 0.0)
+    continues = jnp.where(jnp.append(inside[1:], False), discount, jnp.zeros_like(value))
     values = jnp.append(value, jnp.zeros_like(value[:1]))
     advantage = rlax.truncated_generalized_advantage_estimation(reward, continues, gae_lambda, values)
-    return jnp.where(mask, advantage, 0.0)
+    return jnp.where(mask, jnp.zeros_like(advantage).at[order].set(advantage), 0.0)
 
 
 # --- plumbing -------------------------------------------------------------------------------------------------
@@ -188,7 +209,7 @@ def by_group(function: Callable[..., Any], group_size: int) -> Callable[..., Any
 
 
 def to_tokens(advantage: Array, mask: Array) -> Array:
-    """The advantage [B] of an answer for each of its tokens [B, T], 0 after its end."""
+    """The advantage [B] of an answer for each of its tokens [B, T], 0 outside the mask."""
     return jnp.where(mask, advantage[:, None], 0.0)
 
 
@@ -201,11 +222,7 @@ def highest(x: Array, where: Array, share: float) -> Array:
 
 def _of_outcome(function: Callable[[Array], Array], group_size: int) -> Credit:
     grouped = by_group(function, group_size)
-    return lambda batch: to_tokens(grouped(batch.reward), batch.mask)
-
-
-def _next(mask: Array) -> Array:
-    return jnp.append(mask[1:], False)
+    return Credit(lambda batch: to_tokens(grouped(batch.reward), batch.mask), group_size)
 
 
 def _mean(x: Array, where: Array) -> Array:

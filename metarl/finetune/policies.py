@@ -47,6 +47,13 @@ class Samples(NamedTuple):
     mask: Array  # bool: up to and including the first end
 
 
+class Prefix(NamedTuple):
+    """How answers begin: their first tokens are forced."""
+
+    tokens: Array  # [B, T] int32, of which only the first `length` are looked at
+    length: Array  # [B] int32
+
+
 def transformer(
     num_tokens: int,
     width: int = 64,
@@ -60,7 +67,7 @@ def transformer(
     2020, arXiv 2002.04745) and learned positions; the cache holds keys and values. About 100k parameters as it is.
 
     `max_length` bounds prompt and answer together; the last token of an answer is never read, so it does not count.
-    It gives a logit per token, or `outputs` numbers: one for a critic (`finetune.loop.Critic`).
+    It gives a logit per token, or `outputs` numbers: one for a critic (`finetune.TokenCritic`).
 
     Raises ValueError if a size is not positive or `heads` does not divide `width`; its functions raise ValueError
     for a sequence that is longer than `max_length`.
@@ -101,17 +108,15 @@ def sample(
     length: int,
     end: int,
     temperature: Array | float = 1.0,
-    prefix: Array | None = None,
-    prefix_length: Array | None = None,
+    prefix: Prefix | None = None,
 ) -> Samples:
     """One answer of `length` tokens T to each of `prompts` [B, P], all decoded in step through the policy's cache.
 
     Tokens are drawn from softmax(logits / `temperature`), greedily at temperature 0; the temperature may be traced.
-    With `prefix` [B, T], the first `prefix_length` [B] tokens of an answer are those of its prefix (the rest of
-    which is not looked at), as in Prefix-RFT (Huang et al. 2025, arXiv 2507.01679).
+    The first tokens of an answer may be forced by a `prefix`, as in Prefix-RFT (Huang et al. 2025, arXiv 2507.01679).
 
     Raises ValueError for prompts that are not [B, P], a `length` below 1, an `end` that is no token, a negative
-    temperature (if it is a number), or a prefix without its lengths, or of another shape.
+    temperature (if it is a number), or a prefix of another shape.
     """
     _check_prompts(prompts)
     batch, prompt_length = prompts.shape
@@ -120,19 +125,13 @@ def sample(
     _check_end(policy, end)
     if isinstance(temperature, (int, float)) and temperature < 0:
         raise ValueError(f"temperature must not be negative, got {temperature}")
-    if (prefix is None) != (prefix_length is None):
-        raise ValueError("prefix and prefix_length must be given together, got only one of them")
-    if prefix is None or prefix_length is None:
-        prefix, prefix_length = jnp.zeros((batch, length), jnp.int32), jnp.zeros(batch, jnp.int32)
-    if prefix.shape != (batch, length) or prefix_length.shape != (batch,):
-        raise ValueError(
-            f"prefix must be [B, length] = {(batch, length)} and prefix_length [B] = {(batch,)}, "
-            f"got {prefix.shape} and {prefix_length.shape}"
-        )
+    if prefix is None:
+        prefix = Prefix(jnp.zeros((batch, length), jnp.int32), jnp.zeros(batch, jnp.int32))
+    _check_prefix(prefix, batch, length)
     prefill, decode = _in_step(policy, params, prompt_length, length - 1)  # the last token is not read
     # drawn at once: a large draw costs less per number than many small ones
     noise = jax.random.gumbel(key, (length, batch, policy.num_tokens))
-    forced = jnp.arange(length)[:, None] < prefix_length
+    forced = jnp.arange(length)[:, None] < prefix.length
     alive = jnp.ones(batch, bool)
 
     def draw(logits: Array, alive: Array, noise: Array, forced: Array, prefix: Array) -> Samples:
@@ -147,12 +146,11 @@ def sample(
         drawn = draw(logits, alive, *x)
         return (cache, drawn.tokens, alive & (drawn.tokens != end)), drawn
 
-    xs = (noise, forced, prefix.T.astype(jnp.int32))
+    xs = (noise, forced, prefix.tokens.T.astype(jnp.int32))
     logits, cache = prefill(prompts)
     first = draw(logits, alive, *jax.tree.map(lambda x: x[0], xs))
-    rest = jax.lax.scan(step, (cache, first.tokens, alive & (first.tokens != end)), jax.tree.map(lambda x: x[1:], xs))[
-        1
-    ]
+    carry = (cache, first.tokens, alive & (first.tokens != end))
+    _, rest = jax.lax.scan(step, carry, jax.tree.map(lambda x: x[1:], xs))
     return jax.tree.map(lambda x, more: jnp.concatenate([x[None], more]).T, first, rest)
 
 
@@ -323,3 +321,11 @@ def _check_prompts(prompts: Array) -> None:
 def _check_end(policy: SequencePolicy, end: int) -> None:
     if not 0 <= end < policy.num_tokens:
         raise ValueError(f"end must be a token between 0 and {policy.num_tokens - 1}, got {end}")
+
+
+def _check_prefix(prefix: Prefix, batch: int, length: int) -> None:
+    if prefix.tokens.shape != (batch, length) or prefix.length.shape != (batch,):
+        raise ValueError(
+            f"the prefix must have tokens [B, length] = {(batch, length)} and length [B] = {(batch,)}, "
+            f"got {prefix.tokens.shape} and {prefix.length.shape}"
+        )

@@ -1,9 +1,9 @@
 """Terms of fine-tuning losses: the loss of each token, or of each answer, and never a mean of them.
 
-Arrays [...] are of tokens, usually [B, T]; logits and whatever else has an axis of its own are [..., V]. Advantages and
-everything `old` or `ref` are data: nothing here stops a gradient through them, so that one may flow on to what made
-them. The reducers at the end take losses [B, T] to a scalar. They differ on purpose: which one is right is a part of
-the algorithm.
+Arrays [...] are of tokens, usually [B, T]; logits are [..., V]. Advantages and everything called `old` or `ref` are
+data, but nothing here stops a gradient through them. The reducers at the end take losses [B, T] to a scalar. They
+differ on purpose: the choice between them is a part of the algorithm. `metarl.finetune.losses` uses these terms in a
+training step.
 """
 
 from __future__ import annotations
@@ -156,8 +156,8 @@ def copg(log_ratio: Array, reward: Array, beta: Array | float) -> Array:
     """Contrastive policy gradient (Flet-Berliac et al. 2024, arXiv 2406.19185): losses [k] of k answers to one prompt.
 
     `k / (2 (k - 1)) (S_i - mean(S))^2` with `S = R - beta log(pi / ref)` of rewards R and log-ratios [k] of whole
-    answers, from wherever they come. Their sum is `1 / (k - 1)` times the sum of `(S_i - S_j)^2 / 2` over the pairs,
-    and its gradient that of REINFORCE with leave-one-out advantages of S, times beta.
+    answers, which any policy may have drawn. Their sum is `1 / (k - 1)` times the sum of `(S_i - S_j)^2 / 2` over the
+    pairs, and its gradient that of REINFORCE with leave-one-out advantages of S, times beta.
 
     Raises ValueError for fewer than two answers.
     """
@@ -170,8 +170,9 @@ def copg(log_ratio: Array, reward: Array, beta: Array | float) -> Array:
     return jnp.square(score - score.mean()) * (k / (2 * (k - 1)))
 
 
-def dpo(chosen: Array, rejected: Array, beta: Array | float = 0.1) -> Array:
-    """`-log sigmoid(beta (d_w - d_l))` [...] (Rafailov et al. 2023, arXiv 2305.18290, eq. 7).
+def direct_preference(chosen: Array, rejected: Array, beta: Array | float = 0.1) -> Array:
+    """`-log sigmoid(beta (d_w - d_l))` [...]: direct preference optimisation (Rafailov et al. 2023, arXiv 2305.18290,
+    eq. 7).
 
     `d = log(pi / ref)` [...] of the whole chosen and rejected answer. Raises ValueError for a number `beta` that is not
     positive and finite.
@@ -182,7 +183,7 @@ def dpo(chosen: Array, rejected: Array, beta: Array | float = 0.1) -> Array:
 
 
 def ipo(chosen: Array, rejected: Array, tau: Array | float = 0.1) -> Array:
-    """`(d_w - d_l - 1 / (2 tau))^2` [...] (Azar et al. 2023, arXiv 2310.12036), of the same d as `dpo`.
+    """`(d_w - d_l - 1 / (2 tau))^2` [...] (Azar et al. 2023, arXiv 2310.12036), of the same d as `direct_preference`.
 
     Raises ValueError for a number `tau` that is not positive and finite.
     """
@@ -197,7 +198,7 @@ def ipo(chosen: Array, rejected: Array, tau: Array | float = 0.1) -> Array:
 def kl_k1(log_prob: Array, ref_log_prob: Array) -> Array:
     """`d = log(pi / ref)` [...] of sampled tokens, an estimate of KL(pi || ref) (Schulman 2020, "Approximating KL").
 
-    It is for rewards and for looking at: as a loss its gradient is zero in expectation, for the score's mean is.
+    Use it in rewards and logs: as a loss its expected gradient is zero, because that of `log pi` is.
     """
     chex.assert_equal_shape([log_prob, ref_log_prob])
     return log_prob - ref_log_prob

@@ -1,4 +1,4 @@
-"""Reinforcement learning agents as inner loops: objective x optimizer x network, one agent per lifetime."""
+"""Reinforcement learning agents as inner loops: one agent per lifetime, made of an objective, optimizer and network."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from metarl import checks
 from metarl.meta import InnerLoop, Update, advance
-from metarl.optimizers.learned import LearnedOptimizer, as_learned, born, check_fits, transform
-from metarl.rl.critic import Critic, CriticState, Targets, judge, newborn_critic
+from metarl.optimizers.learned import LearnedOptimizer, as_learned, check_fits, init_learner, transform
+from metarl.rl.critic import Critic, CriticState, Targets, init_critic, update_critic
 from metarl.rl.networks import NetworkFactory
 from metarl.rl.objective import Objective
 from metarl.rl.returns import normalise
@@ -33,12 +34,12 @@ from metarl.types import Array, Environment, Key, Level, MetaParams, Metrics, Pa
 
 
 class Experience(NamedTuple):
-    """How an agent collects experience, and how often it learns from it."""
+    """How much experience an agent collects for an update, and how it learns from it."""
 
-    num_envs: int  # E, environments of each agent
+    num_envs: int  # E, environments per agent
     rollout_length: int  # T, environment steps between two agent updates
     epochs: int = 1  # passes over each rollout
-    minibatches: int = 1  # parts that each pass is cut into, with a gradient step for each
+    minibatches: int = 1  # parts of a rollout; each pass makes one gradient step per part
 
     @property
     def env_steps(self) -> int:
@@ -47,18 +48,18 @@ class Experience(NamedTuple):
 
 
 class Agent(NamedTuple):
-    """An agent in the middle of its lifetime, its environments and its level."""
+    """The lifetime of an agent: its parameters, its environments and its level."""
 
     params: Params
     opt_state: PyTree
     actors: Actors
     level: Level
     step: Array  # () int32, updates so far
-    critic: CriticState | tuple[()]  # of the meta-objective; () without one
+    critic: CriticState | tuple[()]  # of the meta-objective; () without a critic
 
 
 class Parts(NamedTuple):
-    """What an agent's inner loop is made of."""
+    """The parts of an inner loop."""
 
     env: Environment
     agent: Model
@@ -69,7 +70,7 @@ class Parts(NamedTuple):
     critic_model: Model | None
 
 
-# (Agent, key) -> one more rollout of the agent, and its targets under the agent's own critic
+# (agent, key) -> a new rollout of the agent, and its targets under the agent's own critic
 ValueJudge = Callable[[Agent, Key], tuple[Rollout, Targets]]
 
 
@@ -84,26 +85,24 @@ def rl_inner_loop(
     num_eval_episodes: int = 16,
     max_episode_steps: int = 10_000,
 ) -> InnerLoop:
-    """One agent per lifetime: it collects `experience` and updates itself, again and again.
+    """One agent per lifetime, which repeatedly collects a rollout and updates itself.
 
-    An update is `epochs` passes over the rollout in `minibatches` shuffled parts: single steps for a feed-forward
-    network, whole sequences of some of the environments for a recurrent one.
-    The meta-parameters are `{"objective": ..., "optimizer": ...}`; either may be `()`.
-    Its `loss` is the policy-gradient loss of the updated agent on a new rollout, judged by `critic` (None without one);
-    its `fitness` the mean return of `num_eval_episodes` episodes of at most `max_episode_steps` steps, NaN for an agent
-    whose parameters are not finite.
+    An update makes `epochs` passes over the rollout, each in `minibatches` shuffled parts. A part holds single steps
+    for a feed-forward network, and whole sequences of some environments for a recurrent one.
+    The meta-parameters are `{"objective": ..., "optimizer": ...}`, `()` for what is not learned.
+    `loss` is the policy-gradient loss of the agent on a new rollout, with advantages under `critic`; there is none
+    without a critic. `fitness` is the mean return of `num_eval_episodes` episodes of at most `max_episode_steps` steps,
+    and NaN for an agent whose parameters are not finite.
 
-    Raises ValueError for a non-positive count, `minibatches` that do not divide the batch, an environment that
-    departs from the interface, or a network or an optimizer that does not fit.
+    Raises ValueError for a non-positive count, `minibatches` that do not divide the batch, an environment that does
+    not follow the interface, or a network or an optimizer that does not fit.
     """
-    counts = {"max_episode_steps": max_episode_steps, "num_eval_episodes": num_eval_episodes}
-    for name, count in {**experience._asdict(), **counts}.items():
-        if count < 1:
-            raise ValueError(f"{name} must be at least 1, got {count}")
+    counts = {"num_eval_episodes": num_eval_episodes, "max_episode_steps": max_episode_steps}
+    checks.at_least(1, **experience._asdict(), **counts)
     parts = _parts(env, network, objective, optimizer, experience, critic)
     return InnerLoop(
         init_meta=partial(_init_meta, parts),
-        init=partial(_newborn, parts),
+        init=partial(_init, parts),
         step=partial(_step, parts),
         loss=partial(_loss, parts) if critic else None,
         fitness=partial(_fitness, parts, num_eval_episodes, max_episode_steps),
@@ -113,16 +112,17 @@ def rl_inner_loop(
 def value_judge(
     env: Environment, network: NetworkFactory, objective: Objective, critic: Critic, experience: Experience
 ) -> ValueJudge:
-    """What the critic of the agents of `rl_inner_loop` (with these same parts) says of one more rollout of theirs.
+    """A function that collects a new rollout of an agent and computes its targets under the agent's own critic.
 
-    For scores of levels (`metarl.curricula.scores`): positive value loss, L1 value loss, MaxMC.
+    The parts must be those of the agents' `rl_inner_loop`. Scores of levels use it (`metarl.curricula.scores`):
+    positive value loss, L1 value loss, MaxMC.
     """
     agent, critic_model = model(env, network, objective.outputs), model(env, critic.network or network, {"value": 1})
 
     def judged(lifetime: Agent, key: Key) -> tuple[Rollout, Targets]:
         assert isinstance(lifetime.critic, CriticState)
         _, data = _collect(env, agent, experience, lifetime, key)
-        return data, judge(critic, critic_model, lifetime.critic, data)[0]
+        return data, update_critic(critic, critic_model, lifetime.critic, data)[0]
 
     return judged
 
@@ -130,10 +130,11 @@ def value_judge(
 def train_agent(
     inner: InnerLoop, meta_params: MetaParams, level: Level, key: Key, num_updates: int
 ) -> tuple[Any, Metrics]:
-    """A newborn learner's first `num_updates` updates on `level`: the lifetime it has lived, and metrics [num_updates].
+    """Trains a new learner on `level` for `num_updates` updates, or to its horizon.
 
-    Pure, so jit it and vmap it over keys, levels, meta-parameters or hyperparameters that `inner` closes over.
-    `meta_params` of a hand-made agent are `inner.init_meta(key)`. The learner stops at its level's horizon.
+    Returns its lifetime, and metrics with leaves [num_updates]. The function is pure: jit it, or vmap it over keys,
+    levels, meta-parameters or hyperparameters that `inner` closes over.
+    If nothing is learned by `inner`, `meta_params` are `inner.init_meta(key)`.
     """
     init_key, step_key = jax.random.split(key)
 
@@ -155,7 +156,7 @@ def _parts(
     experience: Experience,
     critic: Critic | None,
 ) -> Parts:
-    """The parts, checked against each other. Raises ValueError as `rl_inner_loop` says."""
+    """The parts, after checks that they fit each other. Raises ValueError as `rl_inner_loop` does."""
     check_environment(env)
     agent = model(env, network, objective.outputs)
     rows = experience.num_envs if agent.recurrent else experience.env_steps
@@ -176,13 +177,13 @@ def _init_meta(parts: Parts, key: Key) -> MetaParams:
     return {"objective": parts.objective.init(objective_key), "optimizer": parts.optimizer.init(optimizer_key)}
 
 
-def _newborn(parts: Parts, key: Key, level: Level) -> Agent:
+def _init(parts: Parts, key: Key, level: Level) -> Agent:
     param_key, optimizer_key, env_key, critic_key = jax.random.split(key, 4)
-    params, opt_state = born(parts.optimizer, parts.agent.network.init, param_key, optimizer_key)
+    params, opt_state = init_learner(parts.optimizer, parts.agent.network.init, param_key, optimizer_key)
     actors = reset(parts.env, parts.agent, level.problem, env_key, parts.experience.num_envs)
     critic: CriticState | tuple[()] = ()
     if parts.critic is not None and parts.critic_model is not None:
-        critic = newborn_critic(parts.critic, parts.critic_model, critic_key)
+        critic = init_critic(parts.critic, parts.critic_model, critic_key)
     return Agent(params, opt_state, actors, level, jnp.int32(0), critic)
 
 
@@ -191,16 +192,16 @@ def _step(parts: Parts, meta_params: MetaParams, lifetime: Agent, key: Key) -> U
     actors, data = _collect(parts.env, parts.agent, parts.experience, lifetime, rollout_key)
     critic, critic_metrics = lifetime.critic, Metrics()
     if parts.critic is not None:
-        _, critic, critic_metrics = _judge(parts, lifetime, data)
+        _, critic, critic_metrics = _update_critic(parts, lifetime, data)
     params, opt_state, objective, metrics = _learn(parts, meta_params, lifetime, data, update_key)
-    older = Agent(params, opt_state, actors, lifetime.level, lifetime.step + 1, critic)
-    seen = {"reward": data.reward.mean(), "episode_return": jnp.nanmean(data.episode_return)}
-    return Update(older, objective, {**metrics, **critic_metrics, **seen, **_cost(parts)})
+    agent = Agent(params, opt_state, actors, lifetime.level, lifetime.step + 1, critic)
+    rewards = {"reward": data.reward.mean(), "episode_return": jnp.nanmean(data.episode_return)}
+    return Update(agent, objective, {**metrics, **critic_metrics, **rewards, **_cost(parts)})
 
 
 def _loss(parts: Parts, meta_params: MetaParams, lifetime: Agent, key: Key) -> Update:
     actors, data = _collect(parts.env, parts.agent, parts.experience, lifetime, key)
-    targets, critic, _ = _judge(parts, lifetime, data)
+    targets, critic, _ = _update_critic(parts, lifetime, data)
     outputs, _ = unroll(parts.agent, lifetime.params, data)
     log_prob = parts.agent.policy.distribution(outputs["policy"]).log_prob(data.action)
     value = -(normalise(targets.advantage) * log_prob).mean()
@@ -212,12 +213,12 @@ def _fitness(
 ) -> Array:
     problem = lifetime.level.problem
     episodes = evaluate(parts.env, parts.agent, lifetime.params, problem, key, num_episodes, max_steps)
-    # logits that are not numbers would still be sampled from, and an agent that has diverged seem to play
+    # NaN logits can still be sampled from: without this, an agent that has diverged would seem to play
     return jnp.where(all_finite(lifetime.params), episodes.episode_return.mean(), jnp.nan)
 
 
 def _cost(parts: Parts) -> Metrics:
-    return {"env_steps": jnp.float32(parts.experience.env_steps)}  # a float: sums of integers may overflow
+    return {"env_steps": jnp.float32(parts.experience.env_steps)}  # a float, because sums of integers may overflow
 
 
 def _collect(
@@ -227,9 +228,9 @@ def _collect(
     return rollout(env, agent, lifetime.params, lifetime.actors, problem, key, experience.rollout_length)
 
 
-def _judge(parts: Parts, lifetime: Agent, data: Rollout) -> tuple[Targets, CriticState, Metrics]:
+def _update_critic(parts: Parts, lifetime: Agent, data: Rollout) -> tuple[Targets, CriticState, Metrics]:
     assert parts.critic is not None and parts.critic_model is not None and isinstance(lifetime.critic, CriticState)
-    return judge(parts.critic, parts.critic_model, lifetime.critic, data)
+    return update_critic(parts.critic, parts.critic_model, lifetime.critic, data)
 
 
 # --- one agent update -----------------------------------------------------------------------------------------
@@ -245,8 +246,8 @@ def _learn(
     epochs, minibatches = parts.experience.epochs, parts.experience.minibatches
     targets, objective = parts.objective.targets(rule, lifetime.params, parts.agent, data, progress)
 
-    def follow(
-        learner: tuple[Params, PyTree], part: tuple[Rollout, PyTree], key: Key, turn: Array | int = 0
+    def gradient_step(
+        learner: tuple[Params, PyTree], part: tuple[Rollout, PyTree], key: Key, index: Array | int = 0
     ) -> tuple[Any, Metrics]:
         params, opt_state = learner
         gradient, metrics = jax.grad(
@@ -257,7 +258,7 @@ def _learn(
             opt_state,
             params,
             progress=progress,
-            epoch_progress=turn / max(epochs * minibatches - 1, 1),
+            epoch_progress=index / max(epochs * minibatches - 1, 1),
             layers=layers(parts.agent, params, part[0]),
             key=key,
         )
@@ -265,23 +266,23 @@ def _learn(
 
     learner = (lifetime.params, lifetime.opt_state)
     if epochs == minibatches == 1:
-        learner, metrics = follow(learner, (data, targets), key)
+        learner, metrics = gradient_step(learner, (data, targets), key)
         return *learner, objective, metrics
 
     batch = (data._replace(carry=()), targets)
-    if not parts.agent.recurrent:  # every step is a row of its own
+    if not parts.agent.recurrent:  # every step can be shuffled by itself
         batch = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), batch)
 
     def epoch(learner: tuple[Params, PyTree], x: tuple[Key, Array]) -> tuple[Any, Metrics]:
-        key, turns = x
+        key, indices = x
         (rows, row_targets), carry = _minibatches(key, batch, data.carry, minibatches)
-        # far from the numbers by which the shuffle folds or splits the same key
-        keys = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, 2**31)))(turns)
+        # 2 ** 31 is none of the numbers by which the shuffle folds or splits the same key
+        keys = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, 2**31)))(indices)
         batches = (rows._replace(carry=carry), row_targets)
-        return jax.lax.scan(lambda learner, x: follow(learner, *x), learner, (batches, keys, turns))
+        return jax.lax.scan(lambda learner, x: gradient_step(learner, *x), learner, (batches, keys, indices))
 
-    turns = jnp.arange(epochs * minibatches).reshape(epochs, minibatches)
-    learner, metrics = jax.lax.scan(epoch, learner, (jax.random.split(key, epochs), turns))
+    indices = jnp.arange(epochs * minibatches).reshape(epochs, minibatches)
+    learner, metrics = jax.lax.scan(epoch, learner, (jax.random.split(key, epochs), indices))
     return *learner, objective, jax.tree.map(jnp.mean, metrics)
 
 

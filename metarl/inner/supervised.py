@@ -1,22 +1,22 @@
-"""Supervised learning as an inner loop: what optimizers are meta-trained on before, or beside, agents."""
+"""Supervised learning as an inner loop, to meta-train optimizers on."""
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from metarl import checks
 from metarl.meta import InnerLoop, Update
-from metarl.optimizers.learned import LearnedOptimizer, as_learned, born, check_fits, transform
+from metarl.optimizers.learned import LearnedOptimizer, as_learned, check_fits, init_learner, transform
 from metarl.tree import all_finite
 from metarl.types import Array, Key, Level, Levels, MetaParams, Params, Progress, PyTree, Task
 
 
 class Training(NamedTuple):
-    """Parameters that are being trained on one problem."""
+    """The lifetime of a supervised learner: parameters that are trained on one problem."""
 
     params: Params
     opt_state: PyTree
@@ -25,12 +25,12 @@ class Training(NamedTuple):
 
 
 def supervised_inner_loop(task: Task, optimizer: optax.GradientTransformation | LearnedOptimizer) -> InnerLoop:
-    """One problem of `task` per lifetime: a gradient step on a fresh minibatch, again and again.
+    """One problem of `task` per lifetime. Every update is a gradient step on a new minibatch.
 
-    The meta-parameters are `{"objective": (), "optimizer": ...}`, the latter `()` unless the optimizer is learned.
-    Beyond the gradient, an update is given `progress`, `epoch_progress` (0: there are no epochs), `layers` (on the
-    minibatch; `()` of a task without) and a fresh `key`.
-    Its `loss` is `task.test` at the parameters as they are, its `fitness` minus that, or NaN if they are not finite.
+    The meta-parameters are `{"objective": (), "optimizer": ...}`, with `()` unless the optimizer is learned.
+    The optimizer gets the gradient and the extra arguments `progress`, `epoch_progress` (always 0), `layers` (on the
+    minibatch; `()` if the task has none) and a new `key`.
+    `loss` is `task.test` of the present parameters. `fitness` is minus that, and NaN if they are not finite.
 
     Raises ValueError for an optimizer that does not fit the task's parameters.
     """
@@ -42,7 +42,7 @@ def supervised_inner_loop(task: Task, optimizer: optax.GradientTransformation | 
 
     def init(key: Key, level: Level) -> Training:
         param_key, optimizer_key = jax.random.split(key)
-        params, opt_state = born(learned, partial(_init, task, level), param_key, optimizer_key)
+        params, opt_state = init_learner(learned, lambda key: task.init(key, level.problem), param_key, optimizer_key)
         return Training(params, opt_state, level, jnp.int32(0))
 
     def step(meta_params: MetaParams, training: Training, key: Key) -> Update:
@@ -58,8 +58,8 @@ def supervised_inner_loop(task: Task, optimizer: optax.GradientTransformation | 
             layers=task.layers(params, problem, batch_key) if task.layers else (),
             key=optimizer_key,
         )
-        older = Training(optax.apply_updates(params, updates), opt_state, training.level, training.step + 1)
-        return Update(older, jnp.zeros(()), {"loss": value})
+        following = Training(optax.apply_updates(params, updates), opt_state, training.level, training.step + 1)
+        return Update(following, jnp.zeros(()), {"loss": value})
 
     def loss(meta_params: MetaParams, training: Training, key: Key) -> Update:
         return Update(training, task.test(training.params, training.level.problem), {})
@@ -71,15 +71,10 @@ def supervised_inner_loop(task: Task, optimizer: optax.GradientTransformation | 
     return InnerLoop(init_meta, init, step, loss, fitness)
 
 
-def _init(task: Task, level: Level, key: Key) -> Params:
-    return task.init(key, level.problem)
-
-
 def task_levels(task: Task, horizon: int) -> Levels:
-    """Problems of `task`, with lifetimes of `horizon` updates. There is no environment.
+    """Levels whose problems are those of `task`, with lifetimes of `horizon` updates. They have no environment.
 
     Raises ValueError if `horizon` is not positive.
     """
-    if horizon < 1:
-        raise ValueError(f"horizon must be at least 1 update, got {horizon}")
+    checks.at_least(1, horizon=horizon)
     return Levels(lambda key: Level(task.sample(key), jnp.int32(horizon)))

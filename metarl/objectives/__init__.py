@@ -1,4 +1,4 @@
-"""What an agent minimises: each function here returns a `metarl.meta.Objective`."""
+"""What agents minimise: each function here returns a `metarl.Objective`."""
 
 from metarl.objectives.actor_critic import a2c, ppo
 from metarl.objectives.fixed import fixed

@@ -1,4 +1,4 @@
-"""Objectives on a policy and a value, which differ in their policy loss: here the hand-made A2C and PPO."""
+"""Objectives with a policy and a value: A2C, PPO, and what all of them share. They differ in the policy loss."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PolicyLoss = Callable[[MetaParams, Array, Array, Array, Progress], Array]
 
 
 class ActorCriticOptions(TypedDict, total=False):
-    """The options that all objectives on a policy and a value share; see `a2c`."""
+    """The options that all objectives with a policy and a value share; see `a2c`."""
 
     discount: Array | float
     gae_lambda: Array | float
@@ -94,7 +94,7 @@ def actor_critic(
     entropy_coef: Array | float = 0.01,
     normalise_advantage: bool = True,
 ) -> Objective:
-    """The mean of `policy_loss` with value and entropy terms as in `a2c`; `init` gives its meta-parameters, if any."""
+    """The mean of `policy_loss` plus value and entropy terms as in `a2c`. `init` makes its meta-parameters."""
 
     def targets(
         meta_params: MetaParams, params: Params, model: Model, rollout: Rollout, progress: Progress

@@ -1,4 +1,4 @@
-"""A learned objective as it is: nothing in it is learned any further."""
+"""A learned objective whose meta-parameters no longer change."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from metarl.types import Array, MetaParams, Metrics, Params, Progress, PyTree
 
 
 def fixed(objective: Objective, meta_params: MetaParams) -> Objective:
-    """`objective` with these meta-parameters, and none of its own: what else is learned beside it learns alone."""
+    """`objective` with constant `meta_params`. Its own meta-parameters are `()`, so only other parts can be learned."""
 
     def targets(
         _: MetaParams, params: Params, model: Model, rollout: Rollout, progress: Progress

@@ -1,7 +1,7 @@
-"""Learned Policy Gradient (Oh et al. 2020, arXiv 2007.08794): the update targets come from a recurrent network.
+"""Learned Policy Gradient (Oh et al. 2020, arXiv 2007.08794): a recurrent network computes the agent's targets.
 
-The network reads a rollout backwards in time and gives, at every step, how much to reinforce the action
-(`pi_hat`) and what the agent should have predicted (`y_hat`). What the prediction means is itself learned.
+The network reads a rollout backwards in time. At every step it returns how much to reinforce the action (`pi_hat`) and
+what the agent should predict (`y_hat`). The meaning of the prediction is learned, too.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from metarl import checks
 from metarl.objectives.temporal import temporal_features
 from metarl.rl.objective import Objective
 from metarl.rl.rollout import Model, Rollout, unroll
@@ -19,22 +20,22 @@ from metarl.types import Array, MetaParams, Metrics, Params, Progress
 
 
 class LPGInputs(NamedTuple):
-    """What the meta-network sees of T steps of E environments. Leaves [T, E, ...]."""
+    """Inputs of the meta-network for T steps of E environments. Leaves [T, E, ...]."""
 
     reward: Array  # [T, E]
-    terminated: Array  # [T, E] bool: nothing follows, so y_next is not looked at
-    done: Array  # [T, E] bool: the episode ends here, so the future is forgotten
+    terminated: Array  # [T, E] bool: there is no next state, so y_next is ignored
+    done: Array  # [T, E] bool: the episode ends here, so the state of the network is reset
     prob: Array  # [T, E] pi(a_t | s_t)
     y: Array  # [T, E, m] the agent's prediction at s_t
-    y_next: Array  # [T, E, m] and at s_{t+1}
-    time: Array  # [T, E, 2] features of the agent's age and horizon; [T, E, 0] for a rule that is blind to them
+    y_next: Array  # [T, E, m] the agent's prediction at s_{t+1}
+    time: Array  # [T, E, 2] `temporal_features`; [T, E, 0] for a rule without them
 
 
 class LPGTargets(NamedTuple):
-    """What the agent is told to do. Leaves [T, E, ...]."""
+    """The agent's targets. Leaves [T, E, ...]."""
 
-    pi_hat: Array  # [T, E], acts like an advantage
-    log_y_hat: Array  # [T, E, m]
+    pi_hat: Array  # [T, E], takes the place of the advantage
+    log_y_hat: Array  # [T, E, m], log-probabilities of the target prediction
 
 
 class GRU(NamedTuple):
@@ -51,9 +52,9 @@ def gru_backwards_in_time(gru: GRU, inputs: Array, done: Array) -> Array:
 
     The state is zero before it consumes a step with `done` [T, E], so no step sees past its own episode's end.
 
-    Nearly all of a meta-step's arithmetic is here, and two things about it were measured on CPU. The few inputs
-    are projected inside the loop: reading their projections [T, E, 3H] back from memory takes longer than
-    computing them. And each gate has a product of its own: slicing one wide product costs padding backwards.
+    Nearly all arithmetic of a meta-step is here. Two choices were measured on CPU. The inputs are projected inside the
+    loop, because reading their projections [T, E, 3H] from memory takes longer than computing them. Each gate has its
+    own product, because the gradient of slices of one wide product pads them.
     """
     in_reset, in_update, in_candidate = jnp.split(gru.input_kernel, 3, axis=-1)
     bias_reset, bias_update, bias_candidate = jnp.split(gru.input_bias, 3)
@@ -74,7 +75,7 @@ def gru_backwards_in_time(gru: GRU, inputs: Array, done: Array) -> Array:
 
 
 class LPGNetwork(nn.Module):
-    """Section 2 of the paper with a GRU: about 204k parameters at width 256 and 8 bins."""
+    """The meta-network of section 2 of the paper, with a GRU: about 204k parameters at width 256 and 8 bins."""
 
     bins: int
     hidden: int
@@ -92,7 +93,6 @@ class LPGNetwork(nn.Module):
             recurrent_kernel=self.param("recurrent_kernel", kernel, (n, 3 * n)),
             candidate_bias=self.param("candidate_bias", nn.initializers.zeros, (n,)),
         )
-        # The carry is zero before a step that ends an episode, so no step sees past its own end.
         hidden = nn.relu(gru_backwards_in_time(gru, inputs, x.done))
         y_hat = nn.Dense(self.bins, name="y_hat")(hidden)
         return LPGTargets(nn.Dense(1, name="pi_hat")(hidden)[..., 0], jax.nn.log_softmax(y_hat))
@@ -111,17 +111,16 @@ def lpg(
     """The agent minimises `-mean(pi_hat log pi(a|s)) + y_coef mean KL(y(s) || y_hat)` (eq. 2 and 3).
 
     The meta-objective is regularised (section 4.3) by `-policy_entropy_coef H(pi) - y_entropy_coef H(y)
-    + pi_hat_coef mean(pi_hat^2) + y_hat_coef mean(|y_hat|^2)`: 0 leaves one out, as for evolution, which needs none.
-    `bins` is the size m of the prediction.
+    + pi_hat_coef mean(pi_hat^2) + y_hat_coef mean(|y_hat|^2)`. A coefficient of 0 leaves its term out; evolution needs
+    none of them. `bins` is the size m of the prediction.
     With `temporal`, the rule also sees `temporal_features`: the agent's age and its lifetime's horizon.
-    The entropies are those of the agent before each update, so the first of K has no meta-gradient.
+    The entropies are those of the agent before each update, so those before the first update of a truncation have no
+    meta-gradient.
 
     Raises ValueError if `bins` is below 2 or `hidden` below 1.
     """
-    if bins < 2:
-        raise ValueError(f"bins must be at least 2, got {bins}")
-    if hidden < 1:
-        raise ValueError(f"hidden must be at least 1, got {hidden}")
+    checks.at_least(2, bins=bins)
+    checks.at_least(1, hidden=hidden)
     network = LPGNetwork(bins, hidden)
 
     def init(key: Array) -> MetaParams:
@@ -135,8 +134,8 @@ def lpg(
         policy = model.policy.distribution(outputs["policy"])
         y, y_next = jax.nn.softmax(outputs["y"]), jax.nn.softmax(next_outputs["y"])
         prob = jnp.exp(policy.log_prob(rollout.action))
-        seen = temporal_features(progress) if temporal else jnp.zeros(0)
-        time = jnp.broadcast_to(seen, (*prob.shape, seen.size))
+        features = temporal_features(progress) if temporal else jnp.zeros(0)
+        time = jnp.broadcast_to(features, (*prob.shape, features.size))
         inputs = LPGInputs(rollout.reward, rollout.terminated, rollout.done, prob, y, y_next, time)
         result = cast(LPGTargets, network.apply({"params": meta_params}, inputs))
         regularisers = [
@@ -145,7 +144,7 @@ def lpg(
             (pi_hat_coef, lambda: jnp.square(result.pi_hat).mean()),
             (y_hat_coef, lambda: jnp.square(jnp.exp(result.log_y_hat)).sum(-1).mean()),
         ]
-        # a coefficient that is the number 0 costs nothing
+        # the term of a coefficient that is the number 0 is not computed
         terms = [coef * value() for coef, value in regularisers if not (isinstance(coef, int | float) and coef == 0)]
         return result, sum(terms, jnp.zeros(()))
 

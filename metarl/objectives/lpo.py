@@ -1,17 +1,17 @@
-"""Mirror learning: PPO's clipping becomes a drift, either learned (LPO) or the closed form found in it (DPO).
+"""Mirror learning: a drift replaces PPO's clipping. It is learned (LPO), or a closed form of what was learned (DPO).
 
-The policy loss is `-mean(rho A - f(rho, A))` with `rho = pi(a|s) / pi_old(a|s)`. A drift f that is nowhere negative,
-and zero with zero gradient at rho = 1, makes it an update with PPO's guarantees (Lu et al. 2022, arXiv 2210.05639).
+The policy loss is `-mean(rho A - f(rho, A))` with `rho = pi(a|s) / pi_old(a|s)`. If the drift f is nowhere negative,
+and its value and gradient are 0 at rho = 1, the update has PPO's guarantees (Lu et al. 2022, arXiv 2210.05639).
 """
 
 from __future__ import annotations
 
-import math
-from typing import Literal, Unpack
+from typing import Literal, Unpack, get_args
 
 import jax
 import jax.numpy as jnp
 
+from metarl import checks
 from metarl.objectives.actor_critic import ActorCriticOptions, actor_critic
 from metarl.objectives.temporal import temporal_features
 from metarl.rl.objective import Objective
@@ -27,21 +27,18 @@ def lpo(
     hidden: int = 128,
     **options: Unpack[ActorCriticOptions],
 ) -> Objective:
-    """Learned policy optimisation (Lu et al. 2022, arXiv 2210.05639): PPO with `lpo_drift` for its clipping.
+    """Learned policy optimisation (Lu et al. 2022, arXiv 2210.05639): PPO with `lpo_drift` in place of its clipping.
 
-    With `start="ppo"` the network's output is zero at birth and every update is PPO's, bit for bit where each operation
-    rounds by itself; a compiler fuses the two losses differently, and then the last bits differ. At that start the
-    meta-gradient is zero, for the network is silent in the dead zone of the drift: meta-train by evolution, which
-    perturbs it. With `start="scratch"` the drift is all the network's and `clip` is ignored.
-    `temporal` adds the agent's age to the network's inputs (Jackson et al. 2024, arXiv 2402.05828). The other options
-    are those of `ppo`.
+    With `start="ppo"` the network's initial output is zero, and every update is PPO's; compiled, the two losses are
+    fused differently, so the last bits differ. There the meta-gradient is zero, because the network's output is in the
+    dead zone of the drift: meta-train by evolution, which perturbs it. With `start="scratch"` the network is the whole
+    drift, and `clip` is ignored. `temporal` adds the agent's age to the network's inputs (Jackson et al. 2024, arXiv
+    2402.05828). The other options are those of `ppo`.
 
     Raises ValueError for an unknown `start` or `hidden` below 1.
     """
-    if start not in ("ppo", "scratch"):
-        raise ValueError(f'start must be "ppo" or "scratch", got {start!r}')
-    if hidden < 1:
-        raise ValueError(f"hidden must be at least 1, got {hidden}")
+    checks.one_of(get_args(Start), start=start)
+    checks.at_least(1, hidden=hidden)
 
     def init(key: Key) -> MetaParams:
         hidden_key, output_key = jax.random.split(key)
@@ -53,8 +50,8 @@ def lpo(
         meta_params: MetaParams, log_prob: Array, old_log_prob: Array, advantage: Array, progress: Progress
     ) -> Array:
         log_ratio, ratio = _ratio(log_prob - old_log_prob)
-        gain, base = _unlearned(start, ratio, advantage, clip)
-        return _learned(meta_params, log_ratio, ratio, advantage, progress, base) - gain
+        gain, base = _ppo_part(start, ratio, advantage, clip)
+        return _learned_part(meta_params, log_ratio, ratio, advantage, progress, base) - gain
 
     return actor_critic(policy_loss, init, **options)
 
@@ -69,27 +66,28 @@ def lpo_drift(
 ) -> Array:
     """LPO's drift `f = relu(base + shrink(net(x)))` [...] of log rho and A [...].
 
-    `base` is PPO's drift `relu((rho - clip(rho, 1 - clip, 1 + clip)) A)`, or 0 from scratch. `net` is a bias-free
-    tanh network of one hidden layer on `x = [l, l^2, 1 - rho, (1 - rho)^2] ++ A [the same]` with `l = log rho`; a
-    temporal one, known by its 16 inputs, also sees `(n / N) x`. `meta_params` are `{"hidden": [8 or 16, hidden],
-    "output": [hidden, 1]}`, and log rho is clipped to [-20, 20], so that nothing overflows.
+    `base` is PPO's drift `relu((rho - clip(rho, 1 - clip, 1 + clip)) A)`, or 0 from scratch. `net` is a tanh network
+    without biases, of one hidden layer, on `x = [l, l^2, 1 - rho, (1 - rho)^2] ++ A [l, l^2, 1 - rho, (1 - rho)^2]`
+    with `l = log rho`. A temporal one, recognised by its 16 inputs, also gets `(n / N) x`. `meta_params` are
+    `{"hidden": [8 or 16, hidden], "output": [hidden, 1]}`. log rho is clipped to [-20, 20] against overflow.
 
-    `shrink(u) = u - clip(u, -1e-4, 1e-4)`. From scratch this is the paper's `relu(net(x) - 1e-4)`, which makes f
-    and its gradient vanish around rho = 1. On top of PPO's drift subtracting 1e-4 would lower that drift even where
-    the network is silent; the soft threshold leaves it as it is.
+    `shrink(u) = u - clip(u, -1e-4, 1e-4)`. From scratch, f is the paper's `relu(net(x) - 1e-4)`, whose value and
+    gradient vanish around rho = 1. Added to PPO's drift, a constant -1e-4 would lower that drift even where the
+    network's output is 0, and `shrink` does not.
     """
     log_ratio, ratio = _ratio(log_ratio)
-    _, base = _unlearned(start, ratio, advantage, clip)
-    return base + _learned(meta_params, log_ratio, ratio, advantage, progress, base)
+    _, base = _ppo_part(start, ratio, advantage, clip)
+    return base + _learned_part(meta_params, log_ratio, ratio, advantage, progress, base)
 
 
 def _ratio(log_ratio: Array) -> tuple[Array, Array]:
+    """log rho clipped to [-20, 20], and rho."""
     log_ratio = jnp.clip(log_ratio, -20.0, 20.0)
     return log_ratio, jnp.exp(log_ratio)
 
 
-def _unlearned(start: Start, ratio: Array, advantage: Array, clip: Array | float) -> tuple[Array, Array]:
-    """`rho A - base`, as PPO writes it because the difference rounds otherwise, and the drift `base` itself."""
+def _ppo_part(start: Start, ratio: Array, advantage: Array, clip: Array | float) -> tuple[Array, Array]:
+    """`rho A - base`, written as in PPO so that it rounds as there, and the drift `base`."""
     gain = ratio * advantage
     if start == "scratch":
         return gain, jnp.zeros_like(gain)
@@ -97,10 +95,10 @@ def _unlearned(start: Start, ratio: Array, advantage: Array, clip: Array | float
     return jnp.minimum(gain, clipped * advantage), jax.nn.relu((ratio - clipped) * advantage)
 
 
-def _learned(
+def _learned_part(
     meta_params: MetaParams, log_ratio: Array, ratio: Array, advantage: Array, progress: Progress, base: Array
 ) -> Array:
-    """`relu(base + shrink(net(x))) - base`, whose gradient is exactly zero while the network is silent."""
+    """`relu(base + shrink(net(x))) - base`, whose gradient is exactly 0 while the network's output is."""
     x = jnp.stack([log_ratio, log_ratio**2, 1.0 - ratio, (1.0 - ratio) ** 2], axis=-1)
     x = jnp.concatenate([x, advantage[..., None] * x], axis=-1)
     if meta_params["hidden"].shape[0] == 16:
@@ -116,9 +114,7 @@ def dpo(alpha: Array | float = 2.0, beta: Array | float = 0.6, **options: Unpack
 
     Raises ValueError if `alpha` or `beta` is a number that is not positive and finite.
     """
-    for name, value in {"alpha": alpha, "beta": beta}.items():
-        if isinstance(value, int | float) and not 0.0 < value < math.inf:
-            raise ValueError(f"{name} must be positive and finite, got {value}")
+    checks.positive(alpha=alpha, beta=beta)
 
     def policy_loss(
         meta_params: MetaParams, log_prob: Array, old_log_prob: Array, advantage: Array, progress: Progress

@@ -1,4 +1,4 @@
-"""How agents follow their gradients, beyond optax."""
+"""Optimizers of inner loops: differentiable versions of optax's, and learned ones."""
 
 import optax
 
@@ -16,5 +16,5 @@ __all__ = [
 
 
 def per_output(**optimizers: optax.GradientTransformation) -> optax.GradientTransformation:
-    """An optimizer for each of the network's outputs: `per_output(policy=optax.sgd(40.0), y=optax.sgd(4.0))`."""
+    """One optimizer for each output of the network: `per_output(policy=optax.sgd(40.0), y=optax.sgd(4.0))`."""
     return optax.partition(dict(optimizers), lambda params: {name: name for name in params})

@@ -1,8 +1,8 @@
-"""Optimizers to unroll: optax's, with finite derivatives.
+"""Optimizers of optax with finite derivatives, for meta-gradients through inner updates.
 
-The derivative of a square root at zero is infinite, so backpropagating through `optax.adam` or
-`optax.clip_by_global_norm` gives NaN wherever a gradient was exactly zero. For Adam a large `eps` would hide that
-and lose the meta-gradient with it; a denominator that receives no meta-gradient keeps it finite and useful.
+The derivative of a square root at zero is infinite, so the meta-gradient through `optax.adam` or
+`optax.clip_by_global_norm` is NaN wherever a gradient was exactly zero. In Adam a large `eps` would avoid the NaN, but
+also shrink the meta-gradient. Here the denominator receives no meta-gradient, which keeps it finite and useful.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from metarl.types import Array
 
 
 def scale_by_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> optax.GradientTransformation:
-    """`optax.scale_by_adam` (Kingma and Ba 2014, arXiv 1412.6980) with a constant denominator; same values."""
+    """`optax.scale_by_adam` (Kingma and Ba 2014, arXiv 1412.6980), same values; no derivative in the denominator."""
     adam = optax.scale_by_adam(b1, b2, eps)
 
     def update(updates, state, params=None):
@@ -33,17 +33,17 @@ def scale_by_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> opta
 def adam(
     learning_rate: optax.ScalarOrSchedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
 ) -> optax.GradientTransformation:
-    """`optax.adam` for inner loops that a meta-gradient flows through."""
+    """`optax.adam` for inner loops with meta-gradients; see `scale_by_adam`."""
     return optax.chain(scale_by_adam(b1, b2, eps), optax.scale_by_learning_rate(learning_rate))
 
 
 def clip_by_global_norm(max_norm: float | Array) -> optax.GradientTransformation:
-    """`optax.clip_by_global_norm` whose derivative is finite where a gradient is exactly zero; same values."""
+    """`optax.clip_by_global_norm`, same values; its derivative is finite where a gradient is exactly zero."""
 
     def update(updates, state, params=None):
         square = optax.tree.norm(updates, squared=True)
         clips = square > max_norm**2
-        # the root is taken only of what is clipped: the other branch of a `where` must not divide by zero either
+        # both branches of a `where` are differentiated, so neither may divide by zero
         scale = jnp.where(clips, max_norm / jnp.sqrt(jnp.where(clips, square, 1.0)), 1.0)
         return jax.tree.map(lambda g: g * scale, updates), state
 

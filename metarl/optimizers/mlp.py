@@ -1,4 +1,4 @@
-"""Learned optimizers for any gradient: a small network on a parameter's gradients, with few features or with many."""
+"""Learned optimizers for any gradient: a small network for every parameter, with few features or with many."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from metarl import checks
 from metarl.optimizers.learned import LearnedOptimizer
-from metarl.optimizers.per_parameter import Features, Moment, Tensor, columns, momenta, per_parameter, second_moment
+from metarl.optimizers.per_parameter import Features, Moment, Tensor, columns, momenta, normalised, per_parameter
 from metarl.types import Array
 
 DECAYS = (0.9, 0.99, 0.999)  # of momenta and of factored second moments
@@ -18,13 +19,12 @@ TIMES = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)
 def no_features(
     width: int = 16, *, decay: float = 0.9, scale: float = 1e-3, max_norm: float | None = 0.5
 ) -> LearnedOptimizer:
-    """The gradient, one momentum and the parameter, as they are (Goldie et al. 2025, "How should we meta-learn
-    reinforcement learning algorithms?"): what OPEN is without its features.
+    """A network that sees the gradient, one momentum and the parameter, unscaled: OPEN without its features.
 
-    Raises ValueError for a `decay` outside [0, 1), or sizes as `per_parameter`.
+    Goldie et al. 2025, "How should we meta-learn reinforcement learning algorithms?".
+    Raises ValueError for a `decay` outside [0, 1), and as `per_parameter` does.
     """
-    if not 0.0 <= decay < 1.0:
-        raise ValueError(f"decay must be from 0 to below 1, got {decay}")
+    checks.decay(decay=decay)
 
     def features(tensor: Tensor, moment: Moment) -> Array:
         return columns(tensor.gradient, tensor.memory, tensor.param)
@@ -39,7 +39,7 @@ def no_features(
 
 
 class Accumulators(NamedTuple):
-    """Of one tensor [...]: momenta, second moment, and second moments whose last two axes are factored."""
+    """Accumulators of one tensor [...]: momenta, second moment, and factored second moments of its last two axes."""
 
     momenta: Array  # [3, ...]
     square: Array  # [...]
@@ -50,10 +50,11 @@ class Accumulators(NamedTuple):
 def adafac(width: int = 32, *, scale: float = 1e-3, max_norm: float | None = None) -> LearnedOptimizer:
     """The AdaFac MLP (Metz et al. 2022, arXiv 2203.11860, section 3): 39 features, with Adafactor's accumulators.
 
-    Gradient, parameter, three momenta, the second moment and what Adam and Adafactor make of them, over the root of
-    their mean square in the tensor; and the number of updates in eleven `tanh(t / x - 1)`.
+    28 features are the gradient, the parameter, three momenta, the second moment, and combinations of these as in Adam
+    and Adafactor; each is divided by its root mean square over the tensor. The others are `tanh(t / x - 1)` of the
+    number t of updates, for the eleven x of `TIMES`.
 
-    Raises ValueError for sizes as `per_parameter`.
+    Raises ValueError as `per_parameter` does.
     """
     decays = jnp.array(DECAYS)
 
@@ -86,13 +87,13 @@ def adafac(width: int = 32, *, scale: float = 1e-3, max_norm: float | None = Non
             *(tensor.gradient * factored, *whole, m.momenta * factored),
         )
         times = jnp.tanh(moment.updates / jnp.array(TIMES) - 1.0)
-        return jnp.concatenate([second_moment(own), jnp.broadcast_to(times, (len(own), len(TIMES)))], axis=1)
+        return jnp.concatenate([normalised(own), jnp.broadcast_to(times, (len(own), len(TIMES)))], axis=1)
 
     return per_parameter(Features(39, features, start, accumulate), width=width, scale=scale, max_norm=max_norm)
 
 
 def _means(square: Array) -> tuple[Array, Array]:
-    """Over the last axis and over the last but one, both kept; fewer axes are not factored."""
+    """Means over the last axis and over the one before it, kept as axes of size 1; both unchanged below two axes."""
     if square.ndim < 2:
         return square, square
     return square.mean(-1, keepdims=True), square.mean(-2, keepdims=True)

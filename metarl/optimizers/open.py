@@ -7,14 +7,15 @@ from typing import Literal, get_args
 
 import jax.numpy as jnp
 
+from metarl import checks
 from metarl.optimizers.learned import LearnedOptimizer
-from metarl.optimizers.per_parameter import Features, Moment, Tensor, columns, momenta, per_parameter, second_moment
+from metarl.optimizers.per_parameter import Features, Moment, Tensor, columns, momenta, normalised, per_parameter
 from metarl.types import Array
 
 Group = Literal["parameter", "momenta", "gradient", "progress", "layer", "epoch", "dormancy", "noise"]
 
 DECAYS = (0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)
-# how many columns of the 19 are of which group, in their order
+# the groups of the 19 features, in order, with their numbers of features
 GROUPS: dict[Group, int] = {
     "parameter": 1,
     "momenta": 2 * len(DECAYS),
@@ -34,15 +35,14 @@ def open_rl(
     scale: float = 1e-3,
     max_norm: float | None = 0.5,
 ) -> LearnedOptimizer:
-    """OPEN (section 5 of the paper): a recurrent network (feed-forward with `hidden=0`) on the 19 `features`.
+    """OPEN (section 5 of the paper): a recurrent network (feed-forward with `hidden=0`) that sees the 19 `features`.
 
-    It explores: the parameters of layers that act get noise whose size it learns. `without` leaves out groups of
+    It adds exploration noise of learned size to the parameters of the policy's layers. `without` leaves out groups of
     features, or the noise.
 
-    Raises ValueError for an unknown group, or sizes as `per_parameter`.
+    Raises ValueError for an unknown group, and as `per_parameter` does.
     """
-    if unknown := set(without) - set(get_args(Group)):
-        raise ValueError(f"without must be of {get_args(Group)}, got {sorted(unknown)}")
+    checks.one_of(get_args(Group), **{f"without[{i}]": group for i, group in enumerate(without)})
     kept = [name not in without for name, count in GROUPS.items() for _ in range(count)]
 
     def chosen(tensor: Tensor, moment: Moment) -> Array:
@@ -68,13 +68,11 @@ def open_rl(
 def features(tensor: Tensor, moment: Moment) -> Array:
     """The 19 features [size, 19] of a tensor's parameters, in the order of `GROUPS`.
 
-    The parameter; signs and log-magnitudes of six momenta, and of the gradient: these fifteen over the root of their
-    mean square in the tensor. Then training progress, the layer's depth, progress of the passes over the batch, and the
-    dormancy of the neuron, which is the last axis.
+    First the parameter, and signs and log-magnitudes of six momenta and of the gradient: each of these 15 is divided by
+    its root mean square over the tensor. Then the progress of the training, the depth of the layer, the progress of the
+    passes over the batch, and the dormancy of the neuron (neurons are the tensor's last axis).
     """
-    own = second_moment(
-        columns(tensor.param, *_sign_and_size(tensor.memory), *_sign_and_size(tensor.gradient)),
-    )
+    own = normalised(columns(tensor.param, *_sign_and_size(tensor.memory), *_sign_and_size(tensor.gradient)))
     dormancy = jnp.broadcast_to(tensor.layer.dormancy, tensor.param.shape).reshape(-1)
     common = [moment.progress, tensor.layer.depth, moment.epoch, dormancy]
     return jnp.concatenate([own, *(jnp.broadcast_to(x, len(own))[:, None] for x in common)], axis=1)

@@ -1,13 +1,14 @@
-"""Learned schedules: the floor that every learned optimizer must beat, and one that can be read by hand."""
+"""Learned schedules: a baseline for learned optimizers, whose meta-parameters a human can read."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from metarl import checks
 from metarl.optimizers.differentiable import clip_by_global_norm
 from metarl.optimizers.learned import LearnedOptimizer
 from metarl.types import Array, Key, MetaParams, Params, Progress, PyTree
@@ -15,12 +16,12 @@ from metarl.types import Array, Key, MetaParams, Params, Progress, PyTree
 Direction = Literal["adam", "sgd"]
 
 
-class State(NamedTuple):
-    """What is remembered of the gradients."""
+class ScheduleState(NamedTuple):
+    """Moments of the gradients."""
 
     updates: Array  # () int32, so far
     momentum: PyTree
-    weight: Array  # () of the zero that momentum began with
+    weight: Array  # () of the initial zero in `momentum`, which bias correction removes
     square: PyTree  # second moments; () for "sgd"
 
 
@@ -32,24 +33,19 @@ def schedule(
     knots: int = 5,
     direction: Direction = "adam",
 ) -> LearnedOptimizer:
-    """Adam, or SGD with momentum, whose rate, momentum and clipping change over the training as is learned.
+    """Adam, or SGD with momentum, with learned schedules of learning rate, momentum and clipping norm.
 
-    Each is linear between `knots` values at equal distances; those of newborn (and of zero) meta-parameters are the
-    arguments, and `readable` says what they have become. Momentum 0 stays 0, and without `max_norm` nothing is clipped.
-    With one knot and neither, on "sgd", this is a learned scalar rate.
+    Each schedule is linear between `knots` values at equal distances over the training. Initial (and zero)
+    meta-parameters give the constant values of the arguments; `readable` returns the learned values. Momentum 0 stays
+    0, and without `max_norm` nothing is clipped. With one knot, momentum 0, no `max_norm` and `direction="sgd"`, this
+    is a learned learning rate.
 
     Raises ValueError for an argument out of range.
     """
-    if knots < 1:
-        raise ValueError(f"knots must be at least 1, got {knots}")
-    if not learning_rate > 0.0:
-        raise ValueError(f"learning_rate must be positive, got {learning_rate}")
-    if not 0.0 <= momentum < 1.0:
-        raise ValueError(f"momentum must be from 0 to below 1, got {momentum}")
-    if max_norm is not None and not max_norm > 0.0:
-        raise ValueError(f"max_norm must be positive, got {max_norm}")
-    if direction not in ("adam", "sgd"):
-        raise ValueError(f"direction must be 'adam' or 'sgd', got {direction!r}")
+    checks.at_least(1, knots=knots)
+    checks.positive(learning_rate=learning_rate, max_norm=max_norm)
+    checks.decay(momentum=momentum)
+    checks.one_of(get_args(Direction), direction=direction)
     start = {"learning_rate": learning_rate, "momentum": momentum or None, "max_norm": max_norm}
 
     def init_meta(key: Key) -> MetaParams:
@@ -58,20 +54,20 @@ def schedule(
     def transform(meta_params: MetaParams) -> optax.GradientTransformationExtraArgs:
         values = readable(meta_params, learning_rate, momentum, max_norm)
 
-        def init(params: Params) -> State:
+        def init(params: Params) -> ScheduleState:
             zeros = jax.tree.map(lambda p: jnp.zeros(p.shape), params)
-            return State(jnp.int32(0), zeros, jnp.ones(()), zeros if direction == "adam" else ())
+            return ScheduleState(jnp.int32(0), zeros, jnp.ones(()), zeros if direction == "adam" else ())
 
         def update(
             updates: Params,
-            state: State,
+            state: ScheduleState,
             params: Params | None = None,
             *,
             progress: Progress | None = None,
             **others: Any,
-        ) -> tuple[Params, State]:
-            share = 0.0 if progress is None else progress.step / progress.horizon
-            now = {name: jnp.interp(share, jnp.linspace(0.0, 1.0, knots), x) for name, x in values.items()}
+        ) -> tuple[Params, ScheduleState]:
+            age = 0.0 if progress is None else progress.step / progress.horizon
+            now = {name: jnp.interp(age, jnp.linspace(0.0, 1.0, knots), x) for name, x in values.items()}
             if "max_norm" in now:
                 updates, _ = clip_by_global_norm(now["max_norm"]).update(updates, optax.EmptyState())
             decay = now.get("momentum", 0.0)
@@ -85,7 +81,7 @@ def schedule(
                 corrected = optax.tree.bias_correction(square, 0.999, count)
                 moves = jax.tree.map(lambda m, v: -size * m / (jnp.sqrt(v) + 1e-8), mean, corrected)
             moves = jax.tree.map(lambda move, g: move.astype(g.dtype), moves, updates)
-            return moves, State(count, mean, weight, square)
+            return moves, ScheduleState(count, mean, weight, square)
 
         return optax.GradientTransformationExtraArgs(init, update)
 
@@ -95,7 +91,7 @@ def schedule(
 def readable(
     meta_params: MetaParams, learning_rate: float, momentum: float, max_norm: float | None
 ) -> dict[str, Array]:
-    """The values [knots] of each learned quantity, of the schedule with these arguments, from beginning to end."""
+    """The values [knots] of each schedule from the beginning of the training to its end; arguments as of `schedule`."""
     values = {"learning_rate": learning_rate * jnp.exp(meta_params["learning_rate"])}
     if momentum:
         values["momentum"] = jax.nn.sigmoid(jnp.log(momentum / (1.0 - momentum)) + meta_params["momentum"])

@@ -1,7 +1,7 @@
-"""Figures: every function draws and returns a matplotlib `Figure`, which notebooks display; `save` writes it.
+"""Figures: every function draws and returns a matplotlib `Figure`, which notebooks display and `save` writes.
 
-Functions of one panel draw on the `axis` that they are given, or else on a new figure; some functions of several panels
-take `axes`. matplotlib is imported when a figure is drawn. There is no pyplot here: no global state, no display.
+Functions with one panel draw on `axis`, or on a new figure if it is None. Some functions with several panels take
+`axes`. matplotlib is imported when a figure is drawn. pyplot is not used, so there is no global state and no display.
 """
 
 from metarl.plot.curves import (

@@ -1,15 +1,14 @@
-"""Lines over meta-steps, environment steps, lifetimes and scores, with bands for what is uncertain."""
+"""Lines over meta-steps, environment steps, lifetimes and scores, with bands of uncertainty."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from metarl.plot.estimates import Interval, check_interval
-from metarl.plot.figure import BLUE, COLOURS, GREY, legend, one_panel, panels
+from metarl.plot.figure import BLUE, COLOURS, GREY, coloured, legend, one_panel, panels, require_items
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,10 +20,10 @@ Band = tuple[Any, Any, Any, Any]  # x, mean, low, high: all [n]
 def learning_curves(
     log: Mapping[str, np.ndarray], keys: Iterable[str] | None = None, axes: Sequence[Axes] | None = None
 ) -> Figure:
-    """One panel per metric of a log (name -> [steps, ...]): its mean per meta-step, and that smoothed.
+    """One panel per metric of a log (name -> [steps, ...]): its mean per meta-step in grey, and `smoothed` in blue.
 
-    Where a metric has more axes, the band holds its middle half. `keys` picks and orders the panels (default: all).
-    Raises ValueError if a key is not in the log or nothing is left to draw.
+    If a metric has more axes, the band is between their quartiles. `keys` selects and orders the panels (default: all).
+    Raises ValueError if a key is not in the log, or if there are no keys.
     """
     names = list(log) if keys is None else list(keys)
     missing = [name for name in names if name not in log]
@@ -34,8 +33,7 @@ def learning_curves(
     for name, axis in zip(names, axes, strict=True):
         _learning_curve(axis, np.asarray(log[name], float).reshape(len(log[name]), -1))
         axis.set_title(name.replace("_", " "), loc="left", fontsize=11)
-        axis.set_xlabel("meta-step")
-        axis.margins(x=0.01)
+        axis.set(xlabel="meta-step", xmargin=0.01)
         axis.locator_params(axis="x", integer=True, nbins=5)
         axis.ticklabel_format(axis="y", scilimits=(-3, 4))
     return figure
@@ -59,26 +57,23 @@ def lines(
     reference: float | None = None,
     axis: Axes | None = None,
 ) -> Figure:
-    """One line per name; `curves` is name -> (x [n], y [n]), and `dots` name -> (x, y) marks one point for a line.
+    """One line per name. `curves` is name -> (x [n], y [n]); `dots`, name -> (x, y), adds one dot to some of the lines.
 
-    `x_scale` is "linear" or "log". A dashed line marks the y of `reference`.
-    Raises ValueError if there is nothing to draw or the lengths of an x and its y differ.
+    `x_scale` is "linear" or "log". A dashed horizontal line marks `reference`.
+    Raises ValueError if there is nothing to draw, or if the lengths of an x and its y differ.
     """
-    if not curves:
-        raise ValueError("no lines to draw")
+    require_items("lines", curves)
     for name, (x, y) in curves.items():
         if np.ndim(x) != 1 or np.shape(x) != np.shape(y):
             raise ValueError(f"{name}: need (x, y), both [n], got shapes {np.shape(x)} and {np.shape(y)}")
     figure, axis = one_panel((7.0, 4.2), axis)
     if reference is not None:
         axis.axhline(reference, color=GREY, linewidth=1.2, linestyle="--", zorder=1)
-    for (name, (x, y)), colour in zip(curves.items(), cycle(COLOURS), strict=False):
+    for (name, (x, y)), colour in coloured(curves.items()):
         axis.plot(x, y, color=colour, linewidth=1.8, label=name)
         if dots and name in dots:
             axis.plot(*dots[name], "o", color=colour, markersize=5)
-    axis.set_xscale(x_scale)
-    axis.set_xlabel(x_label)
-    axis.set_ylabel(y_label)
+    axis.set(xscale=x_scale, xlabel=x_label, ylabel=y_label)
     legend([axis], beside=False)
     return figure
 
@@ -91,8 +86,8 @@ def over_horizons(
 ) -> Figure:
     """One line per name with its 95 % interval over lifetimes; `results` is name -> {horizon: (mean, low, high)}.
 
-    Names with " minus " in them are differences: they have a panel of their own below, the second of `axes`. Lifetimes
-    from `trained[0]` to `trained[1]`, those of the meta-training, are shaded.
+    Names that contain " minus " are differences, and have their own panel below, the second of `axes`. The lifetimes of
+    the meta-training, from `trained[0]` to `trained[1]`, are shaded.
     Raises ValueError if there is nothing to draw, a horizon is not positive, or an interval does not contain its mean.
     """
     _check_horizons(results)
@@ -105,22 +100,21 @@ def over_horizons(
             axis.axvspan(*trained, facecolor="#eef0f2", edgecolor=GREY, linewidth=0.8, zorder=0, label="trained on")
         if names is differences:
             axis.axhline(0.0, color=GREY, linewidth=1.2)
-        for name, colour in zip(names, cycle(COLOURS), strict=False):
+        for name, colour in coloured(names):
             x = sorted(results[name])
             mean, low, high = np.array([results[name][horizon] for horizon in x], float).T
             _band(axis, (x, mean, low, high), color=colour, marker="o", markersize=5, label=name)
-        axis.set_xscale("log")
+        axis.set(xscale="log", xlabel="lifetime in agent updates")
+        axis.set_ylabel(f"difference of {label}" if names is differences else label)
         axis.set_xticks(ticks, [str(horizon) for horizon in ticks])
         axis.minorticks_off()
-        axis.set_xlabel("lifetime in agent updates")
-        axis.set_ylabel(f"difference of {label}" if names is differences else label)
         legend([axis], beside=False)
     axes[0].set_title("mean and 95 % interval", loc="left", fontsize=11)
     return figure
 
 
 def trajectories(runs: Mapping[str, Mapping[str, tuple[Any, Any]]], x_label: str = "", y_label: str = "") -> Figure:
-    """`sample_efficiency` of the runs themselves; `runs` is title -> {name: (x [n], y [runs, n])}.
+    """`sample_efficiency` from single runs. `runs` is title -> {name: (x [n], y [runs, n])}.
 
     A line is the mean of its runs, and its band is their range. Raises ValueError if a panel is empty.
     """
@@ -134,14 +128,13 @@ def trajectories(runs: Mapping[str, Mapping[str, tuple[Any, Any]]], x_label: str
 
 
 def sample_efficiency(curves: Mapping[str, Mapping[str, Band]], x_label: str = "", y_label: str = "") -> Figure:
-    """Lines with bands, one panel per task and at most four side by side.
+    """Lines with bands, in one panel per task, with at most four panels in a row.
 
     `curves` is task -> {name: (x, mean, low, high)}, all [n]. A name has the same colour in every panel. Raises
-    ValueError if a panel is empty or the four are not of one length.
+    ValueError if a panel is empty, or if the four arrays differ in length.
     """
+    require_items("lines", curves)
     names = list(dict.fromkeys(name for panel in curves.values() for name in panel))
-    if not names or not all(curves.values()):
-        raise ValueError(f"no lines to draw: {[title for title, panel in curves.items() if not panel] or 'no panels'}")
     for title, panel in curves.items():
         for name, curve in panel.items():
             _check_band(f"{title}, {name}", curve)
@@ -158,7 +151,7 @@ def sample_efficiency(curves: Mapping[str, Mapping[str, Band]], x_label: str = "
         axis.set_title(title, loc="left", fontsize=11)
         axis.margins(x=0.01)
         _shorten_thousands(axis, max(np.max(x) for x, *_ in panel.values()))
-    for axis in axes[-columns:]:  # those with none below
+    for axis in axes[-columns:]:  # no panel is below these
         axis.set_xlabel(x_label)
     for axis in axes[::columns]:
         axis.set_ylabel(y_label)
@@ -169,30 +162,27 @@ def sample_efficiency(curves: Mapping[str, Mapping[str, Band]], x_label: str = "
 def profiles(curves: Mapping[str, Band], label: str = "normalised score", axis: Axes | None = None) -> Figure:
     """Performance profiles: the share of runs above each score, with its 95 % band. Higher is better.
 
-    `curves` is name -> (thresholds, mean, low, high), all [n], the last three as from
-    `metarl.evaluation.statistics.performance_profile`. Raises ValueError if there is nothing to draw or the four are
-    not of one length.
+    `curves` is name -> (thresholds, mean, low, high), all [n]; the last three come from
+    `metarl.evaluation.statistics.performance_profile`. Raises ValueError if there is nothing to draw, or if the four
+    arrays differ in length.
     """
-    if not curves:
-        raise ValueError("no profiles to draw")
+    require_items("profiles", curves)
     for name, curve in curves.items():
         _check_band(name, curve)
     figure, drawn = one_panel((7.6, 4.0), axis)
-    for (name, curve), colour in zip(curves.items(), cycle(COLOURS), strict=False):
+    for (name, curve), colour in coloured(curves.items()):
         _band(drawn, curve, color=colour, label=name)
     drawn.axhline(0.5, color=GREY, linewidth=1.0, linestyle="--", zorder=1)  # crossed at the median run
-    drawn.set_ylim(-0.02, 1.02)
-    drawn.margins(x=0.01)
-    drawn.set_xlabel(f"{label} \u03c4")
-    drawn.set_ylabel(f"share of runs with {label} > \u03c4")
+    drawn.set(ylim=(-0.02, 1.02), xmargin=0.01)
+    drawn.set(xlabel=f"{label} \u03c4", ylabel=f"share of runs with {label} > \u03c4")
     legend([drawn], beside=axis is None)
     return figure
 
 
 def smoothed(values: np.ndarray) -> np.ndarray:
-    """A centred moving mean [n] of `values` [n] over a twentieth of the curve (half of that at its ends).
+    """A centred moving mean [n] of `values` [n] over a twentieth of the curve, and half of that at its ends.
 
-    Values that are not finite are left out of the mean.
+    Values that are not finite are left out.
     """
     finite = np.isfinite(values)
     total = np.concatenate([[0.0], np.cumsum(np.where(finite, values, 0.0))])
@@ -204,8 +194,7 @@ def smoothed(values: np.ndarray) -> np.ndarray:
 
 
 def _check_horizons(results: Mapping[str, Mapping[int, Interval]]) -> None:
-    if not results or not all(results.values()):
-        raise ValueError(f"no results to draw: {[name for name, row in results.items() if not row] or 'no names'}")
+    require_items("results", results)
     for name, row in results.items():
         if min(row) <= 0:
             raise ValueError(f"horizons must be positive, got {min(row)}")

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 
 class DisplayedFigure(Figure):
-    """A figure without pyplot. Jupyter displays it without `%matplotlib inline`, as it has a picture of its own."""
+    """A figure without pyplot. Jupyter displays it by `_repr_png_`, without `%matplotlib inline`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from itertools import cycle
 from typing import TYPE_CHECKING
 
-from metarl.plot.figure import BLUE, COLOURS, GREY, one_panel, panels
+from metarl.plot.figure import BLUE, COLOURS, GREY, one_panel, panels, require_items
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,14 +27,13 @@ def intervals(
     reference: float | None = None,
     axis: Axes | None = None,
 ) -> Figure:
-    """Each name's mean as a dot on its 95 % interval, one below the other; `results` is name -> (mean, low, high).
+    """One row per name: its mean as a dot on its 95 % interval. `results` is name -> (mean, low, high).
 
-    `label` says what the values are. A dashed line marks `reference`, the value that means no effect: 0.5 for
-    probabilities of improvement, 0 for differences.
-    Raises ValueError if there is nothing to draw or an interval does not contain its mean.
+    `label` names the values. A dashed line marks `reference`, the value that means no effect: 0.5 for probabilities of
+    improvement, 0 for differences.
+    Raises ValueError if there is nothing to draw, or if an interval does not contain its mean.
     """
-    if not results:
-        raise ValueError("no results to draw")
+    require_items("results", results)
     for name, interval in results.items():
         check_interval(name, *interval)
     figure, axis = one_panel((5.4 + 0.1 * max(map(len, results)), 1.1 + 0.36 * len(results)), axis)
@@ -48,12 +47,11 @@ def intervals(
 def aggregates(results: Mapping[str, Mapping[str, Interval]]) -> Figure:
     """One panel per statistic of normalised scores, with each name's estimate as a dot on its 95 % interval.
 
-    `results` is name -> {statistic: (estimate, low, high)}, as from `metarl.evaluation.statistics.aggregates`, with
-    the same statistics for all names. Raises ValueError if there is nothing to draw, the statistics differ, or an
+    `results` is name -> {statistic: (estimate, low, high)}, as from `metarl.evaluation.statistics.aggregates`. All
+    names have the same statistics. Raises ValueError if there is nothing to draw, if the statistics differ, or if an
     interval does not contain its estimate.
     """
-    if not results or not all(results.values()):
-        raise ValueError(f"no results to draw: {[name for name, row in results.items() if not row] or 'no names'}")
+    require_items("results", results)
     statistics = list(next(iter(results.values())))
     for name, row in results.items():
         if set(row) != set(statistics):
@@ -78,7 +76,7 @@ def check_interval(name: str, mean: float, low: float, high: float) -> None:
 
 
 def _dots(axis: Axes, results: Mapping[str, Interval], colours: Iterable[str]) -> None:
-    """Each name's (mean, low, high) as a dot on a line, the first on top."""
+    """Each name's (mean, low, high) as a dot on a line, with the first name at the top."""
     for row, ((mean, low, high), colour) in enumerate(zip(results.values(), cycle(colours), strict=False)):
         axis.plot([low, high], [row, row], color=colour, linewidth=2.2, alpha=0.55, solid_capstyle="round")
         axis.plot(mean, row, "o", color=colour, markersize=6.5)

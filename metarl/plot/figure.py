@@ -1,12 +1,13 @@
-"""What all figures share: their style, their panels, and how they are written to files."""
+"""The common part of all figures: style, panels, legends, and writing to files."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,15 +15,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLUE, GREY = "#1f6fb4", "#9aa4ad"
-COLOURS = (BLUE, "#d9822b", "#2f9e77", "#8a5aa8", "#c2455d", "#6b7680")  # of several lines in one panel
+COLOURS = (BLUE, "#d9822b", "#2f9e77", "#8a5aa8", "#c2455d", "#6b7680")  # of the lines in a panel, in this order
 FORMATS = ("png", "pdf", "svg")
+Item = TypeVar("Item")
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Writes a figure at 150 dots per inch, as PNG, PDF or SVG by the suffix of `path`.
+    """Writes a figure at 150 dots per inch, as PNG, PDF or SVG according to the suffix of `path`.
 
-    Makes the folder if there is none. A file that is already there is replaced at once, when the new one is complete.
-    Raises ValueError if the suffix is another.
+    Makes the folder if it does not exist, and replaces an existing file atomically.
+    Raises ValueError for another suffix.
     """
     path = Path(path)
     kind = path.suffix.lower().removeprefix(".")
@@ -39,11 +41,11 @@ def panels(
     beside: float = 0.0,
     axes: Sequence[Axes] | None = None,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure and its `count` panels: new ones, or those of `axes`, which keep their own style.
+    """A figure and its `count` panels: new ones, or `axes`, which keep their own style.
 
-    New panels have `size` (width, height) in inches, and at most `columns` of them are side by side. `beside` is the
-    width in inches that is left for what stands beside them. Raises ValueError if there are not `count` axes, or
-    `count` or `columns` is not positive.
+    New panels have `size` (width, height) in inches, with at most `columns` of them in a row. `beside` is the width in
+    inches of the space to the right of the panels, for a legend. Raises ValueError if there are not `count` axes, or
+    if `count` or `columns` is not positive.
     """
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -77,12 +79,12 @@ def one_panel(size: tuple[float, float], axis: Axes | None = None) -> tuple[Figu
 
 
 def figure_of(axis: Axes) -> Figure:
-    """The figure that `axis` is in, also where it is in a part of it (a `SubFigure`)."""
+    """The whole figure of `axis`, also if `axis` is in a `SubFigure`."""
     return axis.figure.figure
 
 
 def legend(axes: Sequence[Axes], beside: bool) -> None:
-    """One legend for the lines of all `axes`: beside them in their figure, or else in the last of them."""
+    """One legend for the lines of all `axes`: to the right of them if `beside`, else inside the last of them."""
     handles = {label: h for axis in axes for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     if beside:
         figure_of(axes[-1]).legend(handles.values(), handles, loc="outside right upper", frameon=False, fontsize=9)
@@ -90,8 +92,20 @@ def legend(axes: Sequence[Axes], beside: bool) -> None:
         axes[-1].legend(handles.values(), handles, frameon=False, fontsize=9)
 
 
+def require_items(what: str, items: Mapping[str, Any]) -> None:
+    """Raises ValueError if there are no `items`, or for those that are empty mappings, whose names are in the error."""
+    empty = [name for name, item in items.items() if isinstance(item, Mapping) and not item]
+    if not items or empty:
+        raise ValueError(f"no {what} to draw: {empty or 'no names'}")
+
+
+def coloured(items: Iterable[Item]) -> Iterator[tuple[Item, str]]:
+    """Each item with its colour."""
+    return zip(items, cycle(COLOURS), strict=False)
+
+
 def scale(colours: Iterable[str]) -> Colormap:
-    """A scale of colours that goes through `colours` at equal distances."""
+    """A colour map that interpolates linearly between `colours`."""
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("", list(colours), 257)
@@ -99,7 +113,7 @@ def scale(colours: Iterable[str]) -> Colormap:
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-    """A path to write to, which takes the place of `path` when the block ends, and is removed if it fails."""
+    """A temporary path to write to. It replaces `path` when the block ends, and is removed if the block fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.unfinished")
     try:

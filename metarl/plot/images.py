@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def pictures(images: Mapping[str, Any], columns: int = 5, axes: Sequence[Axes] | None = None) -> Figure:
-    """Pictures [height, width, 3] (uint8) with their names above them, at most `columns` side by side.
+    """Pictures [height, width, 3] (uint8) with their names above them, at most `columns` in a row.
 
-    Raises ValueError if there is nothing to draw or `columns` is not positive.
+    Raises ValueError if there is nothing to draw, or if `columns` is not positive.
     """
     if not images or columns < 1:
         raise ValueError(f"need pictures and at least one column, got {len(images)} pictures and {columns} columns")
@@ -31,11 +31,12 @@ def pictures(images: Mapping[str, Any], columns: int = 5, axes: Sequence[Axes] |
 
 
 def save_animation(frames: Sequence[Any], path: str | Path, frames_per_second: float = 10.0) -> None:
-    """Writes pictures [height, width, 3] (uint8), all of one shape, as a GIF that repeats for ever.
+    """Writes `frames` [height, width, 3] (uint8), all of one shape, as a GIF that repeats for ever.
 
-    The file is replaced at once, as by `save`. Raises ValueError if there are no frames or their shapes differ.
+    Replaces an existing file atomically, as `save` does. Raises ValueError if there are no frames or their shapes
+    differ.
     """
-    from PIL import Image  # matplotlib needs it anyway
+    from PIL import Image  # a dependency of matplotlib
 
     arrays = [np.asarray(frame, np.uint8) for frame in frames]
     if not arrays or len(shapes := {x.shape for x in arrays}) > 1:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from metarl.plot.figure import BLUE, panels, scale
+from metarl.plot.figure import BLUE, panels, require_items, scale
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,22 +23,21 @@ def surfaces(
     label: str = "",
     axes: Sequence[Axes] | None = None,
 ) -> Figure:
-    """Heat maps side by side, on one scale of colours on which zero is white; a line marks where values leave zero.
+    """Heat maps in a row, with one colour scale on which 0 is white. A black line separates values above 0.
 
-    `values` is name -> [rows, columns] for `y` [rows] and `x` [columns], both in order, and `label` says what the
-    values are. Raises ValueError if there is nothing to draw, or an array has another shape or is not finite.
+    `values` is name -> [rows, columns] for sorted `y` [rows] and `x` [columns]. `label` names the values.
+    Raises ValueError if there is nothing to draw, or if an array has another shape or is not finite.
     """
     x, y = np.asarray(x, float), np.asarray(y, float)
     arrays = {name: np.asarray(array, float) for name, array in values.items()}
-    if not arrays:
-        raise ValueError("no surfaces to draw")
+    require_items("surfaces", arrays)
     for name, array in arrays.items():
         if array.shape != (y.size, x.size):
             raise ValueError(f"{name}: need values of shape {(y.size, x.size)}, got {array.shape}")
         if not np.isfinite(array).all():
             raise ValueError(f"{name}: {np.count_nonzero(~np.isfinite(array))} values are not finite")
     colours = scale(["#0b3c6f", BLUE, "white", "#d9822b", "#8c2d04"])
-    limit = max(np.abs(array).max() for array in arrays.values()) or 1.0  # a surface of zeros is white, too
+    limit = max(np.abs(array).max() for array in arrays.values()) or 1.0  # 1: a surface of zeros is white, too
     figure, axes = panels(len(arrays), len(arrays), (3.2, 3.4), beside=1.2, axes=axes)
     for axis, (name, array) in zip(axes, arrays.items(), strict=True):
         mesh = axis.pcolormesh(x, y, array, shading="nearest", cmap=colours, vmin=-limit, vmax=limit)

@@ -1,4 +1,4 @@
-"""Sweeps: the score of each setting of the hyperparameters."""
+"""Figures of sweeps: the score of each combination of hyperparameters."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LOW_TO_HIGH = ("#f3f6f9", "#a9cbe6", BLUE, "#0b2f57")  # also printed in grey, no two are alike
+LOW_TO_HIGH = ("#f3f6f9", "#a9cbe6", BLUE, "#0b2f57")  # different also when printed in grey
 DARK_GREY = "#6b7680"
-DIVERGED = -0.12  # the height of members without a score, below the scores, which reach from 0 to 1
+DIVERGED = -0.12  # the height of members without a score; scores are drawn from 0 to 1
 
 
 def grid(
@@ -28,10 +28,10 @@ def grid(
     label: str = "score",
     axis: Axes | None = None,
 ) -> Figure:
-    """A sweep of two hyperparameters: `values` [rows, columns] as colours and numbers, the best (highest) outlined.
+    """A sweep of two hyperparameters: `values` [rows, columns] as colours and numbers, with the highest outlined.
 
-    `rows` and `columns` are the hyperparameters' values. A cell that is not finite is grey and says "diverged".
-    Raises ValueError if the shapes do not agree or no value is finite.
+    `rows` and `columns` are the values of the hyperparameters. A cell that is not finite is grey with "diverged" in it.
+    Raises ValueError if the shapes do not agree, or if no value is finite.
     """
     cells = np.asarray(values, float)
     if cells.shape != (len(rows), len(columns)) or not cells.size:
@@ -46,8 +46,7 @@ def grid(
     axis.set_xticks(np.arange(len(columns)) + 0.5, list(map(_tick, columns)))
     axis.set_yticks(np.arange(len(rows)) + 0.5, list(map(_tick, rows)))
     _hide_frame(axis)
-    axis.set_xlabel(column_label)
-    axis.set_ylabel(row_label)
+    axis.set(xlabel=column_label, ylabel=row_label)
     bar = figure.colorbar(mesh, ax=axis, label=label, fraction=0.05, pad=0.03)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=9, color=GREY)
@@ -55,7 +54,7 @@ def grid(
 
 
 def _write_cells(axis: Axes, cells: np.ndarray, finite: np.ndarray) -> None:
-    """The number in each cell, white on dark colours; "diverged" on hatched grey where there is none."""
+    """Writes the number into each cell, white on dark colours, or "diverged" on hatched grey if it is not finite."""
     from matplotlib.patches import Rectangle
 
     low, high = cells[finite].min(), cells[finite].max()
@@ -80,13 +79,13 @@ def _outline(axis: Axes, row: int, column: int) -> None:
 def parallel(
     members: Sequence[Mapping[str, Any]], scores: Any, label: str = "score", axis: Axes | None = None
 ) -> Figure:
-    """A sweep of many hyperparameters: one vertical axis for each and a last one for the score, one line per member.
+    """A sweep of many hyperparameters: a vertical axis for each of them, a last one for the score, a line per member.
 
-    `members` are {hyperparameter: value}, `scores` [members]. The values on an axis are at equal distances: numbers in
-    increasing order, others in the order of the members. Lines through the same value are fanned out by score. The
-    colour is the score. Members whose score is not finite have diverged: they are dashed, grey, and below the scores.
-    Raises ValueError if there are no members, their hyperparameters differ, there is not one score for each, or no
-    score is finite.
+    `members` are {hyperparameter: value}, `scores` [members]. The values on an axis are equally spaced: numbers in
+    increasing order, others in the order of the members. Lines through the same value are spread out by score. The
+    colour is the score. Members without a finite score have diverged: their lines are grey, dashed, and end below the
+    scores. Raises ValueError if there are no members, their hyperparameters differ, there is not one score for each, or
+    no score is finite.
     """
     values = np.asarray(scores, float)
     if not members or not members[0]:
@@ -112,13 +111,12 @@ def parallel(
     axis.set_xticks(range(len(names) + 1), [*(name.replace("_", " ") for name in names), label], fontsize=10)
     _hide_frame(axis)
     axis.tick_params(labeltop=True, labelbottom=False, labelsize=10)
-    axis.set_yticks([])
-    axis.set_xlim(-0.35, len(names) + 0.35)
+    axis.set(yticks=[], xlim=(-0.35, len(names) + 0.35))
     return figure
 
 
 def _heights(column: Sequence[Any], order: np.ndarray) -> tuple[dict[Any, float], np.ndarray]:
-    """The height of each value of one hyperparameter, and that of each member; see `parallel`."""
+    """Heights on the axis of one hyperparameter: of each value, and of each member [members]; see `parallel`."""
     ticks = list(dict.fromkeys(column))
     if all(isinstance(tick, Real) for tick in ticks):
         ticks.sort()
@@ -131,9 +129,9 @@ def _heights(column: Sequence[Any], order: np.ndarray) -> tuple[dict[Any, float]
 
 
 def _draw_members(axis: Axes, heights: np.ndarray, order: np.ndarray) -> None:
-    """One line per row of `heights` [members, axes], of which the last is the score; the last of `order` on top."""
+    """One line per row of `heights` [members, axes], whose last column is the score; the last of `order` is on top."""
     colours, steps = scale(LOW_TO_HIGH), np.linspace(0.0, 1.0, 24)
-    bend = steps**2 * (3 - 2 * steps)  # level where it meets an axis, so that lines can be told apart there
+    bend = steps**2 * (3 - 2 * steps)  # horizontal at the axes, so that lines are distinguishable there
     x = (np.arange(heights.shape[1] - 1)[:, None] + steps).ravel()
     for points in heights[order]:
         y = (points[:-1, None] + np.diff(points)[:, None] * bend).ravel()

@@ -1,4 +1,4 @@
-"""Learned parameters as files to ship: safetensors with a JSON header that says what they are."""
+"""Learned parameters in files: safetensors with a JSON header that describes them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from metarl.types import Params
 
 
 def save_params(path: str | Path, params: Params, metadata: Mapping[str, Any]) -> None:
-    """Writes nested dicts of arrays to one `.safetensors` file, names joined with "/".
+    """Writes nested dicts of arrays to one `.safetensors` file, with names joined by "/".
 
-    `metadata` is any JSON-able mapping (the configuration that made them, scores); metarl's version and a hash of the
-    contents are added. An empty tuple (a part that is not learned) is left out. Raises ValueError for anything but
-    dicts of arrays, and for names that are empty or hold "/".
+    `metadata` is any JSON-able mapping, such as a configuration and scores. metarl's version and a hash of the contents
+    are added to it. Empty tuples (parts that are not learned) are left out. Raises ValueError if `params` are not
+    nested dicts of arrays, or if a name is empty or contains "/".
     """
     from safetensors.numpy import save
 
@@ -35,9 +35,9 @@ def save_params(path: str | Path, params: Params, metadata: Mapping[str, Any]) -
 
 
 def load_params(path: str | Path) -> tuple[Params, dict[str, Any]]:
-    """Reads what `save_params` wrote: nested dicts of numpy arrays, and the metadata.
+    """Reads a file of `save_params`: nested dicts of numpy arrays, and the metadata.
 
-    Raises FileNotFoundError if there is no such file, ValueError if it is damaged or not metarl's.
+    Raises FileNotFoundError if there is no such file, ValueError if it is damaged or not from metarl.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -66,7 +66,7 @@ def load_params(path: str | Path) -> tuple[Params, dict[str, Any]]:
 
 
 def tuples(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as they were before they were written: JSON makes lists of tuples."""
+    """`options` with tuples in the place of lists: undoes JSON, which turns tuples into lists."""
     return {name: tuple(x) if isinstance(x, list) else x for name, x in options.items()}
 
 

@@ -1,1 +1,1 @@
-"""Acting: environments, networks, rollouts and returns of reinforcement learning."""
+"""Reinforcement learning: networks, rollouts, returns, critics, and the seam of objectives."""

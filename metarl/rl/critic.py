@@ -1,4 +1,4 @@
-"""Advantages under a learned value: the targets of actor-critics, and the critic of the meta-objective."""
+"""Advantages under a learned value function: the targets of actor-critics, and the critic of the meta-objective."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class Targets(NamedTuple):
     """What an actor-critic learns from one rollout. Leaves [T, E]."""
 
     advantage: Array
-    returns: Array  # what the value is regressed on: advantage + value
+    returns: Array  # advantage + value, the regression target of the value
     value: Array  # before the update
 
 
 def actor_critic_targets(
     params: Params, model: Model, rollout: Rollout, discount: Array | float, gae_lambda: Array | float
 ) -> Targets:
-    """Advantages and returns of a rollout under the output "value" of `model` with `params`; no gradient flows."""
+    """Advantages (`gae`) and returns of a rollout under the output "value" of `model`. No gradient reaches `params`."""
     outputs, next_outputs = jax.lax.stop_gradient(unroll(model, params, rollout))
     value = outputs["value"][..., 0]
     advantage = gae(rollout, value, next_outputs["value"][..., 0], jnp.asarray(discount), jnp.asarray(gae_lambda))
@@ -33,31 +33,33 @@ def actor_critic_targets(
 
 
 class Critic(NamedTuple):
-    """The value function that judges the updated agent in the meta-objective; one per lifetime, learned as it lives."""
+    """The value function that the meta-objective uses. Each lifetime learns its own, from its own rollouts."""
 
     optimizer: optax.GradientTransformation
     steps: int = 1  # gradient steps per rollout
     discount: Array | float = 0.99
     gae_lambda: Array | float = 0.95
-    network: NetworkFactory | None = None  # the agent's if None
+    network: NetworkFactory | None = None  # None: the agent's
 
 
 class CriticState(NamedTuple):
-    """A critic in the middle of a lifetime."""
+    """The state of the critic of one lifetime."""
 
     params: Params
     opt_state: PyTree
 
 
-def newborn_critic(critic: Critic, model: Model, key: Key) -> CriticState:
-    """A critic at the start of a lifetime; `model` is its network with the output "value"."""
+def init_critic(critic: Critic, model: Model, key: Key) -> CriticState:
+    """A critic at the start of a lifetime. `model` is its network, with the output "value"."""
     params = model.network.init(key)
     return CriticState(params, critic.optimizer.init(params))
 
 
-def judge(critic: Critic, model: Model, state: CriticState, data: Rollout) -> tuple[Targets, CriticState, Metrics]:
-    """Targets of the rollout `data` under the critic as it is, and the critic after learning from the same rollout."""
-    # the critic has a memory of its own, empty at the start of every rollout
+def update_critic(
+    critic: Critic, model: Model, state: CriticState, data: Rollout
+) -> tuple[Targets, CriticState, Metrics]:
+    """Targets of the rollout `data` under the present critic, and the critic after it has learned from `data`."""
+    # a recurrent critic has its own memory, which is empty at the start of every rollout
     data = jax.lax.stop_gradient(data)._replace(carry=empty_carry(model, data.reward.shape[1]))
     targets = actor_critic_targets(state.params, model, data, critic.discount, critic.gae_lambda)
 

@@ -1,4 +1,4 @@
-"""Agent networks: every output (policy, value, prediction) is its own network, so each can learn at its own rate."""
+"""Agent networks. Every output (policy, value, prediction) has its own network, so each can learn at its own rate."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from metarl.types import Array, Key, Layer, Params, PyTree
 
 
 class Network(NamedTuple):
-    """A function of one observation (callers vmap) and, if it is recurrent, of what came before."""
+    """A function of one observation (callers vmap) and, if it is recurrent, of the earlier ones."""
 
     init: Callable[[Key], Params]  # {output: parameters}
     # (params, obs, first, carry) -> {output: [size]}, carry; `first` () bool marks the first step of an episode
     apply: Callable[[Params, Array, Array, PyTree], tuple[dict[str, Array], PyTree]]
-    carry: PyTree  # before the first step; without leaves for a feed-forward network
-    # as `apply`, and then what its layers' neurons say: a tree of `Activity` in the place of each layer's parameters
+    carry: PyTree  # before the first step; a feed-forward network has one without leaves
+    # `apply` with a third result: the parameters' tree with an `Activity` in the place of each layer's parameters
     watch: Callable[[Params, Array, Array, PyTree], tuple[dict[str, Array], PyTree, PyTree]] | None = None
 
 
 class Activity(NamedTuple):
-    """What the neurons of one layer say of one observation."""
+    """Activations of the n neurons of one layer for one observation."""
 
     depth: Array  # () of the layer, from 0 at the input to 1 at the output
-    size: Array  # [n] absolute activation of its neurons, for a convolution their mean over the board
+    size: Array  # [n] absolute activation of each neuron; a convolution's is its mean over the board
 
 
-def as_layers(seen: PyTree, actor: bool) -> PyTree:
-    """The tree of `Layer` for what the layers of one output say: a tree of `Activity` of B observations [B, ...]."""
+def as_layers(activities: PyTree, actor: bool) -> PyTree:
+    """The tree of `Layer` for a tree of `Activity` of B observations (leaves [B, ...]), all of one output's network."""
 
     def layer(x: Activity) -> Layer:
         size = x.size.mean(0)
         mean = size.mean()
-        # a layer that says nothing at all (tables at birth) has no dormant neurons
+        # a layer in which nothing is active, such as a new table, has no dormant neurons
         dormancy = jnp.where(mean > 0.0, size / jnp.where(mean > 0.0, mean, 1.0), 1.0)
         return Layer(x.depth[0], dormancy, jnp.float32(actor))
 
-    return jax.tree.map(layer, seen, is_leaf=lambda x: isinstance(x, Activity))
+    return jax.tree.map(layer, activities, is_leaf=lambda x: isinstance(x, Activity))
 
 
-# (observation space, {output: size}) -> Network: how a user says what agents are made of
+# (observation space, {output: size}) -> Network: users choose the network of agents by such a function
 NetworkFactory = Callable[[Any, Mapping[str, int]], Network]
 
 
@@ -52,7 +52,7 @@ class PolicyHead(NamedTuple):
 
     size: int
     distribution: Callable[[Array], Any]  # [..., size] -> distrax.Distribution over actions [...]
-    clip: Callable[[Array], Array]  # into the bounds of the action space, for the environment only
+    clip: Callable[[Array], Array]  # into the bounds of the action space; only environments see clipped actions
 
 
 def policy_head(action_space: Any) -> PolicyHead:
@@ -77,7 +77,7 @@ def policy_head(action_space: Any) -> PolicyHead:
 
 
 def tabular(observation_space: Any, outputs: Mapping[str, int]) -> Network:
-    """One table per output, zero at birth: a uniform policy. Observations are integers, so this is a look-up.
+    """One table per output, for integer observations. Tables start at zero, which is a uniform policy.
 
     Raises ValueError if the observation space is not discrete.
     """
@@ -95,12 +95,12 @@ def tabular(observation_space: Any, outputs: Mapping[str, int]) -> Network:
 
 
 def mlp(sizes: Sequence[int] = (64, 64)) -> NetworkFactory:
-    """Dense layers of the given sizes with tanh, over flattened (or one-hot) observations."""
+    """Dense tanh layers of the given sizes on flattened observations; discrete ones are one-hot."""
     return _feedforward(lambda x: x.reshape(-1), lambda: [nn.Dense(n, kernel_init=_HIDDEN) for n in sizes], nn.tanh)
 
 
 def minatar_conv(channels: int = 16, size: int = 128) -> NetworkFactory:
-    """A 3x3 convolution and a dense layer with relu (Young and Tian 2019, arXiv 1903.03176), for [10, 10, c] boards."""
+    """A 3x3 convolution and a dense layer with relu, for [10, 10, c] boards (Young and Tian 2019, arXiv 1903.03176)."""
 
     def layers() -> list[nn.Module]:
         return [
@@ -112,7 +112,7 @@ def minatar_conv(channels: int = 16, size: int = 128) -> NetworkFactory:
 
 
 def gru(size: int = 64) -> NetworkFactory:
-    """A dense layer and a gated recurrent unit of the given size, reset at the start of every episode."""
+    """A dense tanh layer and a gated recurrent unit, both of `size`. Its state is reset where an episode starts."""
 
     def factory(observation_space: Any, outputs: Mapping[str, int]) -> Network:
         modules = {name: _Recurrent(size, n, _output_scale(name)) for name, n in outputs.items()}
@@ -123,10 +123,10 @@ def gru(size: int = 64) -> NetworkFactory:
 
 
 def _kernel(gain: float) -> nn.initializers.Initializer:
-    """Normal with deviation gain / sqrt(inputs).
+    """Normal with standard deviation gain / sqrt(inputs).
 
-    Not orthogonal, as is usual in this field: on CPU, jaxlib's batched QR decompositions wait in the same thread pool
-    for each other, so that two of them at once (agents that are born side by side) can block a program for ever.
+    The usual orthogonal initialisation is not used: on CPU, batched QR decompositions of jaxlib wait for each other in
+    one thread pool, so two at once (agents that are initialised in parallel) can block a program for ever.
     """
     return nn.initializers.variance_scaling(gain**2, "fan_in", "normal")
 
@@ -135,7 +135,7 @@ _HIDDEN = _kernel(2**0.5)
 
 
 def _output_scale(name: str) -> float:
-    return 0.01 if name == "policy" else 1.0  # nearly uniform at birth
+    return 0.01 if name == "policy" else 1.0  # initial policies are nearly uniform
 
 
 def _activity(x: Array, layer: int, last: int) -> Activity:
@@ -147,9 +147,9 @@ def _unwatched(watch: Callable[..., tuple[Any, Any, Any]]) -> Callable[..., tupl
 
 
 class _Stack(nn.Module):
-    """Hidden layers, then one linear output; the unused carry gives it the signature of `_Recurrent`.
+    """Hidden layers, then one linear output. It has the signature of `_Recurrent`, so it returns its carry unchanged.
 
-    Both return their carry, output, and the `Activity` of their layers by name.
+    Both return the carry, the output, and the `Activity` of each layer by name.
     """
 
     layers: Callable[[], Sequence[Any]]
@@ -159,18 +159,20 @@ class _Stack(nn.Module):
 
     @nn.compact
     def __call__(self, carry: PyTree, x: Array) -> tuple[PyTree, Array, PyTree]:
-        layers, seen = self.layers(), {}
+        layers, activities = self.layers(), {}
         for i, layer in enumerate(layers):
             if isinstance(layer, nn.Dense):
                 x = x.reshape(-1)
             x = self.activation(layer(x))
-            seen[layer.name] = _activity(x, i, len(layers))
+            activities[layer.name] = _activity(x, i, len(layers))
         output = nn.Dense(self.size, kernel_init=_kernel(self.scale))
         x = output(x)
-        return carry, x, {**seen, output.name: _activity(x, 1, 1)}
+        return carry, x, {**activities, output.name: _activity(x, 1, 1)}
 
 
 class _Recurrent(nn.Module):
+    """A dense layer, a gated recurrent unit, then one linear output."""
+
     hidden: int
     size: int
     scale: float
@@ -181,10 +183,10 @@ class _Recurrent(nn.Module):
         cell = nn.GRUCell(self.hidden, recurrent_kernel_init=_kernel(1.0))
         output = nn.Dense(self.size, kernel_init=_kernel(self.scale))
         x = nn.tanh(first(x))
-        carry, remembered = cell(carry, x)
-        y = output(remembered)
-        seen = {first.name: x, cell.name: remembered, output.name: y}
-        return carry, y, {name: _activity(x, i, 2) for i, (name, x) in enumerate(seen.items())}
+        carry, state = cell(carry, x)
+        y = output(state)
+        activations = {first.name: x, cell.name: state, output.name: y}
+        return carry, y, {name: _activity(x, i, 2) for i, (name, x) in enumerate(activations.items())}
 
 
 def _feedforward(
@@ -214,7 +216,7 @@ def _network(observation_space: Any, prepare: Callable, modules: Mapping[str, nn
         state = jax.tree.map(lambda now, start: jnp.where(first, start, now), state, carry)
         x = features(obs)
         results: dict[str, Any] = {n: m.apply({"params": params[n]}, state[n], x) for n, m in modules.items()}
-        carries, outputs, seen = ({n: result[i] for n, result in results.items()} for i in range(3))
-        return outputs, carries, seen
+        carries, outputs, activities = ({n: result[i] for n, result in results.items()} for i in range(3))
+        return outputs, carries, activities
 
     return Network(init, _unwatched(watch), carry, watch)

@@ -1,4 +1,4 @@
-"""The seam of agent objectives: what an agent minimises, and what its network must give for that."""
+"""The seam of agent objectives: what an agent minimises, and which outputs its network needs for that."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from metarl.types import Array, Key, MetaParams, Metrics, Params, Progress, PyTr
 
 
 class Objective(NamedTuple):
-    """What an RL agent minimises: the part of its learning that an update rule may replace."""
+    """What an RL agent minimises. A learned update rule is an objective with meta-parameters."""
 
-    init: Callable[[Key], MetaParams]  # () for a hand-made objective
-    outputs: Mapping[str, int]  # what the agent's network must give beyond the policy: {"value": 1}, {"y": 8}
+    init: Callable[[Key], MetaParams]  # () if nothing is learned
+    outputs: Mapping[str, int]  # {name: size} of the network's outputs besides the policy: {"value": 1}, {"y": 8}
     # (meta_params, params, model, rollout, progress) -> targets with leaves [T, E, ...], and `Update.objective` ().
-    # Computed once per rollout and outside the agent's own gradient: constant to the agent, while the meta-gradient
-    # flows through both. The second regularises the update rule; it is `jnp.zeros(())` of a rule without regularisers.
+    # Computed once per rollout, outside the agent's own gradient: they are constant for the agent, but the
+    # meta-gradient flows through both. The second regularises the update rule: `jnp.zeros(())` if nothing does.
     targets: Callable[[MetaParams, Params, Model, Rollout, Progress], tuple[PyTree, Array]]
-    # (meta_params, params, model, rollout, targets, progress): the agent follows its gradient in `params`
+    # (meta_params, params, model, rollout, targets, progress) -> loss (), whose gradient in `params` the agent follows,
+    # and metrics
     loss: Callable[[MetaParams, Params, Model, Rollout, PyTree, Progress], tuple[Array, Metrics]]

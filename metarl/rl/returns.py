@@ -13,14 +13,14 @@ from metarl.types import Array
 def gae(rollout: Rollout, value: Array, next_value: Array, discount: Array, gae_lambda: Array) -> Array:
     """Generalised advantage estimates [T, E] (Schulman et al. 2015, arXiv 1506.02438, eq. 16).
 
-    `value` and `next_value` [T, E] are V(obs) and V(next_obs). A terminated episode does not bootstrap; a
-    truncated one bootstraps from its own last observation, never from the next episode's first.
+    `value` and `next_value` [T, E] are V(obs) and V(next_obs); `discount` and `gae_lambda` are (). A terminated episode
+    does not bootstrap. A truncated episode bootstraps from its own last observation, not from the next episode's first.
     """
     import rlax
 
     chex.assert_equal_shape([rollout.reward, value, next_value])
-    # rlax takes one row of T + 1 values. Where an episode ends, the successor's value is not the next
-    # row's, so it moves into the reward and the row is cut there.
+    # rlax takes T + 1 values in a row. Where an episode ends, V(next_obs) is not the next of these values: there the
+    # discount is 0, and the discounted V(next_obs) of a truncated episode is added to the reward.
     continues = jnp.where(rollout.done, 0.0, discount)
     bootstrap = jnp.where(rollout.truncated & ~rollout.terminated, discount * next_value, 0.0)
     values = jnp.concatenate([value, next_value[-1:]])
@@ -32,5 +32,5 @@ def gae(rollout: Rollout, value: Array, next_value: Array, discount: Array, gae_
 
 
 def normalise(advantage: Array) -> Array:
-    """Zero mean and unit standard deviation over all axes."""
+    """`advantage` with zero mean and unit standard deviation over all axes."""
     return (advantage - advantage.mean()) / (advantage.std() + 1e-8)

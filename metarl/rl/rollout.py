@@ -1,4 +1,4 @@
-"""Acting: vectorised rollouts that carry on where the last one stopped, and evaluation episodes."""
+"""Vectorised rollouts, each of which continues where the last one stopped, and evaluation episodes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from metarl.types import Array, Environment, Key, Params, PyTree
 
 
 class Model(NamedTuple):
-    """What an agent is made of: a network and what its output "policy" means."""
+    """A network, and the policy that its output "policy" stands for."""
 
     network: Network
     policy: PolicyHead
 
     @property
     def recurrent(self) -> bool:
+        """Whether the network has a memory."""
         return bool(jax.tree.leaves(self.network.carry))
 
 
@@ -34,15 +35,15 @@ def model(env: Environment, network: NetworkFactory, outputs: Mapping[str, int])
     agent = network(space, {"policy": head.size, **outputs})
     try:
         jax.eval_shape(agent.init, jax.random.key(0))
-    except Exception as error:  # whatever its layers say of a shape that they cannot take
+    except Exception as error:  # each layer raises its own kind of error for a shape that it cannot take
         raise ValueError(f"the network does not fit observations of shape {space.shape}: {error}") from error
     return Model(agent, head)
 
 
 def check_environment(env: Environment) -> None:
-    """Traces one reset and one step of `env` (nothing runs).
+    """Checks `env` against the gymnax >= 1.0 interface (`metarl.types.Environment`) by tracing a reset and a step.
 
-    Raises ValueError naming what differs from the gymnax >= 1.0 interface (`metarl.types.Environment`).
+    Raises ValueError naming the first difference.
     """
     key, params = jax.random.key(0), env.default_params
     obs, state = jax.eval_shape(env.reset, key, params)
@@ -71,7 +72,7 @@ def check_environment(env: Environment) -> None:
 
 
 class Actors(NamedTuple):
-    """E environments of one level in the middle of their episodes. Leaves [E, ...]."""
+    """E environments of one level, each in the middle of an episode. Leaves [E, ...]."""
 
     obs: Array
     state: PyTree
@@ -81,26 +82,27 @@ class Actors(NamedTuple):
 
 
 class Rollout(NamedTuple):
-    """T steps of E environments. Leaves [T, E, ...], but for `carry` [E, ...]."""
+    """T steps of E environments. Leaves [T, E, ...], except `carry` [E, ...]."""
 
     obs: Array
     action: Array
     log_prob: Array
     reward: Array
     terminated: Array  # bool, the episode ended in a terminal state
-    truncated: Array  # bool, the episode was cut: its value goes on
-    next_obs: Array  # the true successor, also where the episode ended and a new one began
+    truncated: Array  # bool, the episode was cut off: its last state has a value
+    next_obs: Array  # the true successor, also where the episode ended
     first: Array  # bool, `obs` is the first of its episode
     episode_return: Array  # of the episode that ended at this step; NaN where none did
     carry: PyTree  # of a recurrent network, before the first step
 
     @property
     def done(self) -> Array:
+        """[T, E] bool, the episode ended at this step."""
         return self.terminated | self.truncated
 
 
 def empty_carry(model: Model, num_envs: int) -> PyTree:
-    """What a recurrent network remembers before the first step of `num_envs` environments. Leaves [E, ...]."""
+    """The memory of a recurrent network before the first step of `num_envs` environments. Leaves [E, ...]."""
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (num_envs, *x.shape)), model.network.carry)
 
 
@@ -113,7 +115,7 @@ def reset(env: Environment, model: Model, env_params: PyTree, key: Key, num_envs
 def act(
     env: Environment, model: Model, params: Params, actors: Actors, env_params: PyTree, keys: Key
 ) -> tuple[Actors, Rollout]:
-    """One step in every environment; `keys` [E + 1] are those of the actions and of each step. Leaves [E, ...]."""
+    """One step in every environment, leaves [E, ...]. `keys` [E + 1]: one for all actions, then one per environment."""
     outputs, carry = jax.vmap(model.network.apply, (None, 0, 0, 0))(params, actors.obs, actors.first, actors.carry)
     action, log_prob = model.policy.distribution(outputs["policy"]).sample_and_log_prob(seed=keys[0])
     obs, state, reward, terminated, truncated, info = jax.vmap(env.step, (0, 0, 0, None))(
@@ -141,13 +143,13 @@ def act(
 def rollout(
     env: Environment, model: Model, params: Params, actors: Actors, env_params: PyTree, key: Key, length: int
 ) -> tuple[Actors, Rollout]:
-    """`length` steps in every environment, from where `actors` stand. No gradient reaches `params`."""
+    """`length` steps in every environment, starting from `actors`. No gradient reaches `params`."""
     params = jax.lax.stop_gradient(params)
 
     def step(now: Actors, keys: Key) -> tuple[Actors, Rollout]:
         return act(env, model, params, now, env_params, keys)
 
-    # drawn at once: a split inside the loop takes as long as the step of a small environment
+    # all keys at once, because a split inside the loop takes as long as a step of a small environment
     keys = jax.random.split(key, (length, actors.first.shape[0] + 1))
     after, steps = jax.lax.scan(step, actors, keys)
     return after, steps._replace(carry=actors.carry)
@@ -156,7 +158,7 @@ def rollout(
 def unroll(model: Model, params: Params, rollout: Rollout) -> tuple[dict[str, Array], dict[str, Array]]:
     """The network's outputs for `obs` and for `next_obs`, leaves [T, E, ...]; differentiable in `params`.
 
-    XLA drops the second where nobody reads it.
+    XLA removes the computation of the second if the caller does not use it.
     """
     over_envs = jax.vmap(model.network.apply, (None, 0, 0, 0))
 
@@ -169,33 +171,33 @@ def unroll(model: Model, params: Params, rollout: Rollout) -> tuple[dict[str, Ar
 
 
 def layers(model: Model, params: Params, rollout: Rollout) -> PyTree:
-    """The layers of the network as they are on `rollout`: a tree of `Layer`, or () of a network that is not watched."""
+    """The tree of `Layer` of the network on `rollout`, or () for a network without `watch`."""
     watch = model.network.watch
     if watch is None:
         return ()
     over_envs = jax.vmap(watch, (None, 0, 0, 0))
 
     def step(carry: PyTree, x: Rollout) -> tuple[PyTree, PyTree]:
-        _, carry, seen = over_envs(params, x.obs, x.first, carry)
-        return carry, jax.tree.map(lambda x: x.mean(0), seen)
+        _, carry, activities = over_envs(params, x.obs, x.first, carry)
+        return carry, jax.tree.map(lambda x: x.mean(0), activities)
 
-    seen = _over_time(step, rollout)
-    return {name: as_layers(tree, actor=name == "policy") for name, tree in seen.items()}
+    activities = _over_time(step, rollout)
+    return {name: as_layers(tree, actor=name == "policy") for name, tree in activities.items()}
 
 
 def _over_time(step: Callable[[PyTree, Rollout], tuple[PyTree, PyTree]], rollout: Rollout) -> PyTree:
-    """Results [T, ...] of `step` on every time step: at once for a network without a memory."""
+    """Results [T, ...] of `step` on every time step: in parallel if the network has no memory."""
     if not jax.tree.leaves(rollout.carry):
         return jax.vmap(lambda x: step(rollout.carry, x)[1])(rollout._replace(carry=()))
     return jax.lax.scan(step, rollout.carry, rollout._replace(carry=()))[1]
 
 
 class Episodes(NamedTuple):
-    """One episode of each of E environments. Leaves [E]."""
+    """One episode in each of E environments. Leaves [E]."""
 
     episode_return: Array  # undiscounted
     length: Array  # int32
-    finished: Array  # bool; False where `max_steps` came first and the return is that of the part played
+    finished: Array  # bool; False where `max_steps` came first, so that the return is that of a part of the episode
 
 
 def evaluate(
@@ -207,10 +209,10 @@ def evaluate(
     num_episodes: int,
     max_steps: int,
 ) -> Episodes:
-    """Plays `num_episodes` whole episodes side by side with the stochastic policy and stops when all have ended."""
+    """Plays `num_episodes` episodes in parallel with the stochastic policy, each for at most `max_steps` steps."""
     reset_key, step_key = jax.random.split(key)
     start = reset(env, model, env_params, reset_key, num_episodes)
-    nothing = Episodes(jnp.zeros(num_episodes), jnp.zeros(num_episodes, jnp.int32), jnp.zeros(num_episodes, bool))
+    none = Episodes(jnp.zeros(num_episodes), jnp.zeros(num_episodes, jnp.int32), jnp.zeros(num_episodes, bool))
 
     def playing(loop: tuple[Array, Actors, Episodes]) -> Array:
         t, _, episodes = loop
@@ -223,4 +225,4 @@ def evaluate(
         played = Episodes(episodes.episode_return + x.reward, episodes.length + 1, x.done)
         return t + 1, actors, select(episodes.finished, episodes, played)
 
-    return jax.lax.while_loop(playing, step, (jnp.int32(0), start, nothing))[2]
+    return jax.lax.while_loop(playing, step, (jnp.int32(0), start, none))[2]

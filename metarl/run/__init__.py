@@ -1,1 +1,1 @@
-"""Carrying out runs: the host loop, checkpoints, logs and sweeps."""
+"""Runs: the host loop, checkpoints, logs, sweeps and options."""

@@ -1,7 +1,7 @@
-"""Checkpoints of a run: the meta-state, the log up to it, and the configuration that made them.
+"""Checkpoints of a run: its state, its log, and the configuration that made them.
 
-Under the run's directory, `checkpoints/<meta-step>/` is written by orbax (to a temporary name, then renamed, so
-that an interrupted write is never read) and `log/<meta-step>.npz` holds the metrics since the checkpoint before.
+In the run's directory, orbax writes `checkpoints/<meta-step>/` (under a temporary name that is then changed, so an
+interrupted write is never read), and `log/<meta-step>.npz` holds the metrics since the checkpoint before.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metarl.parallel import one_each
+from metarl.parallel import one_per_process
 from metarl.types import PyTree
 
 Log = dict[str, np.ndarray]  # metric name -> [meta-steps, ...]
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used: damaged, foreign, or of another configuration."""
+    """A checkpoint that cannot be used: it is damaged, of another program, or of another configuration."""
 
 
 def steps(directory: str | Path) -> list[int]:
@@ -35,7 +35,7 @@ def steps(directory: str | Path) -> list[int]:
 def save(directory: str | Path, step: int, state: PyTree, log: Log, fingerprint: Mapping[str, Any], keep: int) -> None:
     """Saves `state` as meta-step `step`, and `log`, the metrics since the last checkpoint ([meta-steps, ...]).
 
-    Only the `keep` newest checkpoints stay; the log stays whole. Raises OSError if the disk refuses.
+    Keeps the `keep` newest checkpoints, and the whole log. Raises OSError if writing fails.
     """
     import orbax.checkpoint as ocp
 
@@ -50,7 +50,7 @@ def save(directory: str | Path, step: int, state: PyTree, log: Log, fingerprint:
         "leaves": _describe(names, leaves),
         "digest": _digest(arrays),
     }
-    # orbax refuses empty arrays; the template brings them back
+    # orbax refuses empty arrays; `restore` makes them from its template
     filled = {f"{i:05d}": x for i, x in enumerate(leaves) if x.size}
     with _manager(directory, keep) as manager:
         manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(filled), about=ocp.args.JsonSave(about)))
@@ -59,14 +59,14 @@ def save(directory: str | Path, step: int, state: PyTree, log: Log, fingerprint:
 def restore(
     directory: str | Path, template: PyTree, fingerprint: Mapping[str, Any] | None = None, step: int | None = None
 ) -> tuple[int, PyTree, Log]:
-    """The checkpoint of meta-step `step` (default: the newest): its meta-step, its state and the log from the start.
+    """Meta-step, state and log from the start, of the checkpoint of meta-step `step` (None: the newest).
 
-    `template` is `jax.eval_shape(meta.init, key)`; the state returns in its tree, shapes and dtypes.
+    `template` is `jax.eval_shape(meta.init, key)`; the state has its tree, shapes and dtypes.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
-        CheckpointError: it is damaged or foreign, its arrays are not the template's, or it was made under another
-            `fingerprint` (None: not compared).
+        CheckpointError: it is damaged or not from metarl, its arrays are not those of the template, or it was made
+            with another `fingerprint` (None: any is accepted).
     """
     available = steps(directory)
     if not available or step not in (None, *available):
@@ -79,7 +79,7 @@ def restore(
         about, arrays = _read(path, template, fingerprint)
     except CheckpointError:
         raise
-    except Exception as error:  # orbax, tensorstore and json each have their own ways of saying that a file is broken
+    except Exception as error:  # orbax, tensorstore and json raise different errors for broken files
         raise CheckpointError(f"{path} is not a readable metarl checkpoint ({type(error).__name__}); {hint}") from error
     if _digest(arrays) != about["digest"]:
         raise CheckpointError(f"{path} is damaged (its contents do not match its digest); {hint}")
@@ -89,17 +89,18 @@ def restore(
 def _read(
     path: Path, template: PyTree, fingerprint: Mapping[str, Any] | None
 ) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """The description of the checkpoint at `path`, and its arrays, after checks against template and fingerprint."""
     import orbax.checkpoint as ocp
 
     names, leaves = _flatten(jax.eval_shape(_raw, template))
     with _manager(path.parent.parent, keep=None) as manager:
         about = manager.restore(int(path.name), args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
-        # first, because another configuration is what usually makes other arrays
+        # checked first, because another configuration is the usual reason for other arrays
         if fingerprint is not None and (details := _differences(about["fingerprint"], _jsonable(fingerprint))):
             raise CheckpointError(f"{path} was made under another configuration: {details}")
         if details := _differences(about["leaves"], _describe(names, leaves)):
             raise CheckpointError(f"{path} holds other arrays than this program: {details}")
-        here = one_each()
+        here = one_per_process()
         shapes = {
             f"{i:05d}": jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here) for i, x in enumerate(leaves) if x.size
         }
@@ -113,13 +114,13 @@ def _manager(directory: Path, keep: int | None) -> Any:
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep,
         enable_async_checkpointing=False,
-        cleanup_tmp_directories=keep is not None,  # a writer's right: a reader may look on while a run is saving
+        cleanup_tmp_directories=keep is not None,  # only when writing: a reader must not disturb a run that is saving
     )
     return ocp.CheckpointManager(directory / "checkpoints", options=options, item_names=("state", "about"))
 
 
 def _differences(there: dict[str, Any], here: dict[str, Any]) -> str:
-    """Each field that differs with both values; empty if none does."""
+    """Each field that differs, with both values; empty if none does."""
 
     def show(fields: dict[str, Any], name: str) -> str:
         return repr(fields[name]) if name in fields else "absent"
@@ -129,11 +130,12 @@ def _differences(there: dict[str, Any], here: dict[str, Any]) -> str:
 
 
 def _raw(state: PyTree) -> PyTree:
-    """The same tree with typed PRNG keys as their integers, which is what files can hold."""
+    """The tree with typed PRNG keys replaced by their integers, because files cannot hold keys."""
     return jax.tree.map(lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x, state)
 
 
 def _flatten(state: PyTree) -> tuple[list[str], list[Any]]:
+    """Names and values of all leaves."""
     paths = jax.tree_util.tree_leaves_with_path(state)
     return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths], [x for _, x in paths]
 
@@ -166,7 +168,7 @@ def _jsonable(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
 def _save_log(directory: Path, step: int, log: Log) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     first = step - len(next(iter(log.values()), ()))
-    for path in directory.glob("*.npz"):  # what a killed run logged past the checkpoint that this one resumed from
+    for path in directory.glob("*.npz"):  # segments of a killed run, after the checkpoint from which this one resumed
         if path.stem.isdigit() and int(path.stem) > first:
             path.unlink()
     unfinished = directory / "unfinished.npz"
@@ -187,6 +189,6 @@ def _load_log(directory: Path, step: int) -> Log:
 
 
 def concatenate(segments: list[Log]) -> Log:
-    """Joins logs of successive meta-steps along their first axis."""
+    """Concatenates logs of successive meta-steps along their first axis."""
     names = segments[0] if segments else ()
     return {name: np.concatenate([segment[name] for segment in segments]) for name in names}

@@ -1,4 +1,4 @@
-"""Small files that runs leave, written at once, and what they say of where they were made."""
+"""Small result files of runs, each replaced atomically, and facts about where they were made."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import jax
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """JSON, in place at once; what is not finite becomes null."""
+    """Writes JSON, replacing `path` atomically. Numbers that are not finite become null."""
     text = json.dumps(content, default=lambda x: x.tolist())
     plain = json.loads(text, parse_constant=lambda _: None)
     unfinished = path.with_suffix(".unfinished")
@@ -26,7 +26,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """A table, in place at once; numbers that are not whole have six significant digits."""
+    """Writes a CSV table, replacing `path` atomically. Floats have six significant digits, whole ones all digits."""
     rows = list(rows)
     unfinished = path.with_suffix(".unfinished")
     with unfinished.open("w", newline="") as file:
@@ -37,12 +37,12 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def circumstances() -> dict[str, Any]:
-    """When and where: `date`, `hardware` and `versions`."""
+    """When and where a result was made: `date`, `hardware` and `versions`."""
     return {"date": datetime.now(UTC).isoformat(timespec="seconds"), "hardware": hardware(), "versions": versions()}
 
 
 def hardware() -> dict[str, Any]:
-    """What this process computes on."""
+    """The devices of this process, and its machine."""
     devices = jax.devices()
     return {
         "platform": devices[0].platform,
@@ -54,7 +54,7 @@ def hardware() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of what results depend on."""
+    """Versions of Python and of the packages that results depend on."""
     found = {"python": platform.python_version()}
     for name in ("metarl-jax", "jax", "jaxlib", "flax", "optax", "gymnax", "numpy"):
         with contextlib.suppress(metadata.PackageNotFoundError):

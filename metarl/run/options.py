@@ -1,4 +1,4 @@
-"""Configurations made of parts: frozen dataclasses whose fields may be dataclasses, seen as one flat set of options."""
+"""Configurations with parts: frozen dataclasses whose fields may be dataclasses, seen as one flat set of options."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Config = TypeVar("Config")
 
 
 def flatten(config: Any) -> dict[str, Any]:
-    """The options of a configuration by name, those of its parts included.
+    """All options of a configuration and its parts: {name: value}.
 
     Raises ValueError if two of them have the same name.
     """
@@ -26,9 +26,9 @@ def flatten(config: Any) -> dict[str, Any]:
 
 
 def replace(config: Config, **values: Any) -> Config:
-    """`config` with other values of some of its options, checked by the `__post_init__` of every part they are in.
+    """`config` with new values of some options. The `__post_init__` of every changed part checks them.
 
-    Raises ValueError for an option that it does not have.
+    Raises ValueError for an option that `config` does not have.
     """
     if unknown := values.keys() - flatten(config).keys():
         raise ValueError(f"{type(config).__name__} has no options {sorted(unknown)}")
@@ -36,7 +36,7 @@ def replace(config: Config, **values: Any) -> Config:
 
 
 def with_values(config: Config, values: Mapping[str, Any]) -> Config:
-    """As `replace`, but nothing is checked, so that values may be tracers."""
+    """`replace` without checks, so that values may be tracers."""
     other = copy.copy(config)
     for name, value in _changes(config, values, lambda part, **inside: with_values(part, inside)).items():
         object.__setattr__(other, name, value)
@@ -44,7 +44,7 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
 
 
 def _changes(config: Any, values: Mapping[str, Any], change: Any) -> dict[str, Any]:
-    """New values of the fields of `config` itself; `change(part, **values)` makes those that are parts."""
+    """New values of the fields of `config`. For fields that are parts, `change(part, **values)` makes them."""
     changed = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -58,7 +58,7 @@ def _changes(config: Any, values: Mapping[str, Any], change: Any) -> dict[str, A
 
 
 def hints(config: Any) -> dict[str, Any]:
-    """The types of the options of a configuration by name, those of its parts included."""
+    """The types of all options of a configuration and its parts: {name: type}."""
     found: dict[str, Any] = {}
     types = get_type_hints(type(config))
     for field in dataclasses.fields(config):

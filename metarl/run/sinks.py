@@ -1,7 +1,7 @@
-"""Where metrics go as they are made. A sink is any object with `write(step, metrics)` and `close()`.
+"""Sinks of metrics: files, displays and services. A sink is any object with `write(step, metrics)` and `close()`.
 
 `train` calls `write` once per meta-step, in order, with one number per metric. A resumed run starts after its last
-checkpoint, so a sink may see again steps that it was given before.
+checkpoint, so a sink may get the same meta-step twice.
 """
 
 from __future__ import annotations
@@ -21,15 +21,19 @@ import numpy as np
 class Sink(Protocol):
     """Receives each meta-step's metrics; meta-steps count from 1."""
 
-    def write(self, step: int, metrics: Mapping[str, float]) -> None: ...
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Takes the metrics {name: number} of one meta-step."""
+        ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Called once, at the end of the run, also if it failed."""
+        ...
 
 
-class CSV:
-    """One row per meta-step in the file `path`, on disk as soon as it is written.
+class CSV(Sink):
+    """One row per meta-step in the file `path`, flushed at once.
 
-    On the first write, rows of that meta-step and later ones are dropped: they are about to be made again.
+    The first write drops the rows of that meta-step and later ones, because a resumed run makes them again.
     """
 
     def __init__(self, path: str | Path):
@@ -54,7 +58,7 @@ class CSV:
             writer.writeheader()
             writer.writerows(earlier)
         os.replace(unfinished, self.path)
-        self._file = self.path.open("a", newline="", buffering=1)  # a line is flushed when it ends
+        self._file = self.path.open("a", newline="", buffering=1)  # 1: flush every line
         self._writer = csv.DictWriter(self._file, names)
 
     def close(self) -> None:
@@ -62,10 +66,10 @@ class CSV:
             self._file.close()
 
 
-class ProgressDisplay:
-    """A live display of the meta-step, the speed, the time left and the curves named by `keys` (default: the first 4).
+class ProgressDisplay(Sink):
+    """A live display of the meta-step, the speed, the time left, and curves of the metrics `keys` (default: 4 of them).
 
-    Where the output is no terminal, one plain line every `every` seconds instead.
+    If the output is not a terminal, it prints a plain line every `every` seconds.
     """
 
     def __init__(self, steps: int, keys: Iterable[str] = (), every: float = 5.0, console: Any = None):
@@ -75,13 +79,13 @@ class ProgressDisplay:
         self.console = console or Console(stderr=True)
         self._live: Any = None
         self._curves: dict[str, list[float]] = {}
-        self._marks: deque[tuple[float, int]] = deque(maxlen=100)  # (seconds, meta-step) of the last bursts of rows
+        self._marks: deque[tuple[float, int]] = deque(maxlen=100)  # (seconds, meta-step) of the last chunks
         self._shown = -float("inf")
         self._step = 0
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         now = time.monotonic()
-        if self._marks and now - self._marks[-1][0] < 0.05:  # a chunk's rows come at once: only its last one counts
+        if self._marks and now - self._marks[-1][0] < 0.05:  # the rows of a chunk come at once: keep the last
             self._marks[-1] = (self._marks[-1][0], step)
         else:
             self._marks.append((now, step))
@@ -129,15 +133,15 @@ class ProgressDisplay:
 
 
 def sparkline(values: Iterable[float], width: int = 32) -> str:
-    """The curve as at most `width` block characters, each the mean of its share; a gap where it is not finite."""
-    shares = [np.mean(share) for share in np.array_split(np.asarray(list(values), float), width) if share.size]
-    finite = [x for x in shares if np.isfinite(x)]
+    """The curve as at most `width` block characters, each for the mean of an equal part; blank where not finite."""
+    means = [np.mean(part) for part in np.array_split(np.asarray(list(values), float), width) if part.size]
+    finite = [x for x in means if np.isfinite(x)]
     low, high = (min(finite), max(finite)) if finite else (0.0, 0.0)
     scale = 7.0 / (high - low) if high > low else 0.0
-    return "".join("▁▂▃▄▅▆▇█"[round((x - low) * scale)] if np.isfinite(x) else " " for x in shares)
+    return "".join("▁▂▃▄▅▆▇█"[round((x - low) * scale)] if np.isfinite(x) else " " for x in means)
 
 
-class TensorBoard:
+class TensorBoard(Sink):
     """TensorBoard event files in `directory`. Raises ImportError naming the extra to install."""
 
     def __init__(self, directory: str | Path):
@@ -151,7 +155,7 @@ class TensorBoard:
         self._writer.close()
 
 
-class WandB:
+class WandB(Sink):
     """A Weights & Biases run; `options` go to `wandb.init`. Raises ImportError naming the extra to install."""
 
     def __init__(self, **options: Any):

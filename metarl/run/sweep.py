@@ -23,21 +23,21 @@ from metarl.run.sinks import Sink
 from metarl.run.train import mean_of_numbers, train
 from metarl.types import Array, Key, MetaParams, Metrics, PyTree
 
-_SHARED: Any = ()  # in place of the meta-step, which all members have in common
+_SHARED: Any = ()  # in the place of the meta-step, which is the same for all members
 
 
 class Sweep(NamedTuple):
-    """What became of every member of a sweep."""
+    """The results of all n members of a sweep."""
 
-    members: list[dict[str, Any]]  # [n]: the values of the swept fields, and "seed"
+    members: list[dict[str, Any]]  # [n] values of the swept fields, and "seed"
     log: Log  # metric name -> [n, steps], the mean over other axes; NaN for members without it
-    diverged: np.ndarray  # [n] int: the first meta-step whose loss is not finite; 0 of those that went well
+    diverged: np.ndarray  # [n] int, the first meta-step whose loss is not finite; 0 if there is none
     params: list[MetaParams]  # [n]
 
     def scores(self, metric: str) -> np.ndarray:
-        """Mean of `metric` over the last tenth of the meta-steps [n], of those that logged a number.
+        """Mean [n] of `metric` over the last tenth of the meta-steps, without NaN.
 
-        NaN where there was none, and of members that diverged. Raises ValueError for a metric that is not in the log.
+        NaN for members that diverged or logged no number there. Raises ValueError for a metric that is not in the log.
         """
         if metric not in self.log:
             raise ValueError(f"no such metric: {metric!r}; the log has {list(self.log)}")
@@ -46,9 +46,9 @@ class Sweep(NamedTuple):
         return np.where(self.diverged > 0, np.nan, last)
 
     def configurations(self, metric: str) -> list[tuple[dict[str, Any], list[int]]]:
-        """Each combination of values and the places of its members: the best first, by their mean score.
+        """Each combination of values with the indices of its members, sorted by mean score, the best first.
 
-        One of whose members any diverged comes after those of which none did.
+        Combinations with a member that diverged come last.
         """
         scores, found = self.scores(metric), dict[str, tuple[dict[str, Any], list[int]]]()
         for i, member in enumerate(self.members):
@@ -62,7 +62,7 @@ class Sweep(NamedTuple):
         return sorted(found.values(), key=order)
 
     def table(self, points: int = 20) -> Iterator[dict[str, Any]]:
-        """The sweep as a long table: for every member, rows at `points` evenly spaced meta-steps, the last included."""
+        """The sweep as a long table: for every member, rows at `points` evenly spaced meta-steps, with the last one."""
         steps = len(next(iter(self.log.values()))[0])
         for i, member in enumerate(self.members):
             for step in np.unique(np.linspace(steps / points, steps, points).round().astype(int).clip(1)):
@@ -83,32 +83,31 @@ def sweep(
     sinks: Callable[[str], Sequence[Sink]] = lambda name: (),
     **options: Any,
 ) -> Sweep:
-    """Trains `make(config)` with every combination of the values of `fields`, and every seed.
+    """Trains `make(config)` with every combination of the values of `fields` and every seed.
 
-    Each member is the run that `train(make(metarl.replace(config, **values)), seed=seed, steps=steps)` would be, up to
-    rounding. Fields of floats that `make` treats as arrays are vmapped with the seeds in one compiled program;
-    all others (sizes, names, switches, and floats that Python code branches on) are looped over, with a compilation
-    for each combination of theirs.
-    A member that diverges is reported in the result, and the others go on.
+    Each member equals `train(make(metarl.replace(config, **values)), seed=seed, steps=steps)`, up to rounding.
+    Fields of floats that may be arrays in `make` are vmapped, with the seeds, in one compiled program. The others
+    (sizes, names, switches, and floats on which Python code branches) are looped over, with one compilation for each
+    of their combinations. If a member diverges, the result says so, and the other members continue.
 
     Args:
-        make: from a configuration to a run; pure, and called with tracers in the fields that are vmapped.
+        make: makes a run from a configuration. Pure; it is called with tracers in the fields that are vmapped.
         config: a dataclass, whose fields may be dataclasses. Every combination of values must pass their
             `__post_init__`.
-        fields: the values of each field, by its name, also of fields of parts.
-        seeds: how many, from 0, or which.
-        steps: meta-steps of each member; `config.steps` if None.
-        placement: that of the members of a program; by default on one device, which computes all of them at a time
-            on accelerators, but one at a time on CPUs, whose caches hold no more of most runs. Where its devices do not
-            divide them, the last member is computed more than once; such a sweep is resumed on as many.
-        directory: where checkpoints go; the n-th compiled program has the folder `n`.
-        resume: go on from the checkpoints in `directory`, if there are any.
-        sinks: made for each program, of its name in the directory; they get means over its members.
-        options: others of `train`.
+        fields: {name: values} of fields of `config` or its parts.
+        seeds: the number of seeds, from 0, or the seeds.
+        steps: meta-steps of each member; None: `config.steps`.
+        placement: that of the members of a program. By default one device computes them: all at a time on
+            accelerators, one at a time on CPUs, whose caches are small. If its devices do not divide the members, the
+            last member is computed several times; resume such a sweep on as many devices.
+        directory: the directory of checkpoints; the n-th compiled program has the folder `n`.
+        resume: continue from the checkpoints in `directory`, if there are any.
+        sinks: makes the sinks of a program from its folder's name; they get means over its members.
+        options: further options of `train`.
 
     Raises:
-        ValueError: a field does not exist, has no values or the same twice, or the configuration refuses one.
-        Everything else that `train` raises, but NonFiniteLoss.
+        ValueError: a field does not exist, has no values or equal ones, or the configuration refuses a value.
+        Everything else that `train` raises, except NonFiniteLoss.
     """
     combinations = _combinations(config, fields)
     every_seed = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
@@ -120,37 +119,37 @@ def sweep(
     placement = Placement(batch_size=sweep_batch()) if placement is None else placement
     if steps is None:
         raise ValueError("steps must be given, because the configuration has none")
-    swept, fingerprint = _arrays(make, config, fields), options.pop("fingerprint", None) or {}
-    programs: dict[str, list[dict[str, Any]]] = {}  # members that differ in arrays only
+    swept, fingerprint = _vmappable(make, config, fields), options.pop("fingerprint", None) or {}
+    programs: dict[str, list[dict[str, Any]]] = {}  # members of each compiled program
     for values in combinations:
         static = {name: x for name, x in values.items() if name not in swept}
         programs.setdefault(repr(static), []).extend({**values, "seed": seed} for seed in every_seed)
 
-    metas = [_together(make, config, members, swept, placement) for members in programs.values()]
-    for meta in metas[1:]:  # trace all programs before training; the first is traced at once
+    metas = [_program(make, config, members, swept, placement) for members in programs.values()]
+    for meta in metas[1:]:  # trace the later programs before the first trains, so that errors come early
         jax.eval_shape(lambda key: meta.step(meta.init(key), key), jax.random.key(0))  # noqa: B023
     parts = []
     for i, (members, meta) in enumerate(zip(programs.values(), metas, strict=True)):
-        place = None if directory is None else Path(directory) / str(i)
+        folder = None if directory is None else Path(directory) / str(i)
         state, log = train(
             meta,
             steps=steps,
-            directory=place,
-            resume=resume and place is not None and bool(checkpoint.steps(place)),
+            directory=folder,
+            resume=resume and folder is not None and bool(checkpoint.steps(folder)),
             sinks=sinks(str(i)),
             fingerprint={**fingerprint, "members": members},
             stop_at_nonfinite=False,
             **options,
         )
-        parts.append(_part(members, log, jax.device_get(getattr(state, "params", ()))))
-    return _joined(parts)
+        parts.append(_results(members, log, jax.device_get(getattr(state, "params", ()))))
+    return _concatenated(parts)
 
 
 def side_by_side(make: Callable[[PyTree], Meta], values: PyTree, placement: Placement = Placement()) -> Meta:  # noqa: B008
-    """The runs `make(value)` for each of `values` (leaves [n, ...]), vmapped, with a key of its own each.
+    """One run that contains the runs `make(value)` for each of `values` (leaves [n, ...]), vmapped, each with its key.
 
-    Leaves of its state and metrics are [n, ...], but for a common field `step` of the state, if it has one. What `make`
-    closes over may not depend on the value, except through arrays: all runs are one program. No run depends on another.
+    Leaves of state and metrics are [n, ...], except the field `step` of the state, if it has one, which is shared. All
+    runs are one program, so they can differ in arrays only. They do not depend on each other.
 
     Raises ValueError if there are no values, or the devices of `placement` do not divide them.
     """
@@ -165,7 +164,7 @@ def side_by_side(make: Callable[[PyTree], Meta], values: PyTree, placement: Plac
         return states._replace(step=states.step[0]) if hasattr(states, "step") else states
 
     def step(state: Any, key: Key) -> tuple[Any, Metrics]:
-        counts = hasattr(state, "step")  # not vmapped: what depends on it branches
+        counts = hasattr(state, "step")  # not vmapped, because a vmapped condition computes both branches
 
         def one(now: Any, x: tuple[Any, Any, Key]) -> tuple[Any, Metrics]:
             value, state, key = x
@@ -181,7 +180,7 @@ def side_by_side(make: Callable[[PyTree], Meta], values: PyTree, placement: Plac
 
 
 def _combinations(config: Any, fields: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """Every combination of the values, each of them tried on `config`."""
+    """Every combination of the values, after a check that `config` accepts it."""
     known = [name for name in flatten(config) if name not in ("seed", "steps")]
     for name, values in fields.items():
         if name not in known:
@@ -199,8 +198,8 @@ def _grid(fields: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(fields, chosen, strict=True)) for chosen in itertools.product(*fields.values())]
 
 
-def _arrays(make: Callable[[Any], Meta], config: Any, fields: Mapping[str, Sequence[Any]]) -> list[str]:
-    """The fields that can be arrays in the program that `make` makes, whatever the values of the others."""
+def _vmappable(make: Callable[[Any], Meta], config: Any, fields: Mapping[str, Sequence[Any]]) -> list[str]:
+    """The fields of floats that may be arrays in `make`, for all values of the other fields."""
 
     def works(names: Sequence[str]) -> bool:
         def trace(values: dict[str, jax.Array], others: dict[str, Any]) -> Any:
@@ -211,7 +210,7 @@ def _arrays(make: Callable[[Any], Meta], config: Any, fields: Mapping[str, Seque
         try:
             for others in _grid({name: values for name, values in fields.items() if name not in names}):
                 jax.eval_shape(partial(trace, others=others), arrays)
-        except (TypeError, ValueError):  # of Python code that asks for a number; any other comes again with numbers
+        except (TypeError, ValueError):  # Python code needs a number; any other error is raised again later
             return False
         return True
 
@@ -219,22 +218,22 @@ def _arrays(make: Callable[[Any], Meta], config: Any, fields: Mapping[str, Seque
     return floats if not floats or works(floats) else [name for name in floats if works([name])]
 
 
-def _together(
+def _program(
     make: Callable[[Any], Meta],
     config: Any,
     members: list[dict[str, Any]],
     swept: Sequence[str],
     placement: Placement,
 ) -> Meta:
-    """The members of one program, and as many copies of the last as the devices need."""
+    """The run of all members of one program, and of copies of the last member up to a multiple of the devices."""
     static = {name: x for name, x in members[0].items() if name not in (*swept, "seed")}
-    all_of_them = [*members, *members[-1:] * (-len(members) % len(placement.devices or [None]))]
-    arrays = {name: np.array([member[name] for member in all_of_them], np.float32) for name in swept}
-    arrays["seed"] = np.array([member["seed"] for member in all_of_them], np.uint32)
+    padded = [*members, *members[-1:] * (-len(members) % len(placement.devices or [None]))]
+    arrays = {name: np.array([member[name] for member in padded], np.float32) for name in swept}
+    arrays["seed"] = np.array([member["seed"] for member in padded], np.uint32)
 
     def member(values: dict[str, jax.Array]) -> Meta:
         numbers = {name: x for name, x in values.items() if name != "seed"}
-        meta = _counted(make(with_values(replace(config, **static), numbers)))
+        meta = _with_step(make(with_values(replace(config, **static), numbers)))
         init_key, key = jax.random.split(jax.random.key(values["seed"]))  # as `train` makes them
         return Meta(
             lambda _: meta.init(init_key), lambda state, _: meta.step(state, jax.random.fold_in(key, state.step))
@@ -244,14 +243,14 @@ def _together(
 
 
 class _Counted(NamedTuple):
-    """A state that does not count its steps, and their count."""
+    """A state without the field `step`, and the number of its steps."""
 
     state: Any
     step: Array  # () int32
 
 
-def _counted(meta: Meta) -> Meta:
-    """`meta` with a state that has the field `step`: its own, or one beside it."""
+def _with_step(meta: Meta) -> Meta:
+    """`meta`, or the same run with a `_Counted` state if its state has no field `step`."""
     if hasattr(jax.eval_shape(meta.init, jax.random.key(0)), "step"):
         return meta
 
@@ -262,8 +261,8 @@ def _counted(meta: Meta) -> Meta:
     return Meta(lambda key: _Counted(meta.init(key), jnp.int32(0)), step)
 
 
-def _part(members: list[dict[str, Any]], log: Log, params: MetaParams) -> Sweep:
-    """Of one program, whose log is [steps, n, ...] (with copies at the end) or, of what members share, [steps]."""
+def _results(members: list[dict[str, Any]], log: Log, params: MetaParams) -> Sweep:
+    """The results of one program. Its log is [steps, n, ...], with copies of the last member, or [steps] if shared."""
     count, steps = len(members), len(next(iter(log.values())))
     log = {name: x[:, :count] if x.ndim > 1 else x for name, x in log.items()}
     params = jax.tree.map(lambda x: x[:count], params)
@@ -281,10 +280,12 @@ def _part(members: list[dict[str, Any]], log: Log, params: MetaParams) -> Sweep:
     return Sweep(members, curves, diverged, [jax.tree.map(lambda x: x[i], params) for i in range(count)])  # noqa: B023
 
 
-def _joined(parts: Sequence[Sweep]) -> Sweep:
+def _concatenated(parts: Sequence[Sweep]) -> Sweep:
+    """The results of all programs; NaN in the log of members without a metric."""
     names = list(dict.fromkeys(name for part in parts for name in part.log))
-    nothing = [np.full(part.log["seconds"].shape, np.nan) for part in parts]
-    curves = {name: [part.log.get(name, x) for part, x in zip(parts, nothing, strict=True)] for name in names}
+    curves = {
+        name: [part.log.get(name, np.full(part.log["seconds"].shape, np.nan)) for part in parts] for name in names
+    }
     return Sweep(
         [member for part in parts for member in part.members],
         {name: np.concatenate(x) for name, x in curves.items()},

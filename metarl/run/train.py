@@ -1,4 +1,4 @@
-"""The only host loop: compiled chunks of meta-steps, with logs, checkpoints, resume and interruption between them."""
+"""The only host loop: compiled chunks of meta-steps. Between chunks it logs, saves, and handles signals."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metarl import checks
 from metarl.meta import COUNTED, WATCHED, Meta
 from metarl.parallel import agreed, replicated
 from metarl.run import checkpoint
@@ -26,19 +27,19 @@ from metarl.types import Array, Key, Metrics, PyTree
 
 
 class Interrupted(KeyboardInterrupt):
-    """SIGINT or SIGTERM stopped a run after meta-step `step`, which was saved if the run has a directory."""
+    """SIGINT or SIGTERM stopped a run after meta-step `step`. The state was saved if the run has a directory."""
 
     def __init__(self, step: int, signum: int, directory: str | Path | None):
-        saved = f"saved in {directory}, resume to go on" if directory else "nothing saved (the run has no directory)"
+        saved = f"saved in {directory}, resume to continue" if directory else "nothing saved (the run has no directory)"
         super().__init__(f"{signal.Signals(signum).name} after meta-step {step}: {saved}")
         self.step, self.signum = step, signum
 
 
 class NonFiniteLoss(FloatingPointError):
-    """A loss, or what it taught, is NaN or infinite.
+    """A loss or a meta-parameter is NaN or infinite.
 
-    `step` is the first such meta-step (for meta-parameters the last of the chunk), `lifetimes` holds the indices of the
-    lifetimes whose loss it is (empty for the meta-loss and meta-parameters).
+    `step` is the first such meta-step (for meta-parameters the last one of the chunk). `lifetimes` are the indices of
+    the lifetimes with such a loss (empty for the meta-loss and meta-parameters).
     """
 
     def __init__(self, name: str, step: int, lifetimes: list[Any], last_good: str):
@@ -61,49 +62,47 @@ def train(
     fingerprint: Mapping[str, Any] | None = None,
     stop_at_nonfinite: bool = True,
 ) -> tuple[Any, Log]:
-    """Trains for `steps` meta-steps in all and returns the state and the log (metric name -> [steps, ...]).
+    """Trains for `steps` meta-steps in total. Returns the state and the log (metric name -> [steps, ...]).
 
-    `meta` is any pair `(init(key) -> state, step(state, key) -> (state, metrics))` of pure functions, with a state of
+    `meta` is any pair `(init(key) -> state, step(state, key) -> (state, metrics))` of pure functions whose state is
     arrays: a run of `compose`, a plain agent, a sweep.
 
-    Meta-steps are counted from 1. Step n's key depends on `seed` and n alone, so a resumed run equals an
-    uninterrupted one bit for bit, whatever `chunk` is, and its log holds the earlier steps too.
+    Meta-steps are counted from 1. The key of step n depends only on `seed` and n. So a resumed run equals an
+    uninterrupted one bit for bit, for every `chunk`, and its log includes the earlier steps.
 
-    What a run has cost so far is in every row of the log: `agent_updates` and `env_steps` of all agents together, where
-    `meta` counts them (with those that a meta-gradient is measured on; the episodes of `fitness`, and what a score of
-    levels costs, such as the lives of antagonists, come on top), and `seconds` of compilation and computation until the
-    chunk had ended (with those before a resume, and without those lost in between).
+    Every row of the log has the cost of the run so far. `agent_updates` and `env_steps`, if `meta` counts them, are
+    sums over all agents. They include rollouts for the meta-loss, but not the episodes of `fitness`, nor the cost of
+    scoring levels, such as the training of antagonists. `seconds` is the time of compilation and computation until the
+    end of the chunk; it includes the time before a resume, but not computation that was lost.
 
-    Several processes (`jax.distributed`) that all call this with the same arguments are one run, on all their devices
-    and with one directory that all of them can reach; what an estimator shards over `jax.devices()` is shared, all
-    else each of them does for itself. The first saves, and a signal to any of them stops all after the same chunk.
+    Several processes (`jax.distributed`) that call this with the same arguments are one run, with one directory that
+    all of them can reach. Estimators may shard over all `jax.devices()`; every process does everything else itself.
+    The first process saves. A signal to any of them stops all after the same chunk.
 
     Args:
         seed: of the initial state and of every meta-step.
-        directory: where checkpoints and the log go; None saves nothing.
-        chunk: meta-steps per call of the one compiled function; the host sees metrics and signals in between.
+        directory: the directory of checkpoints and log; None: nothing is saved.
+        chunk: meta-steps per call of the compiled function. Logs and signals are handled between calls.
         checkpoint_every: meta-steps between checkpoints; the last meta-step is always saved.
-        keep: how many checkpoints stay on disk.
-        resume: go on from the newest checkpoint in `directory`; returns at once if it has reached `steps`.
-        sinks: each gets every meta-step's metrics, averaged to one number; closed in any case. Of several processes,
-            give them to one.
+        keep: the number of newest checkpoints that stay on disk.
+        resume: continue from the newest checkpoint in `directory`; returns at once if that has reached `steps`.
+        sinks: they get the metrics of every meta-step, averaged to one number each, and are always closed. If there
+            are several processes, give sinks to one of them.
         fingerprint: JSON-able configuration; a resumed run must have the same one (and the same seed).
-        stop_at_nonfinite: raise NonFiniteLoss; if not, the run goes on, and sinks get means of what is no NaN.
+        stop_at_nonfinite: raise NonFiniteLoss. If False, the run continues, and sinks get means without NaN.
 
     Raises:
         ValueError: an argument is out of range, or (CheckpointError) the checkpoint is unusable.
         FileExistsError, FileNotFoundError: `directory` holds a run without `resume`, or none with it.
-        NonFiniteLoss: a metric `lifetime_loss` or `meta_loss`, or an entry of the state's field `params`, if it has
-            these, is NaN or infinite; that state is not saved.
-        Interrupted: SIGINT or SIGTERM came; the chunk was finished and saved first. A second signal kills at once
-            (while XLA compiles, only when it has compiled).
+        NonFiniteLoss: a metric `lifetime_loss` or `meta_loss`, or an entry of the state's field `params`, is NaN or
+            infinite. That state is not saved.
+        Interrupted: SIGINT or SIGTERM came. The present chunk was finished and saved first. A second signal ends the
+            process at once (during a compilation, after it).
     """
     with contextlib.ExitStack() as stack:
         for sink in sinks:
             stack.callback(sink.close)
-        for name, value in dict(steps=steps, chunk=chunk, checkpoint_every=checkpoint_every, keep=keep).items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        checks.at_least(1, steps=steps, chunk=chunk, checkpoint_every=checkpoint_every, keep=keep)
         check_directory(directory, resume)
         fingerprint = {**(fingerprint or {}), "seed": seed}
         start = time.monotonic()
@@ -128,10 +127,7 @@ def train(
         while done < steps:
             count = min(chunk, steps - done, checkpoint_every - done % checkpoint_every)
             state, metrics = run(state, np.int32(done), np.int32(count))
-            rows = _fetch(metrics, count)
-            for name in [name for name in COUNTED if name in rows]:
-                rows[name] = _before(segments, name) + np.cumsum(rows[name], axis=0, dtype=np.float64)
-            rows["seconds"] = np.full(count, _before(segments, "seconds") + time.monotonic() - start)
+            rows = _with_costs(_fetch(metrics, count), segments, count, start)
             start = time.monotonic()
             segments.append(rows)
             unsaved.append(rows)
@@ -141,7 +137,7 @@ def train(
             done += count
             if stop_at_nonfinite:
                 _check_finite(rows, getattr(state, "params", ()), done, directory)
-            stop = agreed(caught)  # a signal that comes from here on waits for the next chunk
+            stop = agreed(caught)  # a later signal waits for the next chunk
             if directory and (stop or done == steps or done % checkpoint_every == 0):
                 checkpoint.save(directory, done, state, checkpoint.concatenate(unsaved), fingerprint, keep)
                 unsaved = []
@@ -153,9 +149,9 @@ def train(
 def _compile(step: Callable[..., tuple[Any, Metrics]], template: Any, key: Key, chunk: int, everywhere: Any) -> Any:
     """Compiles `(state, done, count) -> (state, metrics [chunk, ...])`: `count` <= chunk meta-steps after step `done`.
 
-    The trip count is an argument, so one compilation serves every chunk of a run and a short last one.
+    `count` is an argument, so the same compiled program also computes a shorter last chunk.
     """
-    step = jax.jit(step)  # traced once for the shape of its metrics and for the loop
+    step = jax.jit(step)  # so that it is traced once, not again for the shapes of its metrics
 
     def run(state: Any, done: Array, count: Array) -> tuple[Any, Metrics]:
         def body(i: Array, carry: tuple[Any, Metrics]) -> tuple[Any, Metrics]:
@@ -173,7 +169,7 @@ def _compile(step: Callable[..., tuple[Any, Metrics]], template: Any, key: Key, 
 
 
 def _fetch(metrics: Metrics, count: int) -> Log:
-    """The first `count` rows on the host. Sleeps until they are ready, because only Python code can see a signal."""
+    """The first `count` rows on the host. Sleeps until they are ready: Python handles signals only in Python code."""
     start = time.monotonic()
     pending: list[Any] = list(metrics.values())
     while not all(x.is_ready() for x in pending):
@@ -183,14 +179,21 @@ def _fetch(metrics: Metrics, count: int) -> Log:
 
 
 def mean_of_numbers(x: np.ndarray) -> float:
-    """The mean of what is no NaN; NaN if there is nothing else."""
+    """The mean without NaN; NaN if there is no number."""
     numbers = np.asarray(x)[~np.isnan(x)]
     with np.errstate(invalid="ignore"):  # infinities of both signs
         return float(numbers.mean()) if numbers.size else math.nan
 
 
-def _before(segments: list[Log], name: str) -> Any:
-    return segments[-1][name][-1] if segments and name in segments[-1] else 0
+def _with_costs(rows: Log, segments: list[Log], count: int, start: float) -> Log:
+    """The `count` rows of a chunk with cumulative costs, which continue those of the earlier `segments`."""
+
+    def before(name: str) -> Any:
+        return segments[-1][name][-1] if segments and name in segments[-1] else 0
+
+    sums = {name: np.cumsum(rows[name], axis=0, dtype=np.float64) for name in COUNTED if name in rows}
+    seconds = np.full(count, before("seconds") + time.monotonic() - start)
+    return {**rows, **{name: before(name) + x for name, x in sums.items()}, "seconds": seconds}
 
 
 def _check_finite(rows: Log, params: PyTree, done: int, directory: str | Path | None) -> None:
@@ -205,24 +208,24 @@ def _check_finite(rows: Log, params: PyTree, done: int, directory: str | Path | 
         indices = [index[1:] for index in bad[name].tolist() if index[0] == row and len(index) > 1]
         lifetimes = [index[0] if len(index) == 1 else tuple(index) for index in indices]
         raise NonFiniteLoss(name, done - len(rows[name]) + row + 1, lifetimes, last_good)
-    for path, x in jax.tree_util.tree_leaves_with_path(params):  # a finite loss can have a gradient that is not
+    for path, x in jax.tree_util.tree_leaves_with_path(params):  # a finite loss can have a gradient that is not finite
         if jnp.issubdtype(x.dtype, jnp.inexact) and not np.isfinite(np.asarray(x)).all():
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             raise NonFiniteLoss(f"meta-parameter {name}", done, [], last_good)
 
 
 def check_directory(directory: str | Path | None, resume: bool) -> None:
-    """Raises what `train` raises for a directory that it cannot start or resume a run in; makes it if it is new."""
+    """Makes the directory of a run, if needed. Raises as `train` does if a run cannot start or resume there."""
     if directory is None:
         if resume:
-            raise ValueError("resume needs the directory of the run to go on with")
+            raise ValueError("resume needs the directory of the run to continue")
         return
     saved = checkpoint.steps(directory)
     if resume and not saved:
         raise FileNotFoundError(f"nothing to resume: no checkpoint in {directory}")
     if saved and not resume:
         raise FileExistsError(
-            f"{directory} holds a run of {saved[-1]} meta-steps: give resume to go on with it, or another directory"
+            f"{directory} holds a run of {saved[-1]} meta-steps: resume it, or give another directory"
         )
     try:
         Path(directory).mkdir(parents=True, exist_ok=True)

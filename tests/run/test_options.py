@@ -6,7 +6,7 @@ import jax
 import pytest
 
 import metarl
-from metarl.run.options import flatten, replace, with_values
+from metarl.run.options import flatten, hints, replace, with_values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Config:
 
 def test_options_of_parts_of_parts_are_one_flat_mapping():
     assert flatten(Config()) == {"learning_rate": 0.1, "clip": None, "size": 8, "steps": 3}
+    assert hints(Config()) == {"learning_rate": float, "clip": float | None, "size": int, "steps": int}
 
 
 def test_values_go_to_the_parts_that_they_belong_to():

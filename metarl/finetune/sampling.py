@@ -1,0 +1,109 @@
+"""Problems, the answers that a policy gives to them, and demonstrations: what sources and utilities are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from metarl.finetune.batch import Batch
+from metarl.finetune.policies import Prefix, SequencePolicy, sample, until_end
+from metarl.types import Array, Key, Params, PyTree, TokenTask
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How many answers a policy draws, and how.
+
+    Raises ValueError if `num_problems` is below 1, `group_size` below 2 or `temperature` negative.
+    """
+
+    num_problems: int = 16
+    group_size: int = 8  # answers to each problem
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_count(num_problems=self.num_problems)
+        if self.group_size < 2:
+            raise ValueError(f"group_size must be at least 2 answers, got {self.group_size}")
+        if not self.temperature >= 0.0:
+            raise ValueError(f"temperature must not be negative, got {self.temperature}")
+
+    def tokens(self, task: TokenTask) -> int:
+        """How many tokens are drawn, those after the ends of answers included."""
+        return self.num_problems * self.group_size * task.answer_length
+
+
+def problems_of(task: TokenTask, key: Key, count: int, copies: int = 1) -> PyTree:
+    """`count` problems, each of them `copies` times in a row. Leaves [count * copies, ...]."""
+    problems = jax.vmap(task.sample)(jax.random.split(key, count))
+    return jax.tree.map(lambda x: jnp.repeat(x, copies, 0), problems)
+
+
+def demonstrate(task: TokenTask, problems: PyTree, key: Key) -> Array:
+    """A demonstration [B, T] int32 of each of the problems, whose leaves are [B, ...]."""
+    keys = jax.random.split(key, len(jax.tree.leaves(problems)[0]))
+    return jax.vmap(task.demonstrate)(keys, problems)
+
+
+def demonstrated(task: TokenTask, problems: PyTree, key: Key) -> Batch:
+    """A batch of one demonstration for each of the problems, whose leaves are [B, ...]."""
+    answers = demonstrate(task, problems, key)
+    verdict = jax.vmap(task.verify)(problems, answers)
+    return Batch(
+        prompts=jax.vmap(task.prompt)(problems),
+        answers=answers,
+        mask=until_end(answers, task.end),
+        old_log_prob=jnp.zeros(answers.shape),
+        reward=verdict.reward,
+        correct=verdict.correct,
+        prefix_length=jnp.full(len(answers), answers.shape[1], jnp.int32),
+        problem=problems,
+    )
+
+
+def answered(
+    policy: SequencePolicy,
+    params: Params,
+    task: TokenTask,
+    problems: PyTree,
+    key: Key,
+    temperature: Array | float = 1.0,
+    prefix: Prefix | None = None,
+) -> Batch:
+    """A batch of one answer, drawn from the policy, to each of the problems, whose leaves are [B, ...].
+
+    No gradient flows through it.
+    """
+    prompts = jax.vmap(task.prompt)(problems)
+    drawn = sample(policy, params, prompts, key, task.answer_length, task.end, temperature, prefix)
+    drawn = jax.lax.stop_gradient(drawn)
+    verdict = jax.vmap(task.verify)(problems, drawn.tokens)
+    return Batch(
+        prompts=prompts,
+        answers=drawn.tokens,
+        mask=drawn.mask,
+        old_log_prob=drawn.log_prob,
+        reward=verdict.reward,
+        correct=verdict.correct,
+        prefix_length=jnp.zeros(len(prompts), jnp.int32) if prefix is None else prefix.length,
+        problem=problems,
+        entropy=drawn.entropy,
+    )
+
+
+def success_rate(
+    policy: SequencePolicy, task: TokenTask, params: Params, key: Key, count: int, temperature: Array | float = 0.0
+) -> Array:
+    """Share () of `count` fresh problems of `task` that the policy answers correctly, by default greedily."""
+    problem_key, sample_key = jax.random.split(key)
+    problems = problems_of(task, problem_key, count)
+    return answered(policy, params, task, problems, sample_key, temperature).correct.mean()
+
+
+def check_count(**counts: int) -> None:
+    """Raises ValueError for the first number below 1."""
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} must be at least 1, got {count}")

@@ -1,0 +1,86 @@
+"""Utilities: what the meta-gradient of a controller climbs, measured on validation problems after the step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metarl.finetune import terms
+from metarl.finetune.credit import by_group, leave_one_out
+from metarl.finetune.policies import SequencePolicy, evaluate_answers
+from metarl.finetune.sampling import Sampling, answered, check_count, demonstrated, problems_of
+from metarl.types import Array, Key, Metrics, Params, TokenTask
+
+
+class Utility(NamedTuple):
+    """How good a policy is, and where it gets better.
+
+    With `normalise`, the meta-gradient of one gradient step is a cosine, between -1 and 1, instead of a number whose
+    scale is that of both learning rates (see `updates.unit_effect`). With n gradient steps, each counts for 1 / n.
+    """
+
+    task: TokenTask  # the validation problems
+    tokens_drawn: int  # by the policy in each measurement, those after the ends of answers included
+    normalise: bool
+    # (policy, params, key) -> gradient by the parameters of minus the utility, utility ()
+    estimate: Callable[[SequencePolicy, Params, Key], tuple[Params, Array]]
+
+
+def reward(task: TokenTask, sampling: Sampling = Sampling(), *, normalise: bool = True) -> Utility:  # noqa: B008
+    """The expected reward of answers to fresh problems of `task`.
+
+    Its gradient is estimated by REINFORCE; the baseline is the mean reward of the other answers to the problem.
+    """
+
+    def estimate(policy: SequencePolicy, params: Params, key: Key) -> tuple[Params, Array]:
+        problem_key, sample_key = jax.random.split(key)
+        problems = problems_of(task, problem_key, sampling.num_problems, sampling.group_size)
+        batch = answered(policy, params, task, problems, sample_key, sampling.temperature)
+        advantage = by_group(leave_one_out, sampling.group_size)(batch.reward)
+
+        def loss(params: Params) -> Array:
+            found = evaluate_answers(policy, params, batch.prompts, batch.answers, task.end)
+            return -(advantage * terms.of_answer(found.log_prob, found.mask)).mean()
+
+        return jax.grad(loss)(params), batch.reward.mean()
+
+    return Utility(task, sampling.tokens(task), normalise, estimate)
+
+
+def cross_entropy(task: TokenTask, count: int = 16, *, normalise: bool = True) -> Utility:
+    """Minus the cross-entropy, in nats per token, of demonstrations of `count` fresh problems of `task`.
+
+    Raises ValueError if `count` is below 1.
+    """
+    check_count(count=count)
+
+    def estimate(policy: SequencePolicy, params: Params, key: Key) -> tuple[Params, Array]:
+        problem_key, demonstration_key = jax.random.split(key)
+        shown = demonstrated(task, problems_of(task, problem_key, count), demonstration_key)
+
+        def loss(params: Params) -> Array:
+            found = evaluate_answers(policy, params, shown.prompts, shown.answers, task.end)
+            return terms.token_mean(terms.sft(found.log_prob), found.mask)
+
+        value, gradient = jax.value_and_grad(loss)(params)
+        return gradient, -value
+
+    return Utility(task, 0, normalise, estimate)
+
+
+def minus_utility(utility: Utility, policy: SequencePolicy, params: Params, key: Key) -> tuple[Array, Metrics]:
+    """Minus the utility () at `params`, with metrics. Its gradient by `params` is the one that `estimate` found.
+
+    Where the utility is normalised, the gradient is divided by its norm.
+    """
+    fixed = jax.lax.stop_gradient(params)
+    gradient, value = utility.estimate(policy, fixed, key)
+    norm = optax.tree.norm(gradient)
+    if utility.normalise:
+        gradient = jax.tree.map(lambda g: g / jnp.maximum(norm, 1e-12), gradient)
+    slope = optax.tree.vdot(gradient, jax.tree.map(jnp.subtract, params, fixed))  # 0, but not its gradient
+    return slope - value, {"utility": value, "utility_gradient_norm": norm}

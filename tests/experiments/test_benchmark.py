@@ -1,0 +1,82 @@
+"""The benchmarks: that they time what they say, and print it as JSON."""
+
+import json
+
+import pytest
+from commands import one_line, words
+
+from experiments import benchmark
+
+SMALL = {"num_envs": 2, "rollout_length": 2, "repeats": 1}
+
+
+def printed(capsys, name, **options):
+    """What a benchmark prints: its configuration, and its figures."""
+    benchmark.main([name, *words(**options)])
+    result = json.loads(capsys.readouterr().out)
+    assert {"configuration", "date", "hardware", "versions"} < set(result)
+    return result["configuration"], *result["benchmarks"]
+
+
+def test_lpg(capsys):
+    sizes = {"num_lifetimes": 2, "updates": 2, "hidden": 4, "meta_steps": 1, "levels": "mdp/random"}
+    configuration, figures = printed(capsys, "lpg", **SMALL, **sizes)
+    assert configuration["num_lifetimes"] == 2 and figures["levels"] == "mdp/random"
+    assert {"compile_seconds", "min_seconds", "median_seconds", "env_steps_per_second"} <= set(figures["meta_step"])
+    assert figures["ratios"]["meta_step / environments_and_policy"] > 1
+    assert figures["peak_memory_mib"] > 0
+
+
+@pytest.mark.slow
+def test_evolution(capsys):
+    sizes = {"num_pairs": 2, "hidden": 4, "batch_size": 1, "devices": 1, "levels": "mdp/random"}
+    _, figures = printed(capsys, "es", **SMALL, **sizes)
+    others = ("plain_lifetimes", "plain_lifetimes_in_one_batch", "forward_products")
+    assert {f"population / {other}" for other in others} == set(figures["ratios"])
+    assert all(ratio > 0 for ratio in figures["ratios"].values()) and figures["gflop_per_second"] > 0
+
+
+@pytest.mark.slow
+def test_scores(capsys):
+    sizes = {"num_lifetimes": 2, "hidden": 4, "meta_steps": 2, "scores": "regret", "levels": "mdp/random"}
+    _, figures = printed(capsys, "groove", **SMALL, **sizes)
+    assert list(figures["ratios"]) == ["regret / uniform"] and figures["ratios"]["regret / uniform"] > 0
+    assert {"compile_seconds", "min_seconds", "median_seconds"} == set(figures["uniform"])
+
+
+def test_policies_of_tokens(capsys):
+    sizes = {"batch": 2, "length": 2, "prompt_length": 1, "num_tokens": 4, "width": 8, "layers": 1, "repeats": 1}
+    _, *rows = printed(capsys, "tokens", **sizes)
+    for figures, name in zip(rows, ["transformer", "gru"], strict=True):
+        assert figures["policy"] == name and figures["parameters"] > 0
+        assert figures["cached"]["tokens_per_second"] > 0 and figures["recomputed"]["tokens_per_second"] > 0
+
+
+@pytest.mark.slow
+def test_optimizers(capsys):
+    sizes = {"sizes": 2, "epochs": 1, "minibatches": 1, "levels": "bandit/bernoulli"}
+    _, figures = printed(capsys, "optimizers", **SMALL, **sizes)
+    assert len(figures["ratios"]) == 5 and all(x > 0 for x in figures["ratios"].values())
+
+
+@pytest.mark.slow  # a program of full-size agents for each number of members
+def test_members_of_a_sweep(capsys):
+    _, figures = printed(capsys, "sweep", members=(1, 2), num_lifetimes=2, repeats=1, levels="mdp/random")
+    speed = figures["environment steps per second"]
+    assert list(speed) == ["1 members", "2 members"] and min(speed.values()) > 0
+    ratio = figures["ratios"]["throughput of 2 members / of 1"]
+    assert ratio == pytest.approx(speed["2 members"] / speed["1 members"], rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("lpg --hidden 0", "hidden must be positive and finite, got 0"),
+        ("es --devices -1", "devices must be finite and not negative, got -1"),
+        ("sweep --members 0", "members must be at least 1, got (0,)"),
+        ("lpg --levels mdp/rondom", "unknown environment 'mdp/rondom'; did you mean mdp/random"),
+        ("horses", "horses"),
+    ],
+)
+def test_bad_input_is_one_clear_line(arguments, says, capsys):
+    assert says in one_line(capsys, lambda: benchmark.main(arguments.split()))
