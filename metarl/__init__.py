@@ -1,7 +1,6 @@
 """metarl: meta-reinforcement learning and learned optimizers in JAX."""
 
 from metarl import curricula, estimators, objectives, optimizers
-from metarl.saved_agents import load_agent, save_agent
 from metarl.evaluation.meta_test import evaluate
 from metarl.inner.mixture import mixed_levels, mixture
 from metarl.inner.rl import Experience, rl_inner_loop, train_agent
@@ -16,6 +15,7 @@ from metarl.rules import load_rule, save_rule
 from metarl.run.options import replace
 from metarl.run.sweep import sweep
 from metarl.run.train import train
+from metarl.saved_agents import load_agent, save_agent
 from metarl.types import Level, Levels, Progress, constant_levels
 
 __version__ = "0.1.0"
