@@ -145,5 +145,9 @@ def step_of(inner, tuning, key=1):
     return jax.jit(inner.step)(inner.init_meta(jax.random.key(0)), tuning, jax.random.key(key))
 
 
+def levels(horizon):
+    return metarl.Levels(lambda key: Level((), jnp.int32(horizon)))
+
+
 def constant_levels(horizon):
-    return metarl.curricula.uniform(metarl.Levels(lambda key: Level((), jnp.int32(horizon))))
+    return metarl.curricula.uniform(levels(horizon))

@@ -19,7 +19,7 @@ of planes. Walls are not observed, because an agent spends its whole lifetime on
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -65,15 +65,12 @@ class Gridworld:
     max_objects: int = 4
     max_types: int = 3
     tabular: bool = True
+    num_actions: ClassVar[int] = 5
+    """Up, down, left, right, stay."""
 
     def __post_init__(self) -> None:
         checks.at_least(2, max_side=self.max_side)
         checks.at_least(1, max_objects=self.max_objects, max_types=self.max_types)
-
-    @property
-    def num_actions(self) -> int:
-        """Up, down, left, right, stay."""
-        return 5
 
     @property
     def num_states(self) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -101,6 +101,12 @@ class Countdown:
     room: int = 30
     part: str = "train"
     scale: str = "binary"
+    end: ClassVar[int] = rpn.END
+    kinds: ClassVar[tuple[str, ...]] = rpn.KINDS
+    prompt_length: ClassVar[int] = 1 + ROOM
+    """The target and room for four numbers."""
+    answer_length: ClassVar[int] = 2 * ROOM
+    """Four numbers, three operators and the end."""
 
     def __post_init__(self) -> None:
         if not 2 <= self.min_numbers <= self.max_numbers <= ROOM:
@@ -127,26 +133,6 @@ class Countdown:
     def num_tokens(self) -> int:
         """Numbers up to `room`, the operators, a blank and the end."""
         return self.notation.num_tokens
-
-    @property
-    def end(self) -> int:
-        """The token 0."""
-        return self.notation.end
-
-    @property
-    def prompt_length(self) -> int:
-        """The target and room for four numbers."""
-        return 1 + ROOM
-
-    @property
-    def answer_length(self) -> int:
-        """Four numbers, three operators and the end."""
-        return 2 * ROOM
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """`rpn.KINDS`."""
-        return rpn.KINDS
 
     def sample(self, key: Key) -> Problem:
         """One problem; sizes are equally likely."""

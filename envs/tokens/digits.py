@@ -11,7 +11,7 @@ on longer ones of the same `room`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,27 +38,16 @@ class _Digits:
     shortest: int = 2
     longest: int = 5
     room: int = 8
+    num_tokens: ClassVar[int] = 13
+    """Ten digits, the end, the blank and the plus."""
+    end: ClassVar[int] = END
+    kinds: ClassVar[tuple[str, ...]] = KINDS
 
     def __post_init__(self) -> None:
         if not 1 <= self.shortest <= self.longest <= self.room <= 8:
             raise ValueError(
                 f"need 1 <= shortest <= longest <= room <= 8, got {self.shortest}, {self.longest} and {self.room}"
             )
-
-    @property
-    def num_tokens(self) -> int:
-        """Ten digits, the end, the blank and the plus."""
-        return 13
-
-    @property
-    def end(self) -> int:
-        """The token 10."""
-        return END
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """`KINDS`: correct, wrong, malformed."""
-        return KINDS
 
     def _length(self, key: Key) -> Array:
         return jax.random.randint(key, (), self.shortest, self.longest + 1)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -151,6 +151,10 @@ class GeneralPoints:
     part: str = "train"
     max_cards: int = 4
     scale: str = "points"
+    num_tokens: ClassVar[int] = NOTATION.num_tokens
+    """The vocabulary of all splits."""
+    end: ClassVar[int] = rpn.END
+    kinds: ClassVar[tuple[str, ...]] = rpn.KINDS
 
     def __post_init__(self) -> None:
         checks.one_of(SPLITS, split=self.split)
@@ -162,16 +166,6 @@ class GeneralPoints:
         rpn.require_exact(self.max_cards, HIGHEST, TARGET)
 
     @property
-    def num_tokens(self) -> int:
-        """The vocabulary of all splits."""
-        return NOTATION.num_tokens
-
-    @property
-    def end(self) -> int:
-        """The token 0."""
-        return NOTATION.end
-
-    @property
     def prompt_length(self) -> int:
         """The face values, and room for the cards."""
         return 3 + self.max_cards
@@ -180,11 +174,6 @@ class GeneralPoints:
     def answer_length(self) -> int:
         """The cards, the operators between them and the end."""
         return 2 * self.max_cards
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """`rpn.KINDS`."""
-        return rpn.KINDS
 
     def sample(self, key: Key) -> Hand:
         """One hand, with its cards in random order."""

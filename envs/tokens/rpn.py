@@ -13,7 +13,7 @@ import itertools
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ import numpy as np
 from metarl.tree import select
 from metarl.types import Array, Key, Verdict
 
+END = 0
 OPERATORS = "+-*/"
 KINDS = ("correct", "wrong value", "illegal number", "illegal formula")
 PARTS = ("train", "held_out", "all")
@@ -36,17 +37,13 @@ class Notation:
     """The vocabulary: 0 ends an answer, n is the number n up to `max_number`, then come + - * / and a blank."""
 
     max_number: int
+    end: ClassVar[int] = END
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_number <= 250:
             raise ValueError(
                 f"max_number must be from 1 to 250, because tables have uint8 tokens, got {self.max_number}"
             )
-
-    @property
-    def end(self) -> int:
-        """The token 0."""
-        return 0
 
     @property
     def plus(self) -> int:

@@ -207,7 +207,7 @@ def _memoryless(weights: Callable[[Signals], Weights]) -> Controller:
 
 
 def _first_aim(target: Array | float | None) -> Array:
-    return jnp.full((), jnp.nan) if target is None else jnp.float32(target)
+    return jnp.float32(jnp.nan if target is None else target)
 
 
 def _aim(aim: Array, signals: Signals, warm_up: Array | int, target: Array | float | None) -> Array:

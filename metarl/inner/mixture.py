@@ -46,15 +46,14 @@ def mixture(inners: Sequence[InnerLoop], scales: Sequence[Array | float]) -> Inn
         return Update(following, jnp.stack([x.objective for x in updates]).mean(), _named([x.metrics for x in updates]))
 
     def loss(meta_params: MetaParams, lifetime: MixedLifetime, key: Key) -> Update:
-        losses = [(inner.loss, part, key) for inner, part, key in with_keys(lifetime, key)]
-        updates = [loss(meta_params, part, key) for loss, part, key in losses if loss is not None]
+        updates = [inner.loss(meta_params, part, key) for inner, part, key in with_keys(lifetime, key) if inner.loss]
         value = _scaled_mean([x.objective for x in updates], scales)
         lifetime = lifetime._replace(parts=tuple(x.lifetime for x in updates))
         return Update(lifetime, value, _named([x.metrics for x in updates]))
 
     def fitness(meta_params: MetaParams, lifetime: MixedLifetime, key: Key) -> Array:
-        measures = [(inner.fitness, part, key) for inner, part, key in with_keys(lifetime, key)]
-        values = [fitness(meta_params, part, key) for fitness, part, key in measures if fitness is not None]
+        places = with_keys(lifetime, key)
+        values = [inner.fitness(meta_params, part, key) for inner, part, key in places if inner.fitness]
         return _scaled_mean(values, scales)
 
     return InnerLoop(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypedDict
+from typing import TypedDict, Unpack
 
 import jax.numpy as jnp
 
@@ -54,18 +54,12 @@ def a2c(
     )
 
 
-def ppo(
-    discount: Array | float = 0.99,
-    gae_lambda: Array | float = 0.95,
-    clip: Array | float = 0.2,
-    value_coef: Array | float = 0.5,
-    entropy_coef: Array | float = 0.01,
-    normalise_advantage: bool = True,
-) -> Objective:
+def ppo(clip: Array | float = 0.2, **options: Unpack[ActorCriticOptions]) -> Objective:
     """Proximal policy optimisation (Schulman et al. 2017, arXiv 1707.06347, eq. 7 and 9).
 
     `-mean(min(rho A, clip(rho, 1 - clip, 1 + clip) A))` with `rho = pi(a|s) / pi_old(a|s)`, and value and
-    entropy terms as in `a2c`. Advantages are normalised over each minibatch.
+    entropy terms as in `a2c`. The other options are those of `a2c`, but `normalise_advantage` is True by default:
+    advantages are normalised over each minibatch.
     """
 
     def policy_loss(
@@ -74,14 +68,7 @@ def ppo(
         ratio = jnp.exp(log_prob - old_log_prob)
         return -jnp.minimum(ratio * advantage, jnp.clip(ratio, 1.0 - clip, 1.0 + clip) * advantage)
 
-    return actor_critic(
-        policy_loss,
-        discount=discount,
-        gae_lambda=gae_lambda,
-        value_coef=value_coef,
-        entropy_coef=entropy_coef,
-        normalise_advantage=normalise_advantage,
-    )
+    return actor_critic(policy_loss, **options)
 
 
 def actor_critic(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from metarl.run.files import replaced
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,7 +93,7 @@ def legend(axes: Sequence[Axes], beside: bool) -> None:
 
 
 def require_items(what: str, items: Mapping[str, Any]) -> None:
-    """Raises ValueError if there are no `items`, or for those that are empty mappings, whose names are in the error."""
+    """Raises ValueError if there are no `items`, or if some of them are empty mappings, which the error names."""
     empty = [name for name, item in items.items() if isinstance(item, Mapping) and not item]
     if not items or empty:
         raise ValueError(f"no {what} to draw: {empty or 'no names'}")
@@ -109,15 +109,3 @@ def scale(colours: Iterable[str]) -> Colormap:
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("", list(colours), 257)
-
-
-@contextmanager
-def replaced(path: Path) -> Iterator[Path]:
-    """A temporary path to write to. It replaces `path` when the block ends, and is removed if the block fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        yield unfinished
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from metarl.plot.figure import panels, replaced
+from metarl.plot.figure import panels
+from metarl.run.files import replaced
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

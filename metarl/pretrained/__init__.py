@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from metarl.run.files import replaced
 from metarl.types import Params
 
 
@@ -27,11 +27,8 @@ def save_params(path: str | Path, params: Params, metadata: Mapping[str, Any]) -
 
     flat = dict(_flatten(params))
     header = {**metadata, "metarl_version": __version__, "content_hash": _hash(flat)}
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.write_bytes(save(flat, {"metarl": json.dumps(header)}))
-    os.replace(unfinished, path)
+    with replaced(Path(path)) as unfinished:
+        unfinished.write_bytes(save(flat, {"metarl": json.dumps(header)}))
 
 
 def load_params(path: str | Path) -> tuple[Params, dict[str, Any]]:

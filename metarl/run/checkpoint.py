@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metarl.parallel import one_per_process
+from metarl.run.files import replaced
 from metarl.types import PyTree
 
 Log = dict[str, np.ndarray]  # metric name -> [meta-steps, ...]
@@ -166,14 +166,12 @@ def _jsonable(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _save_log(directory: Path, step: int, log: Log) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
     first = step - len(next(iter(log.values()), ()))
     for path in directory.glob("*.npz"):  # segments of a killed run, after the checkpoint from which this one resumed
         if path.stem.isdigit() and int(path.stem) > first:
             path.unlink()
-    unfinished = directory / "unfinished.npz"
-    np.savez(unfinished, **log)  # type: ignore[arg-type]
-    os.replace(unfinished, directory / f"{step:09d}.npz")
+    with replaced(directory / f"{step:09d}.npz") as unfinished, unfinished.open("wb") as file:
+        np.savez(file, **log)  # type: ignore[arg-type]
 
 
 def _load_log(directory: Path, step: int) -> Log:

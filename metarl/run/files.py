@@ -7,7 +7,7 @@ import csv
 import json
 import os
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -16,24 +16,33 @@ from typing import Any
 import jax
 
 
+@contextlib.contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """A temporary path to write to. It replaces `path` when the block ends, and is removed if the block fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes JSON, replacing `path` atomically. Numbers that are not finite become null."""
     text = json.dumps(content, default=lambda x: x.tolist())
     plain = json.loads(text, parse_constant=lambda _: None)
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(plain, indent=2) + "\n")
-    os.replace(unfinished, path)
+    with replaced(path) as unfinished:
+        unfinished.write_text(json.dumps(plain, indent=2) + "\n")
 
 
 def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Writes a CSV table, replacing `path` atomically. Floats have six significant digits, whole ones all digits."""
     rows = list(rows)
-    unfinished = path.with_suffix(".unfinished")
-    with unfinished.open("w", newline="") as file:
+    with replaced(path) as unfinished, unfinished.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows({name: _digits(x) for name, x in row.items()} for row in rows)
-    os.replace(unfinished, path)
 
 
 def circumstances() -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import importlib
-import os
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 import numpy as np
+
+from metarl.run.files import replaced
 
 
 class Sink(Protocol):
@@ -52,12 +53,10 @@ class CSV(Sink):
                 earlier = [row for row in csv.DictReader(file) if row.get("step", "").isdigit() and None not in row]
         earlier = [row for row in earlier if int(row["step"]) < step]
         names = list(dict.fromkeys(["step", *(earlier[0] if earlier else ()), *metrics]))
-        unfinished = self.path.with_suffix(".unfinished")
-        with unfinished.open("w", newline="") as file:
+        with replaced(self.path) as unfinished, unfinished.open("w", newline="") as file:
             writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows(earlier)
-        os.replace(unfinished, self.path)
         self._file = self.path.open("a", newline="", buffering=1)  # 1: flush every line
         self._writer = csv.DictWriter(self._file, names)
 

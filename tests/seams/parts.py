@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import finetuning
 import in_context
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,8 @@ import metarl
 from envs import mdp, tasks
 from metarl import Experience, estimators, optimizers
 from metarl.curricula import fixed, replay, scores, uniform
+from metarl.finetune import Controller, Credit, TokenCritic, controllers, credit, sources, updates, utilities
+from metarl.finetune import policies as sequences
 from metarl.inner.mixture import mixed_levels, mixture
 from metarl.inner.supervised import supervised_inner_loop, task_levels
 from metarl.objectives import a2c, dpo, lpg, lpo, ppo
@@ -60,6 +63,20 @@ def supervised(task, optimizer):
     return supervised_inner_loop(task, optimizer), task_levels(task, HORIZON)
 
 
+def fine_tuning(controller, **options):
+    return finetuning.loop(controller, optimizers.adam(0.02), **options), finetuning.levels(HORIZON)
+
+
+def with_failures():
+    update = updates.separate(imitation=optimizers.adam(0.02), reward=optimizers.adam(0.02))
+    buffer = sources.failures(finetuning.Echo(), 4)
+    return fine_tuning(controllers.success_gate(4), demonstrations=buffer, update=update)
+
+
+def token_critic():
+    return TokenCritic(sequences.gru(finetuning.V, 4, outputs=1), optax.sgd(0.1))
+
+
 TWICE = {"epochs": 2, "minibatches": 2}
 HAND_MADE = {"critic": False, **TWICE}  # nothing is learned, so nothing is differentiated
 
@@ -82,6 +99,10 @@ INNER_LOOPS: dict[str, Callable[[], tuple[metarl.InnerLoop, metarl.Levels]]] = {
     "supervised network": lambda: supervised(tasks.mlp_digits(hidden=3, batch=4), optimizers.no_features(width=4)),
     "in context": lambda: (in_context.in_context(), in_context.levels(HORIZON)),
     "mixture": two_agents,
+    "fine-tuning": lambda: fine_tuning(
+        controllers.amft(0.5), utility=utilities.cross_entropy(finetuning.Echo(), 4), passes=(2, 2)
+    ),
+    "fine-tuning on failures": with_failures,
 }
 
 
@@ -132,6 +153,26 @@ OPTIMIZERS: dict[str, Callable[[], Any]] = {
     "no features": optimizers.no_features,
     "adafac": optimizers.adafac,
     "schedule": optimizers.schedule,
+}
+
+# of fine-tuning, by name
+CONTROLLERS: dict[str, Callable[[], Controller]] = {
+    "constant": lambda: controllers.constant(0.3),
+    "switch": lambda: controllers.schedule(controllers.switch(0.5)),
+    "cosine": lambda: controllers.schedule(controllers.cosine(0.9, 0.1)),
+    "srft": controllers.srft,
+    "success gate": lambda: controllers.success_gate(3),
+    "servo": lambda: controllers.entropy_servo(warm_up=1),
+    "servo with a target": lambda: controllers.entropy_servo(target=1.0),
+    "dual ascent": lambda: controllers.dual_ascent(0.5),
+    "amft": lambda: controllers.amft(warm_up=1),
+}
+CREDITS: dict[str, Callable[[], Credit]] = {
+    "grpo": lambda: credit.grpo(3),
+    "dr_grpo": lambda: credit.dr_grpo(3),
+    "rloo": lambda: credit.rloo(3),
+    "gae": lambda: credit.gae(token_critic(), 0.9, 0.8),
+    "prefix_group": lambda: credit.prefix_group(3, top=0.5),
 }
 
 
