@@ -460,11 +460,8 @@ def test_bad_choices_name_what_is_valid():
             "option of countdown must be one of .*max_target.* got 'split'",
         ),
         (lambda: tokens.make_task("general_points", split="six"), "split must be one of .*diverse, got 'six'"),
-        (
-            lambda: tokens.make_task("general_points", part="test"),
-            "part must be one of train, held_out, all, got 'test'",
-        ),
-        (lambda: tokens.make_task("general_points", scale="log"), "scale must be one of points, binary, got 'log'"),
+        (lambda: tokens.make_task("general_points", part="test"), "part must be one of .*held_out.* got 'test'"),
+        (lambda: tokens.make_task("general_points", scale="log"), "scale must be one of .*binary, got 'log'"),
         (lambda: tokens.make_task("general_points", max_cards=6), "max_cards must be one of 4, 5, got 6"),
         (lambda: tokens.make_task("general_points", split="five"), "'five' needs max_cards=5, got 4"),
         (lambda: tokens.make_task("countdown", min_numbers=1), "2 <= min_numbers.*got 1 and 4"),
