@@ -53,15 +53,9 @@ def _per_output(**specs: Part) -> optax.GradientTransformation:
     return optimizers.per_output(**{output: build_part("optimizer", spec) for output, spec in specs.items()})
 
 
-# What a recipe may name. A new part is one line here.
+# What a recipe may name. A new objective need not be listed: it is one of `metarl.objectives`.
 COMPONENTS: dict[str, dict[str, Callable[..., Any]]] = {
-    "objective": {
-        "a2c": objectives.a2c,
-        "dpo": objectives.dpo,
-        "lpg": objectives.lpg,
-        "lpo": objectives.lpo,
-        "ppo": objectives.ppo,
-    },
+    "objective": {name: getattr(objectives, name) for name in objectives.__all__ if name != "fixed"},
     "optimizer": {
         "adafac": optimizers.adafac,
         "adam": _adam,

@@ -1,12 +1,17 @@
 """Fixtures that every test file shares."""
 
+import gc
 import os
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "1")  # experiments would take one per core
-# tests compile more than they compute: nothing is optimised, and the older emitters need half the time
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
+# tests compile more than they compute: nothing is optimised, the older emitters need half the time, and a program that
+# is compiled in parts for several threads is slower on the one core that a test has
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
+)
 
 import jax
 import pytest
@@ -19,6 +24,14 @@ def pytest_configure(config):
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def clear_programs():
+    """Forgets compiled programs after each file, which share few: a process would need 5 GB for all of them."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture

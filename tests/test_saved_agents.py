@@ -67,7 +67,7 @@ def test_its_actions_are_those_of_its_policy_with_its_memory(saved):
 def test_an_environment_of_other_spaces_is_refused(saved):
     env, _, _, agent = saved
     other = envs.make("CartPole-v1").environment
-    with pytest.raises(ValueError, match=r"the agent is of observation space \{.*, but CartPole has observation space"):
+    with pytest.raises(ValueError, match=r"the agent is of observation space \{.*, but the environment has"):
         agent.play(other, jax.random.key(0))
 
 

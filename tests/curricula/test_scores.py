@@ -215,7 +215,7 @@ def test_a_mixture_is_replayed_by_its_regret():
 
 
 def test_bad_input_is_named():
-    with pytest.raises(ValueError, match="batch_size must be at least 1 lifetime, got 0"):
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         scores.algorithmic_regret(LEARNS, batch_size=0)
     with pytest.raises(ValueError, match="optimal_regret needs levels whose optimal return is known"):
         scores.optimal_regret(None)

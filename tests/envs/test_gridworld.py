@@ -425,7 +425,7 @@ def test_anchors(name, levels, optimum, random, measured_on):
 
 
 def test_errors_teach():
-    with pytest.raises(ValueError, match="smal.*choose one of dense, .*small"):
+    with pytest.raises(ValueError, match="must be one of dense, .*small.* got 'smal'"):
         gridworld.distribution("smal")
     with pytest.raises(ValueError, match="tabular"):
         gridworld.optimal_return(Gridworld(3, 2, 2, tabular=False), make_level())

@@ -638,14 +638,14 @@ def test_batches_tell_the_variance_of_a_lifetimes_gradient():
 @pytest.mark.parametrize(
     ("make", "options", "message"),
     [
-        (es, {"steps": 0}, "steps must be positive and finite, got 0"),
+        (es, {"steps": 0}, "steps must be at least 1, got 0"),
         (es, {"steps": 2, "sigma": 0.0}, "sigma must be positive and finite, got 0.0"),
         (es, {"steps": 2, "sigma": -1.0}, "sigma must be positive and finite, got -1.0"),
         (es, {"steps": 2, "sigma": NAN}, "sigma must be positive and finite, got nan"),
         (es, {"steps": 2, "sigma_decay": INF}, "sigma_decay must be positive and finite, got inf"),
-        (es, {"steps": 2, "measure_every": 0}, "measure_every must be positive and finite, got 0"),
-        (es, {"steps": 2, "shaping": "rank"}, r"shaping must be one of \('none', .*\), got 'rank'"),
-        (pes, {"steps": -1}, "steps must be positive and finite, got -1"),
+        (es, {"steps": 2, "measure_every": 0}, "measure_every must be at least 1, got 0"),
+        (es, {"steps": 2, "shaping": "rank"}, "shaping must be one of none, .*, got 'rank'"),
+        (pes, {"steps": -1}, "steps must be at least 1, got -1"),
         (pes, {"steps": 2, "sigma": 0}, "sigma must be positive and finite, got 0"),
         (pes, {"steps": 2, "sigma_decay": 0.0}, "sigma_decay must be positive and finite, got 0.0"),
     ],

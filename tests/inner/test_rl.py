@@ -223,12 +223,14 @@ def adam(rate):
     return optax.chain(optax.clip_by_global_norm(0.5), optax.adam(rate))
 
 
+@pytest.mark.slow
 def test_ppo_learns_cartpole():
     before, after = trained("CartPole-v1", mlp(), ppo(), adam(1e-3), Experience(8, 64, epochs=4, minibatches=4), 60)
     assert before.max() < 60.0
     assert after.min() > 120.0
 
 
+@pytest.mark.slow
 def test_a2c_learns_catch():
     before, after = trained("Catch-bsuite", mlp(), a2c(normalise_advantage=True), adam(3e-3), Experience(16, 18), 300)
     assert before.max() < 0.4
@@ -257,6 +259,7 @@ def test_ppo_and_dpo_learn_continuous_actions(objective):
     assert after.min() > -0.1
 
 
+@pytest.mark.slow
 def test_a2c_reaches_its_share_of_the_optimum_on_gridworlds():
     """Measured elsewhere: 0.89 to 0.92 of the optimum after 250 updates with 16 environments."""
     levels = gridworld.distribution("small")

@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from experiments.agents import family
 
 import metarl.optimizers as ours
 from envs import make
+from metarl.evaluation.families import family
+from metarl.rules import build_part
 
 PARAMS = {"a": jnp.array([1.0, -2.0, 3.0]), "b": {"c": jnp.ones((2, 2))}}
 
@@ -58,7 +59,7 @@ def test_the_norm_that_is_clipped_is_that_of_the_whole_gradient():
 @pytest.mark.parametrize("name", ["CartPole-v1", "gridworld/small", "gridworld/rand_small", "Breakout-MinAtar"])
 def test_agents_clip_their_gradients_before_adam(name):
     """After Adam, whose first step has the size of its learning rate, clipping is nothing."""
-    optimizer = family(name, make(name).env).a2c
+    optimizer = build_part("optimizer", family(name, make(name).env).a2c)
     large, small = gradients(jax.random.key(0), 1e3)[:2], gradients(jax.random.key(1), 1e-2)[:2]
     after_clipping = follow(optimizer, large + small)
     # the direction of large gradients counts, not their size, so ten times larger ones change nothing

@@ -10,6 +10,7 @@ from seams.parts import (
     INNER_LOOPS,
     LIFETIMES,
     assert_arrays_only,
+    assert_close,
     assert_equal,
     assert_reached,
     at,
@@ -147,3 +148,15 @@ def test_the_meta_gradient_reaches_every_meta_parameter_and_not_the_critic(lived
     gradient, of_critics = jax.jit(jax.grad(total, (0, 1)))(lived.meta_params, critics)
     assert_reached(gradient)
     assert not any(leaf.any() for leaf in jax.tree.leaves(of_critics))
+
+
+@pytest.mark.parametrize("name", ["quadratic", "supervised", "in context"])
+def test_a_step_that_is_not_compiled_is_the_same(name):
+    """Of loops that are quick enough."""
+    inner, levels = INNER_LOOPS[name]()
+    key = jax.random.key(0)
+    meta_params = perturbed(inner.init_meta(key))
+    lifetime = inner.init(key, levels.sample(key))
+    compiled = jax.jit(inner.step)(meta_params, lifetime, key)
+    with jax.disable_jit():
+        assert_close(inner.step(meta_params, lifetime, key), compiled)

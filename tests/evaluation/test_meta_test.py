@@ -1,0 +1,91 @@
+"""`metarl.evaluate` as in a notebook."""
+
+import jax
+import numpy as np
+import pytest
+
+import envs
+import metarl
+from metarl.evaluation import meta_test
+from metarl.evaluation.baselines import Settings, Trial
+from metarl.evaluation.suites import Entry
+
+TUNED = Trial("mdp/random", 64, "a2c", Settings(2, 4, learning_rate=0.3), 1.0, 0.0, 2)
+SUITE = {"mdp/random": Entry(envs.make("mdp/random"), 64, 2, {"a2c": TUNED})}
+LPG = {
+    "objective": {"name": "lpg", "bins": 2, "hidden": 2},
+    "optimizer": {"name": "sgd", "learning_rate": 1.0},
+    "network": {"name": "tabular"},
+    "experience": {"num_envs": 2, "rollout_length": 4},
+}
+
+
+@pytest.fixture(scope="module")
+def rule(tmp_path_factory):
+    path = tmp_path_factory.mktemp("rule") / "rule.safetensors"
+    objective = metarl.rules.build(LPG).objective
+    metarl.save_rule(path, {"objective": objective.init(jax.random.key(0))}, LPG)
+    return metarl.load_rule(path)
+
+
+@pytest.fixture(scope="module")
+def result(rule):
+    return metarl.evaluate({"mine": rule, "a2c": "a2c", "random": "random"}, SUITE, seeds=3, points=2)
+
+
+def test_rules_are_evaluated_in_memory(result, capsys):
+    assert result.rules == ("mine", "a2c", "random")
+    assert {cell.returns.shape for cell in result.cells.values()} == {(3, 2)}
+    table = result.table()
+    assert list(table) == ["mdp/random"] and list(table["mdp/random"]) == ["mine", "a2c", "random"]
+    assert len(result.rows()) == 3 * 3 * 2
+    (scale,) = result.scales.values()
+    assert table["mdp/random"]["a2c"].mean == pytest.approx(scale.reference, rel=1e-5) and scale.rule == "a2c"
+    result.show()
+    assert "0 is random" in capsys.readouterr().out
+
+
+def test_aggregates_and_figures_are_of_the_valid_scales(result):
+    (place,) = result.scales
+    valid = result._replace(scales={place: result.scales[place]._replace(valid=True)})
+    (aggregates,) = valid.aggregates().values()
+    assert set(aggregates["mine"]) == {"iqm", "median", "mean", "optimality_gap"}
+    assert aggregates["a2c"]["mean"].mean == pytest.approx(1.0)
+    assert set(valid.figures()) == {"curves", "aggregates", "improvement", "profiles"}
+    (improvement,) = valid.improvement().values()
+    assert set(improvement) == {"mine over a2c", "mine over random", "a2c over random"}
+    none = result._replace(scales={place: result.scales[place]._replace(valid=False)})
+    assert none.aggregates() == {"suite": {}} and set(none.figures()) == {"curves"}
+
+
+def test_the_same_seed_gives_the_same_returns_and_known_cells_are_not_measured(rule, result, monkeypatch):
+    planned = meta_test.plan({"mine": rule, "a2c": "a2c", "random": "random"}, SUITE, 2)
+    key = (("suite", "mdp/random"), "random")
+    known = {other: cell for other, cell in result.cells.items() if other != key}
+    seen = []
+    found = meta_test.carry_out(planned, seeds=3, known=known, watch=seen.append)
+    np.testing.assert_array_equal(found.cells[key].returns, result.cells[key].returns)
+    assert len(seen) == 1 and set(found.cells) == set(result.cells)
+
+
+def test_several_suites_are_compared_apart_and_together(result):
+    (scale,) = result.scales.values()
+    places = [("one", "mdp/random"), ("two", "mdp/random")]
+    cells = {(place, rule): cell for place in places for (_, rule), cell in result.cells.items()}
+    both = result._replace(cells=cells, scales=dict.fromkeys(places, scale._replace(valid=True)))
+    assert list(both.aggregates()) == ["one", "two", "all"]
+    assert list(both.table()) == ["one: mdp/random", "two: mdp/random"]
+
+
+@pytest.mark.parametrize(
+    ("suite", "options", "says"),
+    [
+        ({}, {}, "the suite has no environments"),
+        (SUITE, {"seeds": 1, "points": 2}, "seeds must be at least 2"),
+        (SUITE, {"points": 0}, "points must be at least 1"),
+        (SUITE, {"points": 9}, "env_steps of mdp/random must be at least 72 for 9 points of a2c"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused_before_anything_is_computed(suite, options, says):
+    with pytest.raises(ValueError, match=says):
+        metarl.evaluate({"a2c": "a2c"}, suite, **options)
