@@ -193,8 +193,8 @@ class Config:
         parts.check(self.distribution)
         if self.distribution.levels in TASKS and self.distribution.shortest_life != self.distribution.longest_life:
             raise ValueError(
-                f"shortest_life must be longest_life = {self.distribution.longest_life} with {self.distribution.levels}, "
-                f"whose trainings are all of one length, got {self.distribution.shortest_life}"
+                f"shortest_life must be longest_life = {self.distribution.longest_life}: trainings of "
+                f"{self.distribution.levels} are all of one length, got {self.distribution.shortest_life}"
             )
         if len(set(self.places)) < len(self.places):
             raise ValueError(f"levels must be different, got {self.places}")
