@@ -27,7 +27,7 @@ REFUSED = [
     (parts.Sweep, {"sweep": ("x=1",), "sweep_seeds": 0}, "sweep_seeds must be positive and finite, got 0"),
     (parts.Sweep, {"sweep": ("x=1",), "sweep_batch": -1}, "sweep_batch must be finite and not negative, got -1"),
     (parts.Distribution, {"longest_life": -1}, "longest_life must be finite and not negative, got -1"),
-    (parts.Distribution, {"shortest_life": 4}, "shortest_life must be at most longest_life = 0, got 4"),
+    (parts.Distribution, {"shortest_life": 4}, "shortest_life needs longest_life, got 4 without it"),
     (parts.Distribution, {"shortest_life": 13, "longest_life": 12}, "at most longest_life = 12, got 13"),
     (parts.Agents, {"num_envs": 0}, "num_envs must be positive and finite, got 0"),
     (parts.Passes, {"minibatches": 0}, "minibatches must be positive and finite, got 0"),
