@@ -1,4 +1,4 @@
-"""GROOVE (Jackson et al. 2023): meta-train a Learned Policy Gradient on levels where agents regret most.
+"""GROOVE (Jackson et al. 2023): meta-train a Learned Policy Gradient on levels of high regret.
 
 python -m experiments.groove                     # regret against A2C; some minutes on a laptop CPU
 python -m experiments.groove --score pvl         # positive value loss instead

@@ -96,8 +96,8 @@ class Sweep:
     """A grid of runs instead of one."""
 
     sweep: tuple[str, ...] = ()
-    """The grid: FIELD=VALUE,VALUE,... for each field. Members that differ in numbers which are arrays in the program,
-    or in their seed, go side by side in one."""
+    """The grid: FIELD=VALUE,VALUE,... for each field. Members that differ only in their seed and in numbers that the
+    program takes as arrays run together in one compiled program."""
     sweep_seeds: int = 1
     """Seeds of every member of the grid, from `seed` on."""
     sweep_by: str = ""
@@ -303,9 +303,9 @@ class Replay:
     prioritisation: Prioritisation = "rank"
     """Levels are replayed by the rank of their score, or in proportion to it."""
     temperature: float = 1.0
-    """The higher, the more alike are the probabilities of levels."""
+    """Higher values make the probabilities of levels more equal."""
     staleness: float = 0.0
-    """Share of replays that go by how long ago a level was lived on."""
+    """Share of replays drawn by the time since a level was last used."""
     warm_up: int = 32
     """No replay before so many levels have a score."""
     mutation_probability: float = 0.0

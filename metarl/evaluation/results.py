@@ -81,7 +81,7 @@ class Evaluation(NamedTuple):
             if not aggregates:
                 print(f"{name}: no environment in which the reference is above random, so no aggregates")
                 continue
-            tables.show(aggregates, f"{name}: normalised return in {len(groups[name])} environments", "rule")
+            tables.show(aggregates, f"{name}: normalised return, environments: {len(groups[name])}", "rule")
             if improvement[name]:
                 tables.show(improvement[name], name)
 

@@ -14,7 +14,7 @@ class Scale(NamedTuple):
 
     random: float
     reference: float
-    rule: str  # whose the reference is
+    rule: str  # the rule that set the reference
     valid: bool  # the reference is above random, by more than twice the standard error of their difference
 
 

@@ -1,4 +1,4 @@
-"""Suites of environments that rules are tested on. They are mappings, and who has environments makes them."""
+"""Suites of environments on which rules are tested. A suite is a mapping; packages with environments build suites."""
 
 from __future__ import annotations
 

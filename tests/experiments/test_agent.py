@@ -124,3 +124,9 @@ def test_bad_input_is_one_clear_line(options, says, capsys):
 def test_what_is_resumed_includes_what_the_agents_are_made_of():
     known = launch.what_is_trained(TINY)
     assert {"env", "num_seeds", "network", "num_envs", "epochs", "objective", "learning_rate"} <= set(known)
+
+
+def test_agents_are_not_shared_by_processes(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        agent.main(["--distributed", "--directory", str(tmp_path / "run")])
+    assert "distributed must be off: agent does not shard its work over devices" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from quadratic import levels, quadratic
 
 import metarl
 from metarl.inner.mixture import mixed_levels, mixture
-from metarl.meta import done
+from metarl.meta import done, no_loss
 
 
 def test_a_mixture_is_its_parts_side_by_side():
@@ -32,6 +32,18 @@ def test_a_mixture_is_its_parts_side_by_side():
     assert both.fitness(meta, lifetime, jax.random.key(0)) == pytest.approx(float(first + second / 2) / 2)
     _, value, metrics = both.loss(meta, lifetime, jax.random.key(0))
     assert value == pytest.approx(-float(first + second / 2) / 2) and metrics == {}
+
+
+def test_the_objectives_of_updates_are_scaled_too():
+    """A part whose whole loss is `Update.objective` counts by its scale, as any other does."""
+
+    def counted(meta_params, lifetime, key):
+        return quadratic().step(meta_params, lifetime, key)._replace(objective=meta_params["rate"])
+
+    one = quadratic()._replace(step=counted, loss=no_loss)
+    both = mixture([one, one], [1.0, 4.0])
+    lifetime = both.init(jax.random.key(0), mixed_levels([levels(4)] * 2).sample(jax.random.key(1)))
+    assert both.step({"rate": jnp.float32(0.8)}, lifetime, jax.random.key(2)).objective == pytest.approx(0.5)
 
 
 def test_a_mixture_is_meta_trained_like_one():
