@@ -214,7 +214,7 @@ def report(config: Config, state: State, log: Log, directory: Path) -> launch.Re
     results = {"trained": score(returns), "newborn": score(play(newborn, key))}
     if optimum := levels.optimal_return:
         results["optimal"] = score(jax.lax.map(optimum, trained.level.problem))
-    best: Any = jax.tree.map(lambda x: x[returns.argmax()], trained.params)
+    best: Any = jax.tree.map(lambda x: x[jnp.where(jnp.isfinite(returns), returns, -jnp.inf).argmax()], trained.params)
     about = recipe(config, levels)
     outputs, card = build_part("objective", about["objective"]).outputs, launch.origin(EXPERIMENT, config)
     metarl.save_agent(directory / "agent.safetensors", best, levels.environment, about["network"], outputs, card)

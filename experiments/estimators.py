@@ -41,6 +41,7 @@ from metarl import plot
 from metarl.estimators import backprop, es, pes
 from metarl.evaluation.families import family
 from metarl.meta import Estimator, InnerLoop, Lifetimes, MetaState
+from metarl.objectives.lpg import UNREGULARISED
 from metarl.parallel import Placement
 from metarl.rl.rollout import evaluate, model
 from metarl.rules import build_part
@@ -140,9 +141,8 @@ def inner_loop(config: Config, levels: Levels, critic: bool) -> InnerLoop:
     """Agents that learn by LPG, with the critic that only backpropagation needs."""
     kind = family(config.levels, levels.environment)
     # the objective of the comparison is fitness alone
-    regularisers = ("policy_entropy_coef", "y_entropy_coef", "pi_hat_coef", "y_hat_coef")
-    options: dict[str, Any] = {} if critic else dict.fromkeys(regularisers, 0.0)
-    objective = metarl.objectives.lpg(config.bins, config.hidden, **options)
+    regularisers: dict[str, Any] = {} if critic else UNREGULARISED
+    objective = metarl.objectives.lpg(config.bins, config.hidden, **regularisers)
     return metarl.rl_inner_loop(
         levels.environment,
         build_part("network", kind.network),

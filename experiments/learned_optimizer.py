@@ -37,6 +37,7 @@ from metarl.inner.mixture import mixed_levels, mixture
 from metarl.inner.rl import Experience
 from metarl.inner.supervised import supervised_inner_loop, task_levels
 from metarl.meta import InnerLoop, Meta, MetaState
+from metarl.objectives.lpg import UNREGULARISED
 from metarl.optimizers.learned import LearnedOptimizer
 from metarl.optimizers.open import Group
 from metarl.optimizers.per_parameter import clip_by_network
@@ -132,9 +133,7 @@ class AgentRule:
 
     def lpg(self) -> Part:
         """LPG, to be learned by evolution, whose whole meta-objective is fitness."""
-        regularisers = ("policy_entropy_coef", "y_entropy_coef", "pi_hat_coef", "y_hat_coef")
-        own = {"hidden": self.rule_hidden, "temporal": self.temporal}
-        return {"name": "lpg", **own, **dict.fromkeys(regularisers, 0.0)}
+        return {"name": "lpg", "hidden": self.rule_hidden, "temporal": self.temporal, **UNREGULARISED}
 
     def ppo(self) -> metarl.Objective:
         return objectives.ppo(entropy_coef=self.entropy_coef)
@@ -179,7 +178,7 @@ class Config:
 
     run: parts.Run = parts.Run()
     sweep: parts.Sweep = parts.Sweep()
-    distribution: parts.Distribution = parts.Distribution("supervised/digits", longest_life=250, shortest_life=10)
+    distribution: parts.Distribution = parts.Distribution("supervised/digits", longest_life=250, shortest_life=250)
     more: More = More()
     learned: Optimizer = Optimizer()
     agents: parts.Agents = parts.Agents()
@@ -192,6 +191,11 @@ class Config:
 
     def __post_init__(self) -> None:
         parts.check(self.distribution)
+        if self.distribution.levels in TASKS and self.distribution.shortest_life != self.distribution.longest_life:
+            raise ValueError(
+                f"shortest_life must be longest_life = {self.distribution.longest_life}: trainings of "
+                f"{self.distribution.levels} are all of one length, got {self.distribution.shortest_life}"
+            )
         if len(set(self.places)) < len(self.places):
             raise ValueError(f"levels must be different, got {self.places}")
         if self.supervised:

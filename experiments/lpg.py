@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from experiments import launch, meta_training, parts
 from metarl.evaluation.families import family
 from metarl.evaluation.surfaces import draw_lpg
+from metarl.objectives.lpg import UNREGULARISED
 from metarl.rules import Part, Recipe
 from metarl.run.options import replace
 from metarl.types import MetaParams
@@ -57,10 +58,6 @@ class Rule:
         return draw_lpg(params, longest_life)
 
 
-# fitness is the whole meta-objective of evolution
-UNREGULARISED = Rule(hidden=32, policy_entropy_coef=0.0, y_entropy_coef=0.0, pi_hat_coef=0.0, y_hat_coef=0.0)
-
-
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Learned Policy Gradient, meta-trained by backpropagation through a few agent updates."""
@@ -84,7 +81,7 @@ class EvolutionConfig:
     sweep: parts.Sweep = parts.Sweep()
     distribution: parts.Distribution = parts.Distribution(longest_life=250, shortest_life=10)
     agents: parts.Agents = parts.Agents()
-    rule: Rule = UNREGULARISED
+    rule: Rule = replace(Rule(hidden=32), **UNREGULARISED)
     estimator: parts.Evolution = parts.Evolution()
     optimizer: parts.DecayedAdam = parts.DecayedAdam()
     replay: parts.Replay = parts.Replay()

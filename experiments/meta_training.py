@@ -14,8 +14,7 @@ import metarl
 from experiments import launch
 from experiments.parts import Evolution
 from metarl import plot
-from metarl.evaluation import gallery
-from metarl.evaluation.families import family
+from metarl.evaluation import families, gallery
 from metarl.evaluation.held_out import Judge, held_out_report, horizon_report, write_horizon_report
 from metarl.meta import Estimator, InnerLoop, Meta
 from metarl.rules import Recipe, build, build_part
@@ -46,14 +45,8 @@ def experiment(name: str, objectives: Objectives, curves: tuple[str, ...], shard
 
 def a2c(config: Any) -> tuple[str, Recipe]:
     """A2C agents of the family of the levels, with environments and rollouts as the agents of `config`."""
-    kind = family(config.distribution.levels, config.distribution.make().environment)
-    return "a2c", {
-        "objective": {"name": "a2c", "normalise_advantage": True},
-        "optimizer": kind.a2c,
-        "network": kind.network,
-        "policy": {"name": "by_action_space"},
-        "experience": vars(config.agents),
-    }
+    kind = families.family(config.distribution.levels, config.distribution.make().environment)
+    return "a2c", families.a2c(kind, vars(config.agents))
 
 
 def make(objectives: Objectives, config: Any) -> Meta:
@@ -63,8 +56,8 @@ def make(objectives: Objectives, config: Any) -> Meta:
     """
     levels = config.distribution.make()
     learner, critic = build(objectives.recipe(config)), _critic(config, levels)
-    judge = learner.value_judge(levels.environment, critic) if critic else None
-    antagonist = build(a2c(config)[1]).inner_loop(levels.environment)
+    antagonist = build(a2c(config)[1]).inner_loop(levels.environment) if config.replay.score == "regret" else None
+    judge = learner.value_judge(levels.environment, critic) if critic and config.replay.needs_critic else None
     return metarl.compose(
         inner_loop(objectives, config, levels),
         _estimator(config),
@@ -125,4 +118,6 @@ def _critic(config: Any, levels: Levels) -> metarl.Critic | None:
     """A critic of each lifetime, if the estimator or the score asks for one."""
     if _evolves(config) and not config.replay.needs_critic:
         return None
-    return metarl.Critic(build_part("optimizer", family(config.distribution.levels, levels.environment).critic))
+    return metarl.Critic(
+        build_part("optimizer", families.family(config.distribution.levels, levels.environment).critic)
+    )

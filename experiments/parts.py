@@ -11,7 +11,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax.numpy as jnp
 import optax
@@ -125,6 +125,8 @@ class Distribution:
 
     def __post_init__(self) -> None:
         check(self, zero=("longest_life", "shortest_life"))
+        if self.shortest_life and not self.longest_life:
+            raise ValueError(f"shortest_life needs longest_life, got {self.shortest_life} without it")
         if self.shortest_life > self.longest_life:
             raise ValueError(
                 f"shortest_life must be at most longest_life = {self.longest_life}, got {self.shortest_life}"
@@ -328,7 +330,7 @@ class Replay:
         """Whether the score looks at the values of each lifetime's own critic."""
         return self.score in ("pvl", "l1", "maxmc")
 
-    def make(self, levels: Levels, antagonist: InnerLoop, judge: ValueJudge | None = None) -> Curriculum:
+    def make(self, levels: Levels, antagonist: InnerLoop | None = None, judge: ValueJudge | None = None) -> Curriculum:
         """The curriculum: `antagonist` is whom regret compares with, `judge` the agents' critic (for value losses).
 
         Raises ValueError for a score or a mutation that the levels do not have.
@@ -347,13 +349,15 @@ class Replay:
             mutation_probability=self.mutation_probability,
         )
 
-    def _score(self, levels: Levels, antagonist: InnerLoop, judge: ValueJudge | None) -> scores.Score:
+    def _score(self, levels: Levels, antagonist: InnerLoop | None, judge: ValueJudge | None) -> scores.Score:
         if self.needs_critic and judge is None:
             raise ValueError(f"score {self.score} needs agents with a critic")
-        judge_: Any = judge
+        if self.score == "regret" and antagonist is None:
+            raise ValueError("score regret needs an antagonist to compare with")
+        judge_, antagonist_ = cast(ValueJudge, judge), cast(InnerLoop, antagonist)
         return {
             "random": partial(scores.uniformly_random, self.score_batch),
-            "regret": partial(scores.algorithmic_regret, antagonist, self.score_batch),
+            "regret": partial(scores.algorithmic_regret, antagonist_, self.score_batch),
             "optimal": partial(scores.optimal_regret, levels.optimal_return, self.score_batch),
             "pvl": partial(scores.positive_value_loss, judge_, self.score_batch),
             "l1": partial(scores.l1_value_loss, judge_, self.score_batch),
@@ -389,5 +393,11 @@ EVOLUTION_CURVES = (
 
 def check_whole_lifetimes(config: Any) -> None:
     """Raises ValueError for evolution over whole lifetimes of unknown length."""
-    if not config.estimator.truncation and not config.distribution.longest_life:
+    updates = config.estimator.truncation or config.distribution.longest_life
+    if not updates:
         raise ValueError("evolution over whole lifetimes needs longest_life, or truncation, got 0 for both")
+    if config.estimator.measure_every >= updates:
+        raise ValueError(
+            f"measure_every must be below the {updates} updates of an estimate, or 0, got "
+            f"{config.estimator.measure_every}"
+        )

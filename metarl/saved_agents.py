@@ -61,7 +61,7 @@ class SavedAgent(NamedTuple):
         Raises ValueError for an environment of other spaces than the agent's.
         """
         if (theirs := _spaces(env)) != (ours := {name: self.card["agent"][name] for name in theirs}):
-            raise ValueError(f"the agent is of {_said(ours)}, but {type(env).__name__} has {_said(theirs)}")
+            raise ValueError(f"the agent is of {_said(ours)}, but the environment has {_said(theirs)}")
         problem = env.default_params if problem is None else problem
         return evaluate(env, self.model, self.params, problem, key, num_episodes, max_steps)
 
@@ -108,9 +108,10 @@ def _model(about: Mapping[str, Any]) -> Model:
 
 def _spaces(env: Environment) -> dict[str, Any]:
     """The spaces of an environment, JSON-able, with the bounds of actions: a network looks at no others."""
-    params = env.default_params
-    observation, action = env.observation_space(params), env.action_space(params)
-    return {"observation_space": _described(observation), "action_space": {**_described(action), **_bounds(action)}}
+    with jax.ensure_compile_time_eval():  # some environments compute their bounds
+        params = env.default_params
+        observation, action = env.observation_space(params), env.action_space(params)
+        return {"observation_space": _described(observation), "action_space": {**_described(action), **_bounds(action)}}
 
 
 def _described(space: Any) -> dict[str, Any]:

@@ -223,8 +223,9 @@ def _update(
     key: Key,
 ) -> tuple[ReplayState, Metrics]:
     scores, score_state = options.score.update(inner, meta_params, state.score, lifetimes, ended, key)
-    metrics = {**replay_metrics(state.buffer), **level_metrics(options.levels, lifetimes.level)}
-    return ReplayState(record(state.buffer, lifetimes.level, scores, ended), score_state), metrics
+    buffer = record(state.buffer, lifetimes.level, scores, ended)
+    metrics = {**replay_metrics(buffer), **level_metrics(options.levels, lifetimes.level)}
+    return ReplayState(buffer, score_state), metrics
 
 
 def record(buffer: Buffer, levels: Level, scores: Array, ended: Array) -> Buffer:

@@ -19,8 +19,8 @@ def backprop(steps: int, *, remat: bool = False, placement: Placement = Placemen
     """The exact gradient of the truncated objective (Oh et al. 2020, arXiv 2007.08794, section 4.2).
 
     Every lifetime makes `steps` inner updates. Its meta-loss is `inner.loss` after them plus the mean of their
-    `Update.objective`, and the estimate is the gradient of the mean over lifetimes. The gradient flows through all
-    `steps` updates, but not into the updates of the meta-step before.
+    `Update.objective` (0 past the horizon), and the estimate is the gradient of the mean over lifetimes. The gradient
+    flows through all `steps` updates, but not into the updates of the meta-step before.
 
     `placement` is that of lifetimes; its `batch_size` must divide their number on each device. `remat` recomputes each
     inner update in the backward pass instead of storing it. Both trade time for memory. The variance of the gradients

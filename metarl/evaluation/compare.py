@@ -5,17 +5,16 @@ Runs that differ only in their seed share a name, and their intervals are those 
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metarl import objectives
 from metarl.evaluation.families import TABULAR, Family, a2c, family, in_family
 from metarl.evaluation.held_out import Judge, Trained, horizon_report
 from metarl.evaluation.statistics import Interval, over_runs
 from metarl.meta import InnerLoop
+from metarl.objectives.actor_critic import ActorCriticOptions
 from metarl.optimizers.learned import LearnedOptimizer
 from metarl.rules import Recipe, Rule, build, load_rule
 from metarl.types import Levels, MetaParams
@@ -86,7 +85,8 @@ def group(runs: Sequence[Run], ignored: Collection[str] = (), same_levels: bool 
     for run in runs:
         others = [_kind(other, ignored) for other in runs if other.experiment == run.experiment]
         kind = _kind(run, ignored)
-        differ = {key: x for key, x in kind.items() if any(other.get(key) != x for other in others)}
+        shared = {key: x for key, x in kind.items() if all(key in other for other in others)}  # by all versions
+        differ = {key: x for key, x in shared.items() if any(other[key] != x for other in others)}
         name = " ".join([run.experiment, *(f"{key}={value}" for key, value in differ.items())])
         for other in groups.setdefault(name, []):
             if other.config["seed"] == run.config["seed"]:
@@ -166,7 +166,7 @@ def _plain(recipe: Recipe, kind: Family) -> tuple[str, Recipe]:
     learner = build(recipe)
     if learner.objective is None or "value" not in learner.objective.outputs:
         return "a2c", a2c(kind, recipe["experience"])
-    known = inspect.signature(objectives.ppo).parameters
+    known = {"clip", *ActorCriticOptions.__annotations__}
     options = {name: x for name, x in recipe["objective"].items() if name in known}
     optimizer = kind.a2c if isinstance(learner.optimizer, LearnedOptimizer) else recipe["optimizer"]
     return "ppo", {**recipe, "objective": {"name": "ppo", **options}, "optimizer": optimizer}

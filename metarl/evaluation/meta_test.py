@@ -65,8 +65,9 @@ def evaluate(
         result = metarl.evaluate({"mine": rule, "a2c": "a2c", "random": "random"}, envs.suite("classic"), seeds=16)
         result.show()
 
-    A rule is a `Rule`, a `Learner`, the name of a shipped rule, a path, or "a2c", "ppo" or "random". `seeds` agents of
-    each are measured `points` times in their lives, evenly spaced. The same `seed` gives the same results.
+    A rule is a `Rule`, a `Learner`, the name of a shipped rule, a path, or "a2c", "ppo" or "random". Agents have the
+    network of the environment's family, but for those of a `Learner`, which is taken as it is. `seeds` agents of each
+    are measured `points` times in their lives, evenly spaced. The same `seed` gives the same results.
 
     Raises FileNotFoundError or ValueError before anything is computed, for what is no rule, for a rule that cannot
     train agents in one of the environments, for fewer than 2 seeds, and for budgets that are too small.

@@ -18,7 +18,7 @@ from metarl.inner.rl import Experience
 from metarl.meta import InnerLoop
 from metarl.rl.networks import Network, PolicyHead
 from metarl.rl.rollout import Model, evaluate
-from metarl.rules import Learner, Recipe, Rule, build, build_part, load_rule, shipped
+from metarl.rules import Learner, Recipe, Rule, build, load_rule, shipped
 from metarl.types import Array, Environment, Key, Level
 
 RANDOM = "random"
@@ -68,7 +68,9 @@ def reference(name: str, entry: Entry) -> Name:
 
 
 def player(label: str, rule: Candidate, name: str, entry: Entry) -> Player:
-    """The agents of `rule` in the environment of a suite called `name`; all have the network of its family.
+    """The agents of `rule` in the environment of a suite called `name`.
+
+    A `Learner` is taken as it is. All other agents have the network of the environment's family.
 
     A learned objective on a policy and a value, and a learned optimizer, take the place of PPO's own in PPO's agents.
     Another learned objective (LPG) is for agents of the rule's recipe: their experience, and their optimizer if they
@@ -91,7 +93,7 @@ def player(label: str, rule: Candidate, name: str, entry: Entry) -> Player:
 def _learner(rule: Candidate, kind: Family, entry: Entry) -> tuple[Learner, Recipe]:
     if isinstance(rule, Learner):
         experience = rule.experience._asdict() if rule.experience else {}
-        return rule._replace(network=build_part("network", kind.network)), {"experience": experience}
+        return rule, {"experience": experience}
     if isinstance(rule, str):
         recipe = baseline(cast(Name, rule), kind, _settings(cast(Name, rule), kind, entry))
         return build(recipe), recipe

@@ -25,8 +25,8 @@ def mixture(inners: Sequence[InnerLoop], scales: Sequence[Array | float]) -> Inn
     """An inner loop whose lifetimes contain one lifetime of each of `inners`, on a level of `mixed_levels`.
 
     All parts have the same meta-parameters. Fitness is the mean of the parts' fitness, each divided by its scale, and
-    so is the loss; OPEN (Goldie et al. 2024) divides by the return of agents with Adam. There is no loss, or no
-    fitness, if a part has none. The metric `name` of part i is `name_i`, and costs are summed.
+    so are the loss and `Update.objective`; OPEN (Goldie et al. 2024) divides by the return of agents with Adam. There
+    is no loss, or no fitness, if a part has none. The metric `name` of part i is `name_i`, and costs are summed.
 
     Raises ValueError unless there are inner loops, each with a positive scale, and all with the same meta-parameters.
     """
@@ -43,7 +43,9 @@ def mixture(inners: Sequence[InnerLoop], scales: Sequence[Array | float]) -> Inn
     def step(meta_params: MetaParams, lifetime: MixedLifetime, key: Key) -> Update:
         updates = [inner.step(meta_params, part, key) for inner, part, key in with_keys(lifetime, key)]
         following = MixedLifetime(tuple(x.lifetime for x in updates), lifetime.level, lifetime.step + 1)
-        return Update(following, jnp.stack([x.objective for x in updates]).mean(), _named([x.metrics for x in updates]))
+        return Update(
+            following, _scaled_mean([x.objective for x in updates], scales), _named([x.metrics for x in updates])
+        )
 
     def loss(meta_params: MetaParams, lifetime: MixedLifetime, key: Key) -> Update:
         updates = [inner.loss(meta_params, part, key) for inner, part, key in with_keys(lifetime, key) if inner.loss]

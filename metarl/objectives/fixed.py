@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import jax.numpy as jnp
+
 from metarl.rl.objective import Objective
-from metarl.types import MetaParams
+from metarl.types import Array, MetaParams, PyTree
 
 
 def fixed(objective: Objective, meta_params: MetaParams) -> Objective:
-    """`objective` with constant `meta_params`. Its own meta-parameters are `()`, so only other parts can be learned."""
+    """`objective` with constant `meta_params`, and without regularisers of the meta-objective.
+
+    Its own meta-parameters are `()`, so only other parts can be learned.
+    """
+
+    def targets(_: MetaParams, *args: Any) -> tuple[PyTree, Array]:
+        values, _regulariser = objective.targets(meta_params, *args)
+        return values, jnp.zeros(())
+
     return objective._replace(
-        init=lambda key: (),
-        targets=lambda _, *args: objective.targets(meta_params, *args),
-        loss=lambda _, *args: objective.loss(meta_params, *args),
+        init=lambda key: (), targets=targets, loss=lambda _, *args: objective.loss(meta_params, *args)
     )

@@ -98,6 +98,10 @@ class LPGNetwork(nn.Module):
         return LPGTargets(nn.Dense(1, name="pi_hat")(hidden)[..., 0], jax.nn.log_softmax(y_hat))
 
 
+# the coefficients of the regularisers of `lpg`; for evolution, whose meta-objective is fitness alone, all are 0
+UNREGULARISED = {"policy_entropy_coef": 0.0, "y_entropy_coef": 0.0, "pi_hat_coef": 0.0, "y_hat_coef": 0.0}
+
+
 def lpg(
     bins: int = 8,
     hidden: int = 256,

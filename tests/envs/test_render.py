@@ -34,7 +34,7 @@ def test_a_picture_shows_walls_objects_start_and_agent():
     np.testing.assert_array_equal(later[8, 8], floor)  # within the ring of the start
     np.testing.assert_array_equal(later[2 * 16 + 8, 2 * 16 + 8], floor)  # within the outline of what is absent
     np.testing.assert_array_equal(later[2 * 16 + 2, 2 * 16 + 8], green)
-    with pytest.raises(ValueError, match="pixels must be at least 8 per cell, got 7"):
+    with pytest.raises(ValueError, match="pixels must be at least 8, got 7"):
         render(env, params, pixels=7)
 
 

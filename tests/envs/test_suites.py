@@ -37,7 +37,7 @@ def test_suites_are_found_by_name_and_path(tmp_path):
     assert list(suites.find(["classic", str(mine)])) == ["classic", "mine"]
     for names, says in (
         (["clasic"], "no suite 'clasic'; did you mean classic"),
-        ([], "need different names"),
+        ([], "need at least one suite"),
         ([str(mine), str(tmp_path / "x" / "mine.toml")], "no suite"),
     ):
         with pytest.raises(ValueError, match=says):

@@ -378,7 +378,7 @@ def test_several_tries_by_hand():
     step = jax.jit(env.step)
     prompt, state = env.reset(jax.random.key(0), HAND)
     padding, wrong, bad = env.padding, N.num_tokens + 1, N.num_tokens + 3
-    assert (env.length, padding, env.num_actions) == (7 + 2 * 9, 29, 25)
+    assert (env.length, padding, env.action_space().n) == (7 + 2 * 9, 29, 25)
     assert prompt.tolist() == [10, 10, 10, 13, 2, 4, 4] + [padding] * 18
 
     def say(state, words):

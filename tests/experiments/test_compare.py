@@ -40,16 +40,16 @@ def test_finished_runs_are_compared_over_lifetimes_with_their_difference(runs, t
 
 
 def test_seeds_are_compared_on_levels_that_they_were_not_trained_on(runs, tmp_path, capsys):
-    more = ["--levels", "mdp/random", "Catch-bsuite", "--horizons", "2", "--directory", str(tmp_path)]
+    more = ["--levels", "mdp/random", "bandit/bernoulli", "--horizons", "1", "--directory", str(tmp_path)]
     compare.main([*runs, *SMALL, *more])
     report = json.loads((tmp_path / "levels.json").read_text())
     kinds = ["ta_lpg temporal=True", "ta_lpg temporal=False"]
     assert set(report) == {*kinds, "a2c", f"{kinds[0]} minus {kinds[1]}"}
     for row in report.values():
-        assert list(row) == ["mdp/random", "Catch-bsuite"]
+        assert list(row) == ["mdp/random", "bandit/bernoulli"]
         assert all(x["low"] <= x["mean"] <= x["high"] for x in row.values())
     assert (tmp_path / "levels.png").read_bytes().startswith(PNG)
-    assert "Catch-bsuite" in capsys.readouterr().out
+    assert "bandit/bernoulli" in capsys.readouterr().out
 
 
 def test_reports_are_summed_up_over_seeds(tmp_path, capsys):

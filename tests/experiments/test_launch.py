@@ -118,7 +118,7 @@ def test_a_run_leaves_its_files_and_resumes(a_toy, tmp_path, capsys):
     assert set(params) == {"w", "half"} and card["evaluation"] == results["report"] and card["seed"] == 0
 
     again = words(directory=directory)
-    assert "holds a run of 12 meta-steps: give resume" in one_line(capsys, lambda: a_toy.main(again))
+    assert "holds a run of 12 meta-steps: resume it" in one_line(capsys, lambda: a_toy.main(again))
 
     # how it is carried out, and what is reported of it, may change
     a_toy.main([*again, *words(resume=True, steps=20, chunk=3, held_out_levels=7)])

@@ -99,7 +99,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_lifetime(tmp_path
         ({"longest_life": -1}, "longest_life must be finite and not negative, got -1"),
         ({"batch_size": 3}, "batch_size must divide num_lifetimes = 4, got 3"),
         ({"devices": 3}, "devices must divide num_lifetimes = 4, got 3"),
-        ({"devices": 2}, "devices must be at most the 1 that there are, got 2"),
+        ({"devices": 2}, "devices must be at most 1, as many as are available, got 2"),
         ({"batch_size": 2, "devices": 4}, "devices must divide num_lifetimes = 4 / batch_size = 2, got 4"),
         ({"distributed": True}, "distributed needs the directory"),
         ({"held_out_levels": 1}, "held_out_levels must be at least 2, got 1"),

@@ -96,7 +96,7 @@ def test_reports_measure_all_agents_in_as_many_episodes(tmp_path):
         ({"agent_learning_rate": 0}, "agent_learning_rate must be positive"),
         ({"epochs": 0}, "epochs must be positive"),
         ({"minibatches": 3}, "minibatches"),
-        ({"devices": 2, "num_pairs": 64}, "devices must be at most the 1 that there are, got 2"),
+        ({"devices": 2, "num_pairs": 64}, "devices must be at most 1, as many as are available, got 2"),
         ({"held_out_levels": 1}, "held_out_levels must be at least 2, got 1"),
         ({"held_out_horizons": 0}, "held_out_horizons must be at least 1"),
         ({"levels": "gridworld/smal"}, "gridworld/small"),

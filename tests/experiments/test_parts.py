@@ -27,7 +27,7 @@ REFUSED = [
     (parts.Sweep, {"sweep": ("x=1",), "sweep_seeds": 0}, "sweep_seeds must be positive and finite, got 0"),
     (parts.Sweep, {"sweep": ("x=1",), "sweep_batch": -1}, "sweep_batch must be finite and not negative, got -1"),
     (parts.Distribution, {"longest_life": -1}, "longest_life must be finite and not negative, got -1"),
-    (parts.Distribution, {"shortest_life": 4}, "shortest_life must be at most longest_life = 0, got 4"),
+    (parts.Distribution, {"shortest_life": 4}, "shortest_life needs longest_life, got 4 without it"),
     (parts.Distribution, {"shortest_life": 13, "longest_life": 12}, "at most longest_life = 12, got 13"),
     (parts.Agents, {"num_envs": 0}, "num_envs must be positive and finite, got 0"),
     (parts.Passes, {"minibatches": 0}, "minibatches must be positive and finite, got 0"),
@@ -129,7 +129,7 @@ def test_lifetimes_are_log_uniform():
     assert horizons.min() == 10 and horizons.max() == 250
     assert np.mean(horizons <= 50) == pytest.approx(np.log(51 / 10) / np.log(251 / 10), abs=0.03)
     assert jax.jit(envs.make("mdp/random", (7, 7)).sample)(jax.random.key(0)).horizon == 7
-    with pytest.raises(ValueError, match=r"not end before it starts, got \(9, 3\)"):
+    with pytest.raises(ValueError, match=r"or a pair in increasing order, got \(9, 3\)"):
         envs.make("mdp/random", (9, 3))
 
 
@@ -163,7 +163,7 @@ def test_estimators_are_of_their_kind():
     pes = parts.Evolution(estimator="pes", truncation=2, num_pairs=4).make(10)
     assert isinstance(pes.init({"rate": jnp.float32(0.1)}, lifetimes), PESState)
     for part in (parts.Backprop(devices=2), parts.Evolution(devices=2)):
-        with pytest.raises(ValueError, match="devices must be at most the 1 that there are, got 2"):
+        with pytest.raises(ValueError, match="devices must be at most 1, as many as are available, got 2"):
             part.make() if isinstance(part, parts.Backprop) else part.make(10)
 
 

@@ -1,13 +1,17 @@
 """Shipping the rule of a finished run."""
 
+import importlib
 import json
+import re
+import shlex
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 import metarl
-from experiments import ship
+from experiments import cli, ship
 from metarl import rules
 
 RECIPE = {"optimizer": {"name": "adafac", "width": 4}}
@@ -50,3 +54,13 @@ def test_what_cannot_be_shipped_is_named(arguments, says, capsys):
     with pytest.raises(SystemExit) as end:
         ship.main(arguments)
     assert end.value.code == 2 and says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", rules.shipped())
+def test_the_command_of_a_shipped_card_is_one(name):
+    """Its options are those of its experiment."""
+    card = Path(metarl.pretrained.__file__).with_name(f"{name}.md").read_text()
+    experiment, options = re.search(r"`python -m experiments\.(\w+) (.*)`", card).groups()
+    module = importlib.import_module(f"experiments.{experiment}")
+    config = cli.parse(type(module.PRESETS["quick"]), module.PRESETS, shlex.split(options))
+    assert f"--levels {config.distribution.levels} " in options

@@ -92,7 +92,7 @@ def test_a_resumed_run_is_an_uninterrupted_one_bit_for_bit(finished, tmp_path, c
         ({"shaping": "squash"}, "pair_rank"),
         ({"learning_rate_decay": 1.1}, "learning_rate_decay must be at most 1, got 1.1"),
         ({"devices": 3}, "devices must divide num_pairs = 2, got 3"),
-        ({"devices": 2, "num_pairs": 64}, "devices must be at most the 1 that there are, got 2"),
+        ({"devices": 2, "num_pairs": 64}, "devices must be at most 1, as many as are available, got 2"),
         ({"held_out_levels": 1}, "held_out_levels must be at least 2, got 1"),
         ({"held_out_horizons": 0}, "held_out_horizons must be at least 1"),
         ({"levels": "gridworld/smal"}, "gridworld/small"),
@@ -122,7 +122,7 @@ def test_evolution_learns_a_rule_that_is_far_better_than_an_untrained_one():
     config = replace(ta_lpg.AWARE, **sizes)
     levels = config.distribution.make()
     inner = meta_training.inner_loop(lpg.OBJECTIVES, config, levels)
-    state, log = metarl.train(ta_lpg.EXPERIMENT.make(config), seed=0, steps=40)
+    state, log = metarl.train(ta_lpg.EXPERIMENT.make(config), seed=0, steps=60)
     a2c = metarl.rules.build(meta_training.a2c(config)[1]).inner_loop(levels.environment)
     judge = Judge(levels, ("a2c", a2c), num_levels=24, num_seeds=4, batch_size=128)
     players = judge.players(inner, {"trained": lambda key: state.params, "untrained": inner.init_meta})

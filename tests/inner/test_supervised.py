@@ -410,7 +410,7 @@ def test_data_are_loaded_when_they_are_needed():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: task_levels(quadratic(), 0), "horizon must be at least 1 update, got 0"),
+        (lambda: task_levels(quadratic(), 0), "horizon must be at least 1, got 0"),
         (lambda: quadratic(dim=0), "dim must be at least 1, got 0"),
         (lambda: quadratic(condition=(0.5, 2.0)), r"condition must be .* got \(0.5, 2.0\)"),
         (lambda: quadratic(condition=(3.0, 2.0)), r"condition must be .* got \(3.0, 2.0\)"),

@@ -446,7 +446,7 @@ def test_an_agents_noise_is_its_own():
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: optimizers.open_rl(without=["colour"]), r"without\[0\] must be one of .*noise, got 'colour'"),
+        (lambda: optimizers.open_rl(without=["colour"]), r"without\[0\] must be one of .* got 'colour'"),
         (lambda: optimizers.open_rl(hidden=-1), "hidden must be at least 0, got -1"),
         (lambda: optimizers.open_rl(scale=0.0), "scale must be positive and finite, got 0.0"),
         (lambda: optimizers.adafac(width=0), "width must be at least 1, got 0"),

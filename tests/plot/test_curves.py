@@ -113,7 +113,7 @@ def test_profiles_have_a_legend_beside_them_or_on_the_given_axis():
         (lambda: plot.over_horizons({"a": {5: (0.3, 0.0, 0.2)}}), "a at horizon 5: the mean 0.3 is outside"),
         (lambda: plot.over_horizons({"a": {5: (float("nan"), 0.0, 0.2)}}), "a at horizon 5: the mean nan is outside"),
         (lambda: plot.trajectories({"empty": {}}), r"no lines to draw: \['empty'\]"),
-        (lambda: plot.sample_efficiency({}), "no lines to draw: no panels"),
+        (lambda: plot.sample_efficiency({}), "no lines to draw: no names"),
         (lambda: plot.sample_efficiency({"task": {"a": CURVE}, "empty": {}}), r"no lines.*\['empty'\]"),
         (lambda: plot.sample_efficiency({"task": {"a": (X, X)}}), r"task, a: need \(x, mean, low, high\)"),
         (lambda: plot.profiles({}), "no profiles to draw"),
