@@ -406,7 +406,10 @@ def test_the_optimum_is_at_least_as_good_as_any_policy(simulated):
 
 @pytest.mark.parametrize(
     "name, levels, optimum, random, measured_on",
-    [("small", 512, 1.135, 0.246, 64), ("all_shortlife", 48, 1.949, 0.362, 32)],
+    [
+        ("small", 512, 1.135, 0.246, 64),
+        pytest.param("all_shortlife", 48, 1.949, 0.362, 32, marks=pytest.mark.slow),
+    ],
 )
 def test_anchors(name, levels, optimum, random, measured_on):
     """Means over a reference's levels of the same distributions agree within the sampling error of both samples."""

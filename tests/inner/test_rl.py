@@ -237,6 +237,7 @@ def test_a2c_learns_catch():
     assert after.min() > 0.8
 
 
+@pytest.mark.slow
 def test_recurrent_ppo_learns():
     """Levels that a table solves, through a network that must carry, cut and shuffle whole sequences."""
     levels = constant_levels(mdp.MDP(num_states=4, num_actions=2), 1000)
@@ -245,7 +246,7 @@ def test_recurrent_ppo_learns():
     assert after.min() > 1.8  # of 2
 
 
-@pytest.mark.parametrize("objective", [ppo, dpo])
+@pytest.mark.parametrize("objective", [ppo, pytest.param(dpo, marks=pytest.mark.slow)])
 def test_ppo_and_dpo_learn_continuous_actions(objective):
     before, after = trained(
         constant_levels(Bullseye(), 1000),
