@@ -37,6 +37,7 @@ def test_what_is_committed_was_made_from_the_source(name):
     assert not re.search(r"[\"' (=](/tmp|/home|/root|/work|/Users|/opt)/", text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_cell_runs_as_written(name, monkeypatch):
     """In this process, so that notebooks share compiled programs; with a kernel for each, they would not."""
