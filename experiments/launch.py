@@ -67,7 +67,7 @@ def main(
         if experiment.shards or sweeps or flatten(options).get("devices", 1) != 1:
             parallel.one_device_per_core()
         if options.run.distributed:
-            if not sweeps and "devices" not in flatten(options):
+            if not (experiment.shards or sweeps or "devices" in flatten(options)):
                 raise ValueError(f"distributed must be off: {experiment.name} does not shard its work over devices")
             parallel.join()
         if sweeps:
