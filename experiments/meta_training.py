@@ -59,7 +59,7 @@ def make(objectives: Objectives, config: Any) -> Meta:
     antagonist = build(a2c(config)[1]).inner_loop(levels.environment) if config.replay.score == "regret" else None
     judge = learner.value_judge(levels.environment, critic) if critic and config.replay.needs_critic else None
     return metarl.compose(
-        inner_loop(objectives, config, levels),
+        learner.inner_loop(levels.environment, critic=critic, **_episodes(config)),
         _estimator(config),
         config.optimizer.make(),
         config.replay.make(levels, antagonist, judge),

@@ -8,7 +8,6 @@ error. Parts that several experiments share have the same field name in all of t
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, Literal, cast
@@ -17,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 import envs
-from metarl import curricula, estimators
+from metarl import checks, curricula, estimators
 from metarl.curricula import scores
 from metarl.curricula.replay import Prioritisation
 from metarl.estimators.es import Shaping
@@ -37,12 +36,8 @@ def check(part: Any, *, zero: Sequence[str] = (), shares: Sequence[str] = ()) ->
     for name, value in vars(part).items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue
-        if name in shares and not 0 <= value <= 1:
-            raise ValueError(f"{name} must be from 0 to 1, got {value}")
-        if name in zero and not 0 <= value < math.inf:
-            raise ValueError(f"{name} must be finite and not negative, got {value}")
-        if name not in (*zero, *shares) and not 0 < value < math.inf:
-            raise ValueError(f"{name} must be positive and finite, got {value}")
+        within = checks.share if name in shares else checks.not_negative if name in zero else checks.positive
+        within(**{name: value})
 
 
 def refuse_inert(part: Any, names: Iterable[str], because: str, default: Any = None) -> None:

@@ -21,6 +21,11 @@ def positive(**values: Any) -> None:
     _check(lambda x: 0 < x < math.inf, "positive and finite", values)
 
 
+def not_negative(**values: Any) -> None:
+    """Raises ValueError for the first number of `values` that is negative or not finite."""
+    _check(lambda x: 0 <= x < math.inf, "finite and not negative", values)
+
+
 def share(**values: Any) -> None:
     """Raises ValueError for the first number of `values` that is not from 0 to 1."""
     _check(lambda x: 0 <= x <= 1, "from 0 to 1", values)
