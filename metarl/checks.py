@@ -1,50 +1,175 @@
-"""Checks of arguments. Each raises a ValueError that names the argument, what would be valid, and the value.
+"""Checks of arguments against their annotations: what a field may be is declared once, where the field is.
 
-Only numbers are checked: None passes, and so do JAX arrays, which may be tracers.
+    discount: Annotated[Array | float, SHARE] = 0.99
+    start: Literal["ppo", "scratch"] = "ppo"
+
+`checked` checks the arguments of a function, `fields` those of a dataclass or a NamedTuple. Both raise a ValueError
+that names the argument, what would be valid, and the value. Arrays pass, because they may be tracers.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
-from collections.abc import Callable, Iterable
-from numbers import Real
-from typing import Any
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from numbers import Integral, Real
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    ParamSpec,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+import jax
+import numpy as np
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_INT32 = 2**31 - 1
+
+
+class Bound(NamedTuple):
+    """The numbers from `low` to `high`: with both, or without `low` (`above`), or without `high` (`below`)."""
+
+    low: float
+    high: float
+    above: bool = False
+    below: bool = False
+
+    def fault(self, x: Any) -> str:
+        """What the number `x` must be and is not; empty if it is within the bounds."""
+        if x < self.low or (self.above and x == self.low):
+            return f"{'above' if self.above else 'at least'} {self.low:g}"
+        if x > self.high or (self.below and x == self.high):
+            return f"{'below' if self.below else 'at most'} {self.high:.10g}"
+        return "" if x == x else "a number, not NaN"
+
+
+COUNT = Bound(1, _INT32)
+COUNT_OR_ZERO = Bound(0, _INT32)
+SEED = Bound(0, 2**32 - 1)
+POSITIVE = Bound(0, 1e9, above=True)
+NOT_NEGATIVE = Bound(0, 1e9)
+RATE = Bound(0, 1e5, above=True)  # of learning: tabular agents may follow their gradient at a rate of 160
+SHARE = Bound(0, 1)
+DECAY = Bound(0, 1, below=True)
+FACTOR = Bound(0, 1, above=True)
+_FINITE, _INTEGER = Bound(-3e38, 3e38), Bound(-_INT32 - 1, _INT32)
+
+
+def checked(function: Callable[P, T]) -> Callable[P, T]:
+    """Decorates `function`: it raises ValueError for the first argument that its annotation does not allow.
+
+    Numbers must be within the `Bound` of `Annotated`, and finite without one. Integers, switches and names must be what
+    `int`, `bool` and `Literal` say, also as entries of a `tuple[..., ...]`. Other annotations are not looked at.
+    """
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        _check(signature.bind(*args, **kwargs).arguments, _hints(function))
+        return function(*args, **kwargs)
+
+    return call
+
+
+def fields(record: Any) -> None:
+    """Raises ValueError for the first field of a dataclass or NamedTuple that its annotation does not allow."""
+    hints = _hints(cast(Any, type(record)))
+    _check({name: getattr(record, name) for name in hints}, hints)
+
+
+def within(bound: Bound, **values: Any) -> None:
+    """Raises ValueError for the first number of `values` out of bounds; for names that are known at run time only."""
+    _check(values, dict.fromkeys(values, Annotated[float | None, bound]))
+
+
+def one_of(choices: Iterable[Any], **values: Any) -> None:
+    """Raises ValueError for the first of `values` that is not one of `choices`; for choices known at run time only."""
+    _check(values, dict.fromkeys(values, Literal[tuple(choices)]))
 
 
 def at_least(least: float, **values: Any) -> None:
     """Raises ValueError for the first number of `values` that is below `least`."""
-    _check(lambda x: x >= least, f"at least {least}", values)
+    _check_numbers(lambda x: x >= least, f"at least {least}", values)
 
 
 def positive(**values: Any) -> None:
     """Raises ValueError for the first number of `values` that is not positive and finite."""
-    _check(lambda x: 0 < x < math.inf, "positive and finite", values)
+    _check_numbers(lambda x: 0 < x < math.inf, "positive and finite", values)
 
 
 def not_negative(**values: Any) -> None:
     """Raises ValueError for the first number of `values` that is negative or not finite."""
-    _check(lambda x: 0 <= x < math.inf, "finite and not negative", values)
+    _check_numbers(lambda x: 0 <= x < math.inf, "finite and not negative", values)
 
 
 def share(**values: Any) -> None:
     """Raises ValueError for the first number of `values` that is not from 0 to 1."""
-    _check(lambda x: 0 <= x <= 1, "from 0 to 1", values)
+    _check_numbers(lambda x: 0 <= x <= 1, "from 0 to 1", values)
 
 
 def decay(**values: Any) -> None:
     """Raises ValueError for the first number of `values` that is not from 0 to below 1."""
-    _check(lambda x: 0 <= x < 1, "from 0 to below 1", values)
+    _check_numbers(lambda x: 0 <= x < 1, "from 0 to below 1", values)
 
 
-def one_of(choices: Iterable[Any], **values: Any) -> None:
-    """Raises ValueError for the first of `values` that is not one of `choices`."""
-    choices = tuple(choices)
-    for name, value in values.items():
-        if value not in choices:
-            raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
-
-
-def _check(valid: Callable[[Any], bool], what: str, values: dict[str, Any]) -> None:
+def _check_numbers(valid: Callable[[Any], bool], what: str, values: dict[str, Any]) -> None:
     for name, value in values.items():
         if isinstance(value, Real) and not valid(value):
             raise ValueError(f"{name} must be {what}, got {value}")
+
+
+@functools.lru_cache(None)
+def _hints(of: Any) -> dict[str, Any]:
+    return get_type_hints(of, include_extras=True)
+
+
+def _check(values: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        for place, entry, fault in _faults(name, value, hints.get(name)):
+            raise ValueError(f"{place} must be {fault}, got {entry!r}")
+
+
+def _faults(name: str, value: Any, hint: Any) -> Iterator[tuple[str, Any, str]]:
+    """(place, what is there, what it must be) of everything in `value` that `hint` does not allow."""
+    if get_origin(hint) is tuple and get_args(hint)[1:] == (...,) and isinstance(value, tuple | list):
+        for i, entry in enumerate(value):
+            yield from _faults(f"{name}[{i}]", entry, get_args(hint)[0])
+    elif fault := _fault(value, hint, None):
+        yield name, value, fault
+
+
+def _fault(value: Any, hint: Any, bound: Bound | None) -> str:
+    """What `value` must be by `hint` and is not; empty if it is, and for annotations that are not looked at."""
+    if isinstance(value, jax.Array | np.ndarray):
+        return ""
+    if get_origin(hint) is Annotated:
+        own = next((x for x in hint.__metadata__ if isinstance(x, Bound)), bound)
+        return _fault(value, hint.__origin__, own)
+    if get_origin(hint) in (Union, types.UnionType):
+        found = [_fault(value, x, bound) for x in get_args(hint) if x is not jax.Array]
+        return " or ".join(dict.fromkeys(found)) if all(found) else ""
+    if get_origin(hint) is Literal:
+        choices = get_args(hint)
+        return "" if value in choices else f"one of {', '.join(map(str, choices))}"
+    if hint is type(None):
+        return "" if value is None else "None"
+    if hint is bool:
+        return "" if isinstance(value, bool | np.bool_) else "True or False"
+    if hint is int:
+        is_integer = isinstance(value, Integral) and not isinstance(value, bool)
+        return (bound or _INTEGER).fault(value) if is_integer else "an integer"
+    if hint is float:
+        is_number = isinstance(value, Real) and not isinstance(value, bool)
+        return (bound or _FINITE).fault(value) if is_number else "a number"
+    return ""
