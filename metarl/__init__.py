@@ -10,6 +10,7 @@ from metarl.optimizers.learned import LearnedOptimizer
 from metarl.parallel import Placement
 from metarl.rl import networks
 from metarl.rl.critic import Critic
+from metarl.rl.environment import check_environment
 from metarl.rl.objective import Objective
 from metarl.rules import load_rule, save_rule
 from metarl.run.options import replace

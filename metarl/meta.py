@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metarl import checks
+from metarl import checks, interface
 from metarl.tree import select
 from metarl.types import Array, Key, Level, MetaParams, Metrics, PyTree
 
@@ -118,14 +118,30 @@ def advance(inner: InnerLoop, meta_params: MetaParams, lifetime: Any, key: Key) 
 
     Adds the metric `agent_updates`, 1 or 0.
     """
-    update = inner.step(meta_params, lifetime, key)
+    update = checked_update("InnerLoop.step", inner.step, inner.step(meta_params, lifetime, key), lifetime)
     alive = ~done(lifetime)
     costs = {name: jnp.where(alive, x, jnp.zeros_like(x)) for name, x in update.metrics.items() if name in COUNTED}
     return Update(
         select(alive, update.lifetime, lifetime),
         jnp.where(alive, update.objective, 0.0),
-        {**update.metrics, **costs, "agent_updates": alive.astype(jnp.int32)},
+        interface.merged(
+            inner_loop={**update.metrics, **costs}, run={"agent_updates": alive.astype(jnp.int32)}
+        ),
     )
+
+
+def checked_update(seam: str, function: Callable[..., Any], found: Any, lifetime: Any) -> Update:
+    """`found` if it is an `Update` that `lifetime` may go on from. Raises ValueError that names `function` if not.
+
+    `seam` is "InnerLoop.step" or "InnerLoop.loss".
+    """
+    what = interface.title(seam, function)
+    if not isinstance(found, Update):
+        raise ValueError(f"{what} returned {interface.shown(found)}, wanted an Update(lifetime, objective, metrics)")
+    interface.same(f"the lifetime that {what}", found.lifetime, lifetime)
+    interface.array(f"the objective that {what}", found.objective, ())
+    interface.metrics(f"the metrics that {what}", found.metrics)
+    return found
 
 
 def summary(metrics: Metrics) -> Metrics:
@@ -146,15 +162,26 @@ def compose(
     reached its horizon by a new one on a new level. The first lifetimes are cut short at evenly spaced ages (the i-th
     of n ends at (i + 1) / n of its horizon), because otherwise all learners would always have the same age.
 
-    Raises ValueError if `num_lifetimes` is not positive, or if the inner loop lacks what the estimator needs.
+    Raises ValueError if `num_lifetimes` is not positive, if the inner loop lacks what the estimator needs, if a part is
+    not what it should be, and for horizons that are no integers or below 1. `init` and `step` raise ValueError when
+    they are traced if a part returns something else than its interface says.
     """
     checks.at_least(1, num_lifetimes=num_lifetimes)
+    interface.part("inner", inner, InnerLoop)
+    interface.part("estimator", estimator, Estimator)
+    interface.part("curriculum", curriculum, Curriculum, {"Levels": "give metarl.curricula.uniform(levels)"})
+    interface.optimizer("optimizer", optimizer)
     if getattr(inner, estimator.needs) is None:
         remedy = {
             "loss": "give rl_inner_loop a critic, or use es, pes or ask_tell of metarl.estimators",
             "fitness": "use metarl.estimators.backprop",
         }[estimator.needs]
         raise ValueError(f"the estimator needs `{estimator.needs}`, which this inner loop lacks: {remedy}")
+
+    def draw(key: Key, state: PyTree, needed: Array) -> tuple[Level, PyTree]:
+        what = interface.title("Curriculum.sample", curriculum.sample)
+        levels, state = interface.values(what, curriculum.sample(key, state, needed), ("levels", "state"))
+        return _checked_levels(what, levels, num_lifetimes), state
 
     def start(key: Key, levels: Level) -> Lifetimes:
         return jax.vmap(inner.init)(jax.random.split(key, num_lifetimes), levels)
@@ -163,7 +190,7 @@ def compose(
         meta_key, curriculum_key, level_key, lifetime_key = jax.random.split(key, 4)
         params = inner.init_meta(meta_key)
         curriculum_state = curriculum.init(curriculum_key, num_lifetimes)
-        levels, curriculum_state = curriculum.sample(level_key, curriculum_state, jnp.ones(num_lifetimes, bool))
+        levels, curriculum_state = draw(level_key, curriculum_state, jnp.ones(num_lifetimes, bool))
         lifetimes = start(lifetime_key, _staggered(levels))
         return MetaState(
             step=jnp.int32(0),
@@ -178,26 +205,59 @@ def compose(
         estimate_key, update_key, level_key, lifetime_key = jax.random.split(key, 4)
 
         # 1. estimate the meta-gradient, which advances every lifetime, and follow it
-        gradient, estimator_state, lifetimes, metrics = estimator.estimate(
-            inner, state.params, state.estimator, state.lifetimes, estimate_key
+        gradient, estimator_state, lifetimes, metrics = _checked_estimate(
+            interface.title("Estimator.estimate", estimator.estimate),
+            estimator.estimate(inner, state.params, state.estimator, state.lifetimes, estimate_key),
+            state,
         )
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        updates, opt_state = interface.followed(
+            "optimizer", optimizer.update(gradient, state.opt_state, state.params), state.params, state.opt_state
+        )
         params = optax.apply_updates(state.params, updates)
 
         # 2. tell the curriculum which lifetimes ended
         ended = done(lifetimes)
-        curriculum_state, level_metrics = curriculum.update(
-            inner, params, state.curriculum, lifetimes, ended, update_key
+        what = interface.title("Curriculum.update", curriculum.update)
+        curriculum_state, level_metrics = interface.values(
+            what,
+            curriculum.update(inner, params, state.curriculum, lifetimes, ended, update_key),
+            ("state", "metrics"),
         )
 
         # 3. replace these by new lifetimes on new levels
-        levels, curriculum_state = curriculum.sample(level_key, curriculum_state, ended)
+        levels, curriculum_state = draw(level_key, curriculum_state, ended)
+        interface.same("the state that Curriculum.update and sample", curriculum_state, state.curriculum)
         lifetimes = select(ended, start(lifetime_key, levels), lifetimes)
 
         following = MetaState(state.step + 1, params, opt_state, estimator_state, curriculum_state, lifetimes)
-        return following, {**metrics, **level_metrics, "lifetimes_ended": ended.sum()}
+        return following, interface.merged(
+            estimator=metrics,
+            curriculum=interface.metrics(f"the metrics that {what}", level_metrics),
+            run={"lifetimes_ended": ended.sum()},
+        )
 
     return Meta(init, step)
+
+
+def _checked_levels(what: str, levels: Any, count: int) -> Level:
+    """`levels` if they are `count` levels with an integer horizon each, at least 1 where it is known."""
+    interface.level(what, levels, (count,))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(levels.problem):
+        if jnp.shape(leaf)[:1] != (count,):
+            place = jax.tree_util.keystr(path)
+            raise ValueError(f"{what} returned problems with {interface.shown(leaf)}{place}, wanted [{count}, ...]")
+    return levels
+
+
+def _checked_estimate(what: str, found: Any, state: MetaState) -> tuple[MetaParams, PyTree, Lifetimes, Metrics]:
+    """`found` if it is what `Estimator.estimate` has to return in this `state`."""
+    gradient, estimator_state, lifetimes, metrics = interface.values(
+        what, found, ("gradient", "state", "lifetimes", "metrics")
+    )
+    interface.same(f"the gradient that {what}", gradient, state.params, dtypes=False)
+    interface.same(f"the state that {what}", estimator_state, state.estimator)
+    interface.same(f"the lifetimes that {what}", lifetimes, state.lifetimes)
+    return gradient, estimator_state, lifetimes, interface.metrics(f"the metrics that {what}", metrics)
 
 
 def _staggered(levels: Level) -> Level:

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # lower layers first: each imports only from its own and from those before it
 LAYERS = (
-    *("checks", "types", "tree", "meta", "parallel", "rl", "optimizers", "objectives", "inner", "estimators"),
+    *("checks", "types", "interface", "tree", "meta", "parallel", "rl", "optimizers", "objectives", "inner", "estimators"),
     *("curricula", "finetune", "run", "pretrained", "plot", "rules", "saved_agents", "evaluation"),
 )
 FILES = {
@@ -70,7 +70,7 @@ def test_there_are_no_circles():
 
 def test_the_seam_knows_no_reinforcement_learning():
     imported = graph(in_functions=False)["metarl.meta"] | graph(in_functions=True)["metarl.meta"]
-    assert imported == {"metarl.checks", "metarl.tree", "metarl.types"}
+    assert imported == {"metarl.checks", "metarl.interface", "metarl.tree", "metarl.types"}
 
 
 def environments() -> set[str]:

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
-from metarl import checks
+from metarl import checks, interface
 from metarl.curricula.features import level_metrics
 from metarl.curricula.scores import Score
 from metarl.meta import Curriculum, InnerLoop, Lifetimes
@@ -95,6 +95,8 @@ def replay(
     checks.positive(temperature=priority.temperature)
     checks.at_least(1e-30, temperature=priority.temperature)  # float32 would round a smaller one to 0
     checks.one_of(get_args(Prioritisation), prioritisation=priority.by)
+    interface.levels(levels)
+    interface.part("score", score, Score)
     if not 1 <= warm_up <= capacity:
         raise ValueError(f"warm_up must be from 1 to capacity = {capacity}, got {warm_up}")
     if levels.mutate is None and _positive(mutation_probability):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metarl import checks
+from metarl import checks, interface
 from metarl.inner.rl import ValueJudge
 from metarl.meta import InnerLoop, Lifetimes, advance
 from metarl.tree import select
@@ -32,9 +32,10 @@ def of_ended(function: Callable[[InnerLoop, MetaParams, Any, Key], Array], batch
     """The score `function(inner, meta_params, lifetime, key)` (), computed only for lifetimes that ended.
 
     `batch_size` of them are scored at a time, so the time depends on how many ended, although no shape does.
-    Raises ValueError if `batch_size` is not positive.
+    Raises ValueError if `batch_size` is not positive, or for what is no function.
     """
     checks.at_least(1, batch_size=batch_size)
+    interface.function("the score of a lifetime", function)
 
     def update(
         inner: InnerLoop, meta_params: MetaParams, state: PyTree, lifetimes: Lifetimes, ended: Array, key: Key
@@ -61,6 +62,7 @@ def algorithmic_regret(antagonist: InnerLoop, batch_size: int = 4) -> Score:
     Raises ValueError if `batch_size` is not positive, or if an inner loop has no fitness.
     """
     checks.at_least(1, batch_size=batch_size)
+    interface.part("antagonist", antagonist, InnerLoop)
     antagonist_fitness = _fitness(antagonist, "an antagonist")
     antagonist_params = antagonist.init_meta(jax.random.key(0))  # empty for a hand-made agent
 
@@ -110,8 +112,9 @@ def optimal_regret(optimum: Callable[[PyTree], Array] | None, batch_size: int = 
 def positive_value_loss(judge: ValueJudge, batch_size: int = 4) -> Score:
     """PVL: the mean of `max(A, 0)` over a rollout, where A is the advantage (GAE) under the lifetime's own critic.
 
-    `judge` is `metarl.inner.rl.value_judge(...)` with the same parts as the agents.
+    `judge` is `metarl.inner.rl.value_judge(...)` with the same parts as the agents. Raises ValueError for any other.
     """
+    interface.function("judge", judge)
     return of_ended(
         lambda inner, meta_params, lifetime, key: jnp.maximum(judge(lifetime, key)[1].advantage, 0.0).mean(), batch_size
     )
@@ -119,6 +122,7 @@ def positive_value_loss(judge: ValueJudge, batch_size: int = 4) -> Score:
 
 def l1_value_loss(judge: ValueJudge, batch_size: int = 4) -> Score:
     """The mean of `|A|` over a rollout, with A and `judge` as in `positive_value_loss`."""
+    interface.function("judge", judge)
     return of_ended(
         lambda inner, meta_params, lifetime, key: jnp.abs(judge(lifetime, key)[1].advantage).mean(), batch_size
     )
@@ -130,6 +134,7 @@ def max_monte_carlo(judge: ValueJudge) -> Score:
     Returns are those of a new rollout of the lifetime at the end of each meta-step; the score is NaN if no episode
     ended in them. Returns of earlier lifetimes on the same level are not used. `judge` as in `positive_value_loss`.
     """
+    interface.function("judge", judge)
 
     def init(key: Key, levels: Level) -> Array:
         return jnp.full(len(levels.horizon), -jnp.inf)

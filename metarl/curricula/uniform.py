@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import jax
 
-from metarl import checks
+from metarl import checks, interface
 from metarl.curricula.features import level_metrics
 from metarl.meta import Curriculum, InnerLoop, Lifetimes
 from metarl.types import Array, Key, Level, Levels, MetaParams, Metrics, PyTree
 
 
 def uniform(levels: Levels) -> Curriculum:
-    """Draws every level independently from the distribution."""
+    """Draws every level independently from the distribution. Raises ValueError for what is no `Levels`."""
+    interface.levels(levels)
 
     def sample(key: Key, state: PyTree, needed: Array) -> tuple[Level, PyTree]:
         return jax.vmap(levels.sample)(jax.random.split(key, needed.shape[0])), state
@@ -22,9 +23,10 @@ def uniform(levels: Levels) -> Curriculum:
 def fixed(levels: Levels, num_levels: int) -> Curriculum:
     """Draws a set of `num_levels` levels at the start, and then every level independently from this set.
 
-    Raises ValueError if `num_levels` is not positive.
+    Raises ValueError if `num_levels` is not positive, and for what is no `Levels`.
     """
     checks.at_least(1, num_levels=num_levels)
+    interface.levels(levels)
 
     def init(key: Key, num_lifetimes: int) -> Level:
         return jax.vmap(levels.sample)(jax.random.split(key, num_levels))

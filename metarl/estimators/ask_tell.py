@@ -94,7 +94,7 @@ def ask_tell(
         strategy_state, _ = strategy.tell(tell_key, population, losses, strategy_state, options)
         solution = strategy.get_mean if hasattr(strategy, "get_mean") else strategy.get_best_solution
         gradient = jax.tree.map(jnp.subtract, meta_params, solution(strategy_state))
-        metrics = estimate_metrics(lived.metrics, fitness, gradient, state.previous)
+        metrics = estimate_metrics(lived.metrics, fitness, gradient, state.previous, {})
         best = jax.tree.map(lambda x: x[losses.argmin()], lived.lifetime)
         return gradient, AskTellState(_strongly_typed(strategy_state), gradient), best, metrics
 

@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from metarl import checks
+from metarl import checks, interface
 from metarl.estimators.population import gradient_metrics
-from metarl.meta import COUNTED, Estimator, InnerLoop, Lifetimes, Update, advance, done, summary
+from metarl.meta import COUNTED, Estimator, InnerLoop, Lifetimes, advance, checked_update, done, summary
 from metarl.parallel import Placement
 from metarl.tree import select
 from metarl.types import Array, Key, MetaParams, Metrics, PyTree
@@ -63,13 +63,14 @@ def backprop(steps: int, *, remat: bool = False, placement: Placement = Placemen
         gradients, losses, lifetimes, metrics = placement.shard(batches, meta_params, parts)
         gradient = jax.tree.map(lambda x: x.mean(0), gradients)
         losses, lifetimes = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (losses, lifetimes))
-        metrics = {
-            **summary(metrics),
+        lived = summary(metrics)
+        measured = {
             "meta_loss": losses.mean(),
             "lifetime_loss": losses,
             **gradient_metrics(gradient, state),
             "meta_gradient_variance": _variance(gradients, placement.batch_size),
         }
+        metrics = interface.merged(inner_loop=lived, estimator=measured)
         return gradient, gradient, lifetimes, metrics
 
     return Estimator(lambda meta_params, lifetimes: jax.tree.map(jnp.zeros_like, meta_params), estimate, needs="loss")
@@ -88,10 +89,11 @@ def _truncation(
     update = jax.checkpoint(update, prevent_cse=False) if remat else update  # not needed in a scan
     lifetime, (objectives, metrics) = jax.lax.scan(update, lifetime, jax.random.split(update_key, steps))
     assert inner.loss is not None
-    measured: Update = inner.loss(meta_params, lifetime, loss_key)
+    measured = checked_update("InnerLoop.loss", inner.loss, inner.loss(meta_params, lifetime, loss_key), lifetime)
     costs = {name: metrics[name].sum() + measured.metrics.get(name, 0) for name in COUNTED if name in metrics}
     lifetime = select(done(lifetime), lifetime, measured.lifetime)
-    metrics = {**metrics, **measured.metrics, "objective": objectives, **costs}
+    both = {**metrics, **measured.metrics, **costs}
+    metrics = interface.merged(inner_loop=both, estimator={"objective": objectives})
     return measured.objective + objectives.mean(), (lifetime, metrics)
 
 

@@ -83,11 +83,8 @@ def es(
         noise, lived = placement.balanced_map(pair, (meta_params, state.sigma), starts, horizons)
         shaped = shape(lived.fitness, shaping)
         gradient, variance = pair_gradient((shaped[:, 0] - shaped[:, 1]) / (2.0 * state.sigma), noise)
-        metrics = {
-            **estimate_metrics(lived.metrics, lived.fitness, gradient, state.previous),
-            "meta_gradient_variance": variance,
-            "sigma": state.sigma,
-        }
+        own = {"meta_gradient_variance": variance, "sigma": state.sigma}
+        metrics = estimate_metrics(lived.metrics, lived.fitness, gradient, state.previous, own)
         return gradient, ESState(state.sigma * sigma_decay, gradient), lived.lifetime, metrics
 
     return Estimator(init, estimate, needs="fitness")

@@ -81,11 +81,8 @@ def pes(
         finite = jnp.isfinite(lived.fitness).all(1)
         weights = jnp.where(finite, (lived.fitness[:, 0] - lived.fitness[:, 1]) / 2.0, jnp.nan)
         gradient, variance = pair_gradient(weights, perturbation)
-        metrics = {
-            **estimate_metrics(lived.metrics, lived.fitness, gradient, state.previous),
-            "meta_gradient_variance": variance,
-            "sigma": state.sigma,
-        }
+        own = {"meta_gradient_variance": variance, "sigma": state.sigma}
+        metrics = estimate_metrics(lived.metrics, lived.fitness, gradient, state.previous, own)
         newborn = done(lifetimes)  # the run replaces these before the next estimate
         state = PESState(state.sigma * sigma_decay, gradient, twins, perturbation, newborn)
         return gradient, state, lifetimes, metrics

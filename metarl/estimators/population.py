@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from metarl import interface
 from metarl.meta import COUNTED, InnerLoop, Lifetime, advance, done, summary
 from metarl.types import Array, Key, MetaParams, Metrics
 
@@ -58,7 +59,8 @@ def live(
 
         alive = more(loop) | (loop[0] == 0)  # a lifetime that starts past its horizon is measured, too
         loop = jax.lax.while_loop(more, update, loop)
-        return loop, (measure(meta_params, loop[1], jax.random.fold_in(test_key, end)), alive)
+        measured = measure(meta_params, loop[1], jax.random.fold_in(test_key, end))
+        return loop, (interface.array(interface.title("InnerLoop.fitness", measure), measured, ()), alive)
 
     ends = jnp.asarray([*range(measure_every, steps, measure_every), steps] if measure_every else [steps])
     start = (jnp.int32(0), lifetime, _Totals(jnp.zeros(()), zeros, zeros))
@@ -94,9 +96,16 @@ def pair_gradient(weights: Array, directions: MetaParams) -> tuple[MetaParams, A
     return gradient, jnp.maximum(spread, 0.0) / jnp.maximum(count - 1, 1)
 
 
-def estimate_metrics(metrics: Metrics, fitness: Array, gradient: MetaParams, previous: MetaParams) -> Metrics:
-    """The metrics of all population estimators: of members' updates, of their fitness (any axes), of the gradient."""
-    return {**summary(metrics), **fitness_metrics(fitness), **gradient_metrics(gradient, previous)}
+def estimate_metrics(
+    metrics: Metrics, fitness: Array, gradient: MetaParams, previous: MetaParams, own: Metrics
+) -> Metrics:
+    """The metrics of all population estimators: of members' updates, of their fitness (any axes), of the gradient.
+
+    And the estimator's `own`.
+    """
+    lived = summary(metrics)
+    measured = {**fitness_metrics(fitness), **gradient_metrics(gradient, previous), **own}
+    return interface.merged(inner_loop=lived, estimator=measured)
 
 
 def fitness_metrics(fitness: Array) -> Metrics:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,18 +10,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metarl import checks
+from metarl import checks, interface
 from metarl.meta import InnerLoop, Update, advance
 from metarl.optimizers.learned import LearnedOptimizer, as_learned, check_fits, init_learner, transform
 from metarl.rl.critic import Critic, CriticState, Targets, init_critic, update_critic
+from metarl.rl.environment import trace_environment
 from metarl.rl.networks import NetworkFactory
-from metarl.rl.objective import Objective
+from metarl.rl.objective import Objective, checked_loss, checked_targets
 from metarl.rl.returns import normalise
 from metarl.rl.rollout import (
     Actors,
     Model,
     Rollout,
-    check_environment,
     evaluate,
     layers,
     model,
@@ -98,6 +98,7 @@ def rl_inner_loop(
     not follow the interface, or a network or an optimizer that does not fit.
     """
     counts = {"num_eval_episodes": num_eval_episodes, "max_episode_steps": max_episode_steps}
+    interface.part("experience", experience, Experience)
     checks.at_least(1, **experience._asdict(), **counts)
     parts = _parts(env, network, objective, optimizer, experience, critic)
     return InnerLoop(
@@ -157,7 +158,11 @@ def _parts(
     critic: Critic | None,
 ) -> Parts:
     """The parts, after checks that they fit each other. Raises ValueError as `rl_inner_loop` does."""
-    check_environment(env)
+    trace_environment(env)
+    _check_objective(objective)
+    if critic is not None:
+        interface.part("critic", critic, Critic)
+        interface.optimizer("Critic.optimizer", critic.optimizer)
     agent = model(env, network, objective.outputs)
     rows = experience.num_envs if agent.recurrent else experience.env_steps
     if rows % experience.minibatches:
@@ -169,6 +174,14 @@ def _parts(
     return Parts(env, agent, objective, learned, experience, critic, critic_model)
 
 
+def _check_objective(objective: Objective) -> None:
+    interface.part("objective", objective, Objective)
+    for name, size in interface.part("Objective.outputs", objective.outputs, Mapping).items():
+        if name == "policy":
+            raise ValueError("Objective.outputs must not have 'policy', which every network has: name it otherwise")
+        checks.within(checks.COUNT, **{f"Objective.outputs[{name!r}]": size})
+
+
 # --- the functions of the loop --------------------------------------------------------------------------------
 
 
@@ -178,6 +191,7 @@ def _init_meta(parts: Parts, key: Key) -> MetaParams:
 
 
 def _init(parts: Parts, key: Key, level: Level) -> Agent:
+    interface.problem(parts.env, level)
     param_key, optimizer_key, env_key, critic_key = jax.random.split(key, 4)
     params, opt_state = init_learner(parts.optimizer, parts.agent.network.init, param_key, optimizer_key)
     actors = reset(parts.env, parts.agent, level.problem, env_key, parts.experience.num_envs)
@@ -196,7 +210,8 @@ def _step(parts: Parts, meta_params: MetaParams, lifetime: Agent, key: Key) -> U
     params, opt_state, objective, metrics = _learn(parts, meta_params, lifetime, data, update_key)
     agent = Agent(params, opt_state, actors, lifetime.level, lifetime.step + 1, critic)
     rewards = {"reward": data.reward.mean(), "episode_return": jnp.nanmean(data.episode_return)}
-    return Update(agent, objective, {**metrics, **critic_metrics, **rewards, **_cost(parts)})
+    own = {**critic_metrics, **rewards, **_cost(parts)}
+    return Update(agent, objective, interface.merged(objective=metrics, agent=own))
 
 
 def _loss(parts: Parts, meta_params: MetaParams, lifetime: Agent, key: Key) -> Update:
@@ -240,20 +255,25 @@ def _learn(
     parts: Parts, meta_params: MetaParams, lifetime: Agent, data: Rollout, key: Key
 ) -> tuple[Params, PyTree, Array, Metrics]:
     """One agent update on the rollout `data`: new parameters and optimizer state, meta-objective, metrics."""
-    rule = meta_params.get("objective", ())  # files leave out what is not learned
+    rule = interface.meta_params("objective", meta_params, parts.objective.init)  # files leave out what is not learned
     optimizer = transform(parts.optimizer, meta_params)
     progress = Progress(lifetime.step, lifetime.level.horizon)
     epochs, minibatches = parts.experience.epochs, parts.experience.minibatches
-    targets, objective = parts.objective.targets(rule, lifetime.params, parts.agent, data, progress)
+    targets, objective = checked_targets(
+        parts.objective, parts.objective.targets(rule, lifetime.params, parts.agent, data, progress)
+    )
 
     def gradient_step(
         learner: tuple[Params, PyTree], part: tuple[Rollout, PyTree], key: Key, index: Array | int = 0
     ) -> tuple[Any, Metrics]:
         params, opt_state = learner
         gradient, metrics = jax.grad(
-            lambda params: parts.objective.loss(rule, params, parts.agent, *part, progress), has_aux=True
+            lambda params: checked_loss(
+                parts.objective, parts.objective.loss(rule, params, parts.agent, *part, progress)
+            ),
+            has_aux=True,
         )(params)
-        updates, opt_state = optimizer.update(
+        following = optimizer.update(
             gradient,
             opt_state,
             params,
@@ -262,6 +282,7 @@ def _learn(
             layers=layers(parts.agent, params, part[0]),
             key=key,
         )
+        updates, opt_state = interface.followed("optimizer", following, params, opt_state)
         return (optax.apply_updates(params, updates), opt_state), metrics
 
     learner = (lifetime.params, lifetime.opt_state)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metarl import checks
+from metarl import checks, interface
 from metarl.meta import InnerLoop, Update
 from metarl.optimizers.learned import LearnedOptimizer, as_learned, check_fits, init_learner, transform
 from metarl.tree import all_finite
@@ -49,7 +49,7 @@ def supervised_inner_loop(task: Task, optimizer: optax.GradientTransformation | 
         batch_key, optimizer_key = jax.random.split(key)
         params, problem = training.params, training.level.problem
         value, gradient = jax.value_and_grad(task.loss)(params, problem, batch_key)
-        updates, opt_state = transform(learned, meta_params).update(
+        following = transform(learned, meta_params).update(
             gradient,
             training.opt_state,
             params,
@@ -58,8 +58,9 @@ def supervised_inner_loop(task: Task, optimizer: optax.GradientTransformation | 
             layers=task.layers(params, problem, batch_key) if task.layers else (),
             key=optimizer_key,
         )
-        following = Training(optax.apply_updates(params, updates), opt_state, training.level, training.step + 1)
-        return Update(following, jnp.zeros(()), {"loss": value})
+        updates, opt_state = interface.followed("optimizer", following, params, training.opt_state)
+        older = Training(optax.apply_updates(params, updates), opt_state, training.level, training.step + 1)
+        return Update(older, jnp.zeros(()), {"loss": value})
 
     def loss(meta_params: MetaParams, training: Training, key: Key) -> Update:
         return Update(training, task.test(training.params, training.level.problem), {})

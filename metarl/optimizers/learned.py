@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import optax
 
+from metarl import interface
 from metarl.types import Key, MetaParams, Params, PyTree
 
 
@@ -19,15 +20,22 @@ class LearnedOptimizer(NamedTuple):
 
 
 def as_learned(optimizer: optax.GradientTransformation | LearnedOptimizer) -> LearnedOptimizer:
-    """`optimizer` as a `LearnedOptimizer`; the meta-parameters of an optax transformation are `()`."""
+    """`optimizer` as a `LearnedOptimizer`; the meta-parameters of an optax transformation are `()`.
+
+    Raises ValueError for what is neither.
+    """
     if isinstance(optimizer, LearnedOptimizer):
         return optimizer
+    interface.optimizer("optimizer", optimizer)
     return LearnedOptimizer(lambda key: (), lambda meta_params: optax.with_extra_args_support(optimizer))
 
 
 def transform(learned: LearnedOptimizer, meta_params: MetaParams) -> optax.GradientTransformationExtraArgs:
-    """The transformation with `meta_params["optimizer"]`, or with `()` if nothing is learned and a file left it out."""
-    return learned.transform(meta_params.get("optimizer", ()))
+    """The transformation with `meta_params["optimizer"]`, or with `()` if nothing is learned and a file left it out.
+
+    Raises ValueError for other meta-parameters than those of `learned.init`.
+    """
+    return learned.transform(interface.meta_params("optimizer", meta_params, learned.init))
 
 
 def init_learner(

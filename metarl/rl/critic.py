@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from metarl import interface
 from metarl.rl.networks import NetworkFactory
 from metarl.rl.returns import gae
 from metarl.rl.rollout import Model, Rollout, empty_carry, unroll
@@ -69,7 +70,8 @@ def update_critic(
 
     def learn(state: CriticState, _: None) -> tuple[CriticState, Array]:
         value, gradient = jax.value_and_grad(loss)(state.params)
-        updates, opt_state = critic.optimizer.update(gradient, state.opt_state, state.params)
+        following = critic.optimizer.update(gradient, state.opt_state, state.params)
+        updates, opt_state = interface.followed("Critic.optimizer", following, state.params, state.opt_state)
         return CriticState(optax.apply_updates(state.params, updates), opt_state), value
 
     state, losses = jax.lax.scan(learn, state, None, critic.steps)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from metarl import interface
 from metarl.rl.rollout import Model, Rollout
 from metarl.types import Array, Key, MetaParams, Metrics, Params, Progress, PyTree
 
@@ -21,3 +22,17 @@ class Objective(NamedTuple):
     # (meta_params, params, model, rollout, targets, progress) -> loss (), whose gradient in `params` the agent follows,
     # and metrics
     loss: Callable[[MetaParams, Params, Model, Rollout, PyTree, Progress], tuple[Array, Metrics]]
+
+
+def checked_targets(objective: Objective, found: Any) -> tuple[PyTree, Array]:
+    """`found` if it is what `objective.targets` has to return. Raises ValueError if not."""
+    what = interface.title("Objective.targets", objective.targets)
+    targets, regulariser = interface.values(what, found, ("targets", "objective"))
+    return targets, interface.array(f"the objective that {what}", regulariser, ())
+
+
+def checked_loss(objective: Objective, found: Any) -> tuple[Array, Metrics]:
+    """`found` if it is what `objective.loss` has to return. Raises ValueError if not."""
+    what = interface.title("Objective.loss", objective.loss)
+    loss, metrics = interface.values(what, found, ("loss", "metrics"))
+    return interface.array(f"the loss that {what}", loss, ()), interface.metrics(f"the metrics that {what}", metrics)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from metarl import interface
 from metarl.rl.networks import Network, NetworkFactory, PolicyHead, as_layers, policy_head
 from metarl.tree import select
 from metarl.types import Array, Environment, Key, Params, PyTree
@@ -28,47 +29,33 @@ class Model(NamedTuple):
 def model(env: Environment, network: NetworkFactory, outputs: Mapping[str, int]) -> Model:
     """A network for `env` with the output "policy" and the further `outputs` {name: size}.
 
-    Raises ValueError if the network does not take the environment's observations.
+    Raises ValueError if the network does not take the environment's observations, or does not give these outputs.
     """
     head = policy_head(env.action_space(env.default_params))
     space = env.observation_space(env.default_params)
-    agent = network(space, {"policy": head.size, **outputs})
+    sizes = {"policy": head.size, **outputs}
+    interface.function("network", network)
     try:
-        jax.eval_shape(agent.init, jax.random.key(0))
+        agent = network(space, sizes)
+    except TypeError as error:
+        wanted = "network must be a function (observation space, {output: size}) -> Network"
+        raise ValueError(f"{wanted}, got {interface.name(network)}: {error}") from error
+    interface.part(f"what the network {interface.name(network)} returns", agent, Network)
+    try:
+        params = jax.eval_shape(agent.init, jax.random.key(0))
     except Exception as error:  # each layer raises its own kind of error for a shape that it cannot take
         raise ValueError(f"the network does not fit observations of shape {space.shape}: {error}") from error
+    obs, first = jax.ShapeDtypeStruct(space.shape, space.dtype), jax.ShapeDtypeStruct((), bool)
+    what = interface.title("Network.apply", agent.apply)
+    found, carry = interface.values(
+        what, interface.traced(what, agent.apply, params, obs, first, agent.carry), ("outputs", "carry")
+    )
+    for name, size in sizes.items():
+        if not isinstance(found, Mapping) or name not in found:
+            raise ValueError(f"{what} returned {interface.shown(found)}, wanted the outputs {list(sizes)}")
+        interface.array(f"the output {name!r} that {what}", found[name], (size,))
+    interface.same(f"the carry that {what}", carry, agent.carry)
     return Model(agent, head)
-
-
-def check_environment(env: Environment) -> None:
-    """Checks `env` against the gymnax >= 1.0 interface (`metarl.types.Environment`) by tracing a reset and a step.
-
-    Raises ValueError naming the first difference.
-    """
-    key, params = jax.random.key(0), env.default_params
-    obs, state = jax.eval_shape(env.reset, key, params)
-    action = jax.eval_shape(env.action_space(params).sample, key)
-    results = jax.eval_shape(env.step, key, state, action, params)
-
-    def describe(tree: PyTree) -> PyTree:
-        return jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", tree)
-
-    def expect(what: str, found: PyTree, wanted: PyTree) -> None:
-        if found != wanted:
-            raise ValueError(f"{type(env).__name__}.{what} must be {wanted}, got {found}")
-
-    step = "step must return (obs, state, reward, terminated, truncated, info): gymnax >= 1.0"
-    if len(results) != 6:
-        raise ValueError(f"{type(env).__name__}.{step}; got {len(results)} values")
-    new_obs, new_state, reward, terminated, truncated, info = results
-    if "final_observation" not in info:
-        raise ValueError(f"{type(env).__name__}.{step} with info['final_observation']; got {list(info)}")
-    expect("reset's observation shape", obs.shape, tuple(env.observation_space(params).shape))
-    expect("step's observation", describe(new_obs), describe(obs))
-    expect("step's info['final_observation']", describe(info["final_observation"]), describe(obs))
-    expect("step's state", describe(new_state), describe(state))
-    for name, value in {"reward": reward, "terminated": terminated, "truncated": truncated}.items():
-        expect(f"step's {name} shape", value.shape, ())
 
 
 class Actors(NamedTuple):

@@ -12,7 +12,7 @@ import envs
 from envs import tokens
 from envs.tokens import general_points as gp
 from envs.tokens import rpn
-from metarl.rl.rollout import check_environment
+from metarl.rl.environment import trace_environment
 from metarl.types import Box, constant_levels
 
 N = gp.NOTATION
@@ -411,7 +411,7 @@ def test_several_tries_by_hand():
 def test_the_environments_have_the_interface(name):
     levels = envs.make(f"tokens/{name}")
     env = levels.env
-    check_environment(env)
+    trace_environment(env)
     assert env == envs.make(f"tokens/{name}").env and hash(env) == hash(envs.make(f"tokens/{name}").env)
     level = jax.jit(levels.sample)(jax.random.key(0))
     obs, state = env.reset(jax.random.key(0), level.problem)
