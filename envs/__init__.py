@@ -9,11 +9,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from functools import partial
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 
 from envs import bandit, gridworld, mdp, suites, tokens
+from metarl.checks import COUNT, checked
 from metarl.evaluation.suites import Entry
 from metarl.types import Key, Level, Levels
 
@@ -78,7 +80,8 @@ def _make(name: str) -> Levels:
     return gymnax.make(name, 1000)
 
 
-def _with_horizon(levels: Levels, shortest: int, longest: int) -> Levels:
+@checked
+def _with_horizon(levels: Levels, shortest: Annotated[int, COUNT], longest: Annotated[int, COUNT]) -> Levels:
     def sample(key: Key) -> Level:
         if shortest == longest:
             return levels.sample(key)._replace(horizon=jnp.int32(longest))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from typing import Any, TypeVar
 
 import jax
@@ -18,6 +19,8 @@ import optax
 from metarl.types import Array, Environment, Key, Level, Levels, Metrics, PyTree
 
 T = TypeVar("T")
+_COLUMNS = {"step", "seconds"}  # what `metarl.train` and its sinks add to the metrics
+_KINDS = {jnp.floating: "float", jnp.integer: "int", jnp.bool_: "bool"}
 _LONGEST = 200  # characters of a tree in a message
 
 
@@ -61,6 +64,12 @@ def optimizer(what: str, value: Any) -> optax.GradientTransformation:
     )
 
 
+def count(what: str, value: Any) -> None:
+    """Checks that `value` is an integer that is at least 1."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"{what} must be an integer that is at least 1, got {value!r}")
+
+
 def function(what: str, value: Any) -> None:
     """Checks that `value` can be called."""
     if not callable(value):
@@ -89,7 +98,7 @@ def array(what: str, found: Any, shape: tuple[int, ...], kind: Any = jnp.floatin
     kinds = kind if isinstance(kind, tuple) else (kind,)
     fits = _is_array(found) and jnp.shape(found) == shape
     if not fits or not any(jnp.issubdtype(_dtype(found), each) for each in kinds):
-        raise ValueError(f"{what} returned {shown(found)}, wanted {kinds[0].__name__}{list(shape)}")
+        raise ValueError(f"{what} returned {shown(found)}, wanted {_KINDS[kinds[0]]}{list(shape)}")
     return found
 
 
@@ -99,12 +108,14 @@ def metrics(what: str, found: Any) -> Metrics:
     fits = isinstance(found, Mapping) and all(isinstance(key, str) and _is_array(x) for key, x in found.items())
     if not fits or not all(any(jnp.issubdtype(_dtype(x), kind) for kind in real) for x in found.values()):
         raise ValueError(f"{what} returned {shown(found)}, wanted metrics {{name: real numbers}}")
+    if taken := found.keys() & _COLUMNS:
+        raise ValueError(f"{what} returned a metric {min(taken)!r}, which is a column of every log: rename it")
     return dict(found)
 
 
 def same(what: str, found: PyTree, wanted: PyTree, dtypes: bool = True) -> Any:
     """`found` if its tree, shapes and (unless told otherwise) `dtypes` are those of `wanted`."""
-    if jax.tree.structure(found) != jax.tree.structure(wanted):
+    if not _same_tree(found, wanted):
         raise ValueError(f"{what} returned {shown(found)}, wanted {shown(wanted)}")
     places = jax.tree_util.tree_leaves_with_path(found)
     for (path, one), other in zip(places, jax.tree.leaves(wanted), strict=True):
@@ -127,7 +138,7 @@ def level(what: str, found: Any, shape: tuple[int, ...] = ()) -> Level:
 def problem(env: Environment, level: Level) -> None:
     """Checks that the problem of `level` may be one of `env`: it has the tree and the shapes of `default_params`."""
     found, wanted = level.problem, jax.eval_shape(lambda: env.default_params)
-    if jax.tree.structure(found) != jax.tree.structure(wanted) or _shapes(found) != _shapes(wanted):
+    if not _same_tree(found, wanted) or _shapes(found) != _shapes(wanted):
         raise ValueError(
             f"the level is not one of the environment {name(env)}: its problem is {shown(found)}, wanted "
             f"{shown(wanted)} as in default_params"
@@ -152,9 +163,11 @@ def meta_params(name: str, given: Any, init: Callable[[Key], PyTree]) -> PyTree:
     if not isinstance(given, Mapping):
         raise ValueError(f"meta_params must be a mapping such as inner.init_meta(key) gives, got {_described(given)}")
     found, wanted = given.get(name, ()), jax.eval_shape(init, jax.random.key(0))
-    if name not in given and jax.tree.leaves(wanted):
-        raise ValueError(f"meta_params lack {name!r}, which is learned: give inner.init_meta(key) or those of a rule")
-    return same(f"the caller gave as meta_params[{name!r}]", found, wanted, dtypes=False)
+    if not _same_tree(found, wanted):  # shapes may differ: files have numbers of shape (1,)
+        raise ValueError(
+            f"meta_params[{name!r}] must be {shown(wanted)}, as inner.init_meta(key) gives them, got {shown(found)}"
+        )
+    return found
 
 
 def followed(what: str, found: Any, params: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
@@ -176,6 +189,10 @@ def merged(**given: Metrics) -> Metrics:
                 )
             found[key] = (giver, x)
     return {key: x for key, (_, x) in found.items()}
+
+
+def _same_tree(one: PyTree, other: PyTree) -> bool:
+    return bool(jax.tree.structure(one) == jax.tree.structure(other))
 
 
 def _shapes(tree: PyTree) -> list[tuple[int, ...]]:

@@ -124,9 +124,7 @@ def advance(inner: InnerLoop, meta_params: MetaParams, lifetime: Any, key: Key) 
     return Update(
         select(alive, update.lifetime, lifetime),
         jnp.where(alive, update.objective, 0.0),
-        interface.merged(
-            inner_loop={**update.metrics, **costs}, run={"agent_updates": alive.astype(jnp.int32)}
-        ),
+        interface.merged(inner_loop={**update.metrics, **costs}, run={"agent_updates": alive.astype(jnp.int32)}),
     )
 
 

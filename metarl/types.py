@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
-from metarl import checks
+from metarl.checks import COUNT, checked
 
 Array = jax.Array
 Key = jax.Array  # a typed key, `jax.random.key(seed)`
@@ -203,12 +203,24 @@ class TokenTask(Protocol):
         ...
 
 
-def constant_levels(env: Environment, horizon: int, params: PyTree = None) -> Levels:
+def check_members(env: Environment) -> None:
+    """Raises ValueError for a class in the place of an environment, and for what lacks one of its members."""
+    if isinstance(env, type):
+        raise ValueError(f"env must be an environment, got the class {env.__name__}: give {env.__name__}(...)")
+    wanted = ("default_params", "reset", "step", "action_space", "observation_space")
+    if lacking := [member for member in wanted if not hasattr(env, member)]:
+        hint = ": give levels.env" if isinstance(env, Levels) else ""
+        kind = type(env).__name__
+        raise ValueError(f"env must be an environment, but {kind} has no {', '.join(lacking)}{hint}")
+
+
+@checked
+def constant_levels(env: Environment, horizon: Annotated[Array | int, COUNT], params: PyTree = None) -> Levels:
     """A distribution of one level: `env` with `params` (None: its default ones), `horizon` updates per lifetime.
 
-    Raises ValueError if `horizon` is not positive.
+    Raises ValueError if `horizon` is not positive, or for what is no environment.
     """
-    checks.at_least(1, horizon=horizon)
+    check_members(env)
     params = env.default_params if params is None else params
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), params)  # weak types would compile twice
     return Levels(lambda key: Level(params, jnp.int32(horizon)), env)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metarl import checks
+from metarl import checks, interface
 from metarl.meta import COUNTED, InnerLoop, Update
 from metarl.types import Array, Key, Level, Levels, MetaParams, Metrics
 
@@ -70,8 +70,12 @@ def mixture(inners: Sequence[InnerLoop], scales: Sequence[Array | float]) -> Inn
 def mixed_levels(levels: Sequence[Levels]) -> Levels:
     """Levels whose problem is a tuple of one problem of each of `levels`. The horizon is that of the first.
 
-    They have no environment: each part has its own.
+    They have no environment: each part has its own. Raises ValueError if there are none, or for what is no `Levels`.
     """
+    if not levels:
+        raise ValueError("levels must be at least one distribution of levels, got none")
+    for each in levels:
+        interface.levels(each)
 
     def sample(key: Key) -> Level:
         drawn = [each.sample(key) for each, key in zip(levels, jax.random.split(key, len(levels)), strict=True)]
@@ -83,6 +87,8 @@ def mixed_levels(levels: Sequence[Levels]) -> Levels:
 def _check(inners: Sequence[InnerLoop], scales: Sequence[Array | float]) -> None:
     if not inners or len(inners) != len(scales):
         raise ValueError(f"need one scale for each inner loop, got {len(scales)} for {len(inners)}")
+    for i, inner in enumerate(inners):
+        interface.part(f"inners[{i}]", inner, InnerLoop)
     shapes = {str(jax.tree.map(jnp.shape, jax.eval_shape(inner.init_meta, jax.random.key(0)))) for inner in inners}
     if len(shapes) > 1:
         raise ValueError("inner loops of a mixture must have the same meta-parameters")

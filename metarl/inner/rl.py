@@ -95,7 +95,8 @@ def rl_inner_loop(
     and NaN for an agent whose parameters are not finite.
 
     Raises ValueError for a non-positive count, `minibatches` that do not divide the batch, an environment that does
-    not follow the interface, or a network or an optimizer that does not fit.
+    not follow the interface, or a network or an optimizer that does not fit. Its functions raise ValueError when they
+    are traced, for a level of another environment and for a part that returns something else than its interface says.
     """
     counts = {"num_eval_episodes": num_eval_episodes, "max_episode_steps": max_episode_steps}
     interface.part("experience", experience, Experience)
@@ -118,6 +119,7 @@ def value_judge(
     The parts must be those of the agents' `rl_inner_loop`. Scores of levels use it (`metarl.curricula.scores`):
     positive value loss, L1 value loss, MaxMC.
     """
+    interface.part("critic", critic, Critic)
     agent, critic_model = model(env, network, objective.outputs), model(env, critic.network or network, {"value": 1})
 
     def judged(lifetime: Agent, key: Key) -> tuple[Rollout, Targets]:
@@ -136,7 +138,12 @@ def train_agent(
     Returns its lifetime, and metrics with leaves [num_updates]. The function is pure: jit it, or vmap it over keys,
     levels, meta-parameters or hyperparameters that `inner` closes over.
     If nothing is learned by `inner`, `meta_params` are `inner.init_meta(key)`.
+
+    Raises ValueError for a level of another environment, for meta-parameters of another learner, and if a part returns
+    something else than its interface says.
     """
+    interface.part("inner", inner, InnerLoop)
+    interface.part("level", level, Level, {"Levels": "give levels.sample(key)"})
     init_key, step_key = jax.random.split(key)
 
     def step(lifetime: Any, key: Key) -> tuple[Any, Metrics]:
@@ -176,10 +183,12 @@ def _parts(
 
 def _check_objective(objective: Objective) -> None:
     interface.part("objective", objective, Objective)
-    for name, size in interface.part("Objective.outputs", objective.outputs, Mapping).items():
+    if not isinstance(objective.outputs, Mapping):
+        raise ValueError(f"Objective.outputs must be a mapping {{name: size}}, got {objective.outputs!r}")
+    for name, size in objective.outputs.items():
         if name == "policy":
-            raise ValueError("Objective.outputs must not have 'policy', which every network has: name it otherwise")
-        checks.within(checks.COUNT, **{f"Objective.outputs[{name!r}]": size})
+            raise ValueError("Objective.outputs must not have 'policy', which every network has: rename it")
+        interface.count(f"Objective.outputs[{name!r}]", size)
 
 
 # --- the functions of the loop --------------------------------------------------------------------------------

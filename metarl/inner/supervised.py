@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from metarl import checks, interface
+from metarl import interface
+from metarl.checks import COUNT, checked
 from metarl.meta import InnerLoop, Update
 from metarl.optimizers.learned import LearnedOptimizer, as_learned, check_fits, init_learner, transform
 from metarl.tree import all_finite
@@ -32,10 +33,14 @@ def supervised_inner_loop(task: Task, optimizer: optax.GradientTransformation | 
     minibatch; `()` if the task has none) and a new `key`.
     `loss` is `task.test` of the present parameters. `fitness` is minus that, and NaN if they are not finite.
 
-    Raises ValueError for an optimizer that does not fit the task's parameters.
+    Raises ValueError for what is no `Task`, and for an optimizer that does not fit the task's parameters.
     """
+    interface.part("task", task, Task)
     learned = as_learned(optimizer)
     check_fits(learned, lambda key: task.init(key, task.sample(key)), "the task's parameters")
+
+    def measured(params: Params, problem: PyTree, key: Key) -> Array:
+        return interface.array(interface.title("Task.loss", task.loss), task.loss(params, problem, key), ())
 
     def init_meta(key: Key) -> MetaParams:
         return {"objective": (), "optimizer": learned.init(key)}
@@ -48,7 +53,7 @@ def supervised_inner_loop(task: Task, optimizer: optax.GradientTransformation | 
     def step(meta_params: MetaParams, training: Training, key: Key) -> Update:
         batch_key, optimizer_key = jax.random.split(key)
         params, problem = training.params, training.level.problem
-        value, gradient = jax.value_and_grad(task.loss)(params, problem, batch_key)
+        value, gradient = jax.value_and_grad(measured)(params, problem, batch_key)
         following = transform(learned, meta_params).update(
             gradient,
             training.opt_state,
@@ -72,10 +77,11 @@ def supervised_inner_loop(task: Task, optimizer: optax.GradientTransformation | 
     return InnerLoop(init_meta, init, step, loss, fitness)
 
 
-def task_levels(task: Task, horizon: int) -> Levels:
+@checked
+def task_levels(task: Task, horizon: Annotated[Array | int, COUNT]) -> Levels:
     """Levels whose problems are those of `task`, with lifetimes of `horizon` updates. They have no environment.
 
-    Raises ValueError if `horizon` is not positive.
+    Raises ValueError if `horizon` is not positive, or for what is no `Task`.
     """
-    checks.at_least(1, horizon=horizon)
+    interface.part("task", task, Task)
     return Levels(lambda key: Level(task.sample(key), jnp.int32(horizon)))

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metarl import checks, interface
+from metarl import interface
+from metarl.checks import COUNT, checked
 from metarl.rl.networks import policy_head
-from metarl.types import Array, Environment, Key, PyTree
+from metarl.types import Array, Environment, Key, PyTree, check_members
 
-_MEMBERS = ("default_params", "reset", "step", "action_space", "observation_space")
 _STEP = ("obs", "state", "reward", "terminated", "truncated", "info")
 _REAL = (jnp.floating, jnp.integer, jnp.bool_)
 _NUM_ENVS = 4
+_ROUNDING = 1e-5
 
 
 def trace_environment(env: Environment, params: PyTree = None) -> None:
@@ -24,12 +25,8 @@ def trace_environment(env: Environment, params: PyTree = None) -> None:
 
     Raises ValueError naming the first difference from the interface. Nothing is computed.
     """
+    check_members(env)
     name = interface.name(env)
-    if isinstance(env, type):
-        raise ValueError(f"env must be an environment, got the class {name}: give {name}(...)")
-    if lacking := [member for member in _MEMBERS if not hasattr(env, member)]:
-        hint = ": give levels.env" if hasattr(env, "env") else ""
-        raise ValueError(f"env must have {', '.join(_MEMBERS)}; {name} lacks {', '.join(lacking)}{hint}")
     params = env.default_params if params is None else params
     action_space, space = env.action_space(params), env.observation_space(params)
     policy_head(action_space)
@@ -54,7 +51,8 @@ def trace_environment(env: Environment, params: PyTree = None) -> None:
         interface.array(f"the {what} that {step}", flag, (), (jnp.bool_, jnp.integer))
 
 
-def check_environment(env: Environment, params: PyTree = None, *, steps: int = 100) -> None:
+@checked
+def check_environment(env: Environment, params: PyTree = None, *, steps: Annotated[int, COUNT] = 100) -> None:
     """Checks your own `env` against the interface of `metarl.types.Environment`, as `rl_inner_loop` does, and by use.
 
     Four copies of the environment make `steps` steps side by side under `jax.jit` and `jax.vmap`, with random actions.
@@ -64,7 +62,6 @@ def check_environment(env: Environment, params: PyTree = None, *, steps: int = 1
 
     Raises ValueError that says in one line what is wrong.
     """
-    checks.within(checks.COUNT, steps=steps)
     trace_environment(env, params)
     params = env.default_params if params is None else params
     # of two traces, because numbers that are drawn outside of JAX are constants of one
@@ -107,9 +104,11 @@ def _play(env: Environment, params: PyTree, key: Key, steps: int) -> tuple[Array
 
 def _check_within(what: str, seen: np.ndarray, space: Any) -> None:
     low, high = (0, space.n - 1) if hasattr(space, "n") else (np.asarray(space.low), np.asarray(space.high))
-    outside = ~((seen >= low) & (seen <= high))  # NaN is outside, too
+    slack = _ROUNDING * np.maximum(1.0, np.abs([np.nan_to_num(low), np.nan_to_num(high)]).max(0))
+    outside = ~((seen >= low - slack) & (seen <= high + slack))  # NaN is outside, too
     if outside.any():
-        raise ValueError(f"{what} with the entry {seen[outside][0]}, which is not in {space!r}")
+        value, low, high = (np.broadcast_to(x, seen.shape)[outside][0] for x in (seen, low, high))
+        raise ValueError(f"{what} with an entry {value}, wanted one from {low} to {high} as its space says")
 
 
 def _can_be_nan(x: Array) -> bool:
