@@ -224,7 +224,11 @@ def _update(
     ended: Array,
     key: Key,
 ) -> tuple[ReplayState, Metrics]:
-    scores, score_state = options.score.update(inner, meta_params, state.score, lifetimes, ended, key)
+    what, found = interface.title("Score.update", options.score.update), options.score.update
+    scores, score_state = interface.values(
+        what, found(inner, meta_params, state.score, lifetimes, ended, key), ("scores", "state")
+    )
+    interface.array(f"the scores that {what}", scores, ended.shape)
     buffer = record(state.buffer, lifetimes.level, scores, ended)
     metrics = {**replay_metrics(buffer), **level_metrics(options.levels, lifetimes.level)}
     return ReplayState(buffer, score_state), metrics

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from metarl import plot
 from metarl.evaluation import tables
 from metarl.evaluation.measure import final_returns
-from metarl.evaluation.scales import diverged_as_random, normalised_return, on_scale
+from metarl.evaluation.scales import check_finite, diverged_as_random, normalised_return, on_scale
 from metarl.evaluation.statistics import Interval, over_runs
 from metarl.meta import InnerLoop
 from metarl.parallel import Placement, dividing
@@ -34,7 +34,7 @@ class Judge:
     longest life that is asked for. `plain` is the plain agent's name and inner loop. Each rule trains one agent per
     seed (`num_seeds`) and held-out level (`num_levels`); `batch_size` agents live side by side on each device.
 
-    Raises ValueError if there are fewer than 2 levels or 1 seed.
+    Raises ValueError if there are fewer than 2 levels or 1 seed, or if rewards of newborn agents are not finite.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class Judge:
         self.plain = self.players(plain[1], {plain[0]: plain[1].init_meta})
         # A newborn agent's policy is as good as uniform (and a Gaussian of unit deviation for continuous actions).
         self.random = self.plain[plain[0]](self.living(0))
+        check_finite(self.random, "the held-out levels")
         optimum = levels.optimal_return
         self.optimal = jax.lax.map(optimum, self.levels.problem, batch_size=64)[None] if optimum else None
 

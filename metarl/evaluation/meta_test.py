@@ -134,6 +134,8 @@ def measure(job: Job, points: int, seeds: int, seed: int) -> Cell:
         return learning_curves(lambda _: inner, (), levels, keys, updates, Placement(dividing(seeds)))
 
     returns = np.asarray(play(jax.random.fold_in(jax.random.key(HELD_OUT), seed)), float)
+    if job.player is None:
+        scales.check_finite(returns, job.place[1])
     made = updates if job.player else (0,) * points
     seconds = round(time.monotonic() - start, 3)
     return Cell(*job.place, job.label, tuple(n * batch for n in updates), made, returns, seconds)

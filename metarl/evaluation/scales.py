@@ -31,6 +31,16 @@ def diverged_as_random(returns: Any, random: Any) -> np.ndarray:
     return np.where(np.isfinite(returns), returns, random)
 
 
+def check_finite(random: Any, where: str) -> None:
+    """Raises ValueError if returns of the `random` policy are not finite: it cannot diverge, so rewards are not."""
+    bad = np.count_nonzero(~np.isfinite(random))
+    if bad:
+        raise ValueError(
+            f"{bad} of {np.size(random)} returns of the random policy in {where} are not finite, so rewards are not: "
+            "metarl.check_environment looks for the fault"
+        )
+
+
 def scale(random: Any, reference: Any, rule: str) -> Scale:
     """The scale of an environment from final returns [seeds] of the random policy and of the agents of `rule`.
 

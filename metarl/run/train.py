@@ -94,7 +94,7 @@ def train(
     Raises:
         ValueError: an argument is out of range, or (CheckpointError) the checkpoint is unusable.
         FileExistsError, FileNotFoundError: `directory` holds a run without `resume`, or none with it.
-        NonFiniteLoss: a metric `lifetime_loss` or `meta_loss`, or an entry of the state's field `params`, is NaN or
+        NonFiniteLoss: a metric of `metarl.meta.WATCHED`, or an entry of the state's field `params`, is NaN or
             infinite. That state is not saved.
         Interrupted: SIGINT or SIGTERM came. The present chunk was finished and saved first. A second signal ends the
             process at once (during a compilation, after it).
