@@ -46,9 +46,9 @@ def learned():
     def loss(meta_params, params, model, rollout, targets, progress):
         log_prob = model.policy.distribution(unroll(model, params, rollout)[0]["policy"]).log_prob(rollout.action)
         better = (rollout.action == 1) + 0.0 * rollout.reward  # NaN where the reward is not finite
-        return -(meta_params * better * log_prob).mean(), {}
+        return -(meta_params.sum() * better * log_prob).mean(), {}
 
-    return metarl.Objective(lambda key: jnp.zeros(()), {}, lambda *args: ((), jnp.zeros(())), loss)
+    return metarl.Objective(lambda key: jnp.zeros(2), {}, lambda *args: ((), jnp.zeros(())), loss)
 
 
 def agents(critic=None):
@@ -144,6 +144,14 @@ def test_a_gradient_that_overflows_stops_a_run(name):
     else:
         assert not why
         assert_moved(before, after)
+
+
+def test_an_agent_shows_that_its_rewards_are_not_finite():
+    inner, level, key = agents(), metarl.Level(jnp.float32(jnp.nan), jnp.int32(2)), jax.random.key(0)
+    meta_params = {"objective": jnp.ones(2)}
+    agent, metrics = jax.jit(lambda: metarl.train_agent(inner, meta_params, level, key, 2))()
+    assert jnp.isnan(metrics["reward"]).all() and jnp.isnan(agent.params["policy"]).any()
+    assert jnp.isnan(inner.fitness(meta_params, agent, key))
 
 
 def test_levels_without_a_finite_score_do_not_stay_in_the_buffer():

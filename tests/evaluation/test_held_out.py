@@ -72,6 +72,21 @@ def test_random_scores_zero_and_the_optimal_policy_one(judge):
     assert set(report["a2c"]) == {"mean", "low", "high", "return"}
 
 
+def test_rewards_that_are_not_finite_are_no_score():
+    """Not even of agents that "diverged": a newborn agent cannot."""
+    levels = envs.make("mdp/random", 2)
+    inner = build(a2c(family("mdp/random", levels.environment), {"num_envs": 2, "rollout_length": 2})).inner_loop(
+        levels.environment, num_eval_episodes=2
+    )
+
+    def sample(key):
+        level = levels.sample(key)
+        return level._replace(problem=level.problem._replace(reward=jnp.full_like(level.problem.reward, jnp.nan)))
+
+    with pytest.raises(ValueError, match="4 of 4 returns of the random policy in the held-out levels are not finite"):
+        Judge(levels._replace(sample=sample), ("a2c", inner), num_levels=2, num_seeds=2, batch_size=4)
+
+
 def test_too_few_levels_or_seeds_are_refused():
     with pytest.raises(ValueError, match="got 1 and 1"):
         Judge(metarl.Levels(lambda key: None), ("a2c", None), num_levels=1, num_seeds=1, batch_size=1)

@@ -89,3 +89,15 @@ def test_several_suites_are_compared_apart_and_together(result):
 def test_what_cannot_be_evaluated_is_refused_before_anything_is_computed(suite, options, says):
     with pytest.raises(ValueError, match=says):
         metarl.evaluate({"a2c": "a2c"}, suite, **options)
+
+
+def test_an_environment_whose_rewards_are_not_finite_is_named():
+    levels = envs.make("mdp/random")
+
+    def sample(key):
+        level = levels.sample(key)
+        return level._replace(problem=level.problem._replace(reward=level.problem.reward * np.nan))
+
+    suite = {"mdp/random": Entry(levels._replace(sample=sample), 64, 2, {"a2c": TUNED})}
+    with pytest.raises(ValueError, match="3 of 3 returns of the random policy in mdp/random are not finite|6 of 6"):
+        metarl.evaluate({"a2c": "a2c"}, suite, seeds=3, points=2)

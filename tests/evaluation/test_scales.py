@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from metarl.evaluation.scales import Scale, diverged_as_random, normalised_return, on_scale, scale
+from metarl.evaluation.scales import Scale, check_finite, diverged_as_random, normalised_return, on_scale, scale
+from metarl.evaluation.statistics import over_runs
 
 
 def test_normalised_returns_are_the_hand_worked_ones():
@@ -70,3 +71,18 @@ def test_the_scale_of_an_environment_is_from_the_random_policy_to_the_reference(
 def test_agents_that_diverged_count_as_random():
     returns = np.array([[5.0, np.nan], [np.inf, 6.0]])
     assert diverged_as_random(returns, np.array([2.0, 3.0])).tolist() == [[5.0, 3.0], [2.0, 6.0]]
+
+
+def test_a_random_policy_without_finite_returns_is_no_end_of_a_scale():
+    check_finite([[0.0, -1e30]], "here")
+    with pytest.raises(
+        ValueError, match="2 of 3 returns of the random policy in here are not finite, so rewards are not"
+    ):
+        check_finite([np.nan, 1.0, -np.inf], "here")
+
+
+def test_means_of_what_is_not_finite_are_not_numbers():
+    for bad in (np.nan, np.inf):
+        score = normalised_return(np.array([[1.0, bad]]), np.zeros(2), np.ones(2))
+        assert not np.isfinite(score.mean)
+        assert not np.isfinite(over_runs([1.0, 2.0, bad]).mean)
