@@ -9,13 +9,13 @@ This module knows nothing of reinforcement learning.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from metarl import checks
+from metarl.checks import COUNT, checked
 from metarl.tree import select
 from metarl.types import Array, Key, Level, MetaParams, Metrics, PyTree
 
@@ -133,12 +133,13 @@ def summary(metrics: Metrics) -> Metrics:
     return {name: x.sum() if name in COUNTED else jnp.nanmean(x) for name, x in metrics.items()}
 
 
+@checked
 def compose(
     inner: InnerLoop,
     estimator: Estimator,
     optimizer: optax.GradientTransformation,
     curriculum: Curriculum,
-    num_lifetimes: int,
+    num_lifetimes: Annotated[int, COUNT],
 ) -> Meta:
     """Builds a meta-training algorithm from four parts. `init` and `step` are pure: jit, vmap or scan them.
 
@@ -148,7 +149,6 @@ def compose(
 
     Raises ValueError if `num_lifetimes` is not positive, or if the inner loop lacks what the estimator needs.
     """
-    checks.at_least(1, num_lifetimes=num_lifetimes)
     if getattr(inner, estimator.needs) is None:
         remedy = {
             "loss": "give rl_inner_loop a critic, or use es, pes or ask_tell of metarl.estimators",

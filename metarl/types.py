@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
-from metarl import checks
+from metarl.checks import COUNT, checked
 
 Array = jax.Array
 Key = jax.Array  # a typed key, `jax.random.key(seed)`
@@ -203,12 +203,12 @@ class TokenTask(Protocol):
         ...
 
 
-def constant_levels(env: Environment, horizon: int, params: PyTree = None) -> Levels:
+@checked
+def constant_levels(env: Environment, horizon: Annotated[int, COUNT], params: PyTree = None) -> Levels:
     """A distribution of one level: `env` with `params` (None: its default ones), `horizon` updates per lifetime.
 
     Raises ValueError if `horizon` is not positive.
     """
-    checks.at_least(1, horizon=horizon)
     params = env.default_params if params is None else params
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), params)  # weak types would compile twice
     return Levels(lambda key: Level(params, jnp.int32(horizon)), env)

@@ -7,12 +7,12 @@ one lifetime makes a score: `of_ended(lambda inner, meta_params, lifetime, key: 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from metarl import checks
+from metarl.checks import COUNT, checked
 from metarl.inner.rl import ValueJudge
 from metarl.meta import InnerLoop, Lifetimes, advance
 from metarl.tree import select
@@ -28,13 +28,15 @@ class Score(NamedTuple):
     update: Callable[[InnerLoop, MetaParams, PyTree, Lifetimes, Array, Key], tuple[Array, PyTree]]
 
 
-def of_ended(function: Callable[[InnerLoop, MetaParams, Any, Key], Array], batch_size: int = 4) -> Score:
+@checked
+def of_ended(
+    function: Callable[[InnerLoop, MetaParams, Any, Key], Array], batch_size: Annotated[int, COUNT] = 4
+) -> Score:
     """The score `function(inner, meta_params, lifetime, key)` (), computed only for lifetimes that ended.
 
     `batch_size` of them are scored at a time, so the time depends on how many ended, although no shape does.
     Raises ValueError if `batch_size` is not positive.
     """
-    checks.at_least(1, batch_size=batch_size)
 
     def update(
         inner: InnerLoop, meta_params: MetaParams, state: PyTree, lifetimes: Lifetimes, ended: Array, key: Key
@@ -50,7 +52,8 @@ def uniformly_random(batch_size: int = 4) -> Score:
     return of_ended(lambda inner, meta_params, lifetime, key: jax.random.uniform(key), batch_size)
 
 
-def algorithmic_regret(antagonist: InnerLoop, batch_size: int = 4) -> Score:
+@checked
+def algorithmic_regret(antagonist: InnerLoop, batch_size: Annotated[int, COUNT] = 4) -> Score:
     """The fitness of a learner of `antagonist` (such as A2C) on the level, minus that of the lifetime's learner.
 
     Each lifetime has an antagonist, which is trained on the same level for as many updates, at the same time. Both are
@@ -60,7 +63,6 @@ def algorithmic_regret(antagonist: InnerLoop, batch_size: int = 4) -> Score:
 
     Raises ValueError if `batch_size` is not positive, or if an inner loop has no fitness.
     """
-    checks.at_least(1, batch_size=batch_size)
     antagonist_fitness = _fitness(antagonist, "an antagonist")
     antagonist_params = antagonist.init_meta(jax.random.key(0))  # empty for a hand-made agent
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from metarl import checks
+from metarl.checks import COUNT, checked
 from metarl.meta import InnerLoop, Update
 from metarl.optimizers.learned import LearnedOptimizer, as_learned, check_fits, init_learner, transform
 from metarl.tree import all_finite
@@ -71,10 +71,10 @@ def supervised_inner_loop(task: Task, optimizer: optax.GradientTransformation | 
     return InnerLoop(init_meta, init, step, loss, fitness)
 
 
-def task_levels(task: Task, horizon: int) -> Levels:
+@checked
+def task_levels(task: Task, horizon: Annotated[int, COUNT]) -> Levels:
     """Levels whose problems are those of `task`, with lifetimes of `horizon` updates. They have no environment.
 
     Raises ValueError if `horizon` is not positive.
     """
-    checks.at_least(1, horizon=horizon)
     return Levels(lambda key: Level(task.sample(key), jnp.int32(horizon)))

@@ -125,8 +125,8 @@ def test_the_steps_to_the_goal_are_counted_by_seed():
         (("--num-seeds", 1), "num_seeds must be at least 2, got 1"),
         (("--group-size", 1), "group_size must be at least 2, got 1"),
         (("--num-validation", 4), "num_validation must be below num_prompts = 4, got 4"),
-        (("--initial-weight", 0.99), "initial_weight must lie between 0.05 and 0.95, got 0.99"),
-        (("--learning-rate", 0), "learning_rate must be positive"),
+        (("--initial-weight", 0.99), "initial_weight must be below 0.95, got 0.99"),
+        (("--learning-rate", 0), "learning_rate must be above 0"),
         (("--task", "chess"), "chess"),
     ],
 )

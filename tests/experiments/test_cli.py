@@ -6,11 +6,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 from commands import one_line, words
 
 from experiments import cli, parts
+from metarl import checks
+from metarl.checks import RATE
 from metarl.run.options import flatten, replace
 from metarl.run.train import Interrupted, NonFiniteLoss
 
@@ -21,13 +24,13 @@ ROOT = Path(__file__).parents[2]
 class Speed:
     """A part."""
 
-    learning_rate: float = 0.1
+    learning_rate: Annotated[float, RATE] = 0.1
     """Step size of the meta-optimizer."""
     switch: bool = False
     """Whether something is on."""
 
     def __post_init__(self):
-        parts.check(self)
+        checks.fields(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +76,9 @@ def test_help_shows_every_option_with_its_meaning_and_the_presets_default(capsys
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ("--steps 0", "steps must be positive and finite, got 0"),
-        ("--learning-rate -1", "learning_rate must be positive and finite, got -1.0"),
-        ("--seed -1", "seed must be finite and not negative, got -1"),
+        ("--steps 0", "steps must be at least 1, got 0"),
+        ("--learning-rate -1", "learning_rate must be above 0, got -1.0"),
+        ("--seed -1", "seed must be at least 0, got -1"),
         ("--resume", "resume needs the directory"),
         ("--distributed", "distributed needs the directory"),
         ("--steps many", "'many'"),

@@ -32,7 +32,7 @@ def test_a_member_that_diverges_leaves_the_figures_of_the_others(tmp_path, capsy
         ({"sweep": ("learning_rate=0.1,0.2",), "sweep_by": "luck"}, "sweep_by must be a metric that is logged"),
         ({"sweep": ("network=mlp,tabular",)}, "tabular network needs a Discrete observation space"),
         ({"sweep": ("learning_rate=0.1",), "tensorboard": True}, "tensorboard and wandb must be off"),
-        ({"sweep": ("learning_rate=0.1,-1",)}, "learning_rate must be positive and finite, got -1.0"),
+        ({"sweep": ("learning_rate=0.1,-1",)}, "learning_rate must be above 0, got -1.0"),
     ],
 )
 def test_what_is_not_logged_or_cannot_be_made_fails_before_anything_is_trained(options, says, tmp_path, capsys):
