@@ -23,7 +23,6 @@ from typing import Annotated, Any, Literal
 import jax
 import jax.numpy as jnp
 import optax
-import tyro
 
 import envs
 from experiments import cli, groove, lpg, meta_training, parts
@@ -543,9 +542,7 @@ BENCHMARKS: dict[type, Callable[[Any, str], dict[str, Any]]] = {
 
 def main(argv: list[str] | None = None) -> None:
     with cli.clean_exit():
-        with cli.one_line_errors(argv) as arguments:
-            subcommands: dict[str, Callable[..., Any]] = {kind.__name__.lower(): kind for kind in BENCHMARKS}
-            config: Any = tyro.extras.subcommand_cli_from_dict(subcommands, args=arguments, description=__doc__)
+        config = cli.subcommands({kind.__name__.lower(): kind for kind in BENCHMARKS}, __doc__, argv)
         if isinstance(config, ES | Sweep):
             one_device_per_core()
         names = config.policies if isinstance(config, Tokens) else config.levels

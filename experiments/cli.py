@@ -6,7 +6,7 @@ import contextlib
 import io
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -31,7 +31,7 @@ def parse(config: type[Config], presets: Mapping[str, Config], argv: Sequence[st
         return preset
 
     choose.__annotations__["preset"] = names
-    with one_line_errors(argv) as arguments:
+    with _one_line_errors(argv) as arguments:
         preset, _ = tyro.cli(choose, args=arguments, return_unknown_args=True, add_help=False)
 
         def build(config: Config = presets[preset], preset: str = preset) -> Config:
@@ -43,8 +43,14 @@ def parse(config: type[Config], presets: Mapping[str, Config], argv: Sequence[st
 
 def options(kind: type[Config], description: str | None, argv: Sequence[str] | None = None) -> Config:
     """As `parse`, for a command without presets."""
-    with one_line_errors(argv) as arguments:
+    with _one_line_errors(argv) as arguments:
         return tyro.cli(kind, args=arguments, description=description, config=FLAT)
+
+
+def subcommands(kinds: Mapping[str, Callable[..., Any]], description: str | None, argv: Sequence[str] | None) -> Any:
+    """As `options`, for a command of several, each with options of its own kind."""
+    with _one_line_errors(argv) as arguments:
+        return tyro.extras.subcommand_cli_from_dict(dict(kinds), args=arguments, description=description)
 
 
 def run_directory(directory: str, name: str, seed: int | None = None) -> Path:
@@ -86,7 +92,7 @@ def clean_exit() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def one_line_errors(argv: Sequence[str] | None) -> Iterator[list[str]]:
+def _one_line_errors(argv: Sequence[str] | None) -> Iterator[list[str]]:
     """Yields the arguments `argv` (None: those of the process). Errors of their parsing become one line each.
 
     These are tyro's boxed messages, ValueErrors of a configuration, and options that are given twice.

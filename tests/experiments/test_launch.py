@@ -293,7 +293,7 @@ def test_adding_an_experiment_with_a_preset_and_a_report_touches_one_new_file(tm
     rule = metarl.load_rule(directory)
     assert rule.optimizer is not None and rule.card["evaluation"] == results["report"]
     assert cli.parse(schedule.Config, schedule.PRESETS, ["--preset", "long"]) == schedule.PRESETS["long"]
-    assert "horizon must be positive" in one_line(capsys, lambda: schedule.main(words(horizon=0)))
+    assert "horizon must be at least 1, got 0" in one_line(capsys, lambda: schedule.main(words(horizon=0)))
 
     loaded = supervised_inner_loop(tasks.quadratic(), rule.optimizer)
     inner = schedule.inner_loop(schedule.Config())

@@ -85,7 +85,7 @@ def test_a_resumed_run_is_an_uninterrupted_one_bit_for_bit(finished, tmp_path, c
     [
         ({"num_pairs": 0}, "num_pairs must be at least 1, got 0"),
         ({"sigma": 0}, "sigma must be above 0"),
-        ({"sigma": "nan"}, "sigma must be above 0"),
+        ({"sigma": "nan"}, "sigma must be a number, not NaN, got nan"),
         ({"shortest_life": 9}, "shortest_life must be at most longest_life = 4, got 9"),
         ({"estimator": "pes"}, "estimator pes needs truncation"),
         ({"estimator": "cma"}, "'es', 'pes'"),

@@ -1,0 +1,159 @@
+"""The options of every command, from their declared fields, and values for them that are good or bad."""
+
+import dataclasses
+import importlib
+import random
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from unittest import mock
+
+import tyro
+
+from experiments import __main__ as listed
+from experiments import cli
+from metarl.checks import Bound
+
+# What a command needs before anything else is looked at.
+REQUIRED = {"run": "runs/x", "runs": "runs/x", "name": "mine", "rules": "ppo", "suite": "classic"}
+# Options of text whose values are names that must be known.
+NAMES = {"levels", "more_levels", "env", "suite"}
+# Options of text that may be anything until they are used.
+FREE = {"directory", "sweep", "sweep_by", "rule", "rules", "run", "runs", "name", "note"}
+HUGE = ("1e30", "-1e30", "inf", "-inf", "nan", str(2**70), "99999999999999999999", "-1", "0")
+
+
+class _Recorded(Exception):
+    pass
+
+
+class Option(NamedTuple):
+    name: str
+    hint: Any  # its annotation
+    default: Any  # `dataclasses.MISSING` if it is required
+
+    def words(self, *values: Any) -> list[str]:
+        """The option with values, as arguments."""
+        return [*([] if _is_positional(self.hint) else ["--" + self.name.replace("_", "-")]), *map(str, values)]
+
+
+class Command(NamedTuple):
+    name: str
+    main: Any
+    kind: type  # of its configuration
+    presets: tuple[str, ...] = ()
+    first: tuple[str, ...] = ()  # arguments before all others
+
+    @property
+    def options(self) -> list[Option]:
+        return list(options_of(self.kind))
+
+    def needed(self, given: str = "") -> list[str]:
+        """The options that are required, but for that which is `given`."""
+        required = [x for x in self.options if x.default is dataclasses.MISSING and x.name != given]
+        return [word for x in required for word in x.words(REQUIRED[x.name])]
+
+
+def commands() -> list[Command]:
+    """Every command of `python -m experiments`, with the configuration that its `main` parses."""
+    return [command for name in listed.names() for command in _parsed(name)]
+
+
+def _parsed(name: str) -> list[Command]:
+    main, found = importlib.import_module(f"experiments.{name}").main, []
+
+    def record(kind: Any, presets: Any, *_: Any, **__: Any) -> None:
+        if not isinstance(presets, dict):  # of `cli.options`: a description
+            presets = {}
+        found.append(Command(name, main, kind, tuple(presets)))
+        raise _Recorded
+
+    def record_all(kinds: Any, *_: Any) -> None:
+        found.extend(Command(f"{name} {first}", main, kind, first=(first,)) for first, kind in kinds.items())
+        raise _Recorded
+
+    with mock.patch.multiple(cli, parse=record, options=record, subcommands=record_all):
+        try:
+            main([])
+        except _Recorded:
+            return found
+    raise AssertionError(f"experiments.{name} parses no options")
+
+
+def options_of(kind: type):
+    """The options of a configuration and its parts."""
+    hints = get_type_hints(kind, include_extras=True)
+    for field in dataclasses.fields(kind):
+        hint = hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            yield from options_of(hint)
+        else:
+            yield Option(field.name, hint, field.default)
+
+
+def bad_values(option: Option) -> list[tuple[str, ...]]:
+    """What the option must refuse, each as the words of a command line."""
+    kind = bare(option.hint)
+    if option.name in NAMES:
+        return [(x,) for x in ("no/such", "gridworld/smal", "", "nan", "0") if x != option.default]
+    if option.name in FREE:
+        return []
+    if not is_many(kind):
+        return [(x,) for x in _bad_entries(option.hint)]
+    entry = get_args(kind)[0]
+    good = str(good_value(random.Random(0), entry))
+    return [words for x in _bad_entries(entry) for words in ((x,), (good, x))]
+
+
+def _bad_entries(hint: Any) -> list[str]:
+    kind = bare(hint)
+    if get_origin(kind) is Literal:
+        return ["no-such", "", "0", "nan", get_args(kind)[0].upper()]
+    if kind is bool:
+        return ["yes", "1", "nan"]
+    bound = bound_of(hint)
+    if kind is int:
+        texts = [str(int(bound.low) - 1), str(int(bound.high) + 1), "2.5", "1e3"]
+    else:
+        texts = [str(bound.low - 1e-6), str(bound.low), str(bound.high), str(bound.high * 1.001)]
+    return [x for x in (*texts, *HUGE, "many", "", "1,5") if not _is_allowed(kind, x, bound)]
+
+
+def good_value(draw: random.Random, hint: Any) -> Any:
+    """A value of one entry within its declared bound, and small where it is a size."""
+    kind = bare(hint)
+    if get_origin(kind) is Literal:
+        return draw.choice(get_args(kind))
+    if kind is bool:
+        return draw.random() < 0.5
+    bound = bound_of(hint)
+    if kind is int:
+        return draw.randint(int(bound.low), int(bound.low) + 4)
+    low, high = max(bound.low, 1e-3), min(bound.high, 1e3)
+    ends = [x for x in (bound.low, bound.high) if not bound.fault(x) and x < 1e4]
+    return draw.choice([*ends, low * (high / low) ** draw.random()])
+
+
+def bare(hint: Any) -> Any:
+    """An annotation without what it is annotated with."""
+    return hint.__origin__ if get_origin(hint) is Annotated else hint
+
+
+def bound_of(hint: Any) -> Bound:
+    """The declared bound of a number."""
+    (bound,) = (x for x in getattr(hint, "__metadata__", ()) if isinstance(x, Bound))
+    return bound
+
+
+def is_many(kind: Any) -> bool:
+    return get_origin(kind) is tuple
+
+
+def _is_positional(hint: Any) -> bool:
+    marker = tyro.conf.Positional[int].__metadata__[0]  # type: ignore[attr-defined]
+    return marker in getattr(hint, "__metadata__", ())
+
+
+def _is_allowed(kind: type, text: str, bound: Bound) -> bool:
+    try:
+        return not bound.fault(kind(text))
+    except ValueError:
+        return False
