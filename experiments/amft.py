@@ -206,8 +206,6 @@ class Setting:
 
     def __post_init__(self) -> None:
         checks.fields(self)
-        if not self.arms:
-            raise ValueError("arms must name at least one")
         if len(set(self.arms)) < len(self.arms):
             raise ValueError(f"arms must be different, got {self.arms}")
 

@@ -55,7 +55,7 @@ class Options:
 
     def __post_init__(self) -> None:
         checks.fields(self)
-        envs.suites.find(self.suite)
+        envs.suites.check(self.suite)
         if self.resume and not self.directory:
             raise ValueError("resume needs the directory of the test to go on with")
 

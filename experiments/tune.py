@@ -60,7 +60,7 @@ class Options:
 
     def __post_init__(self) -> None:
         checks.fields(self)
-        envs.suites.find(self.suite)
+        envs.suites.check(self.suite)
 
 
 def sweep(options: Options, name: str, entry: Entry, which: Name, geometry: Settings) -> list[Trial]:

@@ -3,14 +3,17 @@
 import dataclasses
 import importlib
 import random
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 from unittest import mock
 
 import tyro
 
 from experiments import __main__ as listed
-from experiments import cli
+from experiments import cli, launch
 from metarl.checks import Bound
+from metarl.meta import Meta
+from metarl.run.options import flatten, replace
 
 # What a command needs before anything else is looked at.
 REQUIRED = {"run": "runs/x", "runs": "runs/x", "name": "mine", "rules": "ppo", "suite": "classic"}
@@ -157,3 +160,55 @@ def _is_allowed(kind: type, text: str, bound: Bound) -> bool:
         return not bound.fault(kind(text))
     except ValueError:
         return False
+
+
+# --- configurations that are trained ----------------------------------------------------------------------------
+
+
+def programs() -> dict[str, tuple[Callable[[Any], Meta], Any]]:
+    """What is trained, of every experiment and preset: how it is made of a configuration, and that of the preset.
+
+    Without the mixtures, which train agents before they are made.
+    """
+    found = {}
+    for name in listed.names():
+        module = importlib.import_module(f"experiments.{name}")
+        if isinstance(experiment := getattr(module, "EXPERIMENT", None), launch.Experiment):
+            for preset, config in module.PRESETS.items():
+                if not flatten(config).get("more_levels"):
+                    found[f"{name} {preset}"] = experiment.make, config
+    return found
+
+
+def alternatives(option: Option, value: Any) -> list[Any]:
+    """Other values for an option that is `value`, some of which are valid."""
+    kind = bare(option.hint)
+    if option.name in NAMES:
+        return [("bandit/bernoulli",)] if is_many(kind) else ["mdp/random", "bandit/bernoulli"]
+    if option.name in FREE:
+        return []
+    if is_many(kind):
+        return [(x,) for x in alternatives(option._replace(hint=get_args(kind)[0]), None) if (x,) != value]
+    if get_origin(kind) is Literal:
+        return [x for x in get_args(kind) if x != value]
+    if kind is bool:
+        return [not value]
+    if kind is int:
+        return [x for x in (2 * (value or 4), 1, 2, 3, 5) if x != value and not bound_of(option.hint).fault(x)]
+    return [x for x in (0.5 * value, 0.25, 0.75) if x != value and not bound_of(option.hint).fault(x)]
+
+
+def draw_valid(config: Any, seed: int, changes: int = 8) -> Any:
+    """`config` with small sizes, and with other values of some options: those that are accepted one after the other."""
+    draw = random.Random(seed)
+    options = list(options_of(type(config)))
+    for option in draw.sample(options, len(options))[:changes]:
+        values = alternatives(option, flatten(config)[option.name])
+        if bare(option.hint) in (int, float):
+            values = [good_value(draw, option.hint)]
+        if values and option.name not in launch.CONTROL:
+            try:
+                config = replace(config, **{option.name: draw.choice(values)})
+            except ValueError:
+                continue
+    return config
