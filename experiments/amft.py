@@ -170,6 +170,17 @@ ARMS: dict[str, Callable[[Config], Recipe]] = {
     "amft_entropy_other_sign": partial(amft, meta=False, sign=-1.0),
 }
 
+_ENTROPY = ("amft", "amft_entropy", "amft_other_sign", "amft_entropy_other_sign")
+_AMFT = (*_ENTROPY, "amft_meta")
+# Options that only some arms have.
+OPTIONS_OF = {
+    ("rl_critic",): ["critic_learning_rate"],
+    ("servo",): ["servo_rate"],
+    _ENTROPY: ["entropy_rate"],
+    _AMFT: ["meta_rate", "num_validation", "utility"],
+    (*_AMFT, "servo"): ["initial_weight", "warm_up"],
+}
+
 # --- options --------------------------------------------------------------------------------------------------
 
 if TYPE_CHECKING:
@@ -240,10 +251,6 @@ class Batch:
 
     def __post_init__(self) -> None:
         checks.fields(self)
-        if self.num_validation >= self.num_prompts:
-            raise ValueError(
-                f"num_validation must be below num_prompts = {self.num_prompts}, got {self.num_validation}"
-            )
 
     def make(self) -> Sampling:
         return Sampling(self.num_prompts, self.group_size)
@@ -298,6 +305,13 @@ class Config:
     batch: Batch = Batch()
     arm: Arm = Arm()
     looks: Looks = Looks()
+
+    def __post_init__(self) -> None:
+        batch = self.batch
+        if set(_AMFT) & set(self.setting.arms) and batch.num_validation >= batch.num_prompts:
+            raise ValueError(
+                f"num_validation must be below num_prompts = {batch.num_prompts}, got {batch.num_validation}"
+            )
 
 
 SHARED = {"task", "num_seeds", "network", "width", *vars(Base())}  # what the base policies are made from
@@ -571,6 +585,16 @@ def sweep_arms(config: Config, directory: Path, start: Params) -> None:
         sweeps.run_sweep(launch.Experiment("amft", make, CURVES), own)
 
 
+def refuse_unused(config: Config, argv: list[str] | None) -> None:
+    """Raises ValueError for an option, on the command line or in the sweep, that none of the arms has."""
+    swept = sweeps.parse(config)
+    for arms, options in OPTIONS_OF.items():
+        if not set(arms) & set(config.setting.arms):
+            because = f"without one of the arms {', '.join(arms)}"
+            cli.refuse_given(argv, options, because)
+            cli.refuse_given([f"--{name}" for name in swept], options, because)
+
+
 def check_sweep(config: Config) -> None:
     """Raises ValueError for a sweep over what the base policies, which all members start from, are made from."""
     if swept := sorted(SHARED & sweeps.parse(config).keys()):
@@ -582,6 +606,7 @@ def main(argv: list[str] | None = None) -> None:
     with cli.clean_exit():
         if not config.setting.arms:
             raise ValueError("arms must name at least one")
+        refuse_unused(config, argv)
         if config.sweep.sweep:
             parallel.one_device_per_core()
             check_sweep(config)

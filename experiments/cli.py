@@ -6,7 +6,7 @@ import contextlib
 import io
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -51,6 +51,14 @@ def subcommands(kinds: Mapping[str, Callable[..., Any]], description: str | None
     """As `options`, for a command of several, each with options of its own kind."""
     with _one_line_errors(argv) as arguments:
         return tyro.extras.subcommand_cli_from_dict(dict(kinds), args=arguments, description=description)
+
+
+def refuse_given(argv: Sequence[str] | None, names: Iterable[str], because: str) -> None:
+    """Raises ValueError for the first of the options `names` that is on the command line: it would change nothing."""
+    given = _given(sys.argv[1:] if argv is None else argv)
+    for name in names:
+        if "--" + name.replace("_", "-") in given:
+            raise ValueError(f"{name} has no effect {because}: leave it out")
 
 
 def run_directory(directory: str, name: str, seed: int | None = None) -> Path:
@@ -111,8 +119,13 @@ def _one_line_errors(argv: Sequence[str] | None) -> Iterator[list[str]]:
     sys.stderr.write(printed.getvalue())
 
 
+def _given(arguments: Sequence[str]) -> list[str]:
+    """The options among the arguments, by one name each: `--a-b` for --a_b=1 and --no-a-b, too."""
+    return [x.partition("=")[0].replace("_", "-").replace("--no-", "--") for x in arguments if x.startswith("--")]
+
+
 def _refuse_twice(arguments: Sequence[str]) -> None:
-    given = [x.partition("=")[0].replace("_", "-").replace("--no-", "--") for x in arguments if x.startswith("--")]
+    given = _given(arguments)
     for name in given:
         if given.count(name) > 1:
             raise ValueError(f"{name} must be given once, got it {given.count(name)} times")

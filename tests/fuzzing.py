@@ -7,10 +7,12 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 from unittest import mock
 
+import jax
+import jax.numpy as jnp
 import tyro
 
 from experiments import __main__ as listed
-from experiments import cli, launch
+from experiments import amft, cli, launch
 from metarl.checks import Bound
 from metarl.meta import Meta
 from metarl.run.options import flatten, replace
@@ -177,7 +179,22 @@ def programs() -> dict[str, tuple[Callable[[Any], Meta], Any]]:
             for preset, config in module.PRESETS.items():
                 if not flatten(config).get("more_levels"):
                     found[f"{name} {preset}"] = experiment.make, config
+    arms = ("rl_critic", "servo", "amft")  # which together have all options
+    found["amft quick"] = _base_and_arms, replace(amft.Config(), arms=arms, num_seeds=2, network="gru", width=4)
     return found
+
+
+def _base_and_arms(config: amft.Config) -> Meta:
+    """All runs of a comparison, side by side, as if base policies were zeros."""
+    shapes = jax.eval_shape(
+        jax.vmap(amft.policy(config).init), jax.random.split(jax.random.key(0), config.setting.num_seeds)
+    )
+    start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    runs = [amft.base(config), *(amft.tuned(config, arm, start) for arm in config.setting.arms)]
+    return Meta(
+        lambda key: [run.init(key) for run in runs],
+        lambda states, key: tuple(zip(*(run.step(x, key) for run, x in zip(runs, states, strict=True)), strict=True)),
+    )
 
 
 def alternatives(option: Option, value: Any) -> list[Any]:

@@ -15,10 +15,10 @@ from metarl.run.options import replace
 from metarl.run.sweep import side_by_side
 
 TINY = {
-    **{"steps": 4, "base_steps": 4, "base_batch": 4, "num_seeds": 2, "num_prompts": 4, "num_validation": 2},
+    **{"steps": 4, "base_steps": 4, "base_batch": 4, "num_seeds": 2, "num_prompts": 4, "chunk": 2},
     **{"group_size": 2, "num_demonstrations": 4, "network": "gru", "width": 8, "eval_every": 2, "eval_problems": 8},
-    **{"warm_up": 1, "chunk": 2},
 }
+OF_AMFT = {"num_validation": 2, "warm_up": 1}
 
 
 def run(directory, **options):
@@ -28,7 +28,7 @@ def run(directory, **options):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     directory = tmp_path_factory.mktemp("amft") / "run"
-    run(directory, arms=("sft", "amft"))
+    run(directory, arms=("sft", "amft"), **OF_AMFT)
     return directory
 
 
@@ -55,7 +55,7 @@ def test_a_comparison_leaves_a_run_per_arm_a_table_and_a_figure(finished):
 def test_another_arm_joins_a_finished_comparison(finished, capsys):
     before = json.loads((finished / "amft.json").read_text())
     times = {name: (finished / name / "metrics.csv").stat().st_mtime_ns for name in ("base", "sft", "amft")}
-    run(finished, arms=("sft", "amft", "rl_critic"), resume=True)
+    run(finished, arms=("sft", "amft", "rl_critic"), resume=True, **OF_AMFT)
     after = json.loads((finished / "amft.json").read_text())
     assert set(after["success"]) == {"base", "sft", "amft", "rl_critic"}
     assert after["at the end"]["rl_critic"]["imitation_weight"]["mean"] == 0.0
@@ -63,7 +63,7 @@ def test_another_arm_joins_a_finished_comparison(finished, capsys):
     for name in before["success"]:
         assert before["success"][name] == after["success"][name]
     assert times == {name: (finished / name / "metrics.csv").stat().st_mtime_ns for name in times}
-    for options, says in (({}, "give resume"), ({"arms": "sft", "steps": 6, "resume": True}, "a run of 4 steps")):
+    for options, says in ((OF_AMFT, "give resume"), ({"arms": "sft", "steps": 6, "resume": True}, "a run of 4 steps")):
         with pytest.raises(SystemExit) as stopped:
             run(finished, **options)
         assert stopped.value.code == 2 and says in capsys.readouterr().err
@@ -123,6 +123,8 @@ def test_the_steps_to_the_goal_are_counted_by_seed():
         ({"arms": ("rl", "rl")}, "arms must be different"),
         ({"arms": "magic"}, "magic"),
         ({"arms": ()}, "arms must name at least one"),
+        ({"arms": "rl", "servo_rate": 0.1}, "servo_rate has no effect without one of the arms servo"),
+        ({"arms": "rl", "sweep": "meta_rate=1,2"}, "meta_rate has no effect without one of the arms amft"),
         ({"num_seeds": 1}, "num_seeds must be at least 2, got 1"),
         ({"group_size": 1}, "group_size must be at least 2, got 1"),
         ({"num_validation": 4}, "num_validation must be below num_prompts = 4, got 4"),

@@ -12,7 +12,7 @@ from experiments import launch
 from metarl.run.options import flatten, replace
 
 # What the report says, and nothing of the training; `tuning_` is of the agents that reports compare with.
-REPORTED = re.compile(r"held_out_|tuning_|eval_problems|directory")
+REPORTED = re.compile(r"held_out_|tuning_|directory")
 PROGRAMS = programs()
 
 
