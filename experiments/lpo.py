@@ -42,6 +42,8 @@ class Rule:
 
     def __post_init__(self) -> None:
         checks.fields(self)
+        if self.start == "scratch":
+            parts.refuse_inert(self, ("clip",), "with start scratch, whose drift has no clipping")
 
     def recipe(self) -> Part:
         return {"name": "lpo", **vars(self)}

@@ -263,6 +263,8 @@ class DecayedAdam:
 
     def __post_init__(self) -> None:
         checks.fields(self)
+        if self.learning_rate_decay == 1:
+            refuse_inert(self, ("last_learning_rate",), "with learning_rate_decay 1, which never ends")
 
     def at(self, step: Array | int) -> Array:
         """The learning rate () of meta-step `step`, the first of which is 0."""

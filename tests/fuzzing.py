@@ -186,9 +186,8 @@ def programs() -> dict[str, tuple[Callable[[Any], Meta], Any]]:
 
 def _base_and_arms(config: amft.Config) -> Meta:
     """All runs of a comparison, side by side, as if base policies were zeros."""
-    shapes = jax.eval_shape(
-        jax.vmap(amft.policy(config).init), jax.random.split(jax.random.key(0), config.setting.num_seeds)
-    )
+    keys = jax.random.split(jax.random.key(0), config.setting.num_seeds)
+    shapes = jax.eval_shape(jax.vmap(amft.policy(config).init), keys)
     start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     runs = [amft.base(config), *(amft.tuned(config, arm, start) for arm in config.setting.arms)]
     return Meta(

@@ -64,6 +64,16 @@ def test_no_option_is_inert(name):
     assert inert(make, config, options if all_of_them else random.Random(name).sample(options, 5)) == []
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("name", [name for name in PROGRAMS if name.endswith("quick")])
+def test_no_option_is_inert_in_random_combinations(name, seed):
+    make, config = PROGRAMS[name]
+    valid = (draw_valid(config, 100 * seed + i) for i in range(100))
+    config = next(x for x in valid if program(make, x) is not None)
+    assert inert(make, config, random.Random(seed).sample(tried(config), 5)) == [], flatten(config)
+
+
 @pytest.mark.parametrize("name", ["agent quick"])
 def test_some_options_are_not_inert(name):
     make, config = PROGRAMS[name]
