@@ -33,6 +33,15 @@ _OURS: dict[str, Callable[[], Levels]] = {
     **{f"tokens/{name}": partial(tokens.distribution, name) for name in tokens.names()},
     "tokens/general_points": partial(tokens.distribution, "general_points", tries=5),
 }
+# Of gymnax 1.0: known without its import, which takes a second. `names` has those of the version that is installed.
+_OF_GYMNAX = (
+    *("CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0"),
+    *(f"{name}-MinAtar" for name in ("Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders")),
+    *(f"{name}-bsuite" for name in ("Catch", "DeepSea", "MemoryChain", "UmbrellaChain", "DiscountingChain")),
+    *("MNISTBandit-bsuite", "SimpleBandit-bsuite"),
+    *(f"{name}-misc" for name in ("FourRooms", "MetaMaze", "PointRobot", "BernoulliBandit", "GaussianBandit")),
+    *("Reacher-misc", "Swimmer-misc", "Pong-misc", "FrozenLake-misc"),
+)
 
 
 def names() -> tuple[str, ...]:
@@ -49,7 +58,7 @@ def check(others: Collection[str] = (), **fields: str | Sequence[str]) -> None:
     """
     for field, value in fields.items():
         for name in (value,) if isinstance(value, str) else value:
-            if not (name in _OURS or name in others or name in names()):
+            if name not in (*_OURS, *_OF_GYMNAX, *others) and name not in names():
                 raise ValueError(f"unknown {field} {name!r}; {_alike(name, others)}")
 
 

@@ -436,7 +436,8 @@ def prepare(config: Config) -> dict[str, Any]:
     """The scales of a mixture."""
     if not config.more.more_levels:
         return {}
-    return {"scales": [scale(config, place(config, name), name) for name in config.places]}
+    places = {name: place(config, name) for name in config.places}  # all of them before any is tuned: errors come early
+    return {"scales": [scale(config, where, name) for name, where in places.items()]}
 
 
 def report(config: Config, state: MetaState, log: Log, directory: Path) -> launch.Report:

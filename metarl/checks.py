@@ -53,9 +53,9 @@ class Bound(NamedTuple):
         if x != x:
             return "a number, not NaN"
         if x < self.low or (self.above and abs(_rounded(x) - self.low) < _TINY):
-            return f"{'above' if self.above else 'at least'} {self.low:g}"
+            return f"{'above' if self.above else 'at least'} {self.low:g}" + " in float32" * (x > self.low)
         if x > self.high or (self.below and _rounded(x) == self.high):
-            return f"{'below' if self.below else 'at most'} {self.high:.10g}"
+            return f"{'below' if self.below else 'at most'} {self.high:.10g}" + " in float32" * (x < self.high)
         return ""
 
 
@@ -76,7 +76,8 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
     """Decorates `function`: it raises ValueError for the first argument that its annotation does not allow.
 
     Numbers must be within the `Bound` of `Annotated`, and finite without one. Integers, switches and names must be what
-    `int`, `bool` and `Literal` say, also as entries of a `tuple[..., ...]`. Other annotations are not looked at.
+    `int`, `bool` and `Literal` say, also as entries of a `tuple[..., ...]`. A `Callable` must be one. Other annotations
+    are not looked at.
     """
     signature = inspect.signature(function)
 

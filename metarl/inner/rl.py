@@ -99,7 +99,9 @@ def rl_inner_loop(
     Raises ValueError for a non-positive count, `minibatches` that do not divide the batch, an environment that does
     not follow the interface, or a network or an optimizer that does not fit.
     """
-    checks.fields(experience)
+    for given in (experience, critic):
+        if given is not None:
+            checks.fields(given)
     parts = _parts(env, network, objective, optimizer, experience, critic)
     return InnerLoop(
         init_meta=partial(_init_meta, parts),
