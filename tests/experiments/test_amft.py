@@ -11,7 +11,7 @@ from commands import words
 
 import metarl
 from experiments import amft
-from metarl.run.options import replace
+from metarl.run.options import flatten, replace
 from metarl.run.sweep import side_by_side
 
 TINY = {
@@ -139,6 +139,12 @@ def test_bad_input_is_one_clear_line(options, says, tmp_path, capsys):
     message = capsys.readouterr().err.strip()
     assert stopped.value.code == 2 and says in message and len(message.splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_arms_and_options_that_belong_together_exist():
+    assert {arm for arms in amft.OPTIONS_OF for arm in arms} <= set(amft.ARMS)
+    options = [option for own in amft.OPTIONS_OF.values() for option in own]
+    assert set(options) <= set(flatten(amft.Config())) and len(set(options)) == len(options)
 
 
 # --- runs side by side --------------------------------------------------------------------------------------
