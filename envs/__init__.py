@@ -7,7 +7,7 @@ and `metarl.Levels` any function that draws levels.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 import jax
@@ -34,6 +34,15 @@ _OURS: dict[str, Callable[[], Levels]] = {
     **{f"tokens/{name}": partial(tokens.distribution, name) for name in tokens.names()},
     "tokens/general_points": partial(tokens.distribution, "general_points", tries=5),
 }
+# Of gymnax 1.0: known without its import, which takes a second. `names` has those of the version that is installed.
+_OF_GYMNAX = (
+    *("CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0"),
+    *(f"{name}-MinAtar" for name in ("Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders")),
+    *(f"{name}-bsuite" for name in ("Catch", "DeepSea", "MemoryChain", "UmbrellaChain", "DiscountingChain")),
+    *("MNISTBandit-bsuite", "SimpleBandit-bsuite"),
+    *(f"{name}-misc" for name in ("FourRooms", "MetaMaze", "PointRobot", "BernoulliBandit", "GaussianBandit")),
+    *("Reacher-misc", "Swimmer-misc", "Pong-misc", "FrozenLake-misc"),
+)
 
 
 def names() -> tuple[str, ...]:
@@ -41,6 +50,24 @@ def names() -> tuple[str, ...]:
     from envs import gymnax
 
     return (*_OURS, *gymnax.names())
+
+
+def check(others: Collection[str] = (), **fields: str | Sequence[str]) -> None:
+    """Raises ValueError for the first field with a name that is neither in `names()` nor in `others`.
+
+    The message has the closest known names.
+    """
+    for field, value in fields.items():
+        for name in (value,) if isinstance(value, str) else value:
+            if name not in (*_OURS, *_OF_GYMNAX, *others) and name not in names():
+                raise ValueError(f"unknown {field} {name!r}; {_alike(name, others)}")
+
+
+def _alike(name: str, others: Collection[str]) -> str:
+    # Case and the part before the slash are ignored: "Small" is close to "gridworld/small".
+    tails: dict[str, str] = {known.rpartition("/")[2].lower(): known for known in (*others, *names())}
+    close = difflib.get_close_matches(name.rpartition("/")[2].lower(), tails, n=5)
+    return f"did you mean {', '.join(tails[x] for x in close)}?" if close else "envs.names() lists all of them"
 
 
 def make(name: str, horizon: int | tuple[int, int] | None = None) -> Levels:
@@ -68,15 +95,9 @@ def suite(name: str) -> dict[str, Entry]:
 
 
 def _make(name: str) -> Levels:
+    check(environment=name)
     if name in _OURS:
         return _OURS[name]()
-    known = names()
-    if name not in known:
-        # Case and the part before the slash are ignored: "Small" is close to "gridworld/small".
-        tails: dict[str, str] = {k.rpartition("/")[2].lower(): k for k in known}
-        close = difflib.get_close_matches(name.rpartition("/")[2].lower(), tails, n=5)
-        hint = f"did you mean {', '.join(tails[c] for c in close)}?" if close else "envs.names() lists all of them"
-        raise ValueError(f"unknown environment {name!r}; {hint}")
     from envs import gymnax
 
     return gymnax.make(name, 1000)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from metarl import checks
+from metarl.checks import COUNT, NOT_NEGATIVE, checked
 from metarl.types import Array, Discrete, Key, Level, Levels
 
 
@@ -34,11 +35,11 @@ class BanditState(NamedTuple):
 class Bandit:
     """A bandit whose arms pay 0 or 1 (Bernoulli) or a normally distributed reward (Gaussian)."""
 
-    num_arms: int = 10
+    num_arms: Annotated[int, COUNT] = 10
     gaussian: bool = False
 
     def __post_init__(self) -> None:
-        checks.at_least(1, num_arms=self.num_arms)
+        checks.fields(self)
 
     @property
     def default_params(self) -> BanditParams:
@@ -77,16 +78,19 @@ def optimal_return(env: Bandit, params: BanditParams) -> Array:
     return params.max_steps * jnp.max(params.means)
 
 
+@checked
 def distribution(
-    kind: str = "bernoulli", num_arms: int = 10, max_steps: int = 100, horizon: int = 100, scale: float = 1.0
+    kind: Literal["bernoulli", "gaussian"] = "bernoulli",
+    num_arms: Annotated[int, COUNT] = 10,
+    max_steps: Annotated[int, COUNT] = 100,
+    horizon: Annotated[int, COUNT] = 100,
+    scale: Annotated[float, NOT_NEGATIVE] = 1.0,
 ) -> Levels:
     """Bandits whose means are drawn for each level: from U[0, 1) if `kind` is "bernoulli", from N(0, 1) if "gaussian".
 
     `horizon` is the lifetime in agent updates, `scale` the standard deviation of Gaussian rewards. Raises ValueError
     for another kind, and for counts below 1.
     """
-    checks.one_of(("bernoulli", "gaussian"), kind=kind)
-    checks.at_least(1, max_steps=max_steps, horizon=horizon)
     env = Bandit(num_arms, gaussian=kind == "gaussian")
 
     def sample(key: Key) -> Level:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from metarl import checks
+from metarl.checks import COUNT, POSITIVE, SHARE, checked
 from metarl.types import Array, Discrete, Key, Level, Levels
 
 
@@ -38,11 +39,11 @@ class MDPState(NamedTuple):
 class MDP:
     """The environment; the observation is the state's index."""
 
-    num_states: int = 10
-    num_actions: int = 5
+    num_states: Annotated[int, COUNT] = 10
+    num_actions: Annotated[int, COUNT] = 5
 
     def __post_init__(self) -> None:
-        checks.at_least(1, num_states=self.num_states, num_actions=self.num_actions)
+        checks.fields(self)
 
     @property
     def default_params(self) -> MDPParams:
@@ -95,22 +96,20 @@ def optimal_return(env: MDP, params: MDPParams) -> Array:
     return jax.lax.fori_loop(0, params.max_steps, backup, jnp.zeros(env.num_states))[params.start]
 
 
+@checked
 def distribution(
-    num_states: int = 10,
-    num_actions: int = 5,
-    max_steps: int = 10,
-    horizon: int = 250,
-    terminate: float = 0.0,
-    concentration: float = 1.0,
+    num_states: Annotated[int, COUNT] = 10,
+    num_actions: Annotated[int, COUNT] = 5,
+    max_steps: Annotated[int, COUNT] = 10,
+    horizon: Annotated[int, COUNT] = 250,
+    terminate: Annotated[float, SHARE] = 0.0,
+    concentration: Annotated[float, POSITIVE] = 1.0,
 ) -> Levels:
     """Random processes: transitions Dirichlet(`concentration`), rewards N(1, 1), start uniform, each drawn per level.
 
     `terminate` is the probability per step that an episode ends, `horizon` the lifetime in agent updates. Raises
     ValueError for counts below 1, a probability outside [0, 1] and a concentration that is not positive.
     """
-    checks.at_least(1, max_steps=max_steps, horizon=horizon)
-    checks.share(terminate=terminate)
-    checks.positive(concentration=concentration)
     env = MDP(num_states, num_actions)
 
     def sample(key: Key) -> Level:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from metarl import checks
+from metarl.checks import COUNT, NOT_NEGATIVE, checked
 from metarl.rl.networks import Network, as_layers, mlp
 from metarl.types import Array, Box, Key, Params, PyTree, Task
 
@@ -24,7 +24,12 @@ class Quadratic(NamedTuple):
     minimum: Array  # [dim]
 
 
-def quadratic(dim: int = 10, condition: tuple[float, float] = (1.0, 100.0), noise: float = 0.0) -> Task:
+@checked
+def quadratic(
+    dim: Annotated[int, COUNT] = 10,
+    condition: tuple[float, float] = (1.0, 100.0),
+    noise: Annotated[float, NOT_NEGATIVE] = 0.0,
+) -> Task:
     """Quadratics in parameters `{"x": [dim]}`. Initial parameters and minimum are drawn from N(0, I).
 
     Curvatures are log-spaced from 1 down to 1 / condition number, in random order; the condition number is log-uniform
@@ -32,12 +37,9 @@ def quadratic(dim: int = 10, condition: tuple[float, float] = (1.0, 100.0), nois
 
     Raises ValueError for a `dim` below 1, a `condition` that is not a range of numbers from 1, and negative noise.
     """
-    checks.at_least(1, dim=dim)
     least, greatest = condition
     if not 1.0 <= least <= greatest < math.inf:
         raise ValueError(f"condition must be a range of finite numbers of at least 1, got {condition}")
-    if not 0.0 <= noise < math.inf:
-        raise ValueError(f"noise must be finite and not negative, got {noise}")
 
     def sample(key: Key) -> Quadratic:
         condition_key, order_key, minimum_key = jax.random.split(key, 3)
@@ -78,7 +80,8 @@ def digits() -> Digits:
     return Digits(x[:count], y[:count], x[count:], y[count:])
 
 
-def logistic_digits(batch: int = 64) -> Task:
+@checked
+def logistic_digits(batch: Annotated[int, COUNT] = 64) -> Task:
     """Softmax regression on `digits`: cross-entropy on minibatches of `batch` images, drawn with replacement.
 
     Raises ValueError for a `batch` below 1.
@@ -86,12 +89,12 @@ def logistic_digits(batch: int = 64) -> Task:
     return _classifier((), batch)
 
 
-def mlp_digits(hidden: int = 32, batch: int = 64) -> Task:
+@checked
+def mlp_digits(hidden: Annotated[int, COUNT] = 32, batch: Annotated[int, COUNT] = 64) -> Task:
     """`logistic_digits` with a hidden layer of `hidden` tanh units.
 
     Raises ValueError for counts below 1.
     """
-    checks.at_least(1, hidden=hidden)
     return _classifier((hidden,), batch)
 
 
@@ -103,7 +106,6 @@ def accuracy(params: Params) -> Array:
 
 
 def _classifier(sizes: Sequence[int], batch: int) -> Task:
-    checks.at_least(1, batch=batch)
     network = _network(sizes)
 
     def draw(key: Key) -> tuple[Array, Array]:

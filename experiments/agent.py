@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,8 @@ import jax.numpy as jnp
 import envs
 import metarl
 from experiments import launch, parts
+from metarl import checks
+from metarl.checks import COUNT, NOT_NEGATIVE, POSITIVE, RATE, SEVERAL, SHARE
 from metarl.evaluation.families import family
 from metarl.evaluation.scales import normalised_return
 from metarl.inner.rl import Agent
@@ -40,17 +42,16 @@ class Population:
 
     env: str = "CartPole-v1"
     """Environment or distribution of levels: any name of envs.names()."""
-    num_seeds: int = 8
+    num_seeds: Annotated[int, SEVERAL] = 8
     """Agents, each with its own seed and level."""
     network: Literal["auto", "tabular", "mlp", "minatar_conv", "gru"] = "auto"
     """Their network (auto: that of the papers for this family of environments)."""
-    eval_episodes: int = 32
+    eval_episodes: Annotated[int, COUNT] = 32
     """Episodes of each agent in the evaluation at the end."""
 
     def __post_init__(self) -> None:
-        parts.check(self)
-        if self.num_seeds < 2:
-            raise ValueError(f"num_seeds must be at least 2 for an interval, got {self.num_seeds}")
+        checks.fields(self)
+        envs.check(env=self.env)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,25 +60,25 @@ class Rule:
 
     objective: Literal["a2c", "ppo", "dpo"] = "ppo"
     """What they minimise (dpo: PPO with the drift that was discovered in place of its clipping)."""
-    learning_rate: float = 1e-3
+    learning_rate: Annotated[float, RATE] = 1e-3
     """Adam's learning rate."""
-    max_gradient_norm: float = 0.5
+    max_gradient_norm: Annotated[float, POSITIVE] = 0.5
     """Gradients are scaled down to this global norm."""
-    discount: float = 0.99
+    discount: Annotated[float, SHARE] = 0.99
     """Weight of the next step's reward."""
-    gae_lambda: float = 0.95
+    gae_lambda: Annotated[float, SHARE] = 0.95
     """Weight of the next step's advantage (1: returns as sampled, 0: one-step differences)."""
-    clip: float = 0.2
+    clip: Annotated[float, POSITIVE] = 0.2
     """How far PPO's probability ratio may move (only PPO has it)."""
-    value_coef: float = 0.5
+    value_coef: Annotated[float, NOT_NEGATIVE] = 0.5
     """Weight of the value loss."""
-    entropy_coef: float = 0.01
+    entropy_coef: Annotated[float, NOT_NEGATIVE] = 0.01
     """Weight of the policy's entropy."""
     normalise_advantage: bool = True
     """Scale advantages to zero mean and unit deviation over each minibatch."""
 
     def __post_init__(self) -> None:
-        parts.check(self, zero=("value_coef", "entropy_coef"), shares=("discount", "gae_lambda"))
+        checks.fields(self)
         if self.objective != "ppo":
             parts.refuse_inert(self, ("clip",), f"with objective {self.objective}")
 

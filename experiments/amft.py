@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,8 @@ import optax
 import metarl
 from envs import tokens
 from experiments import cli, launch, parts, sweeps
-from metarl import optimizers, parallel, plot
+from metarl import checks, optimizers, parallel, plot
+from metarl.checks import COUNT, COUNT_OR_ZERO, NOT_NEGATIVE, RATE, SEVERAL, Bound
 from metarl.evaluation import tables
 from metarl.evaluation.held_out import HELD_OUT
 from metarl.evaluation.statistics import Interval, over_runs
@@ -169,6 +170,17 @@ ARMS: dict[str, Callable[[Config], Recipe]] = {
     "amft_entropy_other_sign": partial(amft, meta=False, sign=-1.0),
 }
 
+_ENTROPY = ("amft", "amft_entropy", "amft_other_sign", "amft_entropy_other_sign")
+_AMFT = (*_ENTROPY, "amft_meta")
+# Options that only some arms have.
+OPTIONS_OF = {
+    ("rl_critic",): ["critic_learning_rate"],
+    ("servo",): ["servo_rate"],
+    _ENTROPY: ["entropy_rate"],
+    _AMFT: ["meta_rate", "num_validation", "utility"],
+    (*_AMFT, "servo"): ["initial_weight", "warm_up"],
+}
+
 # --- options --------------------------------------------------------------------------------------------------
 
 if TYPE_CHECKING:
@@ -196,17 +208,15 @@ class Setting:
         "amft_meta",
     )
     """What is compared."""
-    num_seeds: int = 3
+    num_seeds: Annotated[int, SEVERAL] = 3
     """Base policies, and runs of each arm."""
     network: Literal["transformer", "gru"] = "transformer"
     """The policy."""
-    width: int = 64
+    width: Annotated[int, COUNT] = 64
     """Of the policy."""
 
     def __post_init__(self) -> None:
-        parts.check(self)
-        if self.num_seeds < 2:
-            raise ValueError(f"num_seeds must be at least 2, got {self.num_seeds}")
+        checks.fields(self)
         if len(set(self.arms)) < len(self.arms):
             raise ValueError(f"arms must be different, got {self.arms}")
 
@@ -215,38 +225,32 @@ class Setting:
 class Base:
     """How base policies are made, by supervised learning alone."""
 
-    base_steps: int = 1200
+    base_steps: Annotated[int, COUNT] = 1200
     """Steps of supervised learning that make the base policy."""
-    base_batch: int = 128
+    base_batch: Annotated[int, COUNT] = 128
     """Demonstrations in each of them."""
-    base_learning_rate: float = 1e-3
+    base_learning_rate: Annotated[float, RATE] = 1e-3
     """Adam's learning rate for the base policy."""
 
     def __post_init__(self) -> None:
-        parts.check(self)
+        checks.fields(self)
 
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
     """What an arm learns from in a step."""
 
-    num_prompts: int = 24
+    num_prompts: Annotated[int, COUNT] = 24
     """Problems that are answered in a step (AMFT's validation problems are among them)."""
-    group_size: int = 8
+    group_size: Annotated[int, SEVERAL] = 8
     """Answers to each."""
-    num_demonstrations: int = 64
+    num_demonstrations: Annotated[int, COUNT] = 64
     """Demonstrations in a step."""
-    num_validation: int = 8
+    num_validation: Annotated[int, COUNT] = 8
     """Problems on which AMFT measures the utility of a step."""
 
     def __post_init__(self) -> None:
-        parts.check(self)
-        if self.group_size < 2:
-            raise ValueError(f"group_size must be at least 2, got {self.group_size}")
-        if self.num_validation >= self.num_prompts:
-            raise ValueError(
-                f"num_validation must be below num_prompts = {self.num_prompts}, got {self.num_validation}"
-            )
+        checks.fields(self)
 
     def make(self) -> Sampling:
         return Sampling(self.num_prompts, self.group_size)
@@ -256,40 +260,38 @@ class Batch:
 class Arm:
     """How arms learn."""
 
-    learning_rate: float = 3e-4
+    learning_rate: Annotated[float, RATE] = 3e-4
     """Adam's learning rate in the arms."""
-    critic_learning_rate: float = 1e-3
+    critic_learning_rate: Annotated[float, RATE] = 1e-3
     """Arm rl_critic: Adam's learning rate for the critic."""
-    meta_rate: float = 3.0
+    meta_rate: Annotated[float, RATE] = 3.0
     """AMFT: step size of the weight's logit along the normalised meta-gradient."""
-    entropy_rate: float = 0.3
+    entropy_rate: Annotated[float, NOT_NEGATIVE] = 0.3
     """AMFT: how much a nat of entropy counts, compared with a meta-gradient of cosine 1."""
-    servo_rate: float = 0.02
+    servo_rate: Annotated[float, NOT_NEGATIVE] = 0.02
     """Entropy servo: change of the weight per nat."""
-    initial_weight: float = 0.5
+    initial_weight: Annotated[float, Bound(0.05, 0.95, above=True, below=True)] = 0.5
     """AMFT, entropy servo: the weight of imitation after the warm-up."""
-    warm_up: int = 10
+    warm_up: Annotated[int, COUNT_OR_ZERO] = 10
     """AMFT, entropy servo: steps of imitation before."""
     utility: Literal["reward", "cross_entropy"] = "reward"
     """AMFT: what the meta-gradient climbs."""
 
     def __post_init__(self) -> None:
-        parts.check(self, zero=("entropy_rate", "servo_rate", "warm_up"))
-        if not 0.05 < self.initial_weight < 0.95:
-            raise ValueError(f"initial_weight must lie between 0.05 and 0.95, got {self.initial_weight}")
+        checks.fields(self)
 
 
 @dataclasses.dataclass(frozen=True)
 class Looks:
     """How policies are measured on held-out problems."""
 
-    eval_every: int = 20
+    eval_every: Annotated[int, COUNT] = 20
     """Steps between two looks at held-out problems."""
-    eval_problems: int = 256
+    eval_problems: Annotated[int, COUNT] = 256
     """Problems of each look, and twice as many of each kind at the end."""
 
     def __post_init__(self) -> None:
-        parts.check(self)
+        checks.fields(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -303,6 +305,13 @@ class Config:
     batch: Batch = Batch()
     arm: Arm = Arm()
     looks: Looks = Looks()
+
+    def __post_init__(self) -> None:
+        batch = self.batch
+        if set(_AMFT) & set(self.setting.arms) and batch.num_validation >= batch.num_prompts:
+            raise ValueError(
+                f"num_validation must be below num_prompts = {batch.num_prompts}, got {batch.num_validation}"
+            )
 
 
 SHARED = {"task", "num_seeds", "network", "width", *vars(Base())}  # what the base policies are made from
@@ -576,6 +585,16 @@ def sweep_arms(config: Config, directory: Path, start: Params) -> None:
         sweeps.run_sweep(launch.Experiment("amft", make, CURVES), own)
 
 
+def refuse_unused(config: Config, argv: list[str] | None) -> None:
+    """Raises ValueError for an option, on the command line or in the sweep, that none of the arms has."""
+    swept = sweeps.parse(config)
+    for arms, options in OPTIONS_OF.items():
+        if not set(arms) & set(config.setting.arms):
+            because = f"without one of the arms {', '.join(arms)}"
+            cli.refuse_given(argv, options, because)
+            cli.refuse_given([f"--{name}" for name in swept], options, because)
+
+
 def check_sweep(config: Config) -> None:
     """Raises ValueError for a sweep over what the base policies, which all members start from, are made from."""
     if swept := sorted(SHARED & sweeps.parse(config).keys()):
@@ -587,6 +606,7 @@ def main(argv: list[str] | None = None) -> None:
     with cli.clean_exit():
         if not config.setting.arms:
             raise ValueError("arms must name at least one")
+        refuse_unused(config, argv)
         if config.sweep.sweep:
             parallel.one_device_per_core()
             check_sweep(config)

@@ -18,16 +18,16 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
-import tyro
 
 import envs
 from experiments import cli, groove, lpg, meta_training, parts
-from metarl import networks, objectives, optimizers
+from metarl import checks, networks, objectives, optimizers
+from metarl.checks import COUNT, COUNT_OR_ZERO
 from metarl.estimators.population import live
 from metarl.evaluation.families import family
 from metarl.finetune import policies
@@ -48,23 +48,24 @@ class LPG:
 
     levels: tuple[str, ...] = ("gridworld/small", "gridworld/all_shortlife")
     """Distributions of levels, one benchmark each."""
-    num_lifetimes: int = 16
+    num_lifetimes: Annotated[int, COUNT] = 16
     """Agents that live side by side."""
-    num_envs: int = 16
+    num_envs: Annotated[int, COUNT] = 16
     """Environments of each agent."""
-    rollout_length: int = 20
+    rollout_length: Annotated[int, COUNT] = 20
     """Environment steps between two agent updates."""
-    updates: int = 5
+    updates: Annotated[int, COUNT] = 5
     """Agent updates that the meta-gradient flows through (K)."""
-    hidden: int = 256
+    hidden: Annotated[int, COUNT] = 256
     """Width of the meta-network's GRU."""
-    meta_steps: int = 5
+    meta_steps: Annotated[int, COUNT] = 5
     """Meta-steps in one compiled call."""
-    repeats: int = 10
+    repeats: Annotated[int, COUNT] = 10
     """Timed calls of each program, taken in turns."""
 
     def __post_init__(self) -> None:
-        parts.check(self)
+        checks.fields(self)
+        envs.check(levels=self.levels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,23 +74,24 @@ class ES:
 
     levels: tuple[str, ...] = ("gridworld/small", "gridworld/all_vrandlife")
     """Distributions of levels, one benchmark each, with their own lifetimes."""
-    num_pairs: int = 8
+    num_pairs: Annotated[int, COUNT] = 8
     """Antithetic pairs: half the population."""
-    num_envs: int = 16
+    num_envs: Annotated[int, COUNT] = 16
     """Environments of each agent."""
-    rollout_length: int = 20
+    rollout_length: Annotated[int, COUNT] = 20
     """Environment steps between two agent updates."""
-    hidden: int = 256
+    hidden: Annotated[int, COUNT] = 256
     """Width of the meta-network's GRU."""
-    batch_size: int = 1
+    batch_size: Annotated[int, COUNT] = 1
     """Pairs that live at a time on each device."""
-    devices: int = 0
+    devices: Annotated[int, COUNT_OR_ZERO] = 0
     """Devices that pairs are sharded over (0: all that divide their number); on CPU, each core is one."""
-    repeats: int = 3
+    repeats: Annotated[int, COUNT] = 3
     """Timed calls of each program, taken in turns."""
 
     def __post_init__(self) -> None:
-        parts.check(self, zero=("devices",))
+        checks.fields(self)
+        envs.check(levels=self.levels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,21 +102,22 @@ class GROOVE:
     """Distributions of levels, one benchmark each."""
     scores: tuple[parts.ScoreName, ...] = ("regret", "optimal", "pvl", "maxmc")
     """Scores to time."""
-    num_lifetimes: int = groove.PRESETS["quick"].estimator.num_lifetimes
+    num_lifetimes: Annotated[int, COUNT] = groove.PRESETS["quick"].estimator.num_lifetimes
     """Agents that live side by side."""
-    num_envs: int = groove.PRESETS["quick"].agents.num_envs
+    num_envs: Annotated[int, COUNT] = groove.PRESETS["quick"].agents.num_envs
     """Environments of each agent."""
-    rollout_length: int = groove.PRESETS["quick"].agents.rollout_length
+    rollout_length: Annotated[int, COUNT] = groove.PRESETS["quick"].agents.rollout_length
     """Environment steps between two agent updates."""
-    hidden: int = groove.PRESETS["quick"].rule.hidden
+    hidden: Annotated[int, COUNT] = groove.PRESETS["quick"].rule.hidden
     """Width of the meta-network's GRU."""
-    meta_steps: int = 50
+    meta_steps: Annotated[int, COUNT] = 50
     """Meta-steps in one compiled call: lifetimes that end together should weigh as much as they do in a run."""
-    repeats: int = 3
+    repeats: Annotated[int, COUNT] = 3
     """Timed calls of each program, taken in turns."""
 
     def __post_init__(self) -> None:
-        parts.check(self)
+        checks.fields(self)
+        envs.check(levels=self.levels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,23 +126,23 @@ class Tokens:
 
     policies: tuple[Literal["transformer", "gru"], ...] = ("transformer", "gru")
     """Sequence policies, one benchmark each."""
-    batch: int = 64
+    batch: Annotated[int, COUNT] = 64
     """Answers that are drawn side by side."""
-    length: int = 64
+    length: Annotated[int, COUNT] = 64
     """Tokens of an answer."""
-    prompt_length: int = 8
+    prompt_length: Annotated[int, COUNT] = 8
     """Tokens of a prompt."""
-    num_tokens: int = 32
+    num_tokens: Annotated[int, COUNT] = 32
     """Size of the vocabulary."""
-    width: int = 64
+    width: Annotated[int, COUNT] = 64
     """Width of the policies."""
-    layers: int = 2
+    layers: Annotated[int, COUNT] = 2
     """Layers of the transformer."""
-    repeats: int = 5
+    repeats: Annotated[int, COUNT] = 5
     """Timed calls of each program, taken in turns."""
 
     def __post_init__(self) -> None:
-        parts.check(self)
+        checks.fields(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,21 +151,22 @@ class Optimizers:
 
     levels: tuple[str, ...] = ("CartPole-v1",)
     """Distributions of levels, one benchmark each."""
-    sizes: tuple[int, ...] = (64, 64)
+    sizes: tuple[Annotated[int, COUNT], ...] = (64, 64)
     """Hidden layers of the agent's networks."""
-    num_envs: int = 64
+    num_envs: Annotated[int, COUNT] = 64
     """Environments of the agent."""
-    rollout_length: int = 128
+    rollout_length: Annotated[int, COUNT] = 128
     """Environment steps between two agent updates."""
-    epochs: int = 4
+    epochs: Annotated[int, COUNT] = 4
     """Passes over each rollout."""
-    minibatches: int = 8
+    minibatches: Annotated[int, COUNT] = 8
     """Parts that each pass is cut into, with an update for each."""
-    repeats: int = 10
+    repeats: Annotated[int, COUNT] = 10
     """Timed calls of each program, taken in turns."""
 
     def __post_init__(self) -> None:
-        parts.check(self)
+        checks.fields(self)
+        envs.check(levels=self.levels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,21 +175,22 @@ class Sweep:
 
     levels: tuple[str, ...] = ("gridworld/small",)
     """Distributions of levels, one benchmark each."""
-    members: tuple[int, ...] = (1, 4, 16, 64)
+    members: tuple[Annotated[int, COUNT], ...] = (1, 4, 16, 64)
     """How many runs go side by side, with a program for each number. The first is what the others are compared with."""
-    sweep_batch: int = 1
+    sweep_batch: Annotated[int, COUNT_OR_ZERO] = 1
     """Members that go side by side at a time on each device (0: all)."""
-    num_lifetimes: int = 32
+    num_lifetimes: Annotated[int, COUNT] = 32
     """Agents of each run."""
-    meta_steps: int = 1
+    meta_steps: Annotated[int, COUNT] = 1
     """Meta-steps in one compiled call."""
-    repeats: int = 5
+    repeats: Annotated[int, COUNT] = 5
     """Timed calls of each program, taken in turns."""
 
     def __post_init__(self) -> None:
-        parts.check(self, zero=("sweep_batch",))
-        if not self.members or min(self.members) < 1:
-            raise ValueError(f"members must be at least 1, got {self.members}")
+        checks.fields(self)
+        envs.check(levels=self.levels)
+        if not self.members:
+            raise ValueError("members must have at least one number")
 
 
 def time_side_by_side(programs: dict[str, tuple[Callable[..., Any], Any]], repeats: int) -> dict[str, dict[str, Any]]:
@@ -537,9 +542,7 @@ BENCHMARKS: dict[type, Callable[[Any, str], dict[str, Any]]] = {
 
 def main(argv: list[str] | None = None) -> None:
     with cli.clean_exit():
-        with cli.one_line_errors():
-            subcommands: dict[str, Callable[..., Any]] = {kind.__name__.lower(): kind for kind in BENCHMARKS}
-            config: Any = tyro.extras.subcommand_cli_from_dict(subcommands, args=argv, description=__doc__)
+        config = cli.subcommands({kind.__name__.lower(): kind for kind in BENCHMARKS}, __doc__, argv)
         if isinstance(config, ES | Sweep):
             one_device_per_core()
         names = config.policies if isinstance(config, Tokens) else config.levels

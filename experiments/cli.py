@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -24,14 +25,13 @@ def parse(config: type[Config], presets: Mapping[str, Config], argv: Sequence[st
     Options are flat and documented by the strings under the fields of `config` and its parts. Prints one line and exits
     with code 2 if an option is unknown, has a value of the wrong type, or is refused by a `__post_init__`.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
     names = Annotated[Literal[tuple(presets)], tyro.conf.arg(help="Where the defaults of the other options come from.")]  # type: ignore[valid-type]
 
     def choose(preset: str = "quick") -> str:
         return preset
 
     choose.__annotations__["preset"] = names
-    with one_line_errors():
+    with _one_line_errors(argv) as arguments:
         preset, _ = tyro.cli(choose, args=arguments, return_unknown_args=True, add_help=False)
 
         def build(config: Config = presets[preset], preset: str = preset) -> Config:
@@ -43,8 +43,22 @@ def parse(config: type[Config], presets: Mapping[str, Config], argv: Sequence[st
 
 def options(kind: type[Config], description: str | None, argv: Sequence[str] | None = None) -> Config:
     """As `parse`, for a command without presets."""
-    with one_line_errors():
-        return tyro.cli(kind, args=argv, description=description, config=FLAT)
+    with _one_line_errors(argv) as arguments:
+        return tyro.cli(kind, args=arguments, description=description, config=FLAT)
+
+
+def subcommands(kinds: Mapping[str, Callable[..., Any]], description: str | None, argv: Sequence[str] | None) -> Any:
+    """As `options`, for a command of several, each with options of its own kind."""
+    with _one_line_errors(argv) as arguments:
+        return tyro.extras.subcommand_cli_from_dict(dict(kinds), args=arguments, description=description)
+
+
+def refuse_given(argv: Sequence[str] | None, names: Iterable[str], because: str) -> None:
+    """Raises ValueError for the first of the options `names` that is on the command line: it would change nothing."""
+    given = _given(sys.argv[1:] if argv is None else argv)
+    for name in names:
+        if "--" + name.replace("_", "-") in given:
+            raise ValueError(f"{name} has no effect {because}: leave it out")
 
 
 def run_directory(directory: str, name: str, seed: int | None = None) -> Path:
@@ -86,22 +100,43 @@ def clean_exit() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Turns tyro's boxed error messages, and ValueErrors of a configuration, into one line each."""
-    printed = io.StringIO()
+def _one_line_errors(argv: Sequence[str] | None) -> Iterator[list[str]]:
+    """Yields the arguments `argv` (None: those of the process). Errors of their parsing become one line each.
+
+    These are tyro's boxed messages, ValueErrors of a configuration, and options that are given twice.
+    """
+    arguments, printed = list(sys.argv[1:] if argv is None else argv), io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
-            yield
+            _refuse_twice(arguments)
+            yield arguments
     except ValueError as error:
         _fail(error, 2)
     except SystemExit as error:
         if error.code != 0:
-            lines = [line.strip("│ ") for line in printed.getvalue().splitlines()]
-            message = [line for line in lines if not line.startswith(("╭", "╰"))]
-            rule = next((i for i, line in enumerate(message) if line.startswith("─")), len(message))
-            _fail(ValueError(" ".join(message[:rule]) + " (see --help)"), 2)
+            _fail(ValueError(f"{_message(printed.getvalue())} (see --help)"), 2)
         raise
     sys.stderr.write(printed.getvalue())
+
+
+def _given(arguments: Sequence[str]) -> list[str]:
+    """The options among the arguments, by one name each: `--a-b` for --a_b=1 and --no-a-b, too."""
+    return [x.partition("=")[0].replace("_", "-").replace("--no-", "--") for x in arguments if x.startswith("--")]
+
+
+def _refuse_twice(arguments: Sequence[str]) -> None:
+    given = _given(arguments)
+    for name in given:
+        if given.count(name) > 1:
+            raise ValueError(f"{name} must be given once, got it {given.count(name)} times")
+
+
+def _message(box: str) -> str:
+    """What tyro says in a box, without the title, the help, and the name of the part that refused."""
+    lines = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
+    sections = re.split(r"\n[─-]{5,}\n", "\n".join(lines))
+    text = " ".join(sections[0 if box.startswith("╭") else 1].split())  # an ASCII box has its title in a section
+    return re.sub(r"^Missing from [^:]*:", "missing", re.sub(r"^Error parsing (?!--)[^:]*: ", "", text))
 
 
 def _fail(error: BaseException, code: int) -> None:

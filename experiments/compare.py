@@ -13,13 +13,15 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
 import envs
 from experiments import cli, parts
 from experiments.launch import CONTROL
-from metarl import plot
+from metarl import checks, plot
+from metarl.checks import COUNT, SEVERAL
 from metarl.evaluation import compare, tables
 from metarl.evaluation.held_out import SCORE, write_horizon_report
 from metarl.evaluation.statistics import Interval
@@ -37,26 +39,23 @@ class Options:
     """Directories of finished runs."""
     levels: tuple[str, ...] = ()
     """Distributions of levels to compare on: any names of envs.names() (none: those of the runs)."""
-    horizons: tuple[int, ...] = ()
+    horizons: tuple[Annotated[int, COUNT], ...] = ()
     """Lifetimes in agent updates (none: 25, 100, 250, 500 and 1000 on the levels of the runs, 250 on others)."""
     reports: bool = False
     """Only sum up the reports that the runs ended with, over their seeds."""
-    held_out_levels: int = 32
+    held_out_levels: Annotated[int, SEVERAL] = 32
     """Levels that agents are trained on, none of them seen in meta-training; where there is one level, agents per seed.
     """
-    held_out_seeds: int = 4
+    held_out_seeds: Annotated[int, COUNT] = 4
     """Agents per rule and held-out level."""
-    held_out_batch: int = 128
+    held_out_batch: Annotated[int, COUNT] = 128
     """Agents of one seed that live side by side on each device."""
     directory: str = ""
     """Where the files go (default: a new folder under runs/)."""
 
     def __post_init__(self) -> None:
-        parts.check(self)
-        if self.held_out_levels < 2:
-            raise ValueError(f"held_out_levels must be at least 2, got {self.held_out_levels}")
-        if min(self.horizons, default=1) < 1:
-            raise ValueError(f"horizons must be at least 1 agent update, got {self.horizons}")
+        checks.fields(self)
+        envs.check(levels=self.levels)
         if not self.runs:
             raise ValueError("give the directory of at least one finished run")
         if self.reports:
@@ -113,8 +112,6 @@ def main(argv: list[str] | None = None) -> None:
             tables.show({row: {"mean": x} for row, x in found.items()}, f"over {len(options.runs)} seeds")
             return
         one_device_per_core()
-        for name in options.levels:
-            envs.make(name)  # an unknown name fails before hours of work
         runs = [compare.load(run) for run in options.runs]
         groups = compare.group(runs, IGNORED, same_levels=not options.levels)
         directory = cli.run_directory(options.directory, "compare")

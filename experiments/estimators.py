@@ -26,7 +26,7 @@ import sys
 import time
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,8 +36,9 @@ from jax.flatten_util import ravel_pytree
 
 import envs
 import metarl
-from experiments import cli, parts
-from metarl import plot
+from experiments import cli
+from metarl import checks, plot
+from metarl.checks import COUNT, COUNT_OR_ZERO, POSITIVE, RATE, SEED, SEVERAL
 from metarl.estimators import backprop, es, pes
 from metarl.evaluation.families import family
 from metarl.meta import Estimator, InnerLoop, Lifetimes, MetaState
@@ -61,41 +62,42 @@ class Config:
 
     directory: str = ""
     """Where the files go (default: a new folder under runs/)."""
-    seed: int = 0
+    seed: Annotated[int, SEED] = 0
     """Seed of everything random."""
     levels: str = "mdp/random"
     """Distribution of levels: any name of envs.names()."""
-    horizon: int = 32
+    horizon: Annotated[int, COUNT] = 32
     """Lifetime of an agent in updates."""
-    truncation: int = 4
+    truncation: Annotated[int, COUNT] = 4
     """Agent updates between two measurements of fitness, and of a truncated estimate (K); divides `horizon`."""
-    num_lifetimes: int = 32
+    num_lifetimes: Annotated[int, COUNT] = 32
     """Lifetimes, or pairs of them, of one estimate; a multiple of horizon / truncation, for all ages."""
-    num_envs: int = 8
+    num_envs: Annotated[int, COUNT] = 8
     """Environments of each agent."""
-    rollout_length: int = 10
+    rollout_length: Annotated[int, COUNT] = 10
     """Environment steps between two agent updates."""
-    eval_episodes: int = 16
+    eval_episodes: Annotated[int, COUNT] = 16
     """Episodes in which an agent's fitness is measured."""
-    hidden: int = 4
+    hidden: Annotated[int, COUNT] = 4
     """Width of the meta-network's GRU."""
-    bins: int = 4
+    bins: Annotated[int, SEVERAL] = 4
     """Size of the agent's prediction y."""
-    sigma: float = 0.1
+    sigma: Annotated[float, POSITIVE] = 0.1
     """Standard deviation of the perturbations."""
-    warm_up: int = 300
+    warm_up: Annotated[int, COUNT_OR_ZERO] = 300
     """Meta-steps by backpropagation that lead to the rule at which gradients are compared."""
-    learning_rate: float = 3e-3
+    learning_rate: Annotated[float, RATE] = 3e-3
     """Adam's learning rate in the warm-up."""
-    repeats: int = 100
+    repeats: Annotated[int, COUNT] = 100
     """Estimates over whole lifetimes of each kind; truncated ones are as many as take the same experience. In 20s."""
-    reference: int = 600
+    reference: Annotated[int, COUNT] = 600
     """Estimates over whole lifetimes that the reference is the mean of. In 20s."""
-    batch_size: int = 0
+    batch_size: Annotated[int, COUNT_OR_ZERO] = 0
     """Lifetimes that live at a time (0: all)."""
 
     def __post_init__(self) -> None:
-        parts.check(self, zero=("warm_up", "batch_size", "seed"))
+        checks.fields(self)
+        envs.check(levels=self.levels)
         if self.horizon % self.truncation:
             raise ValueError(f"truncation must divide horizon = {self.horizon}, got {self.truncation}")
         ages = self.horizon // self.truncation
@@ -105,8 +107,6 @@ class Config:
             )
         if self.batch_size and self.num_lifetimes % self.batch_size:
             raise ValueError(f"batch_size must divide num_lifetimes = {self.num_lifetimes}, got {self.batch_size}")
-        if self.bins < 2:
-            raise ValueError(f"bins must be at least 2, got {self.bins}")
         for name in ("repeats", "reference"):
             if getattr(self, name) < BLOCKS or getattr(self, name) % BLOCKS:
                 raise ValueError(f"{name} must be a multiple of {BLOCKS}, got {getattr(self, name)}")

@@ -17,11 +17,12 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import envs
-from experiments import cli, parts
-from metarl import plot
+from experiments import cli
+from metarl import checks, plot
+from metarl.checks import COUNT, SEED, SEVERAL
 from metarl.evaluation import tables
 from metarl.evaluation.meta_test import Plan, carry_out, plan
 from metarl.evaluation.players import BUILT_IN
@@ -41,11 +42,11 @@ class Options:
     """Rules, each with a label before a colon if it is to have another name: lpg:PATH a2c ppo random."""
     suite: tuple[str, ...] = ("classic",)
     """Names of shipped suites (all: every one), or paths of TOML files."""
-    num_seeds: int = 16
+    num_seeds: Annotated[int, SEVERAL] = 16
     """Agents per rule and environment."""
-    points: int = 10
+    points: Annotated[int, COUNT] = 10
     """Measurements of each agent, evenly spaced over its life."""
-    seed: int = 0
+    seed: Annotated[int, SEED] = 0
     """Seed of everything random in the test."""
     directory: str = ""
     """Where the files go (default: a new folder under runs/)."""
@@ -53,9 +54,8 @@ class Options:
     """Go on with what is missing in the directory."""
 
     def __post_init__(self) -> None:
-        parts.check(self, zero=("seed",))
-        if self.num_seeds < 2:
-            raise ValueError(f"num_seeds must be at least 2 for an interval, got {self.num_seeds}")
+        checks.fields(self)
+        envs.suites.check(self.suite)
         if self.resume and not self.directory:
             raise ValueError("resume needs the directory of the test to go on with")
 

@@ -13,10 +13,10 @@ OPEN (Goldie et al. 2024, arXiv 2407.07082) and its kin, against Adam, RMSprop a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,8 @@ import envs
 import metarl
 from envs import tasks
 from experiments import launch, parts
-from metarl import networks, objectives, plot
+from metarl import checks, networks, objectives, plot
+from metarl.checks import COUNT, NOT_NEGATIVE, POSITIVE
 from metarl.curricula import uniform
 from metarl.evaluation.held_out import HELD_OUT
 from metarl.evaluation.measure import final_returns
@@ -59,11 +60,21 @@ TASKS: dict[str, Callable[[], Task]] = {
 
 
 @dataclasses.dataclass(frozen=True)
+class Distribution(parts.Distribution):
+    """The problems that are trained on."""
+
+    others: ClassVar[Collection[str]] = tuple(TASKS)
+
+
+@dataclasses.dataclass(frozen=True)
 class More:
     """What else is learned with the optimizer."""
 
     more_levels: tuple[str, ...] = ()
     """More distributions, each with a lifetime of its own in every member: fitness is relative to tuned Adam's."""
+
+    def __post_init__(self) -> None:
+        envs.check(TASKS, more_levels=self.more_levels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,15 +85,15 @@ class Optimizer:
     """Which optimizer is learned."""
     without: tuple[Group, ...] = ()
     """OPEN: features that it does not see, or noise that it does not make."""
-    hidden: int = 8
+    hidden: Annotated[int, COUNT] = 8
     """OPEN: units of its recurrent network."""
-    width: int = 16
+    width: Annotated[int, COUNT] = 16
     """Of the optimizer's other layers."""
-    scale: float = 1e-3
+    scale: Annotated[float, POSITIVE] = 1e-3
     """Size of an update whose output is 1 (schedule: its learning rate at the start)."""
 
     def __post_init__(self) -> None:
-        parts.check(self)
+        checks.fields(self)
         if self.optimizer != "open":
             parts.refuse_inert(self, ("hidden",), f"with optimizer {self.optimizer}")
         if not self.optimizer.startswith("open"):
@@ -112,24 +123,22 @@ class AgentRule:
     """What they follow. That of LPG is learned together with the optimizer, and plain optimizers follow PPO."""
     rule: str = ""
     """An LPG that all follow as it is: the name of a shipped one, or the rule.safetensors of a run."""
-    rule_hidden: int = 32
+    rule_hidden: Annotated[int, COUNT] = 32
     """Width of LPG's GRU, if it is learned."""
     temporal: bool = False
     """Let LPG, if it is learned, see the agent's age and how long it will live."""
-    network: tuple[int, ...] = ()
+    network: tuple[Annotated[int, COUNT], ...] = ()
     """Hidden layers (none: tables where observations are integers, else 64 and 64)."""
-    entropy_coef: float = 0.01
+    entropy_coef: Annotated[float, NOT_NEGATIVE] = 0.01
     """Weight of the entropy of PPO's policy in its loss."""
 
     def __post_init__(self) -> None:
-        parts.check(self, zero=("entropy_coef",))
+        checks.fields(self)
         if self.objective != "lpg":
             parts.refuse_inert(self, ("rule", "rule_hidden", "temporal"), f"with objective {self.objective}")
         elif self.rule:
             inert = ("rule_hidden", "temporal", "entropy_coef")
             parts.refuse_inert(self, inert, "with a rule that is learned already")
-        if min(self.network, default=1) < 1:
-            raise ValueError(f"network must have sizes of at least 1, got {self.network}")
 
     def lpg(self) -> Part:
         """LPG, to be learned by evolution, whose whole meta-objective is fitness."""
@@ -163,13 +172,13 @@ PASSES = parts.Passes(epochs=2, minibatches=2)  # LPG's targets are for one step
 class Tuning:
     """The sweep of the plain optimizers that the report compares with."""
 
-    tuning_levels: int = 8
+    tuning_levels: Annotated[int, COUNT] = 8
     """Training levels on which the rates of plain optimizers are swept, with `tuning_seeds` agents each."""
-    tuning_seeds: int = 4
+    tuning_seeds: Annotated[int, COUNT] = 4
     """Agents per level in the sweep."""
 
     def __post_init__(self) -> None:
-        parts.check(self)
+        checks.fields(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +187,7 @@ class Config:
 
     run: parts.Run = parts.Run()
     sweep: parts.Sweep = parts.Sweep()
-    distribution: parts.Distribution = parts.Distribution("supervised/digits", longest_life=250, shortest_life=250)
+    distribution: Distribution = Distribution("supervised/digits", longest_life=250, shortest_life=250)
     more: More = More()
     learned: Optimizer = Optimizer()
     agents: parts.Agents = parts.Agents()
@@ -190,7 +199,8 @@ class Config:
     held_out: parts.HeldOut = parts.HeldOut(32, 4, 128)
 
     def __post_init__(self) -> None:
-        parts.check(self.distribution)
+        lives = self.distribution
+        checks.within(COUNT, longest_life=lives.longest_life, shortest_life=lives.shortest_life)
         if self.distribution.levels in TASKS and self.distribution.shortest_life != self.distribution.longest_life:
             raise ValueError(
                 f"shortest_life must be longest_life = {self.distribution.longest_life}: trainings of "
@@ -426,7 +436,8 @@ def prepare(config: Config) -> dict[str, Any]:
     """The scales of a mixture."""
     if not config.more.more_levels:
         return {}
-    return {"scales": [scale(config, place(config, name), name) for name in config.places]}
+    places = {name: place(config, name) for name in config.places}  # all of them before any is tuned: errors come early
+    return {"scales": [scale(config, where, name) for name, where in places.items()]}
 
 
 def report(config: Config, state: MetaState, log: Log, directory: Path) -> launch.Report:

@@ -10,9 +10,11 @@ python -m experiments.lpg --directory runs/lpg --resume
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from experiments import launch, meta_training, parts
+from metarl import checks
+from metarl.checks import COUNT, NOT_NEGATIVE, SEVERAL
 from metarl.evaluation.families import family
 from metarl.evaluation.surfaces import draw_lpg
 from metarl.objectives.lpg import UNREGULARISED
@@ -28,27 +30,25 @@ if TYPE_CHECKING:
 class Rule:
     """The learned rule."""
 
-    hidden: int = 64
+    hidden: Annotated[int, COUNT] = 64
     """Width of the meta-network's GRU (the paper's 256)."""
-    bins: int = 8
+    bins: Annotated[int, SEVERAL] = 8
     """Size of the agent's prediction y."""
     temporal: bool = False
     """Let the rule see the agent's age and how long it will live (TA-LPG)."""
-    y_coef: float = 0.5
+    y_coef: Annotated[float, NOT_NEGATIVE] = 0.5
     """Weight of the prediction in the agent's loss."""
-    policy_entropy_coef: float = 5e-2
+    policy_entropy_coef: Annotated[float, NOT_NEGATIVE] = 5e-2
     """Weight of the agents' policy entropy in the meta-objective."""
-    y_entropy_coef: float = 1e-3
+    y_entropy_coef: Annotated[float, NOT_NEGATIVE] = 1e-3
     """Weight of the agents' prediction entropy in the meta-objective."""
-    pi_hat_coef: float = 5e-3
+    pi_hat_coef: Annotated[float, NOT_NEGATIVE] = 5e-3
     """Weight of the squared policy targets, which regularise the meta-objective."""
-    y_hat_coef: float = 1e-3
+    y_hat_coef: Annotated[float, NOT_NEGATIVE] = 1e-3
     """Weight of the squared prediction targets, which regularise the meta-objective."""
 
     def __post_init__(self) -> None:
-        parts.check(self, zero=[field.name for field in dataclasses.fields(self) if field.name.endswith("_coef")])
-        if self.bins < 2:
-            raise ValueError(f"bins must be at least 2, got {self.bins}")
+        checks.fields(self)
 
     def recipe(self) -> Part:
         return {"name": "lpg", **vars(self)}

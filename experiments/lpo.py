@@ -8,10 +8,12 @@ python -m experiments.lpo --start scratch
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from experiments import launch, meta_training, parts
 from experiments.parts import EVOLUTION_CURVES
+from metarl import checks
+from metarl.checks import COUNT, NOT_NEGATIVE, POSITIVE, RATE
 from metarl.evaluation.families import family
 from metarl.evaluation.surfaces import draw_lpo
 from metarl.objectives.lpo import Start
@@ -31,15 +33,17 @@ class Rule:
     """Let the drift change with the agent's age (TA-LPO)."""
     start: Start = "ppo"
     """What the drift is before its training: PPO's, or a random network's."""
-    hidden: int = 128
+    hidden: Annotated[int, COUNT] = 128
     """Width of the drift network."""
-    clip: float = 0.2
+    clip: Annotated[float, POSITIVE] = 0.2
     """How far PPO's probability ratio may move before its drift sets in."""
-    entropy_coef: float = 0.01
+    entropy_coef: Annotated[float, NOT_NEGATIVE] = 0.01
     """Weight of the agents' policy entropy in their loss."""
 
     def __post_init__(self) -> None:
-        parts.check(self, zero=("entropy_coef",))
+        checks.fields(self)
+        if self.start == "scratch":
+            parts.refuse_inert(self, ("clip",), "with start scratch, whose drift has no clipping")
 
     def recipe(self) -> Part:
         return {"name": "lpo", **vars(self)}
@@ -53,11 +57,11 @@ class Rule:
 class AgentOptimizer:
     """How agents follow their gradient."""
 
-    agent_learning_rate: float = 1e-3
+    agent_learning_rate: Annotated[float, RATE] = 1e-3
     """Adam's learning rate for the agents."""
 
     def __post_init__(self) -> None:
-        parts.check(self)
+        checks.fields(self)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,15 +8,16 @@ error. Parts that several experiments share have the same field name in all of t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import jax.numpy as jnp
 import optax
 
 import envs
 from metarl import checks, curricula, estimators
+from metarl.checks import COUNT, COUNT_OR_ZERO, FACTOR, POSITIVE, RATE, SEED, SHARE
 from metarl.curricula import scores
 from metarl.curricula.replay import Prioritisation
 from metarl.estimators.es import Shaping
@@ -26,18 +27,6 @@ from metarl.parallel import Placement, training_devices
 from metarl.types import Array, Levels
 
 ScoreName = Literal["uniform", "frozen", "random", "regret", "optimal", "pvl", "l1", "maxmc"]
-
-
-def check(part: Any, *, zero: Sequence[str] = (), shares: Sequence[str] = ()) -> None:
-    """Raises ValueError for the first number among the fields of a part that is out of range, or not finite.
-
-    Numbers must be positive; those in `zero` may be 0, and those in `shares` are from 0 to 1.
-    """
-    for name, value in vars(part).items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            continue
-        within = checks.share if name in shares else checks.not_negative if name in zero else checks.positive
-        within(**{name: value})
 
 
 def refuse_inert(part: Any, names: Iterable[str], because: str, default: Any = None) -> None:
@@ -58,15 +47,15 @@ class Run:
 
     directory: str = ""
     """Where the run's files go (default: a new folder under runs/)."""
-    seed: int = 0
+    seed: Annotated[int, SEED] = 0
     """Seed of everything random in the run."""
-    steps: int = 100
+    steps: Annotated[int, COUNT] = 100
     """Meta-steps in all, those before a resume included."""
-    chunk: int = 10
+    chunk: Annotated[int, COUNT] = 10
     """Meta-steps between two looks at metrics and signals."""
-    checkpoint_every: int = 100
+    checkpoint_every: Annotated[int, COUNT] = 100
     """Meta-steps between checkpoints."""
-    keep: int = 3
+    keep: Annotated[int, COUNT] = 3
     """How many checkpoints stay on disk."""
     resume: bool = False
     """Go on from the newest checkpoint in the directory."""
@@ -80,7 +69,7 @@ class Run:
     """Also log to Weights & Biases (needs the extra `wandb`)."""
 
     def __post_init__(self) -> None:
-        check(self, zero=("seed",))
+        checks.fields(self)
         for name in ("resume", "distributed"):
             if getattr(self, name) and not self.directory:
                 raise ValueError(f"{name} needs the directory of the run")
@@ -93,16 +82,16 @@ class Sweep:
     sweep: tuple[str, ...] = ()
     """The grid: FIELD=VALUE,VALUE,... for each field. Members that differ only in their seed and in numbers that the
     program takes as arrays run together in one compiled program."""
-    sweep_seeds: int = 1
+    sweep_seeds: Annotated[int, COUNT] = 1
     """Seeds of every member of the grid, from `seed` on."""
     sweep_by: str = ""
     """The metric by which members are compared, the more the better (default: fitness or episode_return; beware that
     the fitness of evolution is that of perturbed rules, which a greater sigma lowers)."""
-    sweep_batch: int = 0
+    sweep_batch: Annotated[int, COUNT_OR_ZERO] = 0
     """Members that go side by side at a time on each device (0: one on CPUs, all on accelerators)."""
 
     def __post_init__(self) -> None:
-        check(self, zero=("sweep_batch",))
+        checks.fields(self)
         if not self.sweep:
             refuse_inert(self, ("sweep_seeds", "sweep_by", "sweep_batch"), "without sweep")
 
@@ -113,13 +102,16 @@ class Distribution:
 
     levels: str = "gridworld/small"
     """Distribution of levels: any name of envs.names()."""
-    longest_life: int = 0
+    longest_life: Annotated[int, COUNT_OR_ZERO] = 0
     """Lifetime of an agent in updates (0: the distribution's own)."""
-    shortest_life: int = 0
+    shortest_life: Annotated[int, COUNT_OR_ZERO] = 0
     """Lifetimes are log-uniform from here to `longest_life` (0: all of them are as long)."""
 
+    others: ClassVar[Collection[str]] = ()  # names that `levels` may have beside those of envs.names()
+
     def __post_init__(self) -> None:
-        check(self, zero=("longest_life", "shortest_life"))
+        checks.fields(self)
+        envs.check(self.others, levels=self.levels)
         if self.shortest_life and not self.longest_life:
             raise ValueError(f"shortest_life needs longest_life, got {self.shortest_life} without it")
         if self.shortest_life > self.longest_life:
@@ -140,46 +132,46 @@ class Distribution:
 class Agents:
     """How agents collect experience."""
 
-    num_envs: int = 16
+    num_envs: Annotated[int, COUNT] = 16
     """Environments of each agent."""
-    rollout_length: int = 20
+    rollout_length: Annotated[int, COUNT] = 20
     """Environment steps between two agent updates."""
 
     def __post_init__(self) -> None:
-        check(self)
+        checks.fields(self)
 
 
 @dataclasses.dataclass(frozen=True)
 class Passes:
     """How often agents learn from each rollout."""
 
-    epochs: int = 1
+    epochs: Annotated[int, COUNT] = 1
     """Passes over each rollout."""
-    minibatches: int = 1
+    minibatches: Annotated[int, COUNT] = 1
     """Parts that each pass is cut into, with a gradient step for each."""
 
     def __post_init__(self) -> None:
-        check(self)
+        checks.fields(self)
 
 
 @dataclasses.dataclass(frozen=True)
 class Backprop:
     """Meta-gradients by backpropagation through a few agent updates."""
 
-    num_lifetimes: int = 32
+    num_lifetimes: Annotated[int, COUNT] = 32
     """Agents that live side by side."""
-    updates: int = 5
+    updates: Annotated[int, COUNT] = 5
     """Agent updates that the meta-gradient flows through (K)."""
-    batch_size: int = 0
+    batch_size: Annotated[int, COUNT_OR_ZERO] = 0
     """Lifetimes that go through the meta-gradient at a time on each device (0: all); less memory, more time."""
-    devices: int = 1
+    devices: Annotated[int, COUNT_OR_ZERO] = 1
     """Devices (of each process) that lifetimes are sharded over (0: all that divide their number; on CPU, each core is
     one). A run resumes bit for bit on as many, and up to rounding on others."""
     remat: bool = False
     """Recompute agent updates backwards instead of storing them; less memory, more time."""
 
     def __post_init__(self) -> None:
-        check(self, zero=("batch_size", "devices"))
+        checks.fields(self)
         if self.batch_size and self.num_lifetimes % self.batch_size:
             raise ValueError(f"batch_size must divide num_lifetimes = {self.num_lifetimes}, got {self.batch_size}")
         if self.devices and self.num_lifetimes // (self.batch_size or 1) % self.devices:
@@ -197,30 +189,30 @@ class Backprop:
 class Evolution:
     """Meta-gradients by evolution strategies."""
 
-    num_pairs: int = 16
+    num_pairs: Annotated[int, COUNT] = 16
     """Antithetic pairs of agents that live side by side."""
     estimator: Literal["es", "pes"] = "es"
     """Evolution strategies, or persistent ones (which need `truncation`)."""
-    truncation: int = 0
+    truncation: Annotated[int, COUNT_OR_ZERO] = 0
     """Agent updates between two meta-steps (0: whole lifetimes)."""
-    measure_every: int = 0
+    measure_every: Annotated[int, COUNT_OR_ZERO] = 0
     """Fitness is the mean over measurements after so many agent updates (es only; 0: that at the end)."""
     shaping: Shaping = "pair_rank"
     """What counts for fitness (es only): fitness as it is, ranks in the population, or the rank within a pair."""
-    sigma: float = 0.1
+    sigma: Annotated[float, POSITIVE] = 0.1
     """Standard deviation of the perturbations."""
-    sigma_decay: float = 1.0
+    sigma_decay: Annotated[float, FACTOR] = 1.0
     """Factor on sigma after each meta-step."""
-    eval_episodes: int = 16
+    eval_episodes: Annotated[int, COUNT] = 16
     """Episodes in which an agent's fitness is measured."""
-    batch_size: int = 0
+    batch_size: Annotated[int, COUNT_OR_ZERO] = 0
     """Pairs that live at a time on each device (0: all); small batches save memory, and on CPU time too."""
-    devices: int = 0
+    devices: Annotated[int, COUNT_OR_ZERO] = 0
     """Devices (of each process) that pairs are sharded over (0: all that divide their number; on CPU, each core is
     one). A run resumes bit for bit on as many, and up to rounding on others."""
 
     def __post_init__(self) -> None:
-        check(self, zero=("truncation", "measure_every", "batch_size", "devices"))
+        checks.fields(self)
         if self.estimator == "pes":
             refuse_inert(self, ("measure_every", "shaping"), "with estimator pes")
             if not self.truncation:
@@ -246,13 +238,13 @@ class Evolution:
 class ClippedAdam:
     """How the meta-parameters follow their gradient."""
 
-    learning_rate: float = 1e-3
+    learning_rate: Annotated[float, RATE] = 1e-3
     """Adam's learning rate for the meta-parameters."""
-    max_gradient_norm: float = 0.5
+    max_gradient_norm: Annotated[float, POSITIVE] = 0.5
     """Meta-gradients are scaled down to this global norm."""
 
     def __post_init__(self) -> None:
-        check(self)
+        checks.fields(self)
 
     def make(self) -> optax.GradientTransformation:
         return optax.chain(optax.clip_by_global_norm(self.max_gradient_norm), optax.adam(self.learning_rate))
@@ -262,17 +254,17 @@ class ClippedAdam:
 class DecayedAdam:
     """How the meta-parameters follow their gradient."""
 
-    learning_rate: float = 1e-2
+    learning_rate: Annotated[float, RATE] = 1e-2
     """Adam's learning rate for the meta-parameters at the start."""
-    learning_rate_decay: float = 0.999
+    learning_rate_decay: Annotated[float, FACTOR] = 0.999
     """Factor on the learning rate after each meta-step."""
-    last_learning_rate: float = 1e-5
+    last_learning_rate: Annotated[float, RATE] = 1e-5
     """Where the decay of the learning rate ends."""
 
     def __post_init__(self) -> None:
-        check(self)
-        if self.learning_rate_decay > 1:
-            raise ValueError(f"learning_rate_decay must be at most 1, got {self.learning_rate_decay}")
+        checks.fields(self)
+        if self.learning_rate_decay == 1:
+            refuse_inert(self, ("last_learning_rate",), "with learning_rate_decay 1, which never ends")
 
     def at(self, step: Array | int) -> Array:
         """The learning rate () of meta-step `step`, the first of which is 0."""
@@ -291,25 +283,25 @@ class Replay:
     """What makes a level worth another agent: regret against A2C or against the optimum, positive or absolute value
     loss, MaxMC, or a random number. Or no replay: fresh levels only (uniform), or `capacity` levels for ever (frozen).
     """
-    capacity: int = 1000
+    capacity: Annotated[int, COUNT] = 1000
     """Levels that the buffer holds."""
-    replay_probability: float = 0.5
+    replay_probability: Annotated[float, SHARE] = 0.5
     """How often a newborn agent gets a level of the buffer."""
     prioritisation: Prioritisation = "rank"
     """Levels are replayed by the rank of their score, or in proportion to it."""
-    temperature: float = 1.0
+    temperature: Annotated[float, POSITIVE] = 1.0
     """Higher values make the probabilities of levels more equal."""
-    staleness: float = 0.0
+    staleness: Annotated[float, SHARE] = 0.0
     """Share of replays drawn by the time since a level was last used."""
-    warm_up: int = 32
+    warm_up: Annotated[int, COUNT] = 32
     """No replay before so many levels have a score."""
-    mutation_probability: float = 0.0
+    mutation_probability: Annotated[float, SHARE] = 0.0
     """How often a level that would be fresh is an edit of one in the buffer (tabular gridworlds only)."""
-    score_batch: int = 4
+    score_batch: Annotated[int, COUNT] = 4
     """Lifetimes that are scored at a time."""
 
     def __post_init__(self) -> None:
-        check(self, shares=("replay_probability", "staleness", "mutation_probability"))
+        checks.fields(self)
         options = [field.name for field in dataclasses.fields(self) if field.name != "score"]
         if self.score == "uniform":
             refuse_inert(self, options, "with score uniform, which replays nothing")
@@ -364,21 +356,19 @@ class Replay:
 class HeldOut:
     """The report at the end, on levels that are never trained on."""
 
-    held_out_levels: int = 64
+    held_out_levels: Annotated[int, COUNT_OR_ZERO] = 64
     """Levels of the report."""
-    held_out_seeds: int = 10
+    held_out_seeds: Annotated[int, COUNT_OR_ZERO] = 10
     """Agents per rule and held-out level in the report; 0 for no report."""
-    held_out_batch: int = 256
+    held_out_batch: Annotated[int, COUNT] = 256
     """Agents of one seed that live side by side on each device in the report."""
-    held_out_horizons: tuple[int, ...] = ()
+    held_out_horizons: tuple[Annotated[int, COUNT], ...] = ()
     """Lifetimes at which a plot compares rules, in agent updates (none: no plot)."""
 
     def __post_init__(self) -> None:
-        check(self, zero=("held_out_seeds", "held_out_levels"))
+        checks.fields(self)
         if self.held_out_seeds and self.held_out_levels < 2:
             raise ValueError(f"held_out_levels must be at least 2, got {self.held_out_levels}")
-        if min(self.held_out_horizons, default=1) < 1:
-            raise ValueError(f"held_out_horizons must be at least 1 agent update, got {self.held_out_horizons}")
 
 
 EVOLUTION_CURVES = (

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,9 @@ import scipy.stats
 import tyro
 
 import envs
-from experiments import cli, parts
-from metarl import plot
+from experiments import cli
+from metarl import checks, plot
+from metarl.checks import COUNT, COUNT_OR_ZERO, Bound
 from metarl.curricula import scores
 from metarl.curricula.scores import Score
 from metarl.evaluation import compare, tables
@@ -44,19 +45,19 @@ class Options:
     """Directory of a finished run."""
     levels: str = ""
     """Distribution of levels whose optimal return is known (default: that of the run)."""
-    horizon: int = 0
+    horizon: Annotated[int, COUNT_OR_ZERO] = 0
     """Lifetime of the agents in updates (0: as in the run, or of other levels their own)."""
-    num_levels: int = 128
+    num_levels: Annotated[int, Bound(3, 2**31 - 1)] = 128
     """Levels to rank, one agent on each."""
-    score_batch: int = 16
+    score_batch: Annotated[int, COUNT] = 16
     """Lifetimes that are scored at a time."""
     directory: str = ""
     """Where the files go (default: a new folder under runs/)."""
 
     def __post_init__(self) -> None:
-        parts.check(self, zero=("horizon",))
-        if self.num_levels < 3:
-            raise ValueError(f"num_levels must be at least 3, got {self.num_levels}")
+        checks.fields(self)
+        if self.levels:
+            envs.check(levels=self.levels)
 
 
 def parts_of(run: compare.Run, name: str, levels: Levels, batch: int) -> tuple[InnerLoop, dict[str, Score]]:

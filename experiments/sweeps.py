@@ -6,6 +6,7 @@ python -m experiments.lpg --sweep learning_rate=3e-4,1e-3,3e-3 policy_entropy_co
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 import sys
 import time
@@ -20,7 +21,8 @@ import metarl
 from experiments import cli, launch
 from experiments.launch import Experiment
 from experiments.parts import Run, Sweep
-from metarl import parallel, plot
+from metarl import checks, parallel, plot
+from metarl.checks import SEED
 from metarl.evaluation import tables
 from metarl.evaluation.statistics import Interval, over_runs
 from metarl.rules import save_rule
@@ -30,6 +32,7 @@ from metarl.run.sinks import ProgressDisplay
 from metarl.run.sweep import Sweep as Found
 from metarl.run.train import mean_of_numbers
 
+MOST_MEMBERS = 10_000
 SCORES = ("fitness", "episode_return", "success")  # what members are compared by, the first that is logged
 _SWITCH = {"true": True, "false": False}
 
@@ -45,7 +48,7 @@ def run_sweep(experiment: Experiment, config: Any) -> None:
     Raises ValueError for a field, a value or a metric that the experiment does not have.
     """
     options: Run = config.run
-    experiment, fields = experiment.prepared(config), parse(config)
+    fields, experiment = parse(config), experiment.prepared(config)
     if options.tensorboard or options.wandb:
         raise ValueError("tensorboard and wandb must be off: they are for single runs")
     alone = _member(config)
@@ -77,8 +80,8 @@ def run_sweep(experiment: Experiment, config: Any) -> None:
 def parse(config: Any) -> dict[str, list[Any]]:
     """The fields of the sweep of `config` and their values.
 
-    Raises ValueError for what is not FIELD=VALUE,VALUE with a field that changes what is trained, and values that it
-    may have.
+    Raises ValueError for what is not FIELD=VALUE,VALUE with a field that changes what is trained and different values
+    that it may have, for a combination that the configuration refuses, and for more than `MOST_MEMBERS`.
     """
     types, known = hints(config), launch.what_is_trained(config)
     fields: dict[str, list[Any]] = {}
@@ -91,6 +94,14 @@ def parse(config: Any) -> dict[str, list[Any]]:
             alike = difflib.get_close_matches(name, known) or sorted(known)
             raise ValueError(f"{name!r} is no field that can be swept; did you mean {alike}?")
         fields[name] = [_value(name, types[name], x.strip()) for x in values.split(",")]
+        if len(set(fields[name])) < len(fields[name]):
+            raise ValueError(f"sweep must have different values of {name}, got {values}")
+    members = math.prod(map(len, fields.values())) * config.sweep.sweep_seeds
+    if members > MOST_MEMBERS:
+        raise ValueError(f"sweep must have at most {MOST_MEMBERS} members, got {members}")
+    checks.within(SEED, **{"seed + sweep_seeds - 1": config.run.seed + config.sweep.sweep_seeds - 1})
+    for values in itertools.product(*fields.values()):
+        replace(config, **dict(zip(fields, values, strict=True)))
     return fields
 
 
@@ -152,7 +163,7 @@ def _finish(experiment: Experiment, config: Any, found: Found, metric: str, dire
 def _value(name: str, kind: Any, text: str) -> Any:
     if get_origin(kind) is Literal:
         if text not in get_args(kind):
-            raise ValueError(f"{name} must be one of {get_args(kind)}, got {text!r}")
+            raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, got {text!r}")
         return text
     kinds: dict[Any, Callable[[str], Any]] = {float: float, int: int, str: str, bool: _SWITCH.__getitem__}
     if kind not in kinds:

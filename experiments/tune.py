@@ -16,13 +16,16 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import envs
-from experiments import cli, parts
+from experiments import cli
+from metarl import checks
+from metarl.checks import COUNT, SEED
 from metarl.evaluation.baselines import (
     BASELINES,
     GEOMETRIES,
@@ -50,13 +53,14 @@ class Options:
 
     suite: tuple[str, ...]
     """Names of shipped suites (all: every one), or paths of TOML files."""
-    num_seeds: int = 3
+    num_seeds: Annotated[int, COUNT] = 3
     """Agents per setting, each with its own seed and level."""
-    seed: int = 0
+    seed: Annotated[int, SEED] = 0
     """Seed of everything random in the sweep."""
 
     def __post_init__(self) -> None:
-        parts.check(self, zero=("seed",))
+        checks.fields(self)
+        envs.suites.check(self.suite)
 
 
 def sweep(options: Options, name: str, entry: Entry, which: Name, geometry: Settings) -> list[Trial]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from numbers import Integral, Real
@@ -35,6 +34,7 @@ import numpy as np
 P = ParamSpec("P")
 T = TypeVar("T")
 _INT32 = 2**31 - 1
+_TINY = float(np.finfo(np.float32).tiny)  # accelerators round what is smaller to 0
 
 
 class Bound(NamedTuple):
@@ -46,16 +46,22 @@ class Bound(NamedTuple):
     below: bool = False
 
     def fault(self, x: Any) -> str:
-        """What the number `x` must be and is not; empty if it is within the bounds."""
-        if x < self.low or (self.above and x == self.low):
-            return f"{'above' if self.above else 'at least'} {self.low:g}"
-        if x > self.high or (self.below and x == self.high):
-            return f"{'below' if self.below else 'at most'} {self.high:.10g}"
-        return "" if x == x else "a number, not NaN"
+        """What the number `x` must be and is not; empty if it is within the bounds.
+
+        A number that float32 rounds to an end of the interval is that end.
+        """
+        if x != x:
+            return "a number, not NaN"
+        if x < self.low or (self.above and abs(_rounded(x) - self.low) < _TINY):
+            return f"{'above' if self.above else 'at least'} {self.low:g}" + " in float32" * (x > self.low)
+        if x > self.high or (self.below and _rounded(x) == self.high):
+            return f"{'below' if self.below else 'at most'} {self.high:.10g}" + " in float32" * (x < self.high)
+        return ""
 
 
 COUNT = Bound(1, _INT32)
 COUNT_OR_ZERO = Bound(0, _INT32)
+SEVERAL = Bound(2, _INT32)
 SEED = Bound(0, 2**32 - 1)
 POSITIVE = Bound(0, 1e9, above=True)
 NOT_NEGATIVE = Bound(0, 1e9)
@@ -70,7 +76,8 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
     """Decorates `function`: it raises ValueError for the first argument that its annotation does not allow.
 
     Numbers must be within the `Bound` of `Annotated`, and finite without one. Integers, switches and names must be what
-    `int`, `bool` and `Literal` say, also as entries of a `tuple[..., ...]`. Other annotations are not looked at.
+    `int`, `bool` and `Literal` say, also as entries of a `tuple[..., ...]`. A `Callable` must be one. Other annotations
+    are not looked at.
     """
     signature = inspect.signature(function)
 
@@ -90,7 +97,7 @@ def fields(record: Any) -> None:
 
 def within(bound: Bound, **values: Any) -> None:
     """Raises ValueError for the first number of `values` out of bounds; for names that are known at run time only."""
-    _check(values, dict.fromkeys(values, Annotated[float | None, bound]))
+    _check(values, dict.fromkeys(values, Annotated[float, bound]))
 
 
 def one_of(choices: Iterable[Any], **values: Any) -> None:
@@ -98,40 +105,13 @@ def one_of(choices: Iterable[Any], **values: Any) -> None:
     _check(values, dict.fromkeys(values, Literal[tuple(choices)]))
 
 
-def at_least(least: float, **values: Any) -> None:
-    """Raises ValueError for the first number of `values` that is below `least`."""
-    _check_numbers(lambda x: x >= least, f"at least {least}", values)
-
-
-def positive(**values: Any) -> None:
-    """Raises ValueError for the first number of `values` that is not positive and finite."""
-    _check_numbers(lambda x: 0 < x < math.inf, "positive and finite", values)
-
-
-def not_negative(**values: Any) -> None:
-    """Raises ValueError for the first number of `values` that is negative or not finite."""
-    _check_numbers(lambda x: 0 <= x < math.inf, "finite and not negative", values)
-
-
-def share(**values: Any) -> None:
-    """Raises ValueError for the first number of `values` that is not from 0 to 1."""
-    _check_numbers(lambda x: 0 <= x <= 1, "from 0 to 1", values)
-
-
-def decay(**values: Any) -> None:
-    """Raises ValueError for the first number of `values` that is not from 0 to below 1."""
-    _check_numbers(lambda x: 0 <= x < 1, "from 0 to below 1", values)
-
-
-def _check_numbers(valid: Callable[[Any], bool], what: str, values: dict[str, Any]) -> None:
-    for name, value in values.items():
-        if isinstance(value, Real) and not valid(value):
-            raise ValueError(f"{name} must be {what}, got {value}")
-
-
 @functools.lru_cache(None)
 def _hints(of: Any) -> dict[str, Any]:
     return get_type_hints(of, include_extras=True)
+
+
+def _rounded(x: Any) -> float:
+    return float(np.float32(min(max(x, -_FINITE.high), _FINITE.high)))
 
 
 def _check(values: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
@@ -162,6 +142,8 @@ def _fault(value: Any, hint: Any, bound: Bound | None) -> str:
     if get_origin(hint) is Literal:
         choices = get_args(hint)
         return "" if value in choices else f"one of {', '.join(map(str, choices))}"
+    if get_origin(hint) is Callable:
+        return "" if callable(value) else "a function"
     if hint is type(None):
         return "" if value is None else "None"
     if hint is bool:

@@ -9,13 +9,14 @@ This module knows nothing of reinforcement learning.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from metarl import checks, interface
+from metarl import interface
+from metarl.checks import COUNT, checked
 from metarl.tree import select
 from metarl.types import Array, Key, Level, MetaParams, Metrics, PyTree
 
@@ -149,12 +150,13 @@ def summary(metrics: Metrics) -> Metrics:
     return {name: x.sum() if name in COUNTED else jnp.nanmean(x) for name, x in metrics.items()}
 
 
+@checked
 def compose(
     inner: InnerLoop,
     estimator: Estimator,
     optimizer: optax.GradientTransformation,
     curriculum: Curriculum,
-    num_lifetimes: int,
+    num_lifetimes: Annotated[int, COUNT],
 ) -> Meta:
     """Builds a meta-training algorithm from four parts. `init` and `step` are pure: jit, vmap or scan them.
 
@@ -166,7 +168,6 @@ def compose(
     not what it should be, and for horizons that are no integers or below 1. `init` and `step` raise ValueError when
     they are traced if a part returns something else than its interface says.
     """
-    checks.at_least(1, num_lifetimes=num_lifetimes)
     interface.part("inner", inner, InnerLoop)
     interface.part("estimator", estimator, Estimator)
     interface.part("curriculum", curriculum, Curriculum, {"Levels": "give metarl.curricula.uniform(levels)"})

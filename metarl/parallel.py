@@ -11,13 +11,14 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from metarl import checks
+from metarl.checks import COUNT
 from metarl.types import Array, PyTree
 
 
@@ -30,11 +31,11 @@ class Placement:
 
     devices: tuple[jax.Device, ...] | None = None
     """The axis is sharded over these; None: the default device."""
-    batch_size: int | None = None
+    batch_size: Annotated[int, COUNT] | None = None
     """Entries that each device computes at a time; None: all. Small batches save memory, and on CPUs also time."""
 
     def __post_init__(self) -> None:
-        checks.at_least(1, batch_size=self.batch_size)
+        checks.fields(self)
 
     def map(self, function: Callable[[Any, Any], PyTree], common: PyTree, xs: PyTree) -> PyTree:
         """`vmap(function, (None, 0))(common, xs)` for `xs` with leaves [n, ...].

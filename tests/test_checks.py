@@ -1,6 +1,7 @@
 """What annotations allow."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
 
@@ -23,6 +24,7 @@ def call(
     counts: tuple[Annotated[int, COUNT], ...] = (),
     name: Literal["x", "y"] = "x",
     switch: bool = False,
+    function: Callable[[int], int] | None = None,
     anything: str = "",
 ):
     return share
@@ -50,6 +52,8 @@ class Checked:
         ("share", None, "share must be a number, got None"),
         ("share", True, "share must be a number, got True"),
         ("decay", 1, "decay must be below 1, got 1"),
+        ("decay", 1 - 1e-12, "decay must be below 1 in float32, got 0.999"),
+        ("rate", 1e-42, "rate must be above 0 in float32 or None, got 1e-42"),
         ("rate", 0, "rate must be above 0 or None, got 0"),
         ("rate", 1e30, "rate must be at most 100000 or None, got 1e"),
         ("number", math.inf, "number must be at most"),
@@ -59,6 +63,7 @@ class Checked:
         ("count", True, "count must be an integer, got True"),
         ("counts", (1, 0), "counts[1] must be at least 1, got 0"),
         ("name", "z", "name must be one of x, y, got 'z'"),
+        ("function", 3, "function must be a function or None, got 3"),
         ("switch", "yes", "switch must be True or False, got 'yes'"),
     ],
 )
@@ -74,6 +79,7 @@ def test_an_argument_that_is_not_allowed_is_named_with_what_would_be(name, value
         {"share": 0, "decay": 0.999, "rate": 160.0, "count": np.int32(3), "counts": [1, 2], "name": "y"},
         {"share": np.float32(1.0), "rate": None, "switch": np.bool_(True), "anything": 3},
         {"share": jnp.ones(3), "rate": jnp.float32(7.0)},
+        {"decay": 1 - 1e-6, "rate": 1e-30, "function": abs},
     ],
 )
 def test_what_is_allowed_passes(allowed):

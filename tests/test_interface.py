@@ -446,7 +446,7 @@ def test_no_environment():
 def test_scores():
     for make in (scores.positive_value_loss, scores.l1_value_loss, scores.max_monte_carlo):
         says("judge must be a function, got None", lambda make=make: make(None))
-    says("the score of a lifetime must be a function, got None", lambda: scores.of_ended(None))
+    says("function must be a function, got None", lambda: scores.of_ended(None))
     says("antagonist must be an InnerLoop, got None", lambda: scores.algorithmic_regret(None))
     says(
         "score must be a Score, got the function uniformly_random: call",

@@ -19,13 +19,14 @@ of planes. Walls are not observed, because an agent spends its whole lifetime on
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from metarl import checks
+from metarl.checks import COUNT, SEVERAL
 from metarl.tree import select
 from metarl.types import Array, Box, Discrete, Key
 
@@ -61,16 +62,15 @@ class Gridworld:
     max_side, 1 + max_types] float32`, a plane with the agent's cell and one plane with the objects of each type.
     """
 
-    max_side: int = 11
-    max_objects: int = 4
-    max_types: int = 3
+    max_side: Annotated[int, SEVERAL] = 11
+    max_objects: Annotated[int, COUNT] = 4
+    max_types: Annotated[int, COUNT] = 3
     tabular: bool = True
     num_actions: ClassVar[int] = 5
     """Up, down, left, right, stay."""
 
     def __post_init__(self) -> None:
-        checks.at_least(2, max_side=self.max_side)
-        checks.at_least(1, max_objects=self.max_objects, max_types=self.max_types)
+        checks.fields(self)
 
     @property
     def num_states(self) -> int:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 
 from envs.gridworld.environment import GridworldParams
-from metarl import checks
+from metarl.checks import COUNT, checked
 from metarl.types import Array, Key, Level
 
 
-def mutate(key: Key, level: Level, edits: int = 3) -> Level:
+@checked
+def mutate(key: Key, level: Level, edits: Annotated[int, COUNT] = 3) -> Level:
     """`level` after `edits` random edits. Each edit is one of four kinds with equal probability.
 
     It builds or removes a wall in the level's grid, moves an object to another cell, draws the reward of an object
@@ -20,7 +23,6 @@ def mutate(key: Key, level: Level, edits: int = 3) -> Level:
     Levels must be tabular, because only there objects have fixed cells. Rewards may become negative, also in mazes.
     Raises ValueError if `edits` is not positive.
     """
-    checks.at_least(1, edits=edits)
 
     def edit(params: GridworldParams, key: Key) -> tuple[GridworldParams, None]:
         kind_key, *keys = jax.random.split(key, 5)

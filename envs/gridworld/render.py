@@ -9,6 +9,7 @@ import numpy as np
 
 from envs.gridworld.environment import Gridworld, GridworldParams, GridworldState
 from metarl import checks
+from metarl.checks import Bound
 
 FLOOR, LINE, WALL, AGENT, START = np.array(
     [(247, 247, 244), (226, 226, 222), (62, 68, 76), (31, 111, 180), (168, 200, 226)], np.uint8
@@ -25,7 +26,7 @@ def render(env: Gridworld, params: GridworldParams, state: GridworldState | None
 
     Raises ValueError if `pixels` is below 8.
     """
-    checks.at_least(8, pixels=pixels)
+    checks.within(Bound(8, 1024), pixels=pixels)
     level, now = jax.tree.map(np.asarray, (params, state))
     side = env.max_side
     y, x = np.mgrid[:pixels, :pixels] / (pixels - 1) - 0.5

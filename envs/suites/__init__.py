@@ -42,6 +42,13 @@ def path(name: str) -> Path:
     return found
 
 
+def check(suites: Sequence[str]) -> None:
+    """Raises ValueError for the first of `suites` that is none of `names()`, "all", and paths that end with ".toml"."""
+    for name in suites:
+        if name != ALL and not name.endswith(".toml"):
+            path(name)
+
+
 def find(suites: Sequence[str]) -> dict[str, Path]:
     """The TOML files of `suites`: {name: path}. Each suite is one of `names()`, "all", or the path of a TOML file.
 

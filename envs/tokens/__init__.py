@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 
@@ -15,6 +15,7 @@ from envs.tokens.environment import TokenEnv, TokenState, optimal_return
 from envs.tokens.general_points import SPLITS, GeneralPoints
 from envs.tokens.rpn import Notation
 from metarl import checks
+from metarl.checks import COUNT, checked
 from metarl.types import Key, Level, Levels, TokenTask
 
 __all__ = [
@@ -56,13 +57,15 @@ def make_task(name: str, **options: Any) -> TokenTask:
     return _TASKS[name](**options)
 
 
-def distribution(name: str, tries: int = 1, horizon: int = 100, **options: Any) -> Levels:
+@checked
+def distribution(
+    name: str, tries: Annotated[int, COUNT] = 1, horizon: Annotated[int, COUNT] = 100, **options: Any
+) -> Levels:
     """Levels with one problem each of `make_task(name, **options)`, `tries` per episode and `horizon` agent updates.
 
     Raises ValueError for counts below 1, and as `make_task` does.
     """
     env = TokenEnv(make_task(name, **options), tries)
-    checks.at_least(1, horizon=horizon)
 
     def sample(key: Key) -> Level:
         return Level(env.task.sample(key), jnp.int32(horizon))

@@ -109,6 +109,7 @@ class Countdown:
     """Four numbers, three operators and the end."""
 
     def __post_init__(self) -> None:
+        checks.fields(self)
         if not 2 <= self.min_numbers <= self.max_numbers <= ROOM:
             raise ValueError(
                 f"need 2 <= min_numbers <= max_numbers <= {ROOM}, got {self.min_numbers} and {self.max_numbers}"

@@ -16,6 +16,7 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from metarl import checks
 from metarl.types import Array, Key, Verdict
 
 END, BLANK, PLUS = 10, 11, 12  # after the ten digits
@@ -44,6 +45,7 @@ class _Digits:
     kinds: ClassVar[tuple[str, ...]] = KINDS
 
     def __post_init__(self) -> None:
+        checks.fields(self)
         if not 1 <= self.shortest <= self.longest <= self.room <= 8:
             raise ValueError(
                 f"need 1 <= shortest <= longest <= room <= 8, got {self.shortest}, {self.longest} and {self.room}"

@@ -7,12 +7,13 @@ General Points (Chu et al. 2025) has five tries.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from metarl import checks
+from metarl.checks import COUNT
 from metarl.tree import select
 from metarl.types import Array, Box, Discrete, Key, PyTree, TokenTask
 
@@ -38,10 +39,10 @@ class TokenEnv:
     """
 
     task: TokenTask
-    tries: int = 1
+    tries: Annotated[int, COUNT] = 1
 
     def __post_init__(self) -> None:
-        checks.at_least(1, tries=self.tries)
+        checks.fields(self)
 
     @property
     def padding(self) -> int:

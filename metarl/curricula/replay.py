@@ -7,12 +7,13 @@ ACCEL, Parker-Holder et al. 2022 (arXiv 2203.01302). A level is a problem and a 
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal, NamedTuple, get_args
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from metarl import checks, interface
+from metarl.checks import COUNT, POSITIVE, SHARE, checked
 from metarl.curricula.features import level_metrics
 from metarl.curricula.scores import Score
 from metarl.meta import Curriculum, InnerLoop, Lifetimes
@@ -32,8 +33,8 @@ class Priority(NamedTuple):
     """
 
     by: Prioritisation = "rank"
-    temperature: Array | float = 1.0
-    staleness: Array | float = 0.0
+    temperature: Annotated[Array | float, POSITIVE] = 1.0
+    staleness: Annotated[Array | float, SHARE] = 0.0
 
 
 class Buffer(NamedTuple):
@@ -67,15 +68,16 @@ class _Options(NamedTuple):
     mutation_probability: Array | float
 
 
+@checked
 def replay(
     levels: Levels,
-    capacity: int = 4000,
+    capacity: Annotated[int, COUNT] = 4000,
     *,
     score: Score,
-    probability: Array | float = 0.5,
+    probability: Annotated[Array | float, SHARE] = 0.5,
     priority: Priority = Priority(),  # noqa: B008
-    warm_up: int = 1,
-    mutation_probability: Array | float = 0.0,
+    warm_up: Annotated[int, COUNT] = 1,
+    mutation_probability: Annotated[Array | float, SHARE] = 0.0,
 ) -> Curriculum:
     """With `probability`, replays a level from a buffer of `capacity` levels; otherwise draws a new one.
 
@@ -91,14 +93,11 @@ def replay(
     Raises ValueError if an option is out of range, for mutation of levels without `mutate`, and in `init` if there are
     more lifetimes than `capacity`.
     """
-    checks.share(probability=probability, staleness=priority.staleness, mutation_probability=mutation_probability)
-    checks.positive(temperature=priority.temperature)
-    checks.at_least(1e-30, temperature=priority.temperature)  # float32 would round a smaller one to 0
-    checks.one_of(get_args(Prioritisation), prioritisation=priority.by)
     interface.levels(levels)
     interface.part("score", score, Score)
-    if not 1 <= warm_up <= capacity:
-        raise ValueError(f"warm_up must be from 1 to capacity = {capacity}, got {warm_up}")
+    checks.fields(priority)
+    if warm_up > capacity:
+        raise ValueError(f"warm_up must be at most capacity = {capacity}, got {warm_up}")
     if levels.mutate is None and _positive(mutation_probability):
         raise ValueError("mutation_probability must be 0 for levels that have no mutation (`Levels.mutate`)")
     options = _Options(levels, capacity, score, probability, priority, warm_up, mutation_probability)

@@ -7,12 +7,13 @@ one lifetime makes a score: `of_ended(lambda inner, meta_params, lifetime, key: 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from metarl import checks, interface
+from metarl import interface
+from metarl.checks import COUNT, checked
 from metarl.inner.rl import ValueJudge
 from metarl.meta import InnerLoop, Lifetimes, advance
 from metarl.tree import select
@@ -28,14 +29,15 @@ class Score(NamedTuple):
     update: Callable[[InnerLoop, MetaParams, PyTree, Lifetimes, Array, Key], tuple[Array, PyTree]]
 
 
-def of_ended(function: Callable[[InnerLoop, MetaParams, Any, Key], Array], batch_size: int = 4) -> Score:
+@checked
+def of_ended(
+    function: Callable[[InnerLoop, MetaParams, Any, Key], Array], batch_size: Annotated[int, COUNT] = 4
+) -> Score:
     """The score `function(inner, meta_params, lifetime, key)` (), computed only for lifetimes that ended.
 
     `batch_size` of them are scored at a time, so the time depends on how many ended, although no shape does.
     Raises ValueError if `batch_size` is not positive, or for what is no function.
     """
-    checks.at_least(1, batch_size=batch_size)
-    interface.function("the score of a lifetime", function)
 
     def update(
         inner: InnerLoop, meta_params: MetaParams, state: PyTree, lifetimes: Lifetimes, ended: Array, key: Key
@@ -51,7 +53,8 @@ def uniformly_random(batch_size: int = 4) -> Score:
     return of_ended(lambda inner, meta_params, lifetime, key: jax.random.uniform(key), batch_size)
 
 
-def algorithmic_regret(antagonist: InnerLoop, batch_size: int = 4) -> Score:
+@checked
+def algorithmic_regret(antagonist: InnerLoop, batch_size: Annotated[int, COUNT] = 4) -> Score:
     """The fitness of a learner of `antagonist` (such as A2C) on the level, minus that of the lifetime's learner.
 
     Each lifetime has an antagonist, which is trained on the same level for as many updates, at the same time. Both are
@@ -61,7 +64,6 @@ def algorithmic_regret(antagonist: InnerLoop, batch_size: int = 4) -> Score:
 
     Raises ValueError if `batch_size` is not positive, or if an inner loop has no fitness.
     """
-    checks.at_least(1, batch_size=batch_size)
     interface.part("antagonist", antagonist, InnerLoop)
     antagonist_fitness = _fitness(antagonist, "an antagonist")
     antagonist_params = antagonist.init_meta(jax.random.key(0))  # empty for a hand-made agent
@@ -109,32 +111,32 @@ def optimal_regret(optimum: Callable[[PyTree], Array] | None, batch_size: int = 
     return of_ended(regret, batch_size)
 
 
+@checked
 def positive_value_loss(judge: ValueJudge, batch_size: int = 4) -> Score:
     """PVL: the mean of `max(A, 0)` over a rollout, where A is the advantage (GAE) under the lifetime's own critic.
 
     `judge` is `metarl.inner.rl.value_judge(...)` with the same parts as the agents. Raises ValueError for any other.
     """
-    interface.function("judge", judge)
     return of_ended(
         lambda inner, meta_params, lifetime, key: jnp.maximum(judge(lifetime, key)[1].advantage, 0.0).mean(), batch_size
     )
 
 
+@checked
 def l1_value_loss(judge: ValueJudge, batch_size: int = 4) -> Score:
     """The mean of `|A|` over a rollout, with A and `judge` as in `positive_value_loss`."""
-    interface.function("judge", judge)
     return of_ended(
         lambda inner, meta_params, lifetime, key: jnp.abs(judge(lifetime, key)[1].advantage).mean(), batch_size
     )
 
 
+@checked
 def max_monte_carlo(judge: ValueJudge) -> Score:
     """MaxMC: the highest return of an episode on the level, minus the mean value under the lifetime's own critic.
 
     Returns are those of a new rollout of the lifetime at the end of each meta-step; the score is NaN if no episode
     ended in them. Returns of earlier lifetimes on the same level are not used. `judge` as in `positive_value_loss`.
     """
-    interface.function("judge", judge)
 
     def init(key: Key, levels: Level) -> Array:
         return jnp.full(len(levels.horizon), -jnp.inf)

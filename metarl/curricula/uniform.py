@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import jax
 
-from metarl import checks, interface
+from metarl import interface
+from metarl.checks import COUNT, checked
 from metarl.curricula.features import level_metrics
 from metarl.meta import Curriculum, InnerLoop, Lifetimes
 from metarl.types import Array, Key, Level, Levels, MetaParams, Metrics, PyTree
@@ -20,12 +23,12 @@ def uniform(levels: Levels) -> Curriculum:
     return _without_feedback(levels, lambda key, num_lifetimes: (), sample)
 
 
-def fixed(levels: Levels, num_levels: int) -> Curriculum:
+@checked
+def fixed(levels: Levels, num_levels: Annotated[int, COUNT]) -> Curriculum:
     """Draws a set of `num_levels` levels at the start, and then every level independently from this set.
 
     Raises ValueError if `num_levels` is not positive, and for what is no `Levels`.
     """
-    checks.at_least(1, num_levels=num_levels)
     interface.levels(levels)
 
     def init(key: Key, num_lifetimes: int) -> Level:

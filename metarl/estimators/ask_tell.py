@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from metarl import checks
+from metarl.checks import COUNT, POSITIVE, checked
 from metarl.estimators.population import Lived, estimate_metrics, live
 from metarl.meta import Estimator, InnerLoop, Lifetimes
 from metarl.parallel import Placement
@@ -25,12 +25,13 @@ class AskTellState(NamedTuple):
     previous: MetaParams  # the last estimate, minus the last step of the meta-parameters
 
 
+@checked
 def ask_tell(
     make: Callable[[MetaParams], Any],
-    steps: int,
+    steps: Annotated[int, COUNT],
     *,
     params: Any = None,
-    sigma: float = 0.1,
+    sigma: Annotated[float, POSITIVE] = 0.1,
     placement: Placement = Placement(),  # noqa: B008
 ) -> Estimator:
     """A strategy of evosax (Lange 2022, arXiv 2212.04180), such as
@@ -48,8 +49,6 @@ def ask_tell(
 
     Raises ValueError if an option is out of range.
     """
-    checks.at_least(1, steps=steps)
-    checks.positive(sigma=sigma)
 
     def build(meta_params: MetaParams) -> tuple[Any, Any]:
         with jax.ensure_compile_time_eval():

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
-from metarl import checks, interface
+from metarl import interface
+from metarl.checks import COUNT, checked
 from metarl.estimators.population import gradient_metrics
 from metarl.meta import COUNTED, Estimator, InnerLoop, Lifetimes, advance, checked_update, done, summary
 from metarl.parallel import Placement
@@ -15,7 +16,8 @@ from metarl.tree import select
 from metarl.types import Array, Key, MetaParams, Metrics, PyTree
 
 
-def backprop(steps: int, *, remat: bool = False, placement: Placement = Placement()) -> Estimator:  # noqa: B008
+@checked
+def backprop(steps: Annotated[int, COUNT], *, remat: bool = False, placement: Placement = Placement()) -> Estimator:  # noqa: B008
     """The exact gradient of the truncated objective (Oh et al. 2020, arXiv 2007.08794, section 4.2).
 
     Every lifetime makes `steps` inner updates. Its meta-loss is `inner.loss` after them plus the mean of their
@@ -28,7 +30,6 @@ def backprop(steps: int, *, remat: bool = False, placement: Placement = Placemen
 
     Raises ValueError if `steps` is not positive, or if the devices or the batches do not divide the lifetimes.
     """
-    checks.at_least(1, steps=steps)
 
     def estimate(
         inner: InnerLoop, meta_params: MetaParams, state: PyTree, lifetimes: Lifetimes, key: Key

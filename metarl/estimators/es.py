@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, get_args
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from metarl import checks
+from metarl.checks import COUNT, FACTOR, POSITIVE, checked
 from metarl.estimators.population import Lived, estimate_metrics, live, pair_gradient, perturb
 from metarl.meta import Estimator, InnerLoop, Lifetime, Lifetimes
 from metarl.parallel import Placement
@@ -23,13 +23,14 @@ class ESState(NamedTuple):
     previous: MetaParams  # the last estimate
 
 
+@checked
 def es(
-    steps: int,
+    steps: Annotated[int, COUNT],
     *,
-    sigma: float | Array = 0.1,
-    sigma_decay: float | Array = 1.0,
+    sigma: Annotated[float | Array, POSITIVE] = 0.1,
+    sigma_decay: Annotated[float | Array, FACTOR] = 1.0,
     shaping: Shaping = "pair_rank",
-    measure_every: int | None = None,
+    measure_every: Annotated[int, COUNT] | None = None,
     common_tasks: bool = True,
     placement: Placement = Placement(),  # noqa: B008
 ) -> Estimator:
@@ -53,9 +54,6 @@ def es(
 
     Raises ValueError if an option is out of range, or if the devices do not divide the lifetimes.
     """
-    checks.at_least(1, steps=steps, measure_every=measure_every)
-    checks.positive(sigma=sigma, sigma_decay=sigma_decay)
-    checks.one_of(get_args(Shaping), shaping=shaping)
 
     def init(meta_params: MetaParams, lifetimes: Lifetimes) -> ESState:
         return ESState(jnp.float32(sigma), jax.tree.map(jnp.zeros_like, meta_params))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from metarl import checks
+from metarl.checks import COUNT, FACTOR, POSITIVE, checked
 from metarl.estimators.population import Lived, estimate_metrics, live, pair_gradient, perturb
 from metarl.meta import Estimator, InnerLoop, Lifetime, Lifetimes, done
 from metarl.parallel import Placement
@@ -25,11 +25,12 @@ class PESState(NamedTuple):
     newborn: Array  # [n] bool: the next lifetime is new, so its twin must start as a copy of it
 
 
+@checked
 def pes(
-    steps: int,
+    steps: Annotated[int, COUNT],
     *,
-    sigma: float | Array = 0.1,
-    sigma_decay: float | Array = 1.0,
+    sigma: Annotated[float | Array, POSITIVE] = 0.1,
+    sigma_decay: Annotated[float | Array, FACTOR] = 1.0,
     placement: Placement = Placement(),  # noqa: B008
 ) -> Estimator:
     """Persistent evolution strategies (Vicol et al. 2021, arXiv 2112.13835, algorithm 2), with one pair per lifetime.
@@ -47,8 +48,6 @@ def pes(
 
     Raises ValueError if an option is out of range, or if the devices do not divide the lifetimes.
     """
-    checks.at_least(1, steps=steps)
-    checks.positive(sigma=sigma, sigma_decay=sigma_decay)
 
     def init(meta_params: MetaParams, lifetimes: Lifetimes) -> PESState:
         count = len(lifetimes.level.horizon)

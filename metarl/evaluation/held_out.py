@@ -6,11 +6,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 
 from metarl import plot
+from metarl.checks import COUNT, SEVERAL, checked
 from metarl.evaluation import tables
 from metarl.evaluation.measure import final_returns
 from metarl.evaluation.scales import check_finite, diverged_as_random, normalised_return, on_scale
@@ -37,11 +39,16 @@ class Judge:
     Raises ValueError if there are fewer than 2 levels or 1 seed, or if rewards of newborn agents are not finite.
     """
 
+    @checked
     def __init__(
-        self, levels: Levels, plain: tuple[str, InnerLoop], *, num_levels: int, num_seeds: int, batch_size: int
+        self,
+        levels: Levels,
+        plain: tuple[str, InnerLoop],
+        *,
+        num_levels: Annotated[int, SEVERAL],
+        num_seeds: Annotated[int, COUNT],
+        batch_size: Annotated[int, COUNT],
     ):
-        if num_levels < 2 or num_seeds < 1:
-            raise ValueError(f"need at least 2 held-out levels and 1 seed, got {num_levels} and {num_seeds}")
         keys = jax.random.split(jax.random.key(HELD_OUT), num_levels)
         self.levels, self.num_seeds = jax.vmap(levels.sample)(keys), num_seeds
         self.placement = Placement(dividing(num_levels), batch_size)

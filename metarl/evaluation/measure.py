@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
+from metarl.checks import COUNT, checked
 from metarl.meta import InnerLoop, advance, done
 from metarl.parallel import Placement
 from metarl.types import Array, Key, Level, MetaParams, PyTree
 
 
+@checked
 def final_returns(
     inner: InnerLoop,
     meta_params: MetaParams,
     levels: Level,
     key: Key,
     *,
-    num_seeds: int,
+    num_seeds: Annotated[int, COUNT],
     placement: Placement = Placement(),  # noqa: B008
 ) -> Array:
     """Fitness [num_seeds, n] of agents that have lived on each of `levels` (leaves [n, ...]), one per seed.

@@ -11,12 +11,13 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Annotated, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metarl.checks import COUNT, SEED, SEVERAL, checked
 from metarl.evaluation import players, scales
 from metarl.evaluation.held_out import HELD_OUT
 from metarl.evaluation.measure import learning_curves
@@ -52,13 +53,14 @@ class Plan(NamedTuple):
     points: int
 
 
+@checked
 def evaluate(
     rules: Mapping[str, str | Path | Rule | Learner],
     suite: Suite | Mapping[str, Suite],
     *,
-    seeds: int = 16,
-    points: int = 10,
-    seed: int = 0,
+    seeds: Annotated[int, SEVERAL] = 16,
+    points: Annotated[int, COUNT] = 10,
+    seed: Annotated[int, SEED] = 0,
 ) -> Evaluation:
     """Trains fresh agents by `rules` in the environments of a suite (or of several, by name), and compares the rules.
 
@@ -75,12 +77,13 @@ def evaluate(
     return carry_out(plan(rules, suite, points), seeds=seeds, seed=seed)
 
 
+@checked
 def plan(
-    rules: Mapping[str, str | Path | Rule | Learner], suite: Suite | Mapping[str, Suite], points: int = 10
+    rules: Mapping[str, str | Path | Rule | Learner],
+    suite: Suite | Mapping[str, Suite],
+    points: Annotated[int, COUNT] = 10,
 ) -> Plan:
     """What `evaluate` has to do. Raises as it does."""
-    if points < 1:
-        raise ValueError(f"points must be at least 1, got {points}")
     candidates, suites = players.resolved(rules), _suites(suite)
     labels = {rule: label for label, rule in candidates.items() if isinstance(rule, str)}
     jobs, references = [], {}
@@ -92,11 +95,12 @@ def plan(
     return Plan(candidates, jobs, references, points)
 
 
+@checked
 def carry_out(
     plan: Plan,
     *,
-    seeds: int,
-    seed: int = 0,
+    seeds: Annotated[int, SEVERAL],
+    seed: Annotated[int, SEED] = 0,
     known: Cells | None = None,
     watch: Callable[[Evaluation], None] = lambda so_far: None,
 ) -> Evaluation:
@@ -104,8 +108,6 @@ def carry_out(
 
     Raises ValueError for fewer than 2 seeds, from which there is no interval.
     """
-    if seeds < 2:
-        raise ValueError(f"seeds must be at least 2 for an interval, got {seeds}")
     cells = dict(known or {})
     for i, job in enumerate(plan.jobs, 1):
         if job.key not in cells:

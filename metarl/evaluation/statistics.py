@@ -10,10 +10,12 @@ task hold the true mean in 80, 88 and 92 % of cases. The same `seed` gives the s
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import scipy.stats
+
+from metarl.checks import COUNT, checked
 
 
 class Interval(NamedTuple):
@@ -146,10 +148,9 @@ def _pooled(scores: np.ndarray) -> np.ndarray:
     return interquartile_mean(scores.reshape(*scores.shape[:-2], -1), axis=-1)
 
 
-def _resample(scores: np.ndarray, resamples: int, random: np.random.Generator) -> np.ndarray:
+@checked
+def _resample(scores: np.ndarray, resamples: Annotated[int, COUNT], random: np.random.Generator) -> np.ndarray:
     """[resamples, seeds, tasks]: within each task, seeds drawn with replacement."""
-    if resamples < 1:
-        raise ValueError(f"resamples must be at least 1, got {resamples}")
     index = random.integers(len(scores), size=(resamples, *scores.shape))
     return np.take_along_axis(scores[None], index, axis=1)
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Annotated
 
+from metarl import checks
+from metarl.checks import COUNT
 from metarl.evaluation.baselines import Name, Trial
 from metarl.types import Levels
 
@@ -17,15 +20,12 @@ class Entry:
     """
 
     levels: Levels
-    env_steps: int  # that each agent learns from
-    eval_episodes: int = 16  # of each measurement
+    env_steps: Annotated[int, COUNT]  # that each agent learns from
+    eval_episodes: Annotated[int, COUNT] = 16  # of each measurement
     tuned: Mapping[Name, Trial] = field(default_factory=dict)  # the best settings of baselines with this budget
 
     def __post_init__(self) -> None:
-        for name in ("env_steps", "eval_episodes"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be a positive whole number, got {value!r}")
+        checks.fields(self)
 
 
 Suite = Mapping[str, Entry]  # by the names of environments, from which their families are told

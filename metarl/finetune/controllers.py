@@ -7,11 +7,12 @@ sweeps; what it remembers is its state. Only `amft` has a meta-parameter, the we
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from metarl.checks import COUNT, COUNT_OR_ZERO, NOT_NEGATIVE, SHARE, checked
 from metarl.types import Array, MetaParams, Progress, PyTree
 
 
@@ -54,12 +55,14 @@ def elapsed(progress: Progress) -> Array:
     return progress.step / progress.horizon
 
 
-def switch(share: Array | float) -> Callable[[Array], Array]:
+@checked
+def switch(share: Annotated[Array | float, SHARE]) -> Callable[[Array], Array]:
     """For `schedule`: imitation for the first `share` of the training, then reward alone."""
     return lambda x: (x < share).astype(jnp.float32)
 
 
-def cosine(first: Array | float, last: Array | float) -> Callable[[Array], Array]:
+@checked
+def cosine(first: Annotated[Array | float, SHARE], last: Annotated[Array | float, SHARE]) -> Callable[[Array], Array]:
     """For `schedule`: from `first` to `last` along half a period of a cosine."""
     return lambda x: last + (first - last) * 0.5 * (1.0 + jnp.cos(jnp.pi * x))
 
@@ -67,9 +70,9 @@ def cosine(first: Array | float, last: Array | float) -> Callable[[Array], Array
 # --- controllers ----------------------------------------------------------------------------------------------
 
 
-def constant(imitation: Array | float) -> Controller:
+@checked
+def constant(imitation: Annotated[Array | float, SHARE]) -> Controller:
     """The same weight at every step: 1 is supervised fine-tuning, 0 reinforcement learning alone."""
-    check_range("imitation", imitation, 0.0, 1.0)
     return _memoryless(lambda signals: mixture(imitation))
 
 
@@ -78,14 +81,15 @@ def schedule(imitation: Callable[[Array], Array]) -> Controller:
     return _memoryless(lambda signals: mixture(imitation(elapsed(signals.progress))))
 
 
-def srft(imitation: Array | float = 0.5, reward: Array | float = 0.1) -> Controller:
+@checked
+def srft(
+    imitation: Annotated[Array | float, NOT_NEGATIVE] = 0.5, reward: Annotated[Array | float, NOT_NEGATIVE] = 0.1
+) -> Controller:
     """Entropy-aware weights: `imitation * exp(-H)` and `reward * exp(-H)`, with the policy's entropy H.
 
     These are the weights of the configuration of SRFT that AMFT's authors compare with. Their ratio is constant, so an
     optimizer that normalises the size of gradients, as Adam does, hardly notices the entropy.
     """
-    check_range("imitation", imitation, 0.0)
-    check_range("reward", reward, 0.0)
 
     def weights(signals: Signals) -> Weights:
         trust = jnp.exp(-jax.lax.stop_gradient(signals.entropy))
@@ -94,24 +98,25 @@ def srft(imitation: Array | float = 0.5, reward: Array | float = 0.1) -> Control
     return _memoryless(weights)
 
 
-def success_gate(failures: int) -> Controller:
+@checked
+def success_gate(failures: Annotated[int, COUNT]) -> Controller:
     """ReLIFT: reward alone, except for a step of imitation whenever `failures` failed problems have gathered.
 
     The demonstrations must come from `sources.failures`, which gathers them.
     """
-    check_range("failures", failures, 1)
     gate = _memoryless(lambda signals: mixture((signals.failures >= failures).astype(jnp.float32)))
     return gate._replace(needs_failures=True)
 
 
+@checked
 def entropy_servo(
-    initial: Array | float = 0.5,
-    rate: Array | float = 0.05,
-    target: Array | float | None = None,
-    warm_up: Array | int = 0,
+    initial: Annotated[Array | float, SHARE] = 0.5,
+    rate: Annotated[Array | float, NOT_NEGATIVE] = 0.05,
+    target: Annotated[Array | float, NOT_NEGATIVE] | None = None,
+    warm_up: Annotated[Array | int, COUNT_OR_ZERO] = 0,
     sign: Array | float = 1.0,
-    low: Array | float = 0.05,
-    high: Array | float = 0.95,
+    low: Annotated[Array | float, SHARE] = 0.05,
+    high: Annotated[Array | float, SHARE] = 0.95,
 ) -> Controller:
     """AMFT's entropy term alone: `mu <- clip(mu + sign rate (H* - H), low, high)`, after `warm_up` steps of imitation.
 
@@ -132,13 +137,17 @@ def entropy_servo(
     return Controller(lambda: (), lambda: (jnp.float32(initial), _first_aim(target)), weights, update)
 
 
-def dual_ascent(limit: Array | float, rate: Array | float = 0.05, initial: Array | float = 1.0) -> Controller:
+@checked
+def dual_ascent(
+    limit: Annotated[Array | float, NOT_NEGATIVE],
+    rate: Annotated[Array | float, NOT_NEGATIVE] = 0.05,
+    initial: Annotated[Array | float, NOT_NEGATIVE] = 1.0,
+) -> Controller:
     """Reward under the constraint `L_imitation <= limit` (nats per token), by ascent of the multiplier.
 
     `lambda <- max(lambda + rate (L_imitation - limit), 0)`; the weights are `lambda / (1 + lambda)` and
     `1 / (1 + lambda)`, which is the Lagrangian's gradient up to a step size (as in constrained RLHF).
     """
-    check_range("initial", initial, 0.0)
 
     def update(meta: MetaParams, multiplier: Array, signals: Signals) -> tuple[PyTree, Array]:
         return jnp.maximum(multiplier + rate * (signals.imitation_loss - limit), 0.0), jnp.zeros(())
@@ -149,16 +158,17 @@ def dual_ascent(limit: Array | float, rate: Array | float = 0.05, initial: Array
     return Controller(lambda: (), lambda: jnp.float32(initial), weights, update)
 
 
+@checked
 def amft(
-    initial: Array | float = 0.5,
+    initial: Annotated[Array | float, SHARE] = 0.5,
     *,
-    entropy_rate: Array | float = 1.0,
-    target: Array | float | None = None,
-    warm_up: Array | int = 0,
-    meta_every: Array | int = 1,
+    entropy_rate: Annotated[Array | float, NOT_NEGATIVE] = 1.0,
+    target: Annotated[Array | float, NOT_NEGATIVE] | None = None,
+    warm_up: Annotated[Array | int, COUNT_OR_ZERO] = 0,
+    meta_every: Annotated[Array | int, COUNT_OR_ZERO] = 1,
     sign: Array | float = 1.0,
-    low: Array | float = 0.05,
-    high: Array | float = 0.95,
+    low: Annotated[Array | float, SHARE] = 0.05,
+    high: Annotated[Array | float, SHARE] = 0.95,
 ) -> Controller:
     """AMFT (arXiv 2508.06944, eq. 3-6): a meta-gradient and an entropy term move the weight of imitation.
 
@@ -217,14 +227,6 @@ def _aim(aim: Array, signals: Signals, warm_up: Array | int, target: Array | flo
     return jax.lax.stop_gradient(jnp.where(signals.progress.step <= warm_up, signals.entropy, aim))
 
 
-def check_range(name: str, value: Array | float, low: float, high: float = float("inf")) -> None:
-    """Raises ValueError for a number out of range; arrays, as in a sweep, are not checked."""
-    if isinstance(value, int | float) and not low <= value <= high:
-        raise ValueError(f"{name} must be from {low} to {high}, got {value}")
-
-
 def _check_bounds(initial: Array | float, low: Array | float, high: Array | float) -> None:
-    check_range("low", low, 0.0, 1.0)
-    check_range("high", high, 0.0, 1.0)
     if all(isinstance(x, int | float) for x in (initial, low, high)) and not low < initial < high:
         raise ValueError(f"initial must lie between low and high, got {low}, {initial} and {high}")

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import chex
 import jax
 import jax.numpy as jnp
 
+from metarl.checks import POSITIVE, SEVERAL, SHARE, checked
 from metarl.finetune.batch import Batch, forced
 from metarl.finetune.critic import TokenCritic
 from metarl.types import Array
@@ -36,18 +37,18 @@ class Credit:
 # --- credits --------------------------------------------------------------------------------------------------
 
 
-def grpo(group_size: int, eps: float = 1e-6) -> Credit:
+@checked
+def grpo(group_size: Annotated[int, SEVERAL], eps: Annotated[float, POSITIVE] = 1e-6) -> Credit:
     """Group relative advantages (Shao et al. 2024, arXiv 2402.03300): `standardised` rewards.
 
     Raises ValueError for a `group_size` below 2, or, when called, one that does not divide the batch; or for an `eps`
     that is not positive, with which a group of equal rewards would have no finite advantages.
     """
-    if not eps > 0.0:
-        raise ValueError(f"eps must be positive, got {eps}")
     return _of_outcome(lambda reward: standardised(reward, eps), group_size)
 
 
-def dr_grpo(group_size: int) -> Credit:
+@checked
+def dr_grpo(group_size: Annotated[int, SEVERAL]) -> Credit:
     """GRPO done right (Liu et al. 2025, arXiv 2503.20783): `centred` rewards. Reduce with `constant_length`.
 
     Raises ValueError as `grpo` does.
@@ -55,7 +56,8 @@ def dr_grpo(group_size: int) -> Credit:
     return _of_outcome(centred, group_size)
 
 
-def rloo(group_size: int) -> Credit:
+@checked
+def rloo(group_size: Annotated[int, SEVERAL]) -> Credit:
     """REINFORCE leave-one-out (Ahmadian et al. 2024, arXiv 2402.14740): `leave_one_out` rewards.
 
     Raises ValueError as `grpo` does.
@@ -63,12 +65,14 @@ def rloo(group_size: int) -> Credit:
     return _of_outcome(leave_one_out, group_size)
 
 
-def gae(critic: TokenCritic, discount: float = 1.0, gae_lambda: float = 0.95) -> Credit:
+@checked
+def gae(
+    critic: TokenCritic, discount: Annotated[float, SHARE] = 1.0, gae_lambda: Annotated[float, SHARE] = 0.95
+) -> Credit:
     """Generalised advantages (`answer_gae`) under the values of `critic`; the reward comes with the last token.
 
     Raises ValueError if `discount` or `gae_lambda` is outside [0, 1], or, when called, if the batch has no values.
     """
-    _check_shares(discount=discount, gae_lambda=gae_lambda)
 
     def advantage(batch: Batch) -> Array:
         value = _needed(batch.value, "gae", "value")
@@ -81,7 +85,10 @@ def gae(critic: TokenCritic, discount: float = 1.0, gae_lambda: float = 0.95) ->
     return Credit(advantage, critic=critic)
 
 
-def prefix_group(group_size: int, top: float = 0.2, lone: Lone = "zero") -> Credit:
+@checked
+def prefix_group(
+    group_size: Annotated[int, SEVERAL], top: Annotated[float, SHARE] = 0.2, lone: Lone = "zero"
+) -> Credit:
     """Credit of Prefix-RFT (Huang et al. 2025, arXiv 2507.01679): some answers continue a demonstration.
 
     Tokens that the policy drew have the reward, `centred` among the answers to the problem with the same number of
@@ -94,9 +101,6 @@ def prefix_group(group_size: int, top: float = 0.2, lone: Lone = "zero") -> Cred
     Raises ValueError as `grpo` does, for `top` outside [0, 1], for an unknown `lone`, or, when called, if the batch has
     no entropies.
     """
-    _check_shares(top=top)
-    if lone not in get_args(Lone):
-        raise ValueError(f"lone must be one of {get_args(Lone)}, got {lone!r}")
 
     def advantages(reward: Array, prefix_length: Array) -> tuple[Array, Array]:
         return prefix_advantage(reward, prefix_length), continuation_advantage(reward, prefix_length, lone)
@@ -191,12 +195,12 @@ def answer_gae(
 # --- plumbing -------------------------------------------------------------------------------------------------
 
 
-def by_group(function: Callable[..., Any], group_size: int) -> Callable[..., Any]:
+@checked
+def by_group(function: Callable[..., Any], group_size: Annotated[int, SEVERAL]) -> Callable[..., Any]:
     """`function` of one group's arrays [G, ...], made one of a batch's [B, ...]; results [G, ...] join to [B, ...].
 
     Raises ValueError for a `group_size` below 2, or, when called, one that does not divide B.
     """
-    _check_group_size(group_size)
 
     def over_groups(*arrays: Array) -> Any:
         rows = len(arrays[0])
@@ -235,14 +239,3 @@ def _needed(array: Array | None, credit: str, name: str) -> Array:
     if array is None:
         raise ValueError(f"{credit} needs batch.{name}, got None")
     return array
-
-
-def _check_group_size(group_size: int) -> None:
-    if group_size < 2:
-        raise ValueError(f"group_size must be at least 2 answers, got {group_size}")
-
-
-def _check_shares(**shares: float) -> None:
-    for name, value in shares.items():
-        if not 0.0 <= value <= 1.0:
-            raise ValueError(f"{name} must be from 0 to 1, got {value}")

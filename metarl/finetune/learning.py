@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from metarl import checks
+from metarl.checks import COUNT
 from metarl.finetune import terms
 from metarl.finetune.batch import Batch
 from metarl.finetune.controllers import Controller, Signals, Weights
 from metarl.finetune.credit import Credit
 from metarl.finetune.losses import Context, Loss, Losses, TokenStatistics, statistics
 from metarl.finetune.policies import SequencePolicy
-from metarl.finetune.sampling import check_count
 from metarl.finetune.sources import Source
 from metarl.finetune.updates import Gradients, GradientUpdate, scale_derivative, unit_effect
 from metarl.finetune.utilities import Utility
@@ -36,11 +37,11 @@ class Data:
 
     answers: Source
     demonstrations: Source
-    epochs: int = 1
-    minibatches: int = 1
+    epochs: Annotated[int, COUNT] = 1
+    minibatches: Annotated[int, COUNT] = 1
 
     def __post_init__(self) -> None:
-        check_count(epochs=self.epochs, minibatches=self.minibatches)
+        checks.fields(self)
         if self.answers.sampling is None:
             raise ValueError("answers must come from the policy (sources.fresh, sources.prefixed), got demonstrations")
         for name, source in (("answers", self.answers), ("demonstrations", self.demonstrations)):

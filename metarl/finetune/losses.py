@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from metarl.checks import COUNT, NOT_NEGATIVE, POSITIVE, checked
 from metarl.finetune import terms
 from metarl.finetune.batch import Batch
 from metarl.finetune.credit import by_group
@@ -75,12 +76,16 @@ def dft() -> Loss:
     return lambda x: terms.dft(x.now.log_prob)
 
 
-def asft(kl_coef: Array | float = 0.1) -> Loss:
+@checked
+def asft(kl_coef: Annotated[Array | float, NOT_NEGATIVE] = 0.1) -> Loss:
     """Fine-tuning that is anchored to the first policy: `terms.asft`."""
     return lambda x: terms.asft(x.now.logits, x.now.ref_logits, x.batch.answers, kl_coef)
 
 
-def otr(beta: Array | float = -0.1, num_samples: int = 256, temperature: float = 1.3) -> Loss:
+@checked
+def otr(
+    beta: Array | float = -0.1, num_samples: Annotated[int, COUNT] = 256, temperature: Annotated[float, POSITIVE] = 1.3
+) -> Loss:
     """One-token rollouts, drawn anew in every step: `terms.otr` of `terms.otr_samples`."""
 
     def loss(x: Context) -> Array:
@@ -99,17 +104,26 @@ def reinforce() -> Loss:
     return lambda x: terms.reinforce(x.now.log_prob, x.advantage)
 
 
-def ppo_clip(clip: Array | float = 0.2, clip_high: Array | float | None = None) -> Loss:
+@checked
+def ppo_clip(
+    clip: Annotated[Array | float, POSITIVE] = 0.2, clip_high: Annotated[Array | float, POSITIVE] | None = None
+) -> Loss:
     """PPO's clipped objective: `terms.ppo_clip`."""
     return lambda x: terms.ppo_clip(x.now.log_prob, x.batch.old_log_prob, x.advantage, clip, clip_high)
 
 
-def dual_clip(clip: Array | float = 0.2, clip_high: Array | float | None = None, bound: Array | float = 3.0) -> Loss:
+@checked
+def dual_clip(
+    clip: Annotated[Array | float, POSITIVE] = 0.2,
+    clip_high: Annotated[Array | float, POSITIVE] | None = None,
+    bound: Annotated[Array | float, terms.ABOVE_ONE] = 3.0,
+) -> Loss:
     """PPO's clipped objective, bounded for bad actions, too: `terms.dual_clip`."""
     return lambda x: terms.dual_clip(x.now.log_prob, x.batch.old_log_prob, x.advantage, clip, clip_high, bound)
 
 
-def nft(eps: float = 1.0, weight: terms.Weight = "dr_grpo") -> Loss:
+@checked
+def nft(eps: Annotated[float, POSITIVE] = 1.0, weight: terms.Weight = "dr_grpo") -> Loss:
     """Negative-aware fine-tuning: `terms.nft`, whose reward is 1 for a correct answer and 0 for another.
 
     It replaces the advantage: credit has no effect on it.
@@ -122,6 +136,7 @@ def nft(eps: float = 1.0, weight: terms.Weight = "dr_grpo") -> Loss:
     return loss
 
 
+@checked
 def copg(beta: Array | float) -> Loss:
     """Contrastive policy gradient: `terms.copg` of the answers of each group. Credit has no effect on it."""
 
@@ -132,12 +147,14 @@ def copg(beta: Array | float) -> Loss:
     return loss
 
 
-def direct_preference(beta: Array | float = 0.1) -> Loss:
+@checked
+def direct_preference(beta: Annotated[Array | float, POSITIVE] = 0.1) -> Loss:
     """Direct preference optimisation, `terms.direct_preference`, of the pairs of `best_and_worst`."""
     return lambda x: best_and_worst(partial(terms.direct_preference, beta=beta), x)
 
 
-def ipo(tau: Array | float = 0.1) -> Loss:
+@checked
+def ipo(tau: Annotated[Array | float, POSITIVE] = 0.1) -> Loss:
     """Identity preference optimisation, `terms.ipo`, of the pairs of `best_and_worst`."""
     return lambda x: best_and_worst(partial(terms.ipo, tau=tau), x)
 

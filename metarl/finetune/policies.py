@@ -7,12 +7,13 @@ reading a prompt and going on by one token are that same function with more or f
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Annotated, Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from metarl.checks import COUNT, NOT_NEGATIVE, checked
 from metarl.types import Array, Key, Params, PyTree
 
 
@@ -54,14 +55,15 @@ class Prefix(NamedTuple):
     length: Array  # [B] int32
 
 
+@checked
 def transformer(
-    num_tokens: int,
-    width: int = 64,
-    layers: int = 2,
-    heads: int = 4,
-    max_length: int = 64,
-    mlp_ratio: int = 4,
-    outputs: int | None = None,
+    num_tokens: Annotated[int, COUNT],
+    width: Annotated[int, COUNT] = 64,
+    layers: Annotated[int, COUNT] = 2,
+    heads: Annotated[int, COUNT] = 4,
+    max_length: Annotated[int, COUNT] = 64,
+    mlp_ratio: Annotated[int, COUNT] = 4,
+    outputs: Annotated[int, COUNT] | None = None,
 ) -> SequencePolicy:
     """A causal transformer with normalisation before each layer (Vaswani et al. 2017, arXiv 1706.03762; Xiong et al.
     2020, arXiv 2002.04745) and learned positions; the cache holds keys and values. About 100k parameters as it is.
@@ -72,12 +74,9 @@ def transformer(
     Raises ValueError if a size is not positive or `heads` does not divide `width`; its functions raise ValueError
     for a sequence that is longer than `max_length`.
     """
-    sizes = dict(width=width, layers=layers, heads=heads, max_length=max_length, mlp_ratio=mlp_ratio)
-    _check_positive(num_tokens=num_tokens, **sizes)
     if width % heads:
         raise ValueError(f"heads must divide width, got heads={heads} and width={width}")
     outputs = num_tokens if outputs is None else outputs
-    _check_positive(outputs=outputs)
     module = _Transformer(num_tokens, outputs, width, layers, heads, max_length, mlp_ratio)
 
     def empty(room: int) -> _KeyValues:
@@ -89,25 +88,28 @@ def transformer(
     return _policy(module, num_tokens, empty)
 
 
-def gru(num_tokens: int, width: int = 128, outputs: int | None = None) -> SequencePolicy:
+@checked
+def gru(
+    num_tokens: Annotated[int, COUNT], width: Annotated[int, COUNT] = 128, outputs: Annotated[int, COUNT] | None = None
+) -> SequencePolicy:
     """A gated recurrent unit (Cho et al. 2014, arXiv 1406.1078) between an embedding and a linear read-out.
 
     The cache is its state, so sequences may be of any length. `outputs` as in `transformer`. Raises ValueError if a
     size is not positive.
     """
     outputs = num_tokens if outputs is None else outputs
-    _check_positive(num_tokens=num_tokens, width=width, outputs=outputs)
     return _policy(_Recurrent(num_tokens, outputs, width), num_tokens, lambda room: jnp.zeros(width))
 
 
+@checked
 def sample(
     policy: SequencePolicy,
     params: Params,
     prompts: Array,
     key: Key,
-    length: int,
+    length: Annotated[int, COUNT],
     end: int,
-    temperature: Array | float = 1.0,
+    temperature: Annotated[Array | float, NOT_NEGATIVE] = 1.0,
     prefix: Prefix | None = None,
 ) -> Samples:
     """One answer of `length` tokens T to each of `prompts` [B, P], all decoded in step through the policy's cache.
@@ -120,11 +122,7 @@ def sample(
     """
     _check_prompts(prompts)
     batch, prompt_length = prompts.shape
-    if length < 1:
-        raise ValueError(f"length must be at least 1 token, got {length}")
     _check_end(policy, end)
-    if isinstance(temperature, (int, float)) and temperature < 0:
-        raise ValueError(f"temperature must not be negative, got {temperature}")
     if prefix is None:
         prefix = Prefix(jnp.zeros((batch, length), jnp.int32), jnp.zeros(batch, jnp.int32))
     _check_prefix(prefix, batch, length)
@@ -300,12 +298,6 @@ class _Recurrent(nn.Module):
         scan = nn.scan(lambda cell, h, x: cell(h, x), variable_broadcast="params", split_rngs={"params": False})
         state, hidden = scan(cell, state, x)
         return nn.Dense(self.outputs, kernel_init=_SMALL, name="logits")(hidden), state
-
-
-def _check_positive(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
 
 
 def _check_sequence(tokens: Array) -> None:

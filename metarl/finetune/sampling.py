@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 
+from metarl import checks
+from metarl.checks import COUNT, NOT_NEGATIVE, SEVERAL, checked
 from metarl.finetune.batch import Batch
 from metarl.finetune.policies import Prefix, SequencePolicy, sample, until_end
 from metarl.types import Array, Key, Params, PyTree, TokenTask
@@ -19,16 +22,12 @@ class Sampling:
     Raises ValueError if `num_problems` is below 1, `group_size` below 2 or `temperature` negative.
     """
 
-    num_problems: int = 16
-    group_size: int = 8  # answers to each problem
-    temperature: float = 1.0
+    num_problems: Annotated[int, COUNT] = 16
+    group_size: Annotated[int, SEVERAL] = 8  # answers to each problem
+    temperature: Annotated[float, NOT_NEGATIVE] = 1.0
 
     def __post_init__(self) -> None:
-        check_count(num_problems=self.num_problems)
-        if self.group_size < 2:
-            raise ValueError(f"group_size must be at least 2 answers, got {self.group_size}")
-        if not self.temperature >= 0.0:
-            raise ValueError(f"temperature must not be negative, got {self.temperature}")
+        checks.fields(self)
 
     def tokens(self, task: TokenTask) -> int:
         """How many tokens are drawn, those after the ends of answers included."""
@@ -93,17 +92,16 @@ def answered(
     )
 
 
+@checked
 def success_rate(
-    policy: SequencePolicy, task: TokenTask, params: Params, key: Key, count: int, temperature: Array | float = 0.0
+    policy: SequencePolicy,
+    task: TokenTask,
+    params: Params,
+    key: Key,
+    count: Annotated[int, COUNT],
+    temperature: Annotated[Array | float, NOT_NEGATIVE] = 0.0,
 ) -> Array:
     """Share () of `count` fresh problems of `task` that the policy answers correctly, by default greedily."""
     problem_key, sample_key = jax.random.split(key)
     problems = problems_of(task, problem_key, count)
     return answered(policy, params, task, problems, sample_key, temperature).correct.mean()
-
-
-def check_count(**counts: int) -> None:
-    """Raises ValueError for the first number below 1."""
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name} must be at least 1, got {count}")

@@ -7,15 +7,16 @@ show how it is done.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from metarl.checks import COUNT, FACTOR, SHARE, checked
 from metarl.finetune.batch import Batch
-from metarl.finetune.controllers import Weights, check_range, cosine, elapsed
+from metarl.finetune.controllers import Weights, cosine, elapsed
 from metarl.finetune.policies import Prefix, SequencePolicy, until_end
-from metarl.finetune.sampling import Sampling, answered, check_count, demonstrate, demonstrated, problems_of
+from metarl.finetune.sampling import Sampling, answered, demonstrate, demonstrated, problems_of
 from metarl.types import Array, Key, Params, Progress, PyTree, TokenTask
 
 
@@ -68,13 +69,14 @@ def fresh(task: TokenTask, sampling: Sampling = Sampling()) -> Source:  # noqa: 
     return Source(task, sampling.num_problems, sampling.group_size, sampling, _no_state, sample, _keep)
 
 
+@checked
 def prefixed(
     task: TokenTask,
     sampling: Sampling = Sampling(),  # noqa: B008
     *,
-    first: float = 0.95,
-    last: float = 0.0,
-    most: float = 0.95,
+    first: Annotated[float, SHARE] = 0.95,
+    last: Annotated[float, SHARE] = 0.0,
+    most: Annotated[float, FACTOR] = 0.95,
 ) -> Source:
     """Prefix-RFT (Huang et al. 2025, arXiv 2507.01679): the last answer of each group continues a demonstration.
 
@@ -83,10 +85,6 @@ def prefixed(
 
     Raises ValueError for a share outside [0, 1], for a least share above `most`, or if `most` is 0.
     """
-    for name, share in (("first", first), ("last", last), ("most", most)):
-        check_range(name, share, 0.0, 1.0)
-    if most == 0.0:
-        raise ValueError("most must be above 0: otherwise there are no prefixes, and the source to use is fresh")
     if max(first, last) > most:
         raise ValueError(f"first and last must be at most most = {most}, got {first} and {last}")
 
@@ -110,9 +108,9 @@ def prefixed(
 # --- demonstrations -------------------------------------------------------------------------------------------
 
 
-def demonstrations(task: TokenTask, count: int = 64) -> Source:
+@checked
+def demonstrations(task: TokenTask, count: Annotated[int, COUNT] = 64) -> Source:
     """Demonstrations of `count` fresh problems. Raises ValueError if `count` is below 1."""
-    check_count(count=count)
 
     def sample(policy: SequencePolicy, params: Params, state: PyTree, progress: Progress, keys: Keys) -> Batch:
         return demonstrated(task, problems_of(task, keys.problems, count), keys.demonstrations)
@@ -127,13 +125,13 @@ class Failures(NamedTuple):
     gathered: Array  # () int32, how many since the last step of imitation
 
 
-def failures(task: TokenTask, capacity: int = 64) -> Source:
+@checked
+def failures(task: TokenTask, capacity: Annotated[int, COUNT] = 64) -> Source:
     """Demonstrations of the last `capacity` problems of which the policy solved no answer of the group.
 
     The buffer of ReLIFT (Ma et al. 2025, arXiv 2506.07527), for the controller `success_gate`. It begins with problems
     at random. Raises ValueError if `capacity` is below 1.
     """
-    check_count(capacity=capacity)
 
     def init(key: Key) -> Failures:
         return Failures(problems_of(task, key, capacity), jnp.int32(0))

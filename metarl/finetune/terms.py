@@ -8,16 +8,17 @@ training step.
 
 from __future__ import annotations
 
-import math
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 import chex
 import jax
 import jax.numpy as jnp
 
+from metarl.checks import COUNT, NOT_NEGATIVE, POSITIVE, Bound, checked
 from metarl.types import Array, Key
 
 Weight = Literal["dr_grpo", "grpo", "one"]
+ABOVE_ONE = Bound(1, 1e9, above=True)
 
 # --- learning from demonstrations -----------------------------------------------------------------------------
 
@@ -32,7 +33,10 @@ def dft(log_prob: Array) -> Array:
     return -jax.lax.stop_gradient(jnp.exp(log_prob)) * log_prob
 
 
-def asft(logits: Array, ref_logits: Array, token: Array, kl_coef: Array | float = 0.1) -> Array:
+@checked
+def asft(
+    logits: Array, ref_logits: Array, token: Array, kl_coef: Annotated[Array | float, NOT_NEGATIVE] = 0.1
+) -> Array:
     """`-sg[pi] log pi + kl_coef KL(ref || pi)` [...]: anchored fine-tuning (Zhu et al. 2025, arXiv 2509.23753).
 
     Of logits [..., V] and demonstrated tokens [...]. The KL is the forward one, as in the official code.
@@ -48,6 +52,7 @@ def forward_kl(logits: Array, ref_logits: Array) -> Array:
     return distrax.Categorical(logits=ref_logits).kl_divergence(distrax.Categorical(logits=logits))
 
 
+@checked
 def otr(logits: Array, token: Array, sampled: Array, beta: Array | float) -> Array:
     """`-mean_k r_k log pi(a_k)` with `r_k = 1` if `a_k` is the demonstrated token, else `beta` [...].
 
@@ -60,14 +65,14 @@ def otr(logits: Array, token: Array, sampled: Array, beta: Array | float) -> Arr
     return -(reward * jnp.take_along_axis(log_pi, sampled, axis=-1)).mean(-1)
 
 
-def otr_samples(key: Key, logits: Array, num_samples: int = 256, temperature: float = 1.3) -> Array:
+@checked
+def otr_samples(
+    key: Key, logits: Array, num_samples: Annotated[int, COUNT] = 256, temperature: Annotated[float, POSITIVE] = 1.3
+) -> Array:
     """Tokens [..., num_samples] from `softmax(logits / temperature)`, logits [..., V].
 
     Raises ValueError if `num_samples` is below 1 or `temperature` not positive and finite.
     """
-    if num_samples < 1:
-        raise ValueError(f"num_samples must be at least 1, got {num_samples}")
-    _check_positive(temperature=temperature)
     return jax.random.categorical(key, logits[..., None, :] / temperature, shape=(*logits.shape[:-1], num_samples))
 
 
@@ -80,12 +85,13 @@ def reinforce(log_prob: Array, advantage: Array) -> Array:
     return -advantage * log_prob
 
 
+@checked
 def ppo_clip(
     log_prob: Array,
     old_log_prob: Array,
     advantage: Array,
-    clip: Array | float = 0.2,
-    clip_high: Array | float | None = None,
+    clip: Annotated[Array | float, POSITIVE] = 0.2,
+    clip_high: Annotated[Array | float, POSITIVE] | None = None,
 ) -> Array:
     """`-min(rho A, clip(rho, 1 - clip, 1 + clip_high) A)`, `rho = pi / pi_old` [...] (Schulman et al. 2017, eq. 7).
 
@@ -98,31 +104,31 @@ def ppo_clip(
     return -jnp.minimum(ratio * advantage, clipped * advantage)
 
 
+@checked
 def dual_clip(
     log_prob: Array,
     old_log_prob: Array,
     advantage: Array,
-    clip: Array | float = 0.2,
-    clip_high: Array | float | None = None,
-    bound: Array | float = 3.0,
+    clip: Annotated[Array | float, POSITIVE] = 0.2,
+    clip_high: Annotated[Array | float, POSITIVE] | None = None,
+    bound: Annotated[Array | float, ABOVE_ONE] = 3.0,
 ) -> Array:
     """`min(L, -bound A)` where A < 0, else L, the loss L of `ppo_clip` [...] (Ye et al. 2020, arXiv 1912.09729).
 
     Without it the loss of an action that has become far more likely is unbounded. Raises ValueError for a number
     `bound` that is not above 1.
     """
-    if isinstance(bound, int | float) and not bound > 1.0:
-        raise ValueError(f"bound must be above 1, got {bound}")
     loss = ppo_clip(log_prob, old_log_prob, advantage, clip, clip_high)
     return jnp.where(advantage < 0.0, jnp.minimum(loss, -bound * advantage), loss)
 
 
+@checked
 def nft(
     log_prob: Array,
     old_log_prob: Array,
     reward: Array,
     success_rate: Array,
-    eps: float = 1.0,
+    eps: Annotated[float, POSITIVE] = 1.0,
     weight: Weight = "dr_grpo",
 ) -> Array:
     """Negative-aware fine-tuning (Chen et al. 2025, arXiv 2505.18116): wrong answers train an implicit negative policy.
@@ -137,9 +143,6 @@ def nft(
     Raises ValueError for an unknown `weight` or `eps` that is not positive and finite.
     """
     chex.assert_equal_shape([log_prob, old_log_prob])
-    _check_positive(eps=eps)
-    if weight not in get_args(Weight):
-        raise ValueError(f"weight must be one of {get_args(Weight)}, got {weight!r}")
     mixed = (success_rate > 0.0) & (success_rate < 1.0)
     q = jnp.where(mixed, success_rate, 0.5)  # any number that divides by no zero
     w = {"dr_grpo": 1.0 - q, "grpo": jnp.sqrt((1.0 - q) / q), "one": jnp.ones_like(q)}[weight]
@@ -152,6 +155,7 @@ def nft(
 # --- learning from whole answers ------------------------------------------------------------------------------
 
 
+@checked
 def copg(log_ratio: Array, reward: Array, beta: Array | float) -> Array:
     """Contrastive policy gradient (Flet-Berliac et al. 2024, arXiv 2406.19185): losses [k] of k answers to one prompt.
 
@@ -170,7 +174,8 @@ def copg(log_ratio: Array, reward: Array, beta: Array | float) -> Array:
     return jnp.square(score - score.mean()) * (k / (2 * (k - 1)))
 
 
-def direct_preference(chosen: Array, rejected: Array, beta: Array | float = 0.1) -> Array:
+@checked
+def direct_preference(chosen: Array, rejected: Array, beta: Annotated[Array | float, POSITIVE] = 0.1) -> Array:
     """`-log sigmoid(beta (d_w - d_l))` [...]: direct preference optimisation (Rafailov et al. 2023, arXiv 2305.18290,
     eq. 7).
 
@@ -178,17 +183,16 @@ def direct_preference(chosen: Array, rejected: Array, beta: Array | float = 0.1)
     positive and finite.
     """
     chex.assert_equal_shape([chosen, rejected])
-    _check_positive(beta=beta)
     return -jax.nn.log_sigmoid(beta * (chosen - rejected))
 
 
-def ipo(chosen: Array, rejected: Array, tau: Array | float = 0.1) -> Array:
+@checked
+def ipo(chosen: Array, rejected: Array, tau: Annotated[Array | float, POSITIVE] = 0.1) -> Array:
     """`(d_w - d_l - 1 / (2 tau))^2` [...] (Azar et al. 2023, arXiv 2310.12036), of the same d as `direct_preference`.
 
     Raises ValueError for a number `tau` that is not positive and finite.
     """
     chex.assert_equal_shape([chosen, rejected])
-    _check_positive(tau=tau)
     return jnp.square(chosen - rejected - 1.0 / (2.0 * tau))
 
 
@@ -252,21 +256,14 @@ def sequence_mean(loss: Array, mask: Array) -> Array:
     return (of_answer(loss, mask) / jnp.maximum(length, 1.0)).sum() / jnp.maximum(answers, 1.0)
 
 
-def constant_length(loss: Array, mask: Array, length: int) -> Array:
+@checked
+def constant_length(loss: Array, mask: Array, length: Annotated[int, COUNT]) -> Array:
     """`sum_it l_it / (B length)`: one weight for every token whatever else is in the batch, as in Dr. GRPO.
 
     `length` is usually the longest that an answer may be. Raises ValueError if it is below 1.
     """
-    if length < 1:
-        raise ValueError(f"length must be at least 1 token, got {length}")
     return of_answer(loss, mask).sum() / (len(loss) * length)
 
 
 def _ratio(log_prob: Array, old_log_prob: Array) -> Array:
     return jnp.exp(jnp.clip(log_prob - old_log_prob, -20.0, 20.0))
-
-
-def _check_positive(**numbers: Array | float) -> None:
-    for name, value in numbers.items():
-        if isinstance(value, int | float) and not 0.0 < value < math.inf:
-            raise ValueError(f"{name} must be positive and finite, got {value}")

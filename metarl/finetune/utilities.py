@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from metarl.checks import COUNT, checked
 from metarl.finetune import terms
 from metarl.finetune.credit import by_group, leave_one_out
 from metarl.finetune.policies import SequencePolicy, evaluate_answers
-from metarl.finetune.sampling import Sampling, answered, check_count, demonstrated, problems_of
+from metarl.finetune.sampling import Sampling, answered, demonstrated, problems_of
 from metarl.types import Array, Key, Metrics, Params, TokenTask
 
 
@@ -51,12 +52,12 @@ def reward(task: TokenTask, sampling: Sampling = Sampling(), *, normalise: bool 
     return Utility(task, sampling.tokens(task), normalise, estimate)
 
 
-def cross_entropy(task: TokenTask, count: int = 16, *, normalise: bool = True) -> Utility:
+@checked
+def cross_entropy(task: TokenTask, count: Annotated[int, COUNT] = 16, *, normalise: bool = True) -> Utility:
     """Minus the cross-entropy, in nats per token, of demonstrations of `count` fresh problems of `task`.
 
     Raises ValueError if `count` is below 1.
     """
-    check_count(count=count)
 
     def estimate(policy: SequencePolicy, params: Params, key: Key) -> tuple[Params, Array]:
         problem_key, demonstration_key = jax.random.split(key)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from metarl import checks, interface
+from metarl.checks import POSITIVE
 from metarl.meta import COUNTED, InnerLoop, Update
 from metarl.types import Array, Key, Level, Levels, MetaParams, Metrics
 
@@ -92,7 +93,7 @@ def _check(inners: Sequence[InnerLoop], scales: Sequence[Array | float]) -> None
     shapes = {str(jax.tree.map(jnp.shape, jax.eval_shape(inner.init_meta, jax.random.key(0)))) for inner in inners}
     if len(shapes) > 1:
         raise ValueError("inner loops of a mixture must have the same meta-parameters")
-    checks.positive(**{f"scales[{i}]": scale for i, scale in enumerate(scales)})
+    checks.within(POSITIVE, **{f"scales[{i}]": scale for i, scale in enumerate(scales)})
 
 
 def _scaled_mean(values: Sequence[Array], scales: Sequence[Array | float]) -> Array:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from metarl import checks, interface
+from metarl.checks import COUNT, COUNT_OR_ZERO, checked
 from metarl.meta import InnerLoop, Update, advance
 from metarl.optimizers.learned import LearnedOptimizer, as_learned, check_fits, init_learner, transform
 from metarl.rl.critic import Critic, CriticState, Targets, init_critic, update_critic
@@ -36,10 +37,10 @@ from metarl.types import Array, Environment, Key, Level, MetaParams, Metrics, Pa
 class Experience(NamedTuple):
     """How much experience an agent collects for an update, and how it learns from it."""
 
-    num_envs: int  # E, environments per agent
-    rollout_length: int  # T, environment steps between two agent updates
-    epochs: int = 1  # passes over each rollout
-    minibatches: int = 1  # parts of a rollout; each pass makes one gradient step per part
+    num_envs: Annotated[int, COUNT]  # E, environments per agent
+    rollout_length: Annotated[int, COUNT]  # T, environment steps between two agent updates
+    epochs: Annotated[int, COUNT] = 1  # passes over each rollout
+    minibatches: Annotated[int, COUNT] = 1  # parts of a rollout; each pass makes one gradient step per part
 
     @property
     def env_steps(self) -> int:
@@ -74,6 +75,7 @@ class Parts(NamedTuple):
 ValueJudge = Callable[[Agent, Key], tuple[Rollout, Targets]]
 
 
+@checked
 def rl_inner_loop(
     env: Environment,
     network: NetworkFactory,
@@ -82,8 +84,8 @@ def rl_inner_loop(
     experience: Experience,
     *,
     critic: Critic | None = None,
-    num_eval_episodes: int = 16,
-    max_episode_steps: int = 10_000,
+    num_eval_episodes: Annotated[int, COUNT] = 16,
+    max_episode_steps: Annotated[int, COUNT] = 10_000,
 ) -> InnerLoop:
     """One agent per lifetime, which repeatedly collects a rollout and updates itself.
 
@@ -98,9 +100,10 @@ def rl_inner_loop(
     not follow the interface, or a network or an optimizer that does not fit. Its functions raise ValueError when they
     are traced, for a level of another environment and for a part that returns something else than its interface says.
     """
-    counts = {"num_eval_episodes": num_eval_episodes, "max_episode_steps": max_episode_steps}
     interface.part("experience", experience, Experience)
-    checks.at_least(1, **experience._asdict(), **counts)
+    for given in (experience, critic):
+        if given is not None:
+            checks.fields(given)
     parts = _parts(env, network, objective, optimizer, experience, critic)
     return InnerLoop(
         init_meta=partial(_init_meta, parts),
@@ -130,8 +133,9 @@ def value_judge(
     return judged
 
 
+@checked
 def train_agent(
-    inner: InnerLoop, meta_params: MetaParams, level: Level, key: Key, num_updates: int
+    inner: InnerLoop, meta_params: MetaParams, level: Level, key: Key, num_updates: Annotated[int, COUNT_OR_ZERO]
 ) -> tuple[Any, Metrics]:
     """Trains a new learner on `level` for `num_updates` updates, or to its horizon.
 

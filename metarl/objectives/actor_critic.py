@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypedDict, Unpack
+from typing import Annotated, TypedDict, Unpack
 
 import jax.numpy as jnp
 
+from metarl.checks import NOT_NEGATIVE, POSITIVE, SHARE, checked
 from metarl.rl.critic import Targets, actor_critic_targets
 from metarl.rl.objective import Objective
 from metarl.rl.returns import normalise
@@ -27,11 +28,12 @@ class ActorCriticOptions(TypedDict, total=False):
     normalise_advantage: bool
 
 
+@checked
 def a2c(
-    discount: Array | float = 0.99,
-    gae_lambda: Array | float = 0.95,
-    value_coef: Array | float = 0.5,
-    entropy_coef: Array | float = 0.01,
+    discount: Annotated[Array | float, SHARE] = 0.99,
+    gae_lambda: Annotated[Array | float, SHARE] = 0.95,
+    value_coef: Annotated[Array | float, NOT_NEGATIVE] = 0.5,
+    entropy_coef: Annotated[Array | float, NOT_NEGATIVE] = 0.01,
     normalise_advantage: bool = False,
 ) -> Objective:
     """Advantage actor-critic (Mnih et al. 2016, arXiv 1602.01783) with generalised advantage estimates.
@@ -54,7 +56,8 @@ def a2c(
     )
 
 
-def ppo(clip: Array | float = 0.2, **options: Unpack[ActorCriticOptions]) -> Objective:
+@checked
+def ppo(clip: Annotated[Array | float, POSITIVE] = 0.2, **options: Unpack[ActorCriticOptions]) -> Objective:
     """Proximal policy optimisation (Schulman et al. 2017, arXiv 1707.06347, eq. 7 and 9).
 
     `-mean(min(rho A, clip(rho, 1 - clip, 1 + clip) A))` with `rho = pi(a|s) / pi_old(a|s)`, and value and
@@ -71,14 +74,15 @@ def ppo(clip: Array | float = 0.2, **options: Unpack[ActorCriticOptions]) -> Obj
     return actor_critic(policy_loss, **options)
 
 
+@checked
 def actor_critic(
     policy_loss: PolicyLoss,
     init: Callable[[Key], MetaParams] = lambda key: (),
     *,
-    discount: Array | float = 0.99,
-    gae_lambda: Array | float = 0.95,
-    value_coef: Array | float = 0.5,
-    entropy_coef: Array | float = 0.01,
+    discount: Annotated[Array | float, SHARE] = 0.99,
+    gae_lambda: Annotated[Array | float, SHARE] = 0.95,
+    value_coef: Annotated[Array | float, NOT_NEGATIVE] = 0.5,
+    entropy_coef: Annotated[Array | float, NOT_NEGATIVE] = 0.01,
     normalise_advantage: bool = True,
 ) -> Objective:
     """The mean of `policy_loss` plus value and entropy terms as in `a2c`. `init` makes its meta-parameters."""

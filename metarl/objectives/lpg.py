@@ -6,13 +6,13 @@ what the agent should predict (`y_hat`). The meaning of the prediction is learne
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import Annotated, NamedTuple, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from metarl import checks
+from metarl.checks import COUNT, NOT_NEGATIVE, SEVERAL, checked
 from metarl.objectives.temporal import temporal_features
 from metarl.rl.objective import Objective
 from metarl.rl.rollout import Model, Rollout, unroll
@@ -102,15 +102,16 @@ class LPGNetwork(nn.Module):
 UNREGULARISED = {"policy_entropy_coef": 0.0, "y_entropy_coef": 0.0, "pi_hat_coef": 0.0, "y_hat_coef": 0.0}
 
 
+@checked
 def lpg(
-    bins: int = 8,
-    hidden: int = 256,
+    bins: Annotated[int, SEVERAL] = 8,
+    hidden: Annotated[int, COUNT] = 256,
     temporal: bool = False,
-    y_coef: Array | float = 0.5,
-    policy_entropy_coef: Array | float = 5e-2,
-    y_entropy_coef: Array | float = 1e-3,
-    pi_hat_coef: Array | float = 5e-3,
-    y_hat_coef: Array | float = 1e-3,
+    y_coef: Annotated[Array | float, NOT_NEGATIVE] = 0.5,
+    policy_entropy_coef: Annotated[Array | float, NOT_NEGATIVE] = 5e-2,
+    y_entropy_coef: Annotated[Array | float, NOT_NEGATIVE] = 1e-3,
+    pi_hat_coef: Annotated[Array | float, NOT_NEGATIVE] = 5e-3,
+    y_hat_coef: Annotated[Array | float, NOT_NEGATIVE] = 1e-3,
 ) -> Objective:
     """The agent minimises `-mean(pi_hat log pi(a|s)) + y_coef mean KL(y(s) || y_hat)` (eq. 2 and 3).
 
@@ -123,8 +124,6 @@ def lpg(
 
     Raises ValueError if `bins` is below 2 or `hidden` below 1.
     """
-    checks.at_least(2, bins=bins)
-    checks.at_least(1, hidden=hidden)
     network = LPGNetwork(bins, hidden)
 
     def init(key: Array) -> MetaParams:

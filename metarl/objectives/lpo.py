@@ -6,12 +6,12 @@ and its value and gradient are 0 at rho = 1, the update has PPO's guarantees (Lu
 
 from __future__ import annotations
 
-from typing import Literal, Unpack, get_args
+from typing import Annotated, Literal, Unpack
 
 import jax
 import jax.numpy as jnp
 
-from metarl import checks
+from metarl.checks import COUNT, POSITIVE, checked
 from metarl.objectives.actor_critic import ActorCriticOptions, actor_critic
 from metarl.objectives.temporal import temporal_features
 from metarl.rl.objective import Objective
@@ -20,11 +20,12 @@ from metarl.types import Array, Key, MetaParams, Progress
 Start = Literal["ppo", "scratch"]
 
 
+@checked
 def lpo(
-    clip: Array | float = 0.2,
+    clip: Annotated[Array | float, POSITIVE] = 0.2,
     temporal: bool = False,
     start: Start = "ppo",
-    hidden: int = 128,
+    hidden: Annotated[int, COUNT] = 128,
     **options: Unpack[ActorCriticOptions],
 ) -> Objective:
     """Learned policy optimisation (Lu et al. 2022, arXiv 2210.05639): PPO with `lpo_drift` in place of its clipping.
@@ -37,8 +38,6 @@ def lpo(
 
     Raises ValueError for an unknown `start` or `hidden` below 1.
     """
-    checks.one_of(get_args(Start), start=start)
-    checks.at_least(1, hidden=hidden)
 
     def init(key: Key) -> MetaParams:
         hidden_key, output_key = jax.random.split(key)
@@ -107,14 +106,18 @@ def _learned_part(
     return jnp.maximum(u - jnp.clip(u, -1e-4, 1e-4), -base)
 
 
-def dpo(alpha: Array | float = 2.0, beta: Array | float = 0.6, **options: Unpack[ActorCriticOptions]) -> Objective:
+@checked
+def dpo(
+    alpha: Annotated[Array | float, POSITIVE] = 2.0,
+    beta: Annotated[Array | float, POSITIVE] = 0.6,
+    **options: Unpack[ActorCriticOptions],
+) -> Objective:
     """Discovered policy optimisation (Lu et al. 2022, arXiv 2210.05639): PPO with `dpo_drift`.
 
     The other options are those of `ppo`.
 
     Raises ValueError if `alpha` or `beta` is a number that is not positive and finite.
     """
-    checks.positive(alpha=alpha, beta=beta)
 
     def policy_loss(
         meta_params: MetaParams, log_prob: Array, old_log_prob: Array, advantage: Array, progress: Progress

@@ -7,14 +7,20 @@ also shrink the meta-gradient. Here the denominator receives no meta-gradient, w
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 import optax
 
+from metarl.checks import DECAY, NOT_NEGATIVE, POSITIVE, RATE, checked
 from metarl.types import Array
 
 
-def scale_by_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> optax.GradientTransformation:
+@checked
+def scale_by_adam(
+    b1: Annotated[float, DECAY] = 0.9, b2: Annotated[float, DECAY] = 0.999, eps: Annotated[float, NOT_NEGATIVE] = 1e-8
+) -> optax.GradientTransformation:
     """`optax.scale_by_adam` (Kingma and Ba 2014, arXiv 1412.6980), same values; no derivative in the denominator."""
     adam = optax.scale_by_adam(b1, b2, eps)
 
@@ -30,14 +36,19 @@ def scale_by_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> opta
     return optax.GradientTransformation(adam.init, update)
 
 
+@checked
 def adam(
-    learning_rate: optax.ScalarOrSchedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
+    learning_rate: Annotated[Array | float, RATE] | optax.Schedule,
+    b1: Annotated[float, DECAY] = 0.9,
+    b2: Annotated[float, DECAY] = 0.999,
+    eps: Annotated[float, NOT_NEGATIVE] = 1e-8,
 ) -> optax.GradientTransformation:
     """`optax.adam` for inner loops with meta-gradients; see `scale_by_adam`."""
     return optax.chain(scale_by_adam(b1, b2, eps), optax.scale_by_learning_rate(learning_rate))
 
 
-def clip_by_global_norm(max_norm: float | Array) -> optax.GradientTransformation:
+@checked
+def clip_by_global_norm(max_norm: Annotated[float | Array, POSITIVE]) -> optax.GradientTransformation:
     """`optax.clip_by_global_norm`, same values; its derivative is finite where a gradient is exactly zero."""
 
     def update(updates, state, params=None):

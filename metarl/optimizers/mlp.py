@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from metarl import checks
+from metarl.checks import COUNT, DECAY, POSITIVE, checked
 from metarl.optimizers.learned import LearnedOptimizer
 from metarl.optimizers.per_parameter import Features, Moment, Tensor, columns, momenta, normalised, per_parameter
 from metarl.types import Array
@@ -16,15 +16,19 @@ DECAYS = (0.9, 0.99, 0.999)  # of momenta and of factored second moments
 TIMES = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)
 
 
+@checked
 def no_features(
-    width: int = 16, *, decay: float = 0.9, scale: float = 1e-3, max_norm: float | None = 0.5
+    width: Annotated[int, COUNT] = 16,
+    *,
+    decay: Annotated[float, DECAY] = 0.9,
+    scale: Annotated[float, POSITIVE] = 1e-3,
+    max_norm: Annotated[float, POSITIVE] | None = 0.5,
 ) -> LearnedOptimizer:
     """A network that sees the gradient, one momentum and the parameter, unscaled: OPEN without its features.
 
     Goldie et al. 2025, "How should we meta-learn reinforcement learning algorithms?".
     Raises ValueError for a `decay` outside [0, 1), and as `per_parameter` does.
     """
-    checks.decay(decay=decay)
 
     def features(tensor: Tensor, moment: Moment) -> Array:
         return columns(tensor.gradient, tensor.memory, tensor.param)
@@ -47,7 +51,13 @@ class Accumulators(NamedTuple):
     cols: Array  # [3, ..., 1, m], or [3, ...]
 
 
-def adafac(width: int = 32, *, scale: float = 1e-3, max_norm: float | None = None) -> LearnedOptimizer:
+@checked
+def adafac(
+    width: Annotated[int, COUNT] = 32,
+    *,
+    scale: Annotated[float, POSITIVE] = 1e-3,
+    max_norm: Annotated[float, POSITIVE] | None = None,
+) -> LearnedOptimizer:
     """The AdaFac MLP (Metz et al. 2022, arXiv 2203.11860, section 3): 39 features, with Adafactor's accumulators.
 
     28 features are the gradient, the parameter, three momenta, the second moment, and combinations of these as in Adam

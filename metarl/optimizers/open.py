@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import jax.numpy as jnp
 
 from metarl import checks
+from metarl.checks import COUNT, COUNT_OR_ZERO, POSITIVE, checked
 from metarl.optimizers.learned import LearnedOptimizer
 from metarl.optimizers.per_parameter import Features, Moment, Tensor, columns, momenta, normalised, per_parameter
 from metarl.types import Array
@@ -27,13 +28,14 @@ GROUPS: dict[Group, int] = {
 }
 
 
+@checked
 def open_rl(
-    hidden: int = 8,
-    width: int = 16,
+    hidden: Annotated[int, COUNT_OR_ZERO] = 8,
+    width: Annotated[int, COUNT] = 16,
     *,
     without: Sequence[Group] = (),
-    scale: float = 1e-3,
-    max_norm: float | None = 0.5,
+    scale: Annotated[float, POSITIVE] = 1e-3,
+    max_norm: Annotated[float, POSITIVE] | None = 0.5,
 ) -> LearnedOptimizer:
     """OPEN (section 5 of the paper): a recurrent network (feed-forward with `hidden=0`) that sees the 19 `features`.
 

@@ -14,7 +14,7 @@ The layer of a parameter is found by the parameter's path in the tree, so this a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, cast
+from typing import Annotated, Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from metarl import checks
+from metarl.checks import COUNT, COUNT_OR_ZERO, POSITIVE, checked
 from metarl.optimizers.differentiable import clip_by_global_norm
 from metarl.optimizers.learned import LearnedOptimizer
 from metarl.types import Array, Key, Layer, MetaParams, Params, Progress, PyTree
@@ -83,15 +83,16 @@ class Features(NamedTuple):
     accumulate: Callable[[PyTree, Array, Array], PyTree]  # (memory, gradient, updates so far) -> memory
 
 
+@checked
 def per_parameter(
     features: Features,
     *,
-    hidden: int = 0,
-    width: int = 16,
-    scale: float = 1e-3,
+    hidden: Annotated[int, COUNT_OR_ZERO] = 0,
+    width: Annotated[int, COUNT] = 16,
+    scale: Annotated[float, POSITIVE] = 1e-3,
     explores: bool = False,
     centred: bool = False,
-    max_norm: float | None = None,
+    max_norm: Annotated[float, POSITIVE] | None = None,
 ) -> LearnedOptimizer:
     """`p <- p - u` with `u = scale o_0 exp(0.001 o_1)`, where o are the outputs of `UpdateNetwork` for p's features.
 
@@ -102,9 +103,6 @@ def per_parameter(
     Initial meta-parameters, and zeros, do not change the parameters. Raises ValueError for a size or a `scale` that is
     not positive; its `update` raises ValueError without `params`.
     """
-    checks.at_least(0, hidden=hidden)
-    checks.at_least(1, width=width)
-    checks.positive(scale=scale, max_norm=max_norm)
     network = UpdateNetwork(hidden, width, 3 if explores else 2)
 
     def init_meta(key: Key) -> MetaParams:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from metarl import checks
+from metarl.checks import COUNT, DECAY, POSITIVE, RATE, checked
 from metarl.optimizers.differentiable import clip_by_global_norm
 from metarl.optimizers.learned import LearnedOptimizer
 from metarl.types import Array, Key, MetaParams, Params, Progress, PyTree
@@ -25,12 +25,13 @@ class ScheduleState(NamedTuple):
     square: PyTree  # second moments; () for "sgd"
 
 
+@checked
 def schedule(
-    learning_rate: float = 1e-3,
-    momentum: float = 0.9,
-    max_norm: float | None = 0.5,
+    learning_rate: Annotated[float, RATE] = 1e-3,
+    momentum: Annotated[float, DECAY] = 0.9,
+    max_norm: Annotated[float, POSITIVE] | None = 0.5,
     *,
-    knots: int = 5,
+    knots: Annotated[int, COUNT] = 5,
     direction: Direction = "adam",
 ) -> LearnedOptimizer:
     """Adam, or SGD with momentum, with learned schedules of learning rate, momentum and clipping norm.
@@ -42,10 +43,6 @@ def schedule(
 
     Raises ValueError for an argument out of range.
     """
-    checks.at_least(1, knots=knots)
-    checks.positive(learning_rate=learning_rate, max_norm=max_norm)
-    checks.decay(momentum=momentum)
-    checks.one_of(get_args(Direction), direction=direction)
     start = {"learning_rate": learning_rate, "momentum": momentum or None, "max_norm": max_norm}
 
     def init_meta(key: Key) -> MetaParams:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from metarl import checks
+from metarl.checks import POSITIVE
 from metarl.plot.figure import panels
 from metarl.run.files import replaced
 
@@ -39,6 +41,7 @@ def save_animation(frames: Sequence[Any], path: str | Path, frames_per_second: f
     """
     from PIL import Image  # a dependency of matplotlib
 
+    checks.within(POSITIVE, frames_per_second=frames_per_second)
     arrays = [np.asarray(frame, np.uint8) for frame in frames]
     if not arrays or len(shapes := {x.shape for x in arrays}) > 1:
         raise ValueError(f"need frames of one shape, got {shapes if arrays else 'none'}")

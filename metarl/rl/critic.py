@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from metarl import interface
+from metarl.checks import COUNT, SHARE
 from metarl.rl.networks import NetworkFactory
 from metarl.rl.returns import gae
 from metarl.rl.rollout import Model, Rollout, empty_carry, unroll
@@ -37,9 +38,9 @@ class Critic(NamedTuple):
     """The value function that the meta-objective uses. Each lifetime learns its own, from its own rollouts."""
 
     optimizer: optax.GradientTransformation
-    steps: int = 1  # gradient steps per rollout
-    discount: Array | float = 0.99
-    gae_lambda: Array | float = 0.95
+    steps: Annotated[int, COUNT] = 1  # gradient steps per rollout
+    discount: Annotated[Array | float, SHARE] = 0.99
+    gae_lambda: Annotated[Array | float, SHARE] = 0.95
     network: NetworkFactory | None = None  # None: the agent's
 
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metarl import checks
+from metarl.checks import COUNT
 from metarl.meta import COUNTED, WATCHED, Meta
 from metarl.parallel import agreed, replicated
 from metarl.run import checkpoint
@@ -102,7 +103,7 @@ def train(
     with contextlib.ExitStack() as stack:
         for sink in sinks:
             stack.callback(sink.close)
-        checks.at_least(1, steps=steps, chunk=chunk, checkpoint_every=checkpoint_every, keep=keep)
+        checks.within(COUNT, steps=steps, chunk=chunk, checkpoint_every=checkpoint_every, keep=keep)
         check_directory(directory, resume)
         fingerprint = {**(fingerprint or {}), "seed": seed}
         start = time.monotonic()

@@ -267,16 +267,16 @@ def test_there_is_no_replay_before_enough_levels_have_a_score():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"probability": 1.5}, "probability must be from 0 to 1, got 1.5"),
-        ({"probability": NAN}, "probability must be from 0 to 1, got nan"),
-        ({"priority": Priority(staleness=-0.1)}, "staleness must be from 0 to 1, got -0.1"),
+        ({"probability": 1.5}, "probability must be at most 1, got 1.5"),
+        ({"probability": NAN}, "probability must be a number, not NaN, got nan"),
+        ({"priority": Priority(staleness=-0.1)}, "staleness must be at least 0, got -0.1"),
         ({"mutation_probability": 0.5}, r"must be 0 for levels that have no mutation \(`Levels.mutate`\)"),
-        ({"mutation_probability": 2}, "mutation_probability must be from 0 to 1, got 2"),
-        ({"priority": Priority(temperature=0.0)}, "temperature must be positive and finite, got 0.0"),
-        ({"priority": Priority("top")}, "prioritisation must be one of .* got 'top'"),
-        ({"capacity": 0}, "warm_up must be from 1 to capacity = 0, got 1"),
-        ({"capacity": 4, "warm_up": 0}, "warm_up must be from 1 to capacity = 4, got 0"),
-        ({"capacity": 4, "warm_up": 5}, "warm_up must be from 1 to capacity = 4, got 5"),
+        ({"mutation_probability": 2}, "mutation_probability must be at most 1, got 2"),
+        ({"priority": Priority(temperature=0.0)}, "temperature must be above 0, got 0.0"),
+        ({"priority": Priority("top")}, "by must be one of .* got 'top'"),
+        ({"capacity": 0}, "capacity must be at least 1, got 0"),
+        ({"capacity": 4, "warm_up": 0}, "warm_up must be at least 1, got 0"),
+        ({"capacity": 4, "warm_up": 5}, "warm_up must be at most capacity = 4, got 5"),
     ],
 )
 def test_bad_options_are_named(options, message):

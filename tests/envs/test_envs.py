@@ -193,9 +193,27 @@ def test_bad_arguments():
             call()
 
 
-def test_importing_envs_does_not_import_gymnax():
-    code = "import sys, envs; envs.make('mdp/random'); print('gymnax' in sys.modules)"
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import envs; envs.make('mdp/random')",
+        "import envs; envs.check(levels=('mdp/random', 'Catch-bsuite'))",
+        "import experiments.agent, experiments.learned_optimizer",  # with presets in environments of gymnax
+    ],
+)
+def test_gymnax_is_imported_only_where_it_is_used(code):
+    code = f"{code}; import sys; print('gymnax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+
+
+def test_names_are_checked_with_the_field_that_has_them():
+    envs.check(levels="gridworld/small", more_levels=("CartPole-v1", "mdp/random"), none=())
+    envs.check(("supervised/digits",), levels="supervised/digits")
+    assert set(envs._OF_GYMNAX) <= set(envs.names())
+    with pytest.raises(ValueError, match="unknown levels 'gridworld/smal'; did you mean gridworld/small"):
+        envs.check(levels="gridworld/smal")
+    with pytest.raises(ValueError, match="unknown more_levels 'supervised/digit'; did you mean supervised/digits"):
+        envs.check(("supervised/digits",), more_levels=("mdp/random", "supervised/digit"))
 
 
 # --- any environment -------------------------------------------------------------------------------------------------

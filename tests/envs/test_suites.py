@@ -15,7 +15,7 @@ from metarl.evaluation.baselines import GEOMETRIES, best, read
             "unknown environment 'CartPole-v2'; did you mean CartPole",
         ),
         ("[environments]\nCartPole-v1 = {}", "CartPole-v1: it needs env_steps"),
-        ("env_steps = 0\n[environments]\nCartPole-v1 = {}", "CartPole-v1: env_steps must be a positive whole"),
+        ("env_steps = 0\n[environments]\nCartPole-v1 = {}", "CartPole-v1: env_steps must be at least 1, got 0"),
         (
             "[environments]\nCartPole-v1 = { steps = 1 }",
             r"CartPole-v1: it has unknown fields \['steps'\]; there are env",

@@ -639,15 +639,15 @@ def test_batches_tell_the_variance_of_a_lifetimes_gradient():
     ("make", "options", "message"),
     [
         (es, {"steps": 0}, "steps must be at least 1, got 0"),
-        (es, {"steps": 2, "sigma": 0.0}, "sigma must be positive and finite, got 0.0"),
-        (es, {"steps": 2, "sigma": -1.0}, "sigma must be positive and finite, got -1.0"),
-        (es, {"steps": 2, "sigma": NAN}, "sigma must be positive and finite, got nan"),
-        (es, {"steps": 2, "sigma_decay": INF}, "sigma_decay must be positive and finite, got inf"),
-        (es, {"steps": 2, "measure_every": 0}, "measure_every must be at least 1, got 0"),
+        (es, {"steps": 2, "sigma": 0.0}, "sigma must be above 0, got 0.0"),
+        (es, {"steps": 2, "sigma": -1.0}, "sigma must be above 0, got -1.0"),
+        (es, {"steps": 2, "sigma": NAN}, "sigma must be a number, not NaN, got nan"),
+        (es, {"steps": 2, "sigma_decay": INF}, "sigma_decay must be at most 1, got inf"),
+        (es, {"steps": 2, "measure_every": 0}, "measure_every must be at least 1 or None, got 0"),
         (es, {"steps": 2, "shaping": "rank"}, "shaping must be one of none, .*, got 'rank'"),
         (pes, {"steps": -1}, "steps must be at least 1, got -1"),
-        (pes, {"steps": 2, "sigma": 0}, "sigma must be positive and finite, got 0"),
-        (pes, {"steps": 2, "sigma_decay": 0.0}, "sigma_decay must be positive and finite, got 0.0"),
+        (pes, {"steps": 2, "sigma": 0}, "sigma must be above 0, got 0"),
+        (pes, {"steps": 2, "sigma_decay": 0.0}, "sigma_decay must be above 0, got 0.0"),
     ],
 )
 def test_bad_options_are_named(make, options, message):

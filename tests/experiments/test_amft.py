@@ -7,27 +7,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from commands import words
 
 import metarl
 from experiments import amft
-from metarl.run.options import replace
+from metarl.run.options import flatten, replace
 from metarl.run.sweep import side_by_side
 
-TINY = (
-    *("--steps", "4", "--base-steps", "4", "--base-batch", "4", "--num-seeds", "2", "--num-prompts", "4"),
-    *("--num-validation", "2", "--group-size", "2", "--num-demonstrations", "4", "--network", "gru", "--width", "8"),
-    *("--eval-every", "2", "--eval-problems", "8", "--warm-up", "1", "--chunk", "2"),
-)
+TINY = {
+    **{"steps": 4, "base_steps": 4, "base_batch": 4, "num_seeds": 2, "num_prompts": 4, "chunk": 2},
+    **{"group_size": 2, "num_demonstrations": 4, "network": "gru", "width": 8, "eval_every": 2, "eval_problems": 8},
+}
+OF_AMFT = {"num_validation": 2, "warm_up": 1}
 
 
-def run(directory, *arguments):
-    amft.main([*TINY, "--directory", str(directory), *map(str, arguments)])
+def run(directory, **options):
+    amft.main(words(**{**TINY, **options}, directory=directory))
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     directory = tmp_path_factory.mktemp("amft") / "run"
-    run(directory, "--arms", "sft", "amft")
+    run(directory, arms=("sft", "amft"), **OF_AMFT)
     return directory
 
 
@@ -54,7 +55,7 @@ def test_a_comparison_leaves_a_run_per_arm_a_table_and_a_figure(finished):
 def test_another_arm_joins_a_finished_comparison(finished, capsys):
     before = json.loads((finished / "amft.json").read_text())
     times = {name: (finished / name / "metrics.csv").stat().st_mtime_ns for name in ("base", "sft", "amft")}
-    run(finished, "--arms", "sft", "amft", "rl_critic", "--resume")
+    run(finished, arms=("sft", "amft", "rl_critic"), resume=True, **OF_AMFT)
     after = json.loads((finished / "amft.json").read_text())
     assert set(after["success"]) == {"base", "sft", "amft", "rl_critic"}
     assert after["at the end"]["rl_critic"]["imitation_weight"]["mean"] == 0.0
@@ -62,9 +63,9 @@ def test_another_arm_joins_a_finished_comparison(finished, capsys):
     for name in before["success"]:
         assert before["success"][name] == after["success"][name]
     assert times == {name: (finished / name / "metrics.csv").stat().st_mtime_ns for name in times}
-    for arguments, says in (((), "give resume"), (("--arms", "sft", "--steps", 6, "--resume"), "a run of 4 steps")):
+    for options, says in ((OF_AMFT, "give resume"), ({"arms": "sft", "steps": 6, "resume": True}, "a run of 4 steps")):
         with pytest.raises(SystemExit) as stopped:
-            run(finished, *arguments)
+            run(finished, **options)
         assert stopped.value.code == 2 and says in capsys.readouterr().err
 
 
@@ -117,25 +118,33 @@ def test_the_steps_to_the_goal_are_counted_by_seed():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("options", "says"),
     [
-        (("--arms", "rl", "rl"), "arms must be different"),
-        (("--arms", "magic"), "magic"),
-        (("--arms",), "arms must name at least one"),
-        (("--num-seeds", 1), "num_seeds must be at least 2, got 1"),
-        (("--group-size", 1), "group_size must be at least 2, got 1"),
-        (("--num-validation", 4), "num_validation must be below num_prompts = 4, got 4"),
-        (("--initial-weight", 0.99), "initial_weight must lie between 0.05 and 0.95, got 0.99"),
-        (("--learning-rate", 0), "learning_rate must be positive"),
-        (("--task", "chess"), "chess"),
+        ({"arms": ("rl", "rl")}, "arms must be different"),
+        ({"arms": "magic"}, "magic"),
+        ({"arms": ()}, "arms must name at least one"),
+        ({"arms": "rl", "servo_rate": 0.1}, "servo_rate has no effect without one of the arms servo"),
+        ({"arms": "rl", "sweep": "meta_rate=1,2"}, "meta_rate has no effect without one of the arms amft"),
+        ({"num_seeds": 1}, "num_seeds must be at least 2, got 1"),
+        ({"group_size": 1}, "group_size must be at least 2, got 1"),
+        ({"num_validation": 4}, "num_validation must be below num_prompts = 4, got 4"),
+        ({"initial_weight": 0.99}, "initial_weight must be below 0.95, got 0.99"),
+        ({"learning_rate": 0}, "learning_rate must be above 0"),
+        ({"task": "chess"}, "chess"),
     ],
 )
-def test_bad_input_is_one_clear_line(arguments, says, tmp_path, capsys):
+def test_bad_input_is_one_clear_line(options, says, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
-        run(tmp_path / "run", *arguments)
+        run(tmp_path / "run", **options)
     message = capsys.readouterr().err.strip()
     assert stopped.value.code == 2 and says in message and len(message.splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_arms_and_options_that_belong_together_exist():
+    assert {arm for arms in amft.OPTIONS_OF for arm in arms} <= set(amft.ARMS)
+    options = [option for own in amft.OPTIONS_OF.values() for option in own]
+    assert set(options) <= set(flatten(amft.Config())) and len(set(options)) == len(options)
 
 
 # --- runs side by side --------------------------------------------------------------------------------------
@@ -173,6 +182,6 @@ def test_runs_side_by_side_are_the_single_ones(tmp_path):
 def test_a_sweep_may_not_change_what_the_base_policies_are_made_from(tmp_path, capsys):
     for field in ("base_steps", "width", "num_seeds"):
         with pytest.raises(SystemExit):
-            run(tmp_path / "run", "--sweep", f"{field}=2,4", "--arms", "sft")
+            run(tmp_path / "run", sweep=f"{field}=2,4", arms="sft")
         assert f"sweep must leave ['{field}'] alone" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

@@ -71,10 +71,10 @@ def test_members_of_a_sweep(capsys):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ("lpg --hidden 0", "hidden must be positive and finite, got 0"),
-        ("es --devices -1", "devices must be finite and not negative, got -1"),
-        ("sweep --members 0", "members must be at least 1, got (0,)"),
-        ("lpg --levels mdp/rondom", "unknown environment 'mdp/rondom'; did you mean mdp/random"),
+        ("lpg --hidden 0", "hidden must be at least 1, got 0"),
+        ("es --devices -1", "devices must be at least 0, got -1"),
+        ("sweep --members 0", "members[0] must be at least 1, got 0"),
+        ("lpg --levels mdp/rondom", "unknown levels 'mdp/rondom'; did you mean mdp/random"),
         ("horses", "horses"),
     ],
 )

@@ -6,11 +6,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 from commands import one_line, words
 
 from experiments import cli, parts
+from metarl import checks
+from metarl.checks import RATE
 from metarl.run.options import flatten, replace
 from metarl.run.train import Interrupted, NonFiniteLoss
 
@@ -21,13 +24,13 @@ ROOT = Path(__file__).parents[2]
 class Speed:
     """A part."""
 
-    learning_rate: float = 0.1
+    learning_rate: Annotated[float, RATE] = 0.1
     """Step size of the meta-optimizer."""
     switch: bool = False
     """Whether something is on."""
 
     def __post_init__(self):
-        parts.check(self)
+        checks.fields(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,19 +76,31 @@ def test_help_shows_every_option_with_its_meaning_and_the_presets_default(capsys
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ("--steps 0", "steps must be positive and finite, got 0"),
-        ("--learning-rate -1", "learning_rate must be positive and finite, got -1.0"),
-        ("--seed -1", "seed must be finite and not negative, got -1"),
+        ("--steps 0", "steps must be at least 1, got 0"),
+        ("--learning-rate -1", "learning_rate must be above 0, got -1.0"),
+        ("--seed -1", "seed must be at least 0, got -1"),
         ("--resume", "resume needs the directory"),
         ("--distributed", "distributed needs the directory"),
         ("--steps many", "'many'"),
         ("--step 5", "--step"),
         ("--preset huge", "('quick', 'paper')"),
         ("--speed.learning-rate 1", "--speed.learning-rate"),
+        ("--steps 1 --steps 2", "--steps must be given once, got it 2 times"),
+        ("--steps 1 --steps=1", "--steps must be given once, got it 2 times"),
+        ("--learning-rate 1 --learning_rate 2", "--learning-rate must be given once, got it 2 times"),
+        ("--switch --no-switch", "--switch must be given once, got it 2 times"),
+        ("--preset quick --preset paper", "--preset must be given once, got it 2 times"),
     ],
 )
 def test_bad_options_end_with_one_line(arguments, says, capsys):
     assert says in one_line(capsys, lambda: parse(*arguments.split()))
+
+
+def test_messages_do_not_have_the_names_of_parts_with_and_without_unicode(capsys, monkeypatch):
+    says = "error: steps must be at least 1, got 0 (see --help)"
+    assert one_line(capsys, lambda: parse("--steps", "0")) == says
+    monkeypatch.setattr("tyro._fmtlib._FORCE_UTF8_BOXES", True)
+    assert one_line(capsys, lambda: parse("--steps", "0")) == says
 
 
 def test_a_command_without_presets_is_described_by_its_module(capsys):
@@ -93,7 +108,7 @@ def test_a_command_without_presets_is_described_by_its_module(capsys):
     with pytest.raises(SystemExit):
         cli.options(Config, "What it does.", ["--help"])
     assert "What it does." in capsys.readouterr().out
-    assert "steps must be positive" in one_line(capsys, lambda: cli.options(Config, None, words(steps=0)))
+    assert "steps must be at least 1, got 0" in one_line(capsys, lambda: cli.options(Config, None, words(steps=0)))
 
 
 def test_files_go_to_the_directory_or_to_a_new_one_that_says_of_what_they_are(tmp_path):

@@ -65,8 +65,8 @@ def test_reports_are_summed_up_over_seeds(tmp_path, capsys):
     [
         ((), "give the directory of at least one finished run"),
         (("x", "--held-out-levels", "1"), "held_out_levels must be at least 2"),
-        (("x", "--horizons", "0"), "horizons must be at least 1"),
-        (("x", "--held-out-seeds", "0"), "held_out_seeds must be positive"),
+        (("x", "--horizons", "0"), "horizons[0] must be at least 1"),
+        (("x", "--held-out-seeds", "0"), "held_out_seeds must be at least 1"),
         (("x", "--reports", "--horizons", "3"), "horizons has no effect with reports"),
         (("nowhere",), "no rule at 'nowhere'"),
         (("nowhere", "--reports"), "No such file"),

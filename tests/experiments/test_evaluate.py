@@ -147,7 +147,7 @@ def test_other_options_or_a_full_directory_are_refused(finished, tmp_path, capsy
         (["--rules", "x:a2c", "x:ppo"], "rules must have different labels, got 'x' twice"),
         (["--rules", "ppo:a2c"], "the label 'ppo' is that of a built-in rule"),
         (["--rules", "ppo", "--num-seeds", "1"], "num_seeds must be at least 2"),
-        (["--rules", "ppo", "--points", "0"], "points must be positive"),
+        (["--rules", "ppo", "--points", "0"], "points must be at least 1"),
         (["--rules", "ppo", "--resume"], "resume needs the directory"),
     ],
 )

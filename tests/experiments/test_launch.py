@@ -193,12 +193,15 @@ SCHEDULE = '''
 """Meta-train a schedule of learning rates on noisy quadratics, by evolution over whole trainings."""
 
 import dataclasses
+from typing import Annotated
 
 import jax
 
 import metarl
 from envs import tasks
 from experiments import launch, parts
+from metarl import checks
+from metarl.checks import COUNT, RATE
 from metarl.curricula import uniform
 from metarl.evaluation.measure import final_returns
 from metarl.inner.supervised import supervised_inner_loop, task_levels
@@ -210,13 +213,13 @@ from metarl.run.options import replace
 class Schedule:
     """The learned schedule."""
 
-    start: float = 0.1
+    start: Annotated[float, RATE] = 0.1
     """The learning rate before any meta-training."""
-    horizon: int = 6
+    horizon: Annotated[int, COUNT] = 6
     """Updates of a training."""
 
     def __post_init__(self):
-        parts.check(self)
+        checks.fields(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -290,7 +293,7 @@ def test_adding_an_experiment_with_a_preset_and_a_report_touches_one_new_file(tm
     rule = metarl.load_rule(directory)
     assert rule.optimizer is not None and rule.card["evaluation"] == results["report"]
     assert cli.parse(schedule.Config, schedule.PRESETS, ["--preset", "long"]) == schedule.PRESETS["long"]
-    assert "horizon must be positive" in one_line(capsys, lambda: schedule.main(words(horizon=0)))
+    assert "horizon must be at least 1, got 0" in one_line(capsys, lambda: schedule.main(words(horizon=0)))
 
     loaded = supervised_inner_loop(tasks.quadratic(), rule.optimizer)
     inner = schedule.inner_loop(schedule.Config())

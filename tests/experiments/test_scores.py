@@ -40,7 +40,7 @@ def test_rank_correlations_are_spearmans():
     [
         (("--levels", "CartPole-v1"), "levels must be some whose optimal return is known, got 'CartPole-v1'"),
         (("--num-levels", "2"), "num_levels must be at least 3, got 2"),
-        (("--score-batch", "0"), "score_batch must be positive"),
+        (("--score-batch", "0"), "score_batch must be at least 1"),
     ],
 )
 def test_ranks_that_cannot_be_are_one_clear_line(arguments, says, run, capsys):

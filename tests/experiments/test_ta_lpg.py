@@ -83,9 +83,9 @@ def test_a_resumed_run_is_an_uninterrupted_one_bit_for_bit(finished, tmp_path, c
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"num_pairs": 0}, "num_pairs must be positive and finite, got 0"),
-        ({"sigma": 0}, "sigma must be positive"),
-        ({"sigma": "nan"}, "sigma must be positive"),
+        ({"num_pairs": 0}, "num_pairs must be at least 1, got 0"),
+        ({"sigma": 0}, "sigma must be above 0"),
+        ({"sigma": "nan"}, "sigma must be a number, not NaN, got nan"),
         ({"shortest_life": 9}, "shortest_life must be at most longest_life = 4, got 9"),
         ({"estimator": "pes"}, "estimator pes needs truncation"),
         ({"estimator": "cma"}, "'es', 'pes'"),
@@ -94,7 +94,7 @@ def test_a_resumed_run_is_an_uninterrupted_one_bit_for_bit(finished, tmp_path, c
         ({"devices": 3}, "devices must divide num_pairs = 2, got 3"),
         ({"devices": 2, "num_pairs": 64}, "devices must be at most 1, as many as are available, got 2"),
         ({"held_out_levels": 1}, "held_out_levels must be at least 2, got 1"),
-        ({"held_out_horizons": 0}, "held_out_horizons must be at least 1"),
+        ({"held_out_horizons": 0}, "held_out_horizons[0] must be at least 1"),
         ({"levels": "gridworld/smal"}, "gridworld/small"),
     ],
 )

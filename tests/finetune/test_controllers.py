@@ -104,12 +104,12 @@ def test_a_controller_vmaps_over_its_hyperparameters():
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: controllers.constant(1.2), "imitation must be from 0.0 to 1.0, got 1.2"),
-        (lambda: controllers.constant(float("nan")), "imitation must be from 0.0 to 1.0, got nan"),
-        (lambda: controllers.srft(-1.0), "imitation must be from 0.0"),
-        (lambda: controllers.success_gate(0), "failures must be from 1"),
+        (lambda: controllers.constant(1.2), "imitation must be at most 1, got 1.2"),
+        (lambda: controllers.constant(float("nan")), "imitation must be a number, not NaN, got nan"),
+        (lambda: controllers.srft(-1.0), "imitation must be at least 0, got -1.0"),
+        (lambda: controllers.success_gate(0), "failures must be at least 1, got 0"),
         (lambda: controllers.amft(0.01), "initial must lie between low and high, got 0.05, 0.01 and 0.95"),
-        (lambda: controllers.entropy_servo(0.5, high=1.5), "high must be from 0.0 to 1.0, got 1.5"),
+        (lambda: controllers.entropy_servo(0.5, high=1.5), "high must be at most 1, got 1.5"),
     ],
 )
 def test_bad_hyperparameters_are_named(make, says):

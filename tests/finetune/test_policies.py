@@ -281,9 +281,9 @@ def test_the_last_token_of_an_answer_needs_no_room():
         (lambda: TRANSFORMER.apply(PARAMS, PROMPTS), r"tokens must be \[L\].*got shape \(2, 3\)"),
         (lambda: TRANSFORMER.prefill(PARAMS, PROMPTS[0], T + 1), "at most max_length=9 tokens long, got 10"),
         (lambda: draw_from(T + 2, END), "at most max_length=9 tokens long, got 10"),
-        (lambda: draw_from(0, END), "length must be at least 1 token, got 0"),
+        (lambda: draw_from(0, END), "length must be at least 1, got 0"),
         (lambda: draw_from(T, V), "end must be a token between 0 and 4, got 5"),
-        (lambda: draw_from(T, END, -1.0), "temperature must not be negative, got -1.0"),
+        (lambda: draw_from(T, END, -1.0), "temperature must be at least 0, got -1.0"),
         (
             lambda: draw_from(T, END, 1.0, Prefix(jnp.zeros((2, 1), jnp.int32), jnp.zeros(2, jnp.int32))),
             r"the prefix must have tokens \[B, length\] = \(2, 6\).*got \(2, 1\)",

@@ -40,8 +40,8 @@ def test_the_success_rate_is_the_share_of_correct_answers():
     ("make", "says"),
     [
         (lambda: Sampling(0), "num_problems must be at least 1, got 0"),
-        (lambda: Sampling(4, 1), "group_size must be at least 2 answers, got 1"),
-        (lambda: Sampling(temperature=-1.0), "temperature must not be negative, got -1.0"),
+        (lambda: Sampling(4, 1), "group_size must be at least 2, got 1"),
+        (lambda: Sampling(temperature=-1.0), "temperature must be at least 0, got -1.0"),
     ],
 )
 def test_bad_options_are_named(make, says):

@@ -110,7 +110,7 @@ def test_a_step_learns_from_prefixes():
     [
         (lambda: sources.demonstrations(Echo(), 0), "count must be at least 1, got 0"),
         (lambda: sources.failures(Echo(), -1), "capacity must be at least 1, got -1"),
-        (lambda: sources.prefixed(Echo(), first=2.0), "first must be from 0.0 to 1.0, got 2.0"),
+        (lambda: sources.prefixed(Echo(), first=2.0), "first must be at most 1, got 2.0"),
         (lambda: sources.prefixed(Echo(), first=0.95, most=0.5), "first and last must be at most most = 0.5, got 0.95"),
         (lambda: sources.prefixed(Echo(), first=0.0, most=0.0), "most must be above 0"),
     ],

@@ -61,7 +61,7 @@ def test_a_mixture_is_meta_trained_like_one():
     [
         ([], [], "need one scale for each inner loop, got 0 for 0"),
         ([quadratic()], [1.0, 2.0], "got 2 for 1"),
-        ([quadratic()], [0.0], r"scales\[0\] must be positive and finite, got 0.0"),
+        ([quadratic()], [0.0], r"scales\[0\] must be above 0, got 0.0"),
     ],
 )
 def test_bad_mixtures_are_named(inners, scales, says):

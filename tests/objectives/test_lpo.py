@@ -232,10 +232,10 @@ def test_the_meta_gradient_reaches_every_part_of_a_drift_from_scratch(start):
     [
         (lpo, {"start": "trpo"}, "start must be .* got 'trpo'"),
         (lpo, {"hidden": 0}, "hidden must be at least 1, got 0"),
-        (dpo, {"alpha": 0.0}, "alpha must be positive and finite, got 0.0"),
-        (dpo, {"beta": -1}, "beta must be positive and finite, got -1"),
-        (dpo, {"beta": float("nan")}, "beta must be positive and finite, got nan"),
-        (dpo, {"alpha": float("inf")}, "alpha must be positive and finite, got inf"),
+        (dpo, {"alpha": 0.0}, "alpha must be above 0, got 0.0"),
+        (dpo, {"beta": -1}, "beta must be above 0, got -1"),
+        (dpo, {"beta": float("nan")}, "beta must be a number, not NaN, got nan"),
+        (dpo, {"alpha": float("inf")}, "alpha must be at most 1000000000, got inf"),
     ],
 )
 def test_bad_options_are_named_with_their_values(objective, options, message):

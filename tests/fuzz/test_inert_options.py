@@ -1,0 +1,100 @@
+"""Every option that is accepted changes the program that trains, or is about how a run is carried out or reported."""
+
+import hashlib
+import random
+import re
+
+import jax
+import pytest
+from fuzzing import alternatives, draw_valid, options_of, programs
+
+from experiments import launch
+from metarl.run.options import flatten, replace
+
+# What the report says, and nothing of the training; `tuning_` is of the agents that reports compare with.
+REPORTED = re.compile(r"held_out_|tuning_|directory")
+PROGRAMS = programs()
+
+
+def program(make, config) -> str | None:
+    """What the run computes, with its constants; None if the configuration is refused when the run is made."""
+    try:
+        meta = make(config)
+        traced = jax.jit(lambda key: meta.step(meta.init(key), key)).trace(jax.random.key(0))
+    except ValueError:
+        return None
+    return hashlib.sha256(traced.lower().as_text().encode()).hexdigest()
+
+
+def is_exempt(name: str, config) -> bool:
+    fitness_in_report_only = name == "eval_episodes" and "num_seeds" in flatten(config)  # of plain agents
+    return name in launch.CONTROL or bool(REPORTED.match(name)) or fitness_in_report_only
+
+
+def inert(make, config, options) -> list[str]:
+    """The options with values that are accepted, none of which makes a difference."""
+    before = program(make, config)
+    assert before is not None
+
+    def is_inert(option) -> bool:
+        accepted = False
+        for value in alternatives(option, flatten(config)[option.name]):
+            try:
+                after = program(make, replace(config, **{option.name: value}))
+            except ValueError:
+                continue
+            accepted |= after is not None
+            if after not in (None, before):
+                return False
+        return accepted
+
+    return [option.name for option in options if is_inert(option)]
+
+
+def tried(config) -> list:
+    return [x for x in options_of(type(config)) if not is_exempt(x.name, config)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_no_option_is_inert(name):
+    """All options of the presets that differ in kind, some of those that differ in size."""
+    make, config = PROGRAMS[name]
+    options, all_of_them = tried(config), name.endswith("quick") or name == "learned_optimizer gridworld"
+    assert inert(make, config, options if all_of_them else random.Random(name).sample(options, 5)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("name", [name for name in PROGRAMS if name.endswith("quick")])
+def test_no_option_is_inert_in_random_combinations(name, seed):
+    make, config = PROGRAMS[name]
+    valid = (draw_valid(config, 100 * seed + i) for i in range(100))
+    config = next(x for x in valid if program(make, x) is not None)
+    assert inert(make, config, random.Random(seed).sample(tried(config), 5)) == [], flatten(config)
+
+
+@pytest.mark.parametrize("name", ["agent quick"])
+def test_some_options_are_not_inert(name):
+    make, config = PROGRAMS[name]
+    assert inert(make, config, tried(config)[-3:]) == []
+
+
+def test_an_inert_option_is_found():
+    make, config = PROGRAMS["agent quick"]
+    option = next(x for x in options_of(type(config)) if x.name == "entropy_coef")
+    assert inert(lambda config: make(replace(config, entropy_coef=0.0)), config, [option])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_what_the_parser_accepts_can_be_traced(name, seed):
+    """Configurations within the declared bounds: a ValueError is one line, and nothing else is raised."""
+    make, config = PROGRAMS[name]
+    valid = draw_valid(config, seed)
+    try:
+        meta = make(valid)
+        jax.eval_shape(lambda key: meta.step(meta.init(key), key), jax.random.key(0))
+    except ValueError as error:
+        assert len(str(error).splitlines()) == 1
