@@ -25,6 +25,7 @@ except ImportError:  # not on Windows
 def locked(path: Path) -> Iterator[None]:
     """Holds the lock file `path` during the block. The kernel releases it when the process ends, also if it is killed.
 
+    The file is removed at the end of the block; one that a killed process has left locks nothing.
     Of the processes of one distributed run, the first alone takes the lock. Nothing is locked where the system has no
     such locks: on Windows, and on some network file systems.
     Raises BlockingIOError if the lock is held, by another process or by this one.
@@ -34,12 +35,15 @@ def locked(path: Path) -> Iterator[None]:
             file = stack.enter_context(path.open("a+"))
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    raise BlockingIOError  # it was removed, by who held it, after it was opened here
             except BlockingIOError:
                 file.seek(0)
                 raise BlockingIOError(f"{path.parent} is in use by another process ({file.read()})") from None
             except OSError:  # a file system without locks
                 pass
             else:
+                stack.callback(path.unlink, missing_ok=True)
                 file.truncate(0)
                 file.write(f"pid {os.getpid()} on {platform.node()}")
                 file.flush()

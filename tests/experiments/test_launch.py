@@ -273,7 +273,7 @@ def test_adding_an_experiment_with_a_preset_and_a_report_touches_one_new_file(tm
     schedule = module_of(tmp_path / "schedule.py", SCHEDULE)
     directory = tmp_path / "run"
     schedule.main(words(directory=directory))
-    files = {path.name for path in directory.iterdir() if not path.name.startswith(".")}
+    files = {path.name for path in directory.iterdir()}
     assert {
         "metrics.csv",
         "curves.png",
