@@ -205,7 +205,7 @@ def load_rule(name: str | Path) -> Rule:
         raise ValueError(
             f"{where} has no recipe: it is no rule of save_rule; metarl.rules.convert(path, recipe) adds one"
         )
-    with reading(f"{where}, whose recipe metarl.rules.convert(path, recipe) can complete or replace"):
+    with reading(where, "; metarl.rules.convert(path, recipe) completes files of old versions"):
         learner = build(card["recipe"])
         _check(learner, params)
     learned = {kind: params.get(kind, ()) for kind in ("objective", "optimizer")}

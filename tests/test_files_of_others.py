@@ -80,7 +80,7 @@ def rule(tmp_path_factory):
 def agent(tmp_path_factory):
     path = tmp_path_factory.mktemp("agent") / "agent.safetensors"
     network, outputs = {"name": "tabular"}, {"value": 1}
-    params = rules.build_part("network", network)(ENV.observation_space(ENV.default_params), {"policy": 3, "value": 1})
+    params = rules.build_part("network", network)(ENV.observation_space(ENV.default_params), {"policy": 5, "value": 1})
     metarl.save_agent(path, params.init(jax.random.key(0)), ENV, network, outputs)
     return path
 

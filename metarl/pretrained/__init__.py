@@ -72,16 +72,16 @@ def load_params(path: str | Path) -> tuple[Params, dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def reading(where: str) -> Iterator[None]:
+def reading(where: str, way_out: str = "") -> Iterator[None]:
     """For code that takes what a file says at its word: any error of the block becomes a ValueError that says `where`.
 
-    A file may say anything, and what the parts that it describes make of that is not foreseen.
+    `way_out` is added at its end. A file may say anything, and what the parts that it describes make of that is not foreseen.
     """
     try:
         yield
     except Exception as error:
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        raise ValueError(f"{where}: {kind}{' '.join(str(error).split())}") from error
+        raise ValueError(f"{where}: {kind}{' '.join(str(error).split())}{way_out}") from error
 
 
 def tuples(options: Mapping[str, Any]) -> dict[str, Any]:
