@@ -17,7 +17,6 @@ from experiments import learned_optimizer as learned
 from metarl import parallel, plot
 from metarl.evaluation import tables
 from metarl.optimizers.open import Group
-from metarl.run import checkpoint
 from metarl.run.files import write_json
 from metarl.run.options import flatten, replace
 
@@ -34,22 +33,20 @@ def ablate(config: learned.Config) -> None:
         raise ValueError("an ablation is of open, and says itself what is left out")
     if not config.held_out.held_out_seeds or config.more.more_levels or config.sweep.sweep:
         raise ValueError("an ablation needs held_out_seeds, and no more_levels and no sweep")
-    directory = cli.directory_of_runs(config.run, "ablation")
-    directory.mkdir(parents=True, exist_ok=True)
-    rows = {}
-    inert = ("epoch", "noise") if config.supervised else ()  # one pass, and nothing that acts
-    for group in ("", *(x for x in get_args(Group) if x not in inert)):
-        name, without = (f"without {group}", (group,)) if group else ("open", ())
-        place = directory / (group or "open")
-        own = replace(config, without=without, directory=str(place), resume=bool(checkpoint.steps(place)))
-        _, _, found = launch.run(learned.EXPERIMENT, own)
-        rows[name] = found["trained"]
-        rows |= {} if group else {"adam": found["adam"]}
-    write_json(directory / "ablation.json", {"config": flatten(config), "report": rows})
-    tables.show(rows, learned.EXPERIMENT.score)
-    drawn = {name: (x["mean"], x["low"], x["high"]) for name, x in rows.items()}
-    plot.save(plot.intervals(drawn, learned.EXPERIMENT.score), directory / "ablation.png")
-    print(f"results in {directory}", file=sys.stderr)
+    with cli.directory_of_runs(config.run, "ablation") as directory:
+        rows = {}
+        inert = ("epoch", "noise") if config.supervised else ()  # one pass, and nothing that acts
+        for group in ("", *(x for x in get_args(Group) if x not in inert)):
+            name, without = (f"without {group}", (group,)) if group else ("open", ())
+            own = launch.placed(replace(config, without=without), directory / (group or "open"))
+            _, _, found = launch.run(learned.EXPERIMENT, own)
+            rows[name] = found["trained"]
+            rows |= {} if group else {"adam": found["adam"]}
+        write_json(directory / "ablation.json", {"config": flatten(config), "report": rows})
+        tables.show(rows, learned.EXPERIMENT.score)
+        drawn = {name: (x["mean"], x["low"], x["high"]) for name, x in rows.items()}
+        plot.save(plot.intervals(drawn, learned.EXPERIMENT.score), directory / "ablation.png")
+        print(f"results in {directory}", file=sys.stderr)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -461,12 +461,12 @@ def part(config: Config, directory: Path, name: str, meta: Meta, steps: int) -> 
     Raises ValueError if its directory has a run of another length: schedules are stretched to the length.
     """
     place = directory / name
-    started = bool(checkpoint.steps(place))
-    if started:
-        _, state, _ = checkpoint.restore(place, jax.eval_shape(meta.init, jax.random.key(0)))
+    own = launch.placed(replace(config, arms=(name,) if name in ARMS else (), steps=steps), place)
+    if own.run.resume:
+        template, step = jax.eval_shape(meta.init, jax.random.key(0)), own.run.resume_from or None
+        _, state, _ = checkpoint.restore(place, template, step=step)
         if (was := int(state.lifetimes.level.horizon.max()) - 1) != steps:
             raise ValueError(f"{place} was begun as a run of {was} steps: it cannot become one of {steps}")
-    own = replace(config, arms=(name,) if name in ARMS else (), directory=str(place), steps=steps, resume=started)
     state, log, _ = launch.run(launch.Experiment("amft", lambda config: meta, CURVES), own)
     return _policies(state), log
 
@@ -581,7 +581,8 @@ def sweep_arms(config: Config, directory: Path, start: Params) -> None:
     """A sweep of each arm from the base policies `start`."""
     for arm in config.setting.arms:
         make = partial(tuned, arm=arm, start=start)
-        own = replace(config, arms=(arm,), directory=str(directory / arm))
+        resume_from = config.run.resume_from if cli.has_checkpoint(directory / arm, config.run.resume_from) else 0
+        own = replace(config, arms=(arm,), directory=str(directory / arm), resume_from=resume_from)
         sweeps.run_sweep(launch.Experiment("amft", make, CURVES), own)
 
 
@@ -610,9 +611,9 @@ def main(argv: list[str] | None = None) -> None:
         if config.sweep.sweep:
             parallel.one_device_per_core()
             check_sweep(config)
-        directory = cli.directory_of_runs(config.run, "amft")
-        start, _ = part(config, directory, "base", base(config), config.base.base_steps)
-        (sweep_arms if config.sweep.sweep else compare)(config, directory, start)
+        with cli.directory_of_runs(config.run, "amft") as directory:
+            start, _ = part(config, directory, "base", base(config), config.base.base_steps)
+            (sweep_arms if config.sweep.sweep else compare)(config, directory, start)
 
 
 if __name__ == "__main__":

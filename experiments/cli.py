@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -13,9 +15,11 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
-from metarl.run.train import Interrupted, NonFiniteLoss
+from metarl.run.checkpoint import steps
+from metarl.run.train import Interrupted, NonFiniteLoss, claimed
 
 Config = TypeVar("Config")
+LOCK = ".run.lock"  # of the files that an experiment writes; the checkpoints have their own
 FLAT = (tyro.conf.OmitArgPrefixes,)  # the options of a configuration's parts have no prefix
 
 
@@ -67,28 +71,65 @@ def run_directory(directory: str, name: str, seed: int | None = None) -> Path:
     return Path(directory or Path("runs") / named)
 
 
-def directory_of_runs(options: Any, name: str) -> Path:
-    """Where an experiment of several runs puts them; `options` has `directory`, `seed` and `resume`.
+def has_checkpoint(directory: Path, step: int) -> bool:
+    """Whether a run in `directory` or in the folders there has a checkpoint of meta-step `step`."""
+    return any(step in steps(path.parent) for path in directory.rglob("checkpoints"))
 
-    Raises FileExistsError if there are files and it does not resume.
+
+@contextlib.contextmanager
+def directory_of_runs(options: Any, name: str) -> Iterator[Path]:
+    """Where an experiment of several runs puts them, locked; `options` has `directory`, `seed` and `resume`.
+
+    Raises FileExistsError if there are files and it does not resume, FileNotFoundError if no run in it has the
+    checkpoint to resume from, BlockingIOError if another process is using it.
     """
     directory = run_directory(options.directory, name, options.seed)
-    if directory.exists() and any(directory.iterdir()) and not options.resume:
-        raise FileExistsError(f"{directory} is not empty: give resume to go on with it, or another directory")
-    return directory
+    step = getattr(options, "resume_from", 0)
+    if step and not has_checkpoint(directory, step):
+        there = {str(path.parent.relative_to(directory)): steps(path.parent) for path in directory.rglob("checkpoints")}
+        raise FileNotFoundError(f"no checkpoint of meta-step {step} in the runs in {directory}: {there}")
+    with claimed(directory, False, LOCK):
+        if not options.resume and any(not path.name.startswith(".") for path in directory.iterdir()):
+            raise FileExistsError(f"{directory} is not empty: give resume to go on with it, or another directory")
+        yield directory
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM came while nothing was trained: before, or during the report."""
+
+
+@contextlib.contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """The first SIGTERM raises, as SIGINT does by default (main thread only); a second one ends the process."""
+
+    def stop(signum: int, frame: Any) -> None:
+        signal.signal(signum, signal.SIG_DFL)
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager
 def clean_exit() -> Iterator[None]:
-    """Ends the program with one line instead of a traceback where the message says it all.
+    """Ends the program with one line instead of a traceback where the message says it all, also after SIGTERM.
 
     Exit codes: 130 after SIGINT, 143 after SIGTERM, 3 for a loss that is not finite, 2 for a ValueError, OSError or
     ImportError. `python -X dev -m experiments.NAME` shows the traceback of the last three kinds.
     """
     try:
-        yield
+        with _sigterm_raises():
+            yield
     except Interrupted as error:
         _fail(error, 128 + error.signum)
+    except _Terminated:
+        _fail(KeyboardInterrupt("SIGTERM: stopped outside of training"), 143)
     except KeyboardInterrupt:
         _fail(KeyboardInterrupt("interrupted"), 130)
     except NonFiniteLoss as error:

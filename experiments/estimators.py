@@ -47,7 +47,7 @@ from metarl.parallel import Placement
 from metarl.rl.rollout import evaluate, model
 from metarl.rules import build_part
 from metarl.run.files import circumstances, write_json
-from metarl.run.train import check_directory
+from metarl.run.train import claimed
 from metarl.types import Array, Key, Levels, MetaParams
 
 if TYPE_CHECKING:
@@ -371,12 +371,12 @@ def main(argv: list[str] | None = None) -> None:
     with cli.clean_exit():
         config = cli.options(Config, __doc__, argv)
         directory = cli.run_directory(config.directory, "estimators", config.seed)
-        check_directory(directory, resume=False)
-        results = bake_off(config, envs.make(config.levels, config.horizon))
-        show(results)
-        about = {"configuration": dataclasses.asdict(config), **circumstances(), **results}
-        write_json(directory / "estimators.json", about)
-        plot.save(draw(results["estimators"]), directory / "estimators.png")
+        with claimed(directory, False, cli.LOCK):
+            results = bake_off(config, envs.make(config.levels, config.horizon))
+            show(results)
+            about = {"configuration": dataclasses.asdict(config), **circumstances(), **results}
+            write_json(directory / "estimators.json", about)
+            plot.save(draw(results["estimators"]), directory / "estimators.png")
         print(f"results in {directory}", file=sys.stderr)
 
 

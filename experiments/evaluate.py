@@ -83,7 +83,6 @@ def run(options: Options, suites: Mapping[str, Suite], planned: Plan, directory:
     """
     start = time.monotonic()
     asked, known = _done(directory, json.loads(json.dumps(_asked(options, suites, planned))))
-    directory.mkdir(parents=True, exist_ok=True)
 
     def save(so_far: Evaluation) -> None:
         rows = so_far.rows()
@@ -158,8 +157,8 @@ def main(argv: list[str] | None = None) -> None:
         one_device_per_core()
         suites = {name: envs.suites.load(file, envs.make) for name, file in envs.suites.find(options.suite).items()}
         planned = plan(labelled(options.rules), suites, options.points)
-        directory = cli.directory_of_runs(options, "evaluate")
-        run(options, suites, planned, directory)
+        with cli.directory_of_runs(options, "evaluate") as directory:
+            run(options, suites, planned, directory)
         print(f"results in {directory}", file=sys.stderr)
 
 

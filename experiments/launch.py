@@ -25,11 +25,12 @@ from metarl.evaluation import tables
 from metarl.meta import Meta
 from metarl.pretrained import save_params
 from metarl.rules import Recipe, save_rule
+from metarl.run import checkpoint
 from metarl.run.checkpoint import Log
 from metarl.run.files import circumstances, write_json
-from metarl.run.options import flatten
+from metarl.run.options import flatten, replace
 from metarl.run.sinks import CSV, ProgressDisplay, Sink, TensorBoard, WandB
-from metarl.run.train import check_directory, train
+from metarl.run.train import claimed, train
 
 Report = Mapping[str, Mapping[str, float]]  # a row for each name, with at least its mean and interval: mean, low, high
 
@@ -96,7 +97,8 @@ def run(experiment: Experiment, config: Any) -> tuple[Any, Log, Report]:
     `report.png`. Whoever stops the report finds all else in place, and resuming the finished run repeats it. Of several
     processes, the first writes and reports while the others wait.
 
-    Raises ValueError if the run is distributed over several processes that have not joined.
+    Raises ValueError if the run is distributed over several processes that have not joined, BlockingIOError if another
+    process is using the directory, and as `metarl.train` does.
     """
     options: Run = config.run
     if options.distributed and not jax.distributed.is_initialized():
@@ -104,25 +106,35 @@ def run(experiment: Experiment, config: Any) -> tuple[Any, Log, Report]:
     meta, start = experiment.prepared(config).make(config), time.monotonic()
     jax.eval_shape(meta.init, jax.random.key(0))  # an experiment that cannot be traced leaves no files
     directory = cli.run_directory(options.directory, experiment.name, options.seed)
-    check_directory(directory, options.resume)
     first = jax.process_index() == 0
-    state, log = train(
-        meta,
-        **training_options(options),
-        directory=directory,
-        resume=options.resume,
-        sinks=_sinks(experiment, config, directory) if first else [],
-        fingerprint=what_is_trained(config),
-    )
-    state = jax.device_get(state)  # from all devices of the training to the one of the report
-    table: Report = _finish(experiment, config, state, log, directory, time.monotonic() - start) if first else {}
-    parallel.meet("report")
+    with claimed(directory, options.resume, cli.LOCK):
+        state, log = train(
+            meta,
+            **training_options(options),
+            directory=directory,
+            sinks=_sinks(experiment, config, directory) if first else [],
+            fingerprint=what_is_trained(config),
+        )
+        state = jax.device_get(state)  # from all devices of the training to the one of the report
+        table: Report = _finish(experiment, config, state, log, directory, time.monotonic() - start) if first else {}
+        parallel.meet("report")
     return state, log, table
+
+
+def placed(config: Any, directory: Path) -> Any:
+    """`config` for one of several runs of an experiment: it has the files in `directory`, and resumes if it was begun.
+
+    It continues from the checkpoint of `resume_from` if there is one, else from its newest.
+    """
+    saved = checkpoint.steps(directory)
+    resume_from = config.run.resume_from if config.run.resume_from in saved else 0
+    return replace(config, directory=str(directory), resume=bool(saved), resume_from=resume_from)
 
 
 def training_options(options: Run) -> dict[str, Any]:
     """What a run and a sweep of runs tell `metarl.train` alike."""
-    return {name: getattr(options, name) for name in ("seed", "steps", "chunk", "checkpoint_every", "keep")}
+    names = ("seed", "steps", "chunk", "checkpoint_every", "keep", "resume")
+    return {**{name: getattr(options, name) for name in names}, "resume_from": options.resume_from or None}
 
 
 def what_is_trained(config: Any) -> dict[str, Any]:

@@ -200,7 +200,7 @@ class Config:
 
     def __post_init__(self) -> None:
         lives = self.distribution
-        checks.within(COUNT, longest_life=lives.longest_life, shortest_life=lives.shortest_life)
+        checks.within(int, COUNT, longest_life=lives.longest_life, shortest_life=lives.shortest_life)
         if self.distribution.levels in TASKS and self.distribution.shortest_life != self.distribution.longest_life:
             raise ValueError(
                 f"shortest_life must be longest_life = {self.distribution.longest_life}: trainings of "

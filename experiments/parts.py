@@ -59,6 +59,9 @@ class Run:
     """How many checkpoints stay on disk."""
     resume: bool = False
     """Go on from the newest checkpoint in the directory."""
+    resume_from: Annotated[int, COUNT_OR_ZERO] = 0
+    """Go on from the checkpoint of this meta-step, for example because newer ones are damaged (0: as `resume` says).
+    Newer ones are removed when the first new one is saved."""
     distributed: bool = False
     """This is one of several processes that share the run, its directory and the work of all their devices. They find
     each other by their cluster (Slurm, Open MPI, Kubernetes, TPU), or by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
@@ -70,6 +73,8 @@ class Run:
 
     def __post_init__(self) -> None:
         checks.fields(self)
+        if self.resume_from:
+            object.__setattr__(self, "resume", True)
         for name in ("resume", "distributed"):
             if getattr(self, name) and not self.directory:
                 raise ValueError(f"{name} needs the directory of the run")

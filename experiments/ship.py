@@ -16,8 +16,10 @@ import tyro
 
 import metarl.pretrained
 from experiments import cli
+from experiments.__main__ import names
 from experiments.launch import CONTROL, card
-from metarl.pretrained import load_params
+from metarl.evaluation.compare import results_of
+from metarl.pretrained import load_params, reading
 from metarl.rules import RULE_FILE, load_rule, save_rule
 
 LICENCE = "Apache-2.0"
@@ -55,8 +57,13 @@ def ship(options: Options) -> Path:
     run = Path(options.run)
     recipe = load_rule(run).card["recipe"]
     params, _ = load_params(run / RULE_FILE)
-    results = json.loads((run / "results.json").read_text())
-    curve = np.atleast_1d(np.genfromtxt(run / "metrics.csv", delimiter=",", names=True))
+    results = results_of(options.run)
+    if results["experiment"] not in names():
+        raise ValueError(
+            f"{run / 'results.json'} is of {results['experiment']!r}, which is none of {', '.join(names())}"
+        )
+    with reading(f"{run / 'metrics.csv'} (resuming the finished run makes it anew)"):
+        curve = np.atleast_1d(np.genfromtxt(run / "metrics.csv", delimiter=",", names=True))
     about = card(results, {name: curve[name] for name in curve.dtype.names or ()})
     about["config"] = {name: x for name, x in about["config"].items() if name not in CONTROL - {"steps", "seed"}}
     about |= {"note": options.note, "licence": LICENCE, "training_data": training_data(about["config"])}

@@ -11,6 +11,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -54,27 +55,27 @@ def run_sweep(experiment: Experiment, config: Any) -> None:
     alone = _member(config)
     metric = _metric(experiment, alone, config.sweep.sweep_by)
     first, start = jax.process_index() == 0, time.monotonic()
-    directory = Path(options.directory)
-    if first:  # the others come later, and may find its files there
-        directory = cli.directory_of_runs(options, f"{experiment.name}-sweep")
-        directory.mkdir(parents=True, exist_ok=True)
-    parallel.meet("directory")
     training = launch.training_options(options)
-    found = metarl.sweep(
-        experiment.make,
-        alone,
-        fields,
-        seeds=range(training.pop("seed"), options.seed + config.sweep.sweep_seeds),
-        placement=parallel.Placement(parallel.all_devices(), config.sweep.sweep_batch or parallel.sweep_batch()),
-        directory=directory,
-        sinks=lambda name: [ProgressDisplay(options.steps, experiment.curves)] if first else [],
-        resume=options.resume,
-        fingerprint={**launch.what_is_trained(alone), "steps": options.steps},
-        **training,
+    # the other processes come later, and may find files of the first in the directory
+    place = (
+        cli.directory_of_runs(options, f"{experiment.name}-sweep") if first else nullcontext(Path(options.directory))
     )
-    if first:
-        _finish(experiment, config, found, metric, directory, time.monotonic() - start)
-    parallel.meet("report")
+    with place as directory:
+        parallel.meet("directory")
+        found = metarl.sweep(
+            experiment.make,
+            alone,
+            fields,
+            seeds=range(training.pop("seed"), options.seed + config.sweep.sweep_seeds),
+            placement=parallel.Placement(parallel.all_devices(), config.sweep.sweep_batch or parallel.sweep_batch()),
+            directory=directory,
+            sinks=lambda name: [ProgressDisplay(options.steps, experiment.curves)] if first else [],
+            fingerprint={**launch.what_is_trained(alone), "steps": options.steps},
+            **training,
+        )
+        if first:
+            _finish(experiment, config, found, metric, directory, time.monotonic() - start)
+        parallel.meet("report")
 
 
 def parse(config: Any) -> dict[str, list[Any]]:
@@ -99,7 +100,7 @@ def parse(config: Any) -> dict[str, list[Any]]:
     members = math.prod(map(len, fields.values())) * config.sweep.sweep_seeds
     if members > MOST_MEMBERS:
         raise ValueError(f"sweep must have at most {MOST_MEMBERS} members, got {members}")
-    checks.within(SEED, **{"seed + sweep_seeds - 1": config.run.seed + config.sweep.sweep_seeds - 1})
+    checks.within(int, SEED, **{"seed + sweep_seeds - 1": config.run.seed + config.sweep.sweep_seeds - 1})
     for values in itertools.product(*fields.values()):
         replace(config, **dict(zip(fields, values, strict=True)))
     return fields
@@ -133,7 +134,7 @@ def draw(rows: Sequence[dict[str, Any]], fields: Mapping[str, list[Any]], metric
 
 def _member(config: Any) -> Any:
     """The configuration of one run of the grid: the members share the devices, so each has one."""
-    alone = replace(config, **flatten(Sweep()), directory="", resume=False, distributed=False)
+    alone = replace(config, **flatten(Sweep()), directory="", resume=False, resume_from=0, distributed=False)
     return replace(alone, devices=1) if "devices" in flatten(alone) else alone
 
 

@@ -95,9 +95,12 @@ def fields(record: Any) -> None:
     _check({name: getattr(record, name) for name in hints}, hints)
 
 
-def within(bound: Bound, **values: Any) -> None:
-    """Raises ValueError for the first number of `values` out of bounds; for names that are known at run time only."""
-    _check(values, dict.fromkeys(values, Annotated[float, bound]))
+def within(kind: type, bound: Bound, **values: Any) -> None:
+    """Raises ValueError for the first of `values` that is no `kind` (int, float) within the bound.
+
+    For numbers that are not arguments of a function to decorate, or whose names are known at run time only.
+    """
+    _check(values, dict.fromkeys(values, Annotated[kind, bound]))
 
 
 def one_of(choices: Iterable[Any], **values: Any) -> None:

@@ -20,7 +20,7 @@ from metarl import objectives, optimizers
 from metarl.inner.rl import Experience, ValueJudge, rl_inner_loop, value_judge
 from metarl.meta import InnerLoop
 from metarl.optimizers.learned import LearnedOptimizer, as_learned
-from metarl.pretrained import load_params, save_params, tuples
+from metarl.pretrained import load_params, reading, save_params, tuples
 from metarl.rl import networks
 from metarl.rl.critic import Critic
 from metarl.rl.networks import NetworkFactory
@@ -172,6 +172,9 @@ def build(recipe: Recipe) -> Learner:
 
     Raises ValueError as `build_part` does, and for a recipe that lacks a part.
     """
+    for what, x in {"recipe": recipe, **(recipe if isinstance(recipe, Mapping) else {})}.items():
+        if not isinstance(x, Mapping):
+            raise ValueError(f"{what} must be a mapping, got {x!r}")
     needed = ("optimizer",) if recipe.keys() == {"optimizer"} else _OF_AGENTS
     parts = {kind: build_part(kind, spec) for kind, spec in recipe.items()}
     if missing := [kind for kind in needed if kind not in parts]:
@@ -185,7 +188,7 @@ def save_rule(path: str | Path, params: MetaParams, recipe: Recipe, metadata: Ma
     `metadata` is any JSON-able mapping.
     Raises ValueError for a recipe that `build` does not know, and for parameters that are not those of its learner.
     """
-    _check(build(recipe), params, str(path))
+    _check(build(recipe), params)
     save_params(path, params, {**(metadata or {}), "recipe": recipe})
 
 
@@ -202,13 +205,9 @@ def load_rule(name: str | Path) -> Rule:
         raise ValueError(
             f"{where} has no recipe: it is no rule of save_rule; metarl.rules.convert(path, recipe) adds one"
         )
-    try:
+    with reading(where, "; metarl.rules.convert(path, recipe) completes files of old versions"):
         learner = build(card["recipe"])
-    except ValueError as error:
-        raise ValueError(
-            f"{where}: {error}; metarl.rules.convert(path, recipe) completes files of old versions"
-        ) from error
-    _check(learner, params, where)
+        _check(learner, params)
     learned = {kind: params.get(kind, ()) for kind in ("objective", "optimizer")}
     return Rule(
         objectives.fixed(learner.objective, learned["objective"])
@@ -249,7 +248,7 @@ def _find(name: str | Path) -> Path:
     raise FileNotFoundError(f"no rule at {str(name)!r}, and none is shipped as that; did you mean {', '.join(alike)}?")
 
 
-def _check(learner: Learner, params: MetaParams, where: str) -> None:
+def _check(learner: Learner, params: MetaParams) -> None:
     learned = {"optimizer": as_learned(learner.optimizer).init}
     if learner.objective is not None:
         learned["objective"] = learner.objective.init
@@ -259,4 +258,4 @@ def _check(learner: Learner, params: MetaParams, where: str) -> None:
         for parts in (born, params)
     )
     if wanted != found:
-        raise ValueError(f"{where}: the parameters are not those of its recipe, which has {wanted}")
+        raise ValueError(f"the parameters are not those of its recipe, which has {wanted}")

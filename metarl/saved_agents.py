@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metarl.pretrained import load_params, save_params
+from metarl.pretrained import load_params, reading, save_params
 from metarl.rl.rollout import Episodes, Model, evaluate
 from metarl.rules import Part, build_part
 from metarl.types import Array, Box, Discrete, Environment, Key, Params, PyTree
@@ -81,7 +81,7 @@ def save_agent(
     Raises ValueError for an unknown network, and for parameters that are not those of this network for `env`.
     """
     about = {"network": dict(network), "outputs": dict(outputs), "policy": _POLICY, **_spaces(env)}
-    _check(_model(about), params, str(path))
+    _check(_model(about), params)
     save_params(path, params, {**(metadata or {}), "agent": about})
 
 
@@ -94,8 +94,9 @@ def load_agent(path: str | Path) -> SavedAgent:
     if "agent" not in card:
         kind = "a learned rule (metarl.load_rule reads it)" if "recipe" in card else "something else"
         raise ValueError(f"{path} has no agent that save_agent wrote, but {kind}")
-    model = _model(card["agent"])
-    _check(model, params, str(path))
+    with reading(str(path)):
+        model = _model(card["agent"])
+        _check(model, params)
     return SavedAgent(jax.tree.map(jnp.asarray, params), model, card)  # a table of numpy takes no traced observation
 
 
@@ -138,7 +139,7 @@ def _said(spaces: Mapping[str, Any]) -> str:
     return " and ".join(f"{name.replace('_', ' ')} {space}" for name, space in spaces.items())
 
 
-def _check(model: Model, params: Params, where: str) -> None:
+def _check(model: Model, params: Params) -> None:
     wanted = jax.tree.map(lambda x: x.shape, jax.eval_shape(model.network.init, jax.random.key(0)))
     if wanted != (found := jax.tree.map(lambda x: x.shape, dict(params))):
-        raise ValueError(f"{where}: the parameters are not those of this network: {wanted} is needed, got {found}")
+        raise ValueError(f"the parameters are not those of this network: {wanted} is needed, got {found}")

@@ -100,4 +100,4 @@ def test_records_and_names_of_run_time():
     with pytest.raises(ValueError, match="x must be one of a, b, got 'c'"):
         checks.one_of(("a", "b"), x="c")
     with pytest.raises(ValueError, match="x must be above 0"):
-        checks.within(POSITIVE, x=-1)
+        checks.within(float, POSITIVE, x=-1)

@@ -26,7 +26,7 @@ def render(env: Gridworld, params: GridworldParams, state: GridworldState | None
 
     Raises ValueError if `pixels` is below 8.
     """
-    checks.within(Bound(8, 1024), pixels=pixels)
+    checks.within(int, Bound(8, 1024), pixels=pixels)
     level, now = jax.tree.map(np.asarray, (params, state))
     side = env.max_side
     y, x = np.mgrid[:pixels, :pixels] / (pixels - 1) - 0.5

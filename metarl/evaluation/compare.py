@@ -16,6 +16,7 @@ from metarl.evaluation.statistics import Interval, over_runs
 from metarl.meta import InnerLoop
 from metarl.objectives.actor_critic import ActorCriticOptions
 from metarl.optimizers.learned import LearnedOptimizer
+from metarl.pretrained import reading
 from metarl.rules import Recipe, Rule, build, load_rule
 from metarl.types import Levels, MetaParams
 
@@ -66,8 +67,7 @@ def load(directory: str) -> Run:
     no agents.
     """
     rule = load_rule(directory)
-    if not {"experiment", "config"} <= rule.card.keys():
-        raise ValueError(f"the rule in {directory} does not say which run it is of")
+    _check_origin(rule.card, f"the rule in {directory}")
     if rule.learner.objective is None:
         raise ValueError(f"the rule in {directory} is of {rule.card['experiment']}, which has no agents to compare")
     return Run(directory, rule)
@@ -154,8 +154,28 @@ def over_seeds(results: Mapping[str, Mapping[str, Any]], ignored: Collection[str
 
 
 def results_of(directory: str) -> dict[str, Any]:
-    """What a finished run says of itself in `results.json`. Raises FileNotFoundError if there is none."""
-    return json.loads((Path(directory) / "results.json").read_text())
+    """What a finished run says of itself in `results.json`: `experiment`, `config`, `report` and more.
+
+    Raises FileNotFoundError if there is none, ValueError if it is damaged or not of a run.
+    """
+    path = Path(directory) / "results.json"
+    with reading(str(path)):
+        results = json.loads(path.read_bytes())
+    _check_origin(results, str(path))
+    with reading(f"{path} has no report of a run"):
+        {name: float(row["mean"]) for name, row in results["report"].items()}
+    return results
+
+
+def _check_origin(said: Any, where: str) -> None:
+    """Raises ValueError if `said` does not hold the experiment and the options of a run."""
+    kinds = {"experiment": str, "config": dict}
+    if not isinstance(said, Mapping) or not all(isinstance(said.get(name), kind) for name, kind in kinds.items()):
+        raise ValueError(f"{where} does not say which run it is of")
+    options = {"seed": int, "levels": str, "eval_episodes": int, "shortest_life": int, "longest_life": int}
+    for name, value in {"seed": None, **said["config"]}.items():
+        if name in options and not isinstance(value, options[name]):
+            raise ValueError(f"{where} is of a run with {name} {value!r}, which is not a {options[name].__name__}")
 
 
 def _plain(recipe: Recipe, kind: Family) -> tuple[str, Recipe]:
@@ -185,9 +205,9 @@ def _check_comparable(runs: Sequence[Run], same_levels: bool) -> None:
 
 def _shared(run: Run, same_levels: bool, same_experiment: bool) -> dict[str, Any]:
     """What held-out levels, and the plain agent on them, are made from."""
-    found = {name: run.recipe["experience"][name] for name in ("num_envs", "rollout_length")}
+    found = {name: getattr(run.rule.learner.experience, name) for name in ("num_envs", "rollout_length")}
     if same_levels:
-        found["levels"] = run.config["levels"]
+        found["levels"] = run.config.get("levels")
     if same_experiment:
         _, plain = _plain(run.recipe, TABULAR)  # of any family: it is the same for all runs
         found |= {f"{part} of the plain agent": plain[part] for part in ("objective", "optimizer", "experience")}

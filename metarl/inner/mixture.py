@@ -93,7 +93,7 @@ def _check(inners: Sequence[InnerLoop], scales: Sequence[Array | float]) -> None
     shapes = {str(jax.tree.map(jnp.shape, jax.eval_shape(inner.init_meta, jax.random.key(0)))) for inner in inners}
     if len(shapes) > 1:
         raise ValueError("inner loops of a mixture must have the same meta-parameters")
-    checks.within(POSITIVE, **{f"scales[{i}]": scale for i, scale in enumerate(scales)})
+    checks.within(float, POSITIVE, **{f"scales[{i}]": scale for i, scale in enumerate(scales)})
 
 
 def _scaled_mean(values: Sequence[Array], scales: Sequence[Array | float]) -> Array:

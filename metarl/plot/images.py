@@ -41,7 +41,7 @@ def save_animation(frames: Sequence[Any], path: str | Path, frames_per_second: f
     """
     from PIL import Image  # a dependency of matplotlib
 
-    checks.within(POSITIVE, frames_per_second=frames_per_second)
+    checks.within(float, POSITIVE, frames_per_second=frames_per_second)
     arrays = [np.asarray(frame, np.uint8) for frame in frames]
     if not arrays or len(shapes := {x.shape for x in arrays}) > 1:
         raise ValueError(f"need frames of one shape, got {shapes if arrays else 'none'}")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,17 @@ def load_params(path: str | Path) -> tuple[Params, dict[str, Any]]:
         raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
     if header is None:
         raise ValueError(f"{path} was not written by metarl.pretrained: it has no 'metarl' metadata")
-    metadata = json.loads(header)
+    try:
+        metadata = json.loads(header)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: its metadata are no JSON ({error})") from error
+    if not isinstance(metadata, dict):
+        raise ValueError(f"{path} is damaged: its metadata must be a JSON object, got {type(metadata).__name__}")
     if metadata.get("content_hash") != _hash(flat):
         raise ValueError(f"{path} is damaged: its contents do not match its content hash")
+    inside = {name[:i] for name in flat for i, letter in enumerate(name) if letter == "/"}
+    if both := inside & flat.keys():
+        raise ValueError(f"{path} is damaged: {sorted(both)[0]!r} is an array, and has arrays in it")
     params: dict[str, Any] = {}
     for name, array in flat.items():
         *parents, last = name.split("/")
@@ -60,6 +69,19 @@ def load_params(path: str | Path) -> tuple[Params, dict[str, Any]]:
             node = node.setdefault(parent, {})
         node[last] = array
     return params, metadata
+
+
+@contextlib.contextmanager
+def reading(where: str, way_out: str = "") -> Iterator[None]:
+    """For code that takes what a file says at its word: any error of the block becomes a ValueError that says `where`.
+
+    `way_out` is added at its end. A file may say anything, and what the parts that it describes make of that is not foreseen.
+    """
+    try:
+        yield
+    except Exception as error:
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise ValueError(f"{where}: {kind}{' '.join(str(error).split())}{way_out}") from error
 
 
 def tuples(options: Mapping[str, Any]) -> dict[str, Any]:

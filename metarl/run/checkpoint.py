@@ -1,14 +1,17 @@
 """Checkpoints of a run: its state, its log, and the configuration that made them.
 
-In the run's directory, orbax writes `checkpoints/<meta-step>/` (under a temporary name that is then changed, so an
-interrupted write is never read), and `log/<meta-step>.npz` holds the metrics since the checkpoint before.
+In the run's directory, `checkpoints/<meta-step>.npz` has the state, and `log/<meta-step>.npz` the metrics since the
+checkpoint before. Each file is there as a whole or not at all. The log of a checkpoint is the chain of segments that
+ends at its meta-step: each has as many rows as there are meta-steps since the end of the one before.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metarl.parallel import one_per_process
+from metarl.run import old_checkpoints
 from metarl.run.files import replaced
 from metarl.types import PyTree
 
@@ -27,33 +30,44 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be used: it is damaged, of another program, or of another configuration."""
 
 
+class _Damaged(CheckpointError):
+    """A file of a checkpoint or its log is missing, or is not what was written."""
+
+
 def steps(directory: str | Path) -> list[int]:
     """The meta-steps of the complete checkpoints in a run's directory, oldest first."""
-    return sorted(int(path.name) for path in (Path(directory) / "checkpoints").glob("*") if path.name.isdigit())
+    names = [path.name.removesuffix(".npz") for path in (Path(directory) / "checkpoints").glob("*")]
+    return sorted({int(name) for name in names if name.isdigit()})
 
 
 def save(directory: str | Path, step: int, state: PyTree, log: Log, fingerprint: Mapping[str, Any], keep: int) -> None:
     """Saves `state` as meta-step `step`, and `log`, the metrics since the last checkpoint ([meta-steps, ...]).
 
-    Keeps the `keep` newest checkpoints, and the whole log. Raises OSError if writing fails.
+    Keeps the `keep` newest checkpoints up to this one, and the log up to this one. Those of later meta-steps are of the
+    time before the run resumed from an earlier one: they are removed, after this one is safe. Of several processes, the
+    first saves.
+    Raises OSError, which names the file, if writing fails.
     """
-    import orbax.checkpoint as ocp
-
-    directory = Path(directory).absolute()
-    if jax.process_index() == 0:
-        _save_log(directory / "log", step, log)
+    if jax.process_index() > 0:
+        return
+    directory = Path(directory)
+    _save_log(directory / "log", step, log)
     names, leaves = _flatten(_raw(state))
     arrays = [np.asarray(x) for x in leaves]
     about = {
-        "format": "metarl-1",
+        "format": "metarl-2",
         "fingerprint": _jsonable(fingerprint),
-        "leaves": _describe(names, leaves),
+        "leaves": _describe(names, arrays),
         "digest": _digest(arrays),
     }
-    # orbax refuses empty arrays; `restore` makes them from its template
-    filled = {f"{i:05d}": x for i, x in enumerate(leaves) if x.size}
-    with _manager(directory, keep) as manager:
-        manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(filled), about=ocp.args.JsonSave(about)))
+    said = np.frombuffer(json.dumps(about).encode(), np.uint8)
+    _write(directory / "checkpoints" / f"{step}.npz", {"about": said, **{f"{i:05d}": x for i, x in enumerate(arrays)}})
+    there = steps(directory)
+    for other in reversed(there):
+        if other > step or other not in [x for x in there if x <= step][-keep:]:
+            path = _path(directory, other)
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    _forget(directory / "log", step - _length(log), step)
 
 
 def restore(
@@ -61,62 +75,78 @@ def restore(
 ) -> tuple[int, PyTree, Log]:
     """Meta-step, state and log from the start, of the checkpoint of meta-step `step` (None: the newest).
 
-    `template` is `jax.eval_shape(meta.init, key)`; the state has its tree, shapes and dtypes.
+    A report of damage says which other checkpoint is intact. `template` is `jax.eval_shape(meta.init, key)`; the state
+    has its tree, shapes and dtypes.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
-        CheckpointError: it is damaged or not from metarl, its arrays are not those of the template, or it was made
-            with another `fingerprint` (None: any is accepted).
+        CheckpointError: it, or its log, is damaged or not from metarl, its arrays are not those of the template, or it
+            was made with another `fingerprint` (None: any is accepted).
     """
     available = steps(directory)
     if not available or step not in (None, *available):
-        raise FileNotFoundError(f"no checkpoint to restore in {directory}; available: {available or 'none'}")
+        which = "checkpoint to restore" if step is None else f"checkpoint of meta-step {step}"
+        raise FileNotFoundError(f"no {which} in {directory}; available: {available or 'none'}")
     step = available[-1] if step is None else step
-    path = Path(directory).absolute() / "checkpoints" / str(step)
-    others = [other for other in available if other != step]
-    hint = f"other checkpoints there: {others or 'none'} (delete {step} to resume from an earlier one)"
+    try:
+        return step, *_load(Path(directory), step, template, fingerprint)
+    except _Damaged as error:
+        intact = [x for x in reversed(available) if x != step and _intact(Path(directory), x, template, fingerprint)]
+        hint = "no other checkpoint there is intact"
+        if intact:
+            hint = f"that of meta-step {intact[0]} is intact: resume_from={intact[0]} (--resume-from {intact[0]})"
+        raise CheckpointError(f"{error}; {hint}") from error
+
+
+def _intact(directory: Path, step: int, template: PyTree, fingerprint: Mapping[str, Any] | None) -> bool:
+    try:
+        _load(directory, step, template, fingerprint)
+    except CheckpointError:
+        return False
+    return True
+
+
+def _load(directory: Path, step: int, template: PyTree, fingerprint: Mapping[str, Any] | None) -> tuple[PyTree, Log]:
+    """State and log of the checkpoint of meta-step `step`."""
+    path = _path(directory, step)
     try:
         about, arrays = _read(path, template, fingerprint)
     except CheckpointError:
         raise
-    except Exception as error:  # orbax, tensorstore and json raise different errors for broken files
-        raise CheckpointError(f"{path} is not a readable metarl checkpoint ({type(error).__name__}); {hint}") from error
+    except Exception as error:  # numpy, zipfile, json and orbax raise different errors for broken files
+        raise _Damaged(f"{path} is not a readable metarl checkpoint ({type(error).__name__})") from error
     if _digest(arrays) != about["digest"]:
-        raise CheckpointError(f"{path} is damaged (its contents do not match its digest); {hint}")
-    return step, _unflatten(template, arrays), _load_log(Path(directory) / "log", step)
+        raise _Damaged(f"{path} is damaged (its contents do not match its digest)")
+    return _unflatten(template, arrays), _load_log(directory / "log", step)
 
 
 def _read(
     path: Path, template: PyTree, fingerprint: Mapping[str, Any] | None
 ) -> tuple[dict[str, Any], list[np.ndarray]]:
     """The description of the checkpoint at `path`, and its arrays, after checks against template and fingerprint."""
-    import orbax.checkpoint as ocp
-
     names, leaves = _flatten(jax.eval_shape(_raw, template))
-    with _manager(path.parent.parent, keep=None) as manager:
-        about = manager.restore(int(path.name), args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
+    with old_checkpoints.opened(path) if path.is_dir() else np.load(path) as file:
+        about = json.loads(file["about"].tobytes())
         # checked first, because another configuration is the usual reason for other arrays
         if fingerprint is not None and (details := _differences(about["fingerprint"], _jsonable(fingerprint))):
             raise CheckpointError(f"{path} was made under another configuration: {details}")
         if details := _differences(about["leaves"], _describe(names, leaves)):
             raise CheckpointError(f"{path} holds other arrays than this program: {details}")
-        here = one_per_process()
-        shapes = {
-            f"{i:05d}": jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here) for i, x in enumerate(leaves) if x.size
-        }
-        filled = manager.restore(int(path.name), args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes))).state
-    return about, [np.asarray(filled.get(f"{i:05d}", np.zeros(x.shape, x.dtype))) for i, x in enumerate(leaves)]
+        # numpy reads what it does not know, such as bfloat16, as bytes
+        return about, [file[f"{i:05d}"].view(x.dtype) for i, x in enumerate(leaves)]
 
 
-def _manager(directory: Path, keep: int | None) -> Any:
-    import orbax.checkpoint as ocp
+def _path(directory: Path, step: int) -> Path:
+    """Where the checkpoint of meta-step `step` is: a file, or a folder of an earlier version."""
+    file, folder = (directory / "checkpoints" / name for name in (f"{step}.npz", str(step)))
+    return folder if folder.is_dir() and not file.exists() else file
 
-    options = ocp.CheckpointManagerOptions(
-        max_to_keep=keep,
-        enable_async_checkpointing=False,
-        cleanup_tmp_directories=keep is not None,  # only when writing: a reader must not disturb a run that is saving
-    )
-    return ocp.CheckpointManager(directory / "checkpoints", options=options, item_names=("state", "about"))
+
+def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    whole = io.BytesIO()  # first in memory, because zipfile does not clean up after a full disk
+    np.savez(whole, **arrays)  # type: ignore[arg-type]
+    with replaced(path) as unfinished:
+        unfinished.write_bytes(whole.getbuffer())
 
 
 def _differences(there: dict[str, Any], here: dict[str, Any]) -> str:
@@ -165,28 +195,73 @@ def _jsonable(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(dict(fingerprint), default=str))
 
 
+def mend_log(directory: str | Path) -> None:
+    """Fills what is missing or unreadable in the log of a run with NaN, so that the run can be resumed.
+
+    For a run that has lost a file of its log: nothing in its checkpoints depends on the log.
+    Raises FileNotFoundError if there is no checkpoint.
+    """
+    available, log = steps(directory), Path(directory) / "log"
+    if not available:
+        raise FileNotFoundError(f"no checkpoint in {directory}")
+    step = available[-1]
+    while step:
+        try:
+            step -= _length(_segment(log, step))
+        except _Damaged:
+            before = max((end for end in _ends(log) if end < step), default=0)
+            _save_log(log, step, {"seconds": np.full(step - before, np.nan)})
+            step = before
+
+
+def concatenate(segments: Sequence[Log]) -> Log:
+    """Concatenates logs of successive meta-steps along their first axis; NaN where one of them has no such metric."""
+    likes = {name: x for segment in segments for name, x in segment.items()}
+    return {
+        name: np.concatenate([x.get(name, np.full((_length(x), *like.shape[1:]), np.nan)) for x in segments])
+        for name, like in likes.items()
+    }
+
+
 def _save_log(directory: Path, step: int, log: Log) -> None:
-    first = step - len(next(iter(log.values()), ()))
-    for path in directory.glob("*.npz"):  # segments of a killed run, after the checkpoint from which this one resumed
-        if path.stem.isdigit() and int(path.stem) > first:
-            path.unlink()
-    with replaced(directory / f"{step:09d}.npz") as unfinished, unfinished.open("wb") as file:
-        np.savez(file, **log)  # type: ignore[arg-type]
+    _write(directory / f"{step:09d}.npz", log)
+
+
+def _forget(directory: Path, first: int, last: int) -> None:
+    """Removes segments that are not of the log whose last segment is of the meta-steps after `first` up to `last`."""
+    for end in _ends(directory):
+        if end > first and end != last:
+            (directory / f"{end:09d}.npz").unlink()
 
 
 def _load_log(directory: Path, step: int) -> Log:
-    segments = []
-    for path in sorted(directory.glob("*.npz")):
-        if path.stem.isdigit() and int(path.stem) <= step:
-            try:
-                with np.load(path) as file:
-                    segments.append({name: file[name] for name in file.files})
-            except Exception as error:
-                raise CheckpointError(f"{path} is not a readable metarl log ({type(error).__name__})") from error
-    return concatenate(segments)
+    """The log of the checkpoint of meta-step `step`."""
+    segments: list[Log] = []
+    while step:
+        segments.append(_segment(directory, step))
+        step -= _length(segments[-1])
+    return concatenate(segments[::-1])
 
 
-def concatenate(segments: list[Log]) -> Log:
-    """Concatenates logs of successive meta-steps along their first axis."""
-    names = segments[0] if segments else ()
-    return {name: np.concatenate([segment[name] for segment in segments]) for name in names}
+def _segment(directory: Path, step: int) -> Log:
+    """The segment of the log that ends with meta-step `step`."""
+    path = directory / f"{step:09d}.npz"
+    way_out = "metarl.run.checkpoint.mend_log(RUN DIRECTORY) fills the gap with NaN"
+    try:
+        with np.load(path) as file:
+            segment = {name: np.atleast_1d(file[name]) for name in file.files}
+    except Exception as error:  # numpy, zipfile and zlib raise different errors for broken files
+        fault = "is missing" if isinstance(error, FileNotFoundError) else "is not a readable metarl log"
+        raise _Damaged(f"{path} {fault} ({type(error).__name__}); {way_out}") from error
+    if len({len(x) for x in segment.values()}) != 1 or not 0 < _length(segment) <= step:
+        raise _Damaged(f"{path} is damaged (it does not have the rows of a log); {way_out}")
+    return segment
+
+
+def _ends(directory: Path) -> list[int]:
+    """The last meta-steps of the segments there."""
+    return sorted(int(path.stem) for path in directory.glob("*.npz") if path.stem.isdigit())
+
+
+def _length(log: Log) -> int:
+    return len(next(iter(log.values()), ()))

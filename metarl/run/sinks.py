@@ -1,26 +1,31 @@
 """Sinks of metrics: files, displays and services. A sink is any object with `write(step, metrics)` and `close()`.
 
 `train` calls `write` once per meta-step, in order, with one number per metric. A resumed run starts after its last
-checkpoint, so a sink may get the same meta-step twice.
+checkpoint, so a sink may get the same meta-step twice. A sink that also has `begin(log)` gets the rows before that.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol, TextIO, cast
 
 import numpy as np
 
-from metarl.run.files import replaced
+from metarl.run.files import naming, replaced
 
 
 class Sink(Protocol):
     """Receives each meta-step's metrics; meta-steps count from 1."""
+
+    def begin(self, log: Mapping[str, np.ndarray]) -> None:
+        """Takes the curves so far {name: [meta-steps]} when a run starts (none) or resumes. May be left out."""
+        return
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Takes the metrics {name: number} of one meta-step."""
@@ -32,37 +37,51 @@ class Sink(Protocol):
 
 
 class CSV(Sink):
-    """One row per meta-step in the file `path`, flushed at once.
+    """One row per meta-step in the file `path`, flushed at once. A resumed run makes it anew from its log.
 
-    The first write drops the rows of that meta-step and later ones, because a resumed run makes them again.
+    Raises OSError, which names the file, if writing fails.
     """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
+        self._log: Mapping[str, np.ndarray] = {}
         self._file: TextIO | None = None
+        self._names: list[str] = []
+
+    def begin(self, log: Mapping[str, np.ndarray]) -> None:
+        self._log = log
+        if log:
+            self._open(log)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        if self._file is None:
-            self._open(step, metrics)
-        self._writer.writerow({"step": step, **metrics})
+        if self._file is None or not metrics.keys() <= {*self._names}:
+            self._open({**self._log, **metrics})
+        try:
+            with naming(self.path):
+                csv.DictWriter(cast(TextIO, self._file), self._names).writerow({"step": step, **metrics})
+        except OSError:
+            with contextlib.suppress(OSError):  # it would try to write the row again
+                self.close()
+            raise
 
-    def _open(self, step: int, metrics: Mapping[str, float]) -> None:
-        earlier: list[dict[str, Any]] = []
-        if self.path.exists():
-            with self.path.open(newline="") as file:
-                earlier = [row for row in csv.DictReader(file) if row.get("step", "").isdigit() and None not in row]
-        earlier = [row for row in earlier if int(row["step"]) < step]
-        names = list(dict.fromkeys(["step", *(earlier[0] if earlier else ()), *metrics]))
+    def _open(self, names: Iterable[str]) -> None:
+        """Makes the file, with columns for `names` and the rows of the log, and leaves it open for the next ones."""
+        self.close()
+        self._names = ["step", *names]
+        curves = {name: x.tolist() for name, x in self._log.items()}
         with replaced(self.path) as unfinished, unfinished.open("w", newline="") as file:
-            writer = csv.DictWriter(file, names)
-            writer.writeheader()
-            writer.writerows(earlier)
+            writer = csv.writer(file)
+            writer.writerow(["step", *names])
+            length = len(next(iter(curves.values()), ()))
+            columns = [curves.get(name, [""] * length) for name in names]
+            writer.writerows(zip(range(1, length + 1), *columns, strict=True))
         self._file = self.path.open("a", newline="", buffering=1)  # 1: flush every line
-        self._writer = csv.DictWriter(self._file, names)
 
     def close(self) -> None:
         if self._file is not None:
-            self._file.close()
+            file, self._file = self._file, None
+            with naming(self.path):
+                file.close()
 
 
 class ProgressDisplay(Sink):
@@ -82,6 +101,9 @@ class ProgressDisplay(Sink):
         self._shown = -float("inf")
         self._step = 0
 
+    def begin(self, log: Mapping[str, np.ndarray]) -> None:
+        self._curves = {name: log[name].tolist() for name in self._chosen(log)}
+
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         now = time.monotonic()
         if self._marks and now - self._marks[-1][0] < 0.05:  # the rows of a chunk come at once: keep the last
@@ -89,13 +111,16 @@ class ProgressDisplay(Sink):
         else:
             self._marks.append((now, step))
         self._step = step
-        for name in [key for key in self.keys if key in metrics] or list(metrics)[:4]:
+        for name in self._chosen(metrics):
             self._curves.setdefault(name, []).append(metrics[name])
         if now - self._shown >= (0.25 if self.console.is_terminal else self.every):
             self._show()
 
+    def _chosen(self, names: Iterable[str]) -> list[str]:
+        return [key for key in self.keys if key in names] or list(names)[:4]
+
     def close(self) -> None:
-        if self._curves:
+        if self._marks:
             self._show()
         if self._live is not None:
             self._live.stop()

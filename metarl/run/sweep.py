@@ -80,6 +80,7 @@ def sweep(
     placement: Placement | None = None,
     directory: str | Path | None = None,
     resume: bool = False,
+    resume_from: int | None = None,
     sinks: Callable[[str], Sequence[Sink]] = lambda name: (),
     **options: Any,
 ) -> Sweep:
@@ -102,6 +103,7 @@ def sweep(
             last member is computed several times; resume such a sweep on as many devices.
         directory: the directory of checkpoints; the n-th compiled program has the folder `n`.
         resume: continue from the checkpoints in `directory`, if there are any.
+        resume_from: continue from the checkpoints of this meta-step instead, in programs that have one.
         sinks: makes the sinks of a program from its folder's name; they get means over its members.
         options: further options of `train`.
 
@@ -128,14 +130,18 @@ def sweep(
     metas = [_program(make, config, members, swept, placement) for members in programs.values()]
     for meta in metas[1:]:  # trace the later programs before the first trains, so that errors come early
         jax.eval_shape(lambda key: meta.step(meta.init(key), key), jax.random.key(0))  # noqa: B023
+    folders = [None if directory is None else Path(directory) / str(i) for i in range(len(metas))]
+    saved = [checkpoint.steps(folder) if folder else [] for folder in folders]
+    if resume_from is not None and not any(resume_from in there for there in saved):
+        raise FileNotFoundError(f"no checkpoint of meta-step {resume_from} in {directory}; its programs have {saved}")
     parts = []
     for i, (members, meta) in enumerate(zip(programs.values(), metas, strict=True)):
-        folder = None if directory is None else Path(directory) / str(i)
         state, log = train(
             meta,
             steps=steps,
-            directory=folder,
-            resume=resume and folder is not None and bool(checkpoint.steps(folder)),
+            directory=folders[i],
+            resume=resume and bool(saved[i]),
+            resume_from=resume_from if resume_from in saved[i] else None,
             sinks=sinks(str(i)),
             fingerprint={**fingerprint, "members": members},
             stop_at_nonfinite=False,

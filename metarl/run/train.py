@@ -9,6 +9,7 @@ import signal
 import tempfile
 import threading
 import time
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from metarl.meta import COUNTED, WATCHED, Meta
 from metarl.parallel import agreed, replicated
 from metarl.run import checkpoint
 from metarl.run.checkpoint import Log
+from metarl.run.files import locked
 from metarl.run.sinks import Sink
 from metarl.types import Array, Key, Metrics, PyTree
 
@@ -59,6 +61,7 @@ def train(
     checkpoint_every: int = 100,
     keep: int = 3,
     resume: bool = False,
+    resume_from: int | None = None,
     sinks: Sequence[Sink] = (),
     fingerprint: Mapping[str, Any] | None = None,
     stop_at_nonfinite: bool = True,
@@ -86,15 +89,19 @@ def train(
         chunk: meta-steps per call of the compiled function. Logs and signals are handled between calls.
         checkpoint_every: meta-steps between checkpoints; the last meta-step is always saved.
         keep: the number of newest checkpoints that stay on disk.
-        resume: continue from the newest checkpoint in `directory`; returns at once if that has reached `steps`.
+        resume: continue from the newest checkpoint in `directory`; returns at once if that is of meta-step `steps`.
+        resume_from: continue from the checkpoint of this meta-step instead, for example because newer ones are damaged.
+            They are removed when this run saves its first checkpoint.
         sinks: they get the metrics of every meta-step, averaged to one number each, and are always closed. If there
             are several processes, give sinks to one of them.
         fingerprint: JSON-able configuration; a resumed run must have the same one (and the same seed).
         stop_at_nonfinite: raise NonFiniteLoss. If False, the run continues, and sinks get means without NaN.
 
     Raises:
-        ValueError: an argument is out of range, or (CheckpointError) the checkpoint is unusable.
+        ValueError: an argument is out of range, the checkpoint is past `steps`, or (CheckpointError) it is unusable.
         FileExistsError, FileNotFoundError: `directory` holds a run without `resume`, or none with it.
+        BlockingIOError: another run is using `directory`.
+        OSError: something cannot be written. The message has the meta-step and the last good checkpoint.
         NonFiniteLoss: a metric of `metarl.meta.WATCHED`, or an entry of the state's field `params`, is NaN or
             infinite. That state is not saved.
         Interrupted: SIGINT or SIGTERM came. The present chunk was finished and saved first. A second signal ends the
@@ -103,8 +110,13 @@ def train(
     with contextlib.ExitStack() as stack:
         for sink in sinks:
             stack.callback(sink.close)
-        checks.within(COUNT, steps=steps, chunk=chunk, checkpoint_every=checkpoint_every, keep=keep)
-        check_directory(directory, resume)
+        counts = {"steps": steps, "chunk": chunk, "checkpoint_every": checkpoint_every, "keep": keep}
+        checks.within(int, COUNT, **counts)
+        resume = resume or resume_from is not None
+        if resume and not directory:
+            raise ValueError("resume needs the directory of the run to continue")
+        if directory:
+            stack.enter_context(claimed(directory, resume, ".train.lock"))
         fingerprint = {**(fingerprint or {}), "seed": seed}
         start = time.monotonic()
 
@@ -112,10 +124,15 @@ def train(
         template = jax.eval_shape(meta.init, init_key)
         done, segments, state = 0, list[Log](), None
         if resume:
-            done, state, log = checkpoint.restore(str(directory), template, fingerprint)
-            if done >= steps:
-                return state, log
+            done, state, log = checkpoint.restore(str(directory), template, fingerprint, resume_from)
+            if done > steps:
+                raise ValueError(f"steps must be at least {done}, the meta-step of the checkpoint, got {steps}")
             segments = [log]
+        average = np.mean if stop_at_nonfinite else mean_of_numbers
+        for begin in [sink.begin for sink in sinks if hasattr(sink, "begin")]:
+            begin(_averages(segments[0] if segments else {}, average))
+        if done == steps:
+            return state, segments[0]
         caught = stack.enter_context(_signals())
         everywhere = replicated()
         run = _compile(meta.step, template, key, chunk, everywhere)
@@ -123,7 +140,6 @@ def train(
         if everywhere:
             state = jax.jit(lambda state: state, out_shardings=everywhere)(state)
 
-        average = np.mean if stop_at_nonfinite else mean_of_numbers
         unsaved: list[Log] = []
         while done < steps:
             count = min(chunk, steps - done, checkpoint_every - done % checkpoint_every)
@@ -132,15 +148,18 @@ def train(
             start = time.monotonic()
             segments.append(rows)
             unsaved.append(rows)
-            for i in range(count):
-                for sink in sinks:
-                    sink.write(done + i + 1, {name: float(average(x[i])) for name, x in rows.items()})
             done += count
+            with _saying(done, directory):
+                averages = _averages(rows, average)
+                for i in range(count):
+                    for sink in sinks:
+                        sink.write(done - count + i + 1, {name: float(x[i]) for name, x in averages.items()})
             if stop_at_nonfinite:
                 _check_finite(rows, getattr(state, "params", ()), done, directory)
             stop = agreed(caught)  # a later signal waits for the next chunk
             if directory and (stop or done == steps or done % checkpoint_every == 0):
-                checkpoint.save(directory, done, state, checkpoint.concatenate(unsaved), fingerprint, keep)
+                with _saying(done, directory):
+                    checkpoint.save(directory, done, state, checkpoint.concatenate(unsaved), fingerprint, keep)
                 unsaved = []
             if stop:
                 raise Interrupted(done, stop[0], directory)
@@ -179,6 +198,14 @@ def _fetch(metrics: Metrics, count: int) -> Log:
     return {name: x.astype(np.float32) if x.dtype == jnp.bfloat16 else x for name, x in rows.items()}
 
 
+def _averages(log: Log, average: Callable[[np.ndarray], Any]) -> Log:
+    """Each row of the log as one number: {name: [meta-steps]}."""
+    return {
+        name: x.astype(float) if x.ndim == 1 else np.array([float(average(row)) for row in x])
+        for name, x in log.items()
+    }
+
+
 def mean_of_numbers(x: np.ndarray) -> float:
     """The mean without NaN; NaN if there is no number."""
     numbers = np.asarray(x)[~np.isnan(x)]
@@ -199,8 +226,7 @@ def _with_costs(rows: Log, segments: list[Log], count: int, start: float) -> Log
 
 def _check_finite(rows: Log, params: PyTree, done: int, directory: str | Path | None) -> None:
     """Checks the metrics of the last chunk, which ended with meta-step `done`, and the meta-parameters after it."""
-    saved = checkpoint.steps(directory) if directory else []
-    last_good = f"meta-step {saved[-1]} in {directory}" if saved else "none"
+    last_good = _last_good(directory)
     bad = {name: np.argwhere(~np.isfinite(rows[name])) for name in WATCHED if name in rows}  # [n, (row, lifetime)]
     bad = {name: indices for name, indices in bad.items() if len(indices)}
     if bad:
@@ -215,12 +241,39 @@ def _check_finite(rows: Log, params: PyTree, done: int, directory: str | Path | 
             raise NonFiniteLoss(f"meta-parameter {name}", done, [], last_good)
 
 
-def check_directory(directory: str | Path | None, resume: bool) -> None:
-    """Makes the directory of a run, if needed. Raises as `train` does if a run cannot start or resume there."""
-    if directory is None:
-        if resume:
-            raise ValueError("resume needs the directory of the run to continue")
-        return
+@contextlib.contextmanager
+def _saying(done: int, directory: str | Path | None) -> Iterator[None]:
+    """Adds to an OSError of the block what has become of the run."""
+    try:
+        yield
+    except OSError as error:
+        where = f"(after meta-step {done}; last good checkpoint: {_last_good(directory)})"
+        if error.errno is None:
+            raise OSError(f"{error} {where}") from error
+        raise OSError(error.errno, f"{error.strerror} {where}", error.filename) from error
+
+
+def _last_good(directory: str | Path | None) -> str:
+    saved = checkpoint.steps(directory) if directory else []
+    return f"meta-step {saved[-1]} in {directory}" if saved else "none"
+
+
+@contextlib.contextmanager
+def claimed(directory: str | Path, resume: bool, lock: str) -> Iterator[None]:
+    """Makes the directory of a run, if needed, and holds its lock file `lock` during the block.
+
+    Raises as `train` does if a run cannot start or resume there.
+    """
+    _check_directory(directory, resume)
+    with locked(Path(directory) / lock):
+        _check_directory(directory, resume)  # a run may have ended here since
+        yield
+
+
+def _check_directory(directory: str | Path, resume: bool) -> None:
+    name = str(Path(directory).absolute())
+    if any(unicodedata.category(x) in ("Cc", "Cs") for x in name):
+        raise ValueError(f"the run's directory must have a name in UTF-8 without line breaks, got {name!a}")
     saved = checkpoint.steps(directory)
     if resume and not saved:
         raise FileNotFoundError(f"nothing to resume: no checkpoint in {directory}")

@@ -8,6 +8,7 @@ from commands import PNG, one_line, words
 
 from experiments import ablation
 from metarl.optimizers.open import Group
+from metarl.run import checkpoint
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def test_agents_lack_nothing_that_is_left_out(seen, tmp_path):
 
 
 def test_a_resumed_ablation_goes_on_with_the_runs_that_have_begun(seen, tmp_path, monkeypatch):
-    monkeypatch.setattr(ablation.checkpoint, "steps", lambda place: [3] if place.name == "open" else [])
+    monkeypatch.setattr(checkpoint, "steps", lambda place: [3] if place.name == "open" else [])
     (tmp_path / "open").mkdir()
     ablation.main(words(directory=tmp_path, resume=True))
     assert [resume for *_, resume in seen] == [True] + [False] * (len(seen) - 1)

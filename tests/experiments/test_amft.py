@@ -54,7 +54,7 @@ def test_a_comparison_leaves_a_run_per_arm_a_table_and_a_figure(finished):
 
 def test_another_arm_joins_a_finished_comparison(finished, capsys):
     before = json.loads((finished / "amft.json").read_text())
-    times = {name: (finished / name / "metrics.csv").stat().st_mtime_ns for name in ("base", "sft", "amft")}
+    times = {name: (finished / name / "checkpoints").stat().st_mtime_ns for name in ("base", "sft", "amft")}
     run(finished, arms=("sft", "amft", "rl_critic"), resume=True, **OF_AMFT)
     after = json.loads((finished / "amft.json").read_text())
     assert set(after["success"]) == {"base", "sft", "amft", "rl_critic"}
@@ -62,7 +62,7 @@ def test_another_arm_joins_a_finished_comparison(finished, capsys):
     assert after["at the end"]["rl_critic"]["reward_weight"]["mean"] == 1.0
     for name in before["success"]:
         assert before["success"][name] == after["success"][name]
-    assert times == {name: (finished / name / "metrics.csv").stat().st_mtime_ns for name in times}
+    assert times == {name: (finished / name / "checkpoints").stat().st_mtime_ns for name in times}
     for options, says in ((OF_AMFT, "give resume"), ({"arms": "sft", "steps": 6, "resume": True}, "a run of 4 steps")):
         with pytest.raises(SystemExit) as stopped:
             run(finished, **options)

@@ -116,11 +116,19 @@ def test_files_go_to_the_directory_or_to_a_new_one_that_says_of_what_they_are(tm
     assert re.fullmatch(r"runs/lpg-\d{8}-\d{6}-seed3", str(cli.run_directory("", "lpg", 3)))
     assert re.fullmatch(r"runs/tables-\d{8}-\d{6}", str(cli.run_directory("", "tables")))
     options = parts.Run(directory=str(tmp_path))
-    assert cli.directory_of_runs(options, "lpg") == tmp_path  # empty
+    with cli.directory_of_runs(options, "lpg") as directory:  # empty
+        assert directory == tmp_path
+        with (
+            pytest.raises(BlockingIOError, match=f"in use by another process .pid {os.getpid()} on "),
+            cli.directory_of_runs(options, "lpg"),
+        ):
+            ...
     (tmp_path / "0").mkdir()
-    with pytest.raises(FileExistsError, match="is not empty: give resume to go on with it, or another directory"):
-        cli.directory_of_runs(options, "lpg")
-    assert cli.directory_of_runs(replace(options, resume=True), "lpg") == tmp_path
+    says = "is not empty: give resume to go on with it, or another directory"
+    with pytest.raises(FileExistsError, match=says), cli.directory_of_runs(options, "lpg"):
+        ...
+    with cli.directory_of_runs(replace(options, resume=True), "lpg") as directory:
+        assert directory == tmp_path
 
 
 @pytest.mark.parametrize(

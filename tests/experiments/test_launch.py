@@ -140,6 +140,38 @@ def test_the_state_the_log_and_the_report_are_given_to_who_runs_it(a_toy, tmp_pa
     assert report["w"]["rows"] == 12
 
 
+def test_fewer_steps_than_there_are_leave_the_results_alone(a_toy, tmp_path, capsys):
+    run(a_toy, directory=str(tmp_path))
+    before = {path: path.read_bytes() for path in tmp_path.glob("*.*")}
+    says = one_line(capsys, lambda: a_toy.main(words(directory=tmp_path, steps=4, resume=True)))
+    assert "steps must be at least 12, the meta-step of the checkpoint, got 4" in says
+    assert before == {path: path.read_bytes() for path in tmp_path.glob("*.*")}
+
+
+def test_a_damaged_checkpoint_offers_the_one_before(a_toy, tmp_path, capsys):
+    whole = run(a_toy, directory=str(tmp_path), checkpoint_every=4)
+    (tmp_path / "checkpoints" / "12.npz").write_bytes(b"")
+    message = one_line(capsys, lambda: a_toy.main(words(directory=tmp_path, resume=True)))
+    assert "--resume-from 8" in message
+    assert "available: [4, 8, 12]" in one_line(capsys, lambda: a_toy.main(words(directory=tmp_path, resume_from=5)))
+    a_toy.main(words(directory=tmp_path, resume_from=8))
+    assert checkpoint.steps(tmp_path)[-1] == 12
+    np.testing.assert_allclose(columns(tmp_path)["norm"], whole[1]["norm"], rtol=1e-5)
+
+
+def test_a_run_is_not_disturbed_while_it_reports(a_toy, tmp_path):
+    config, seen = replace(a_toy.Config(), directory=str(tmp_path)), []
+
+    def report(*_):
+        with pytest.raises(BlockingIOError, match="is in use by another process"):
+            launch.run(a_toy.EXPERIMENT, replace(config, resume=True))
+        seen.append(1)
+        return {}
+
+    launch.run(a_toy.EXPERIMENT._replace(report=report), config)
+    assert seen and not (tmp_path / cli.LOCK).exists()
+
+
 def test_another_configuration_is_refused_in_one_line(a_toy, tmp_path, capsys):
     run(a_toy, directory=str(tmp_path))
     argv = words(directory=tmp_path, learning_rate=0.4, resume=True, steps=20)

@@ -28,8 +28,8 @@ def saved(tmp_path):
     return tmp_path, state, jax.eval_shape(meta.init, KEY)
 
 
-def data_files(directory, step):
-    return [path for path in (directory / "checkpoints" / str(step) / "state").rglob("*") if path.is_file()]
+def file_of(directory, step):
+    return directory / "checkpoints" / f"{step}.npz"
 
 
 def test_every_kind_of_leaf_comes_back(saved):
@@ -45,7 +45,7 @@ def test_every_kind_of_leaf_comes_back(saved):
 
 def test_keys_of_another_kind_come_back(tmp_path):
     state = {"keys": jax.random.split(jax.random.key(5, impl="rbg"), 3)}
-    checkpoint.save(tmp_path, 1, state, {}, {}, keep=1)
+    checkpoint.save(tmp_path, 1, state, {"loss": np.zeros(1)}, {}, keep=1)
     _, restored, _ = checkpoint.restore(tmp_path, jax.eval_shape(lambda: state))
     assert restored["keys"].dtype == state["keys"].dtype
     assert_same(restored, state)
@@ -53,7 +53,7 @@ def test_keys_of_another_kind_come_back(tmp_path):
 
 def test_64_bit_leaves_come_back(tmp_path, x64):
     state = {"loss": jnp.float64(1 / 3), "count": jnp.int64(2**40)}
-    checkpoint.save(tmp_path, 1, state, {}, {}, keep=1)
+    checkpoint.save(tmp_path, 1, state, {"loss": np.zeros(1)}, {}, keep=1)
     assert_same(checkpoint.restore(tmp_path, jax.eval_shape(lambda: state))[1], state)
 
 
@@ -68,7 +68,7 @@ def test_an_earlier_step_comes_with_its_part_of_the_log(saved):
 
 def test_going_on_from_an_earlier_step_forgets_the_log_past_it(saved):
     directory, state, template = saved
-    shutil.rmtree(directory / "checkpoints" / "3")
+    file_of(directory, 3).unlink()
     checkpoint.save(directory, 4, state, {"meta_loss": np.zeros(2), "lifetime_loss": np.zeros((2, 4))}, {}, keep=5)
     assert checkpoint.restore(directory, template)[2]["meta_loss"].tolist() == [1.0, 2.0, 0.0, 0.0]
 
@@ -98,50 +98,138 @@ def test_other_arrays_are_named(saved):
         checkpoint.restore(directory, wider)
 
 
-def test_a_truncated_checkpoint_is_named_with_the_others(saved):
+def broken(content):
+    """Ways to lose the content of a file."""
+    half = len(content) // 2
+    changed = bytes([content[half] ^ 1])
+    return {
+        "cut": content[:half],
+        "empty": b"",
+        "changed": content[:half] + changed + content[half + 1 :],
+        "other": b"PK",
+    }
+
+
+@pytest.mark.parametrize("how", ["cut", "empty", "changed", "other"])
+def test_a_damaged_checkpoint_is_named_with_the_newest_intact_one(saved, how, capfd):
     directory, _, template = saved
-    for path in data_files(directory, 3):
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(CheckpointError, match=r"checkpoints/3 .*other checkpoints there: \[1, 2\]"):
+    for step in (2, 3):
+        file_of(directory, step).write_bytes(broken(file_of(directory, step).read_bytes())[how])
+    says = r"checkpoints/3.npz is .* that of meta-step 1 is intact: resume_from=1 \(--resume-from 1\)"
+    with pytest.raises(CheckpointError, match=says):
         checkpoint.restore(directory, template)
+    assert checkpoint.restore(directory, template, step=1)[0] == 1
+    file_of(directory, 1).write_bytes(b"")
+    with pytest.raises(CheckpointError, match="no other checkpoint there is intact"):
+        checkpoint.restore(directory, template)
+    assert capfd.readouterr().err == ""
 
 
-def test_a_changed_value_is_noticed(saved, monkeypatch):
-    directory, state, template = saved
-    # the state of another moment under the description of this one, as a disk that mixes up blocks would leave it
-    other = state._replace(params={**state.params, "w": state.params["w"] + 1})
-    checkpoint.save(directory, 9, other, {}, {}, keep=9)
-    shutil.rmtree(directory / "checkpoints" / "3" / "state")
-    shutil.copytree(directory / "checkpoints" / "9" / "state", directory / "checkpoints" / "3" / "state")
+def test_a_changed_value_is_noticed(saved):
+    directory, _, template = saved
+    with np.load(file_of(directory, 3)) as file:
+        arrays = {name: file[name] for name in file.files}
+    # another state under the description of this one, as a disk that mixes up blocks would leave it
+    np.savez(file_of(directory, 3), **{name: x + 1 if x.dtype == np.float32 else x for name, x in arrays.items()})
     with pytest.raises(CheckpointError, match="damaged"):
         checkpoint.restore(directory, template, step=3)
 
 
-def test_a_foreign_checkpoint_is_named(saved):
+@pytest.mark.parametrize("name", ["50", "50.npz"])
+def test_a_foreign_checkpoint_is_named(saved, name):
     directory, _, template = saved
-    foreign = directory / "checkpoints" / "50"
-    foreign.mkdir()
-    (foreign / "model.bin").write_text("not ours")
-    with pytest.raises(CheckpointError, match="checkpoints/50 is not a readable metarl checkpoint"):
+    foreign = directory / "checkpoints" / name
+    if name == "50":
+        foreign.mkdir()
+        (foreign / "model.bin").write_text("not ours")
+    else:
+        np.savez(foreign, weights=np.ones(3))
+    with pytest.raises(CheckpointError, match=f"checkpoints/{name} is not a readable metarl checkpoint"):
         checkpoint.restore(directory, template)
 
 
-def test_an_unfinished_checkpoint_is_not_picked_up_and_is_cleaned_away(saved):
-    directory, state, template = saved
-    source, unfinished = directory / "checkpoints" / "3", directory / "checkpoints" / "4.orbax-checkpoint-tmp"
-    shutil.copytree(source, unfinished)
+def test_an_unfinished_checkpoint_is_not_picked_up(saved):
+    directory, _, template = saved
+    shutil.copy(file_of(directory, 3), directory / "checkpoints" / ".4.npz.unfinished")
     assert checkpoint.steps(directory) == [1, 2, 3]
     assert checkpoint.restore(directory, template)[0] == 3
-    assert unfinished.exists()
-    checkpoint.save(directory, 5, state, {}, {}, keep=9)
-    assert not unfinished.exists()
 
 
-def test_a_damaged_log_is_named(saved):
-    directory, _, template = saved
-    (directory / "log" / "000000002.npz").write_bytes(b"PK broken")
-    with pytest.raises(CheckpointError, match="000000002.npz is not a readable metarl log"):
+def test_a_checkpoint_of_an_earlier_version_is_read_and_gives_way(saved):
+    """Those were folders that orbax wrote."""
+    import orbax.checkpoint as ocp
+
+    directory, state, template = saved
+    with np.load(file_of(directory, 3)) as file:
+        about = json.loads(file["about"].tobytes())
+    file_of(directory, 3).unlink()
+    leaves = jax.tree.leaves(jax.tree.map(checkpoint._raw, state))
+    filled = {f"{i:05d}": x for i, x in enumerate(leaves) if x.size}
+    with ocp.CheckpointManager(directory / "checkpoints", item_names=("state", "about")) as manager:
+        args = ocp.args.Composite(state=ocp.args.StandardSave(filled), about=ocp.args.JsonSave(about))
+        manager.save(3, args=args)
+    assert checkpoint.steps(directory) == [1, 2, 3]
+    step, restored, log = checkpoint.restore(directory, template, {"learning_rate": 0.1, "sizes": (1, 2)})
+    assert step == 3 and len(log["meta_loss"]) == 3
+    assert_same(restored, state)
+    checkpoint.save(directory, 4, state, {"meta_loss": np.ones(1), "lifetime_loss": np.ones((1, 4))}, {}, keep=1)
+    assert [path.name for path in (directory / "checkpoints").iterdir()] == ["4.npz"]
+
+
+@pytest.mark.parametrize("how", ["cut", "empty", "changed", "other", "gone", "shorter"])
+def test_a_damaged_log_is_named_with_the_ways_out(saved, how):
+    directory, state, template = saved
+    segment = directory / "log" / "000000002.npz"
+    if how == "gone":
+        segment.unlink()
+    elif how == "shorter":
+        np.savez(segment, meta_loss=np.zeros(0), lifetime_loss=np.zeros((0, 4)))
+    else:
+        segment.write_bytes(broken(segment.read_bytes())[how])
+    says = r"000000002.npz is .*mend_log\(RUN DIRECTORY\) fills the gap with NaN; that of meta-step 1 is intact"
+    with pytest.raises(CheckpointError, match=says):
         checkpoint.restore(directory, template)
+    checkpoint.mend_log(directory)
+    _, restored, log = checkpoint.restore(directory, template)
+    np.testing.assert_array_equal(log["meta_loss"], [1.0, np.nan, 3.0])
+    assert log["lifetime_loss"].shape == (3, 4)
+    assert_same(restored, state)
+
+
+def test_a_log_that_is_gone_altogether_is_filled_too(saved):
+    directory, _, template = saved
+    shutil.rmtree(directory / "log")
+    checkpoint.mend_log(directory)
+    assert np.isnan(checkpoint.restore(directory, template)[2]["seconds"]).tolist() == [True] * 3
+    with pytest.raises(FileNotFoundError, match="no checkpoint in"):
+        checkpoint.mend_log(directory / "log")
+
+
+def test_an_intact_log_is_left_alone(saved):
+    directory, _, template = saved
+    before = {path: path.read_bytes() for path in (directory / "log").iterdir()}
+    checkpoint.mend_log(directory)
+    assert {path: path.read_bytes() for path in (directory / "log").iterdir()} == before
+
+
+def test_saving_below_later_checkpoints_removes_them_afterwards(saved, monkeypatch):
+    """Whatever the moment at which saving is cut short, the newest checkpoint that is there can be restored."""
+    directory, state, template = saved
+    row = {"meta_loss": np.array([9.0]), "lifetime_loss": np.zeros((1, 4))}
+    monkeypatch.setattr(checkpoint, "_forget", lambda *a: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        checkpoint.save(directory, 2, state, row, {}, keep=5)
+    assert checkpoint.restore(directory, template)[2]["meta_loss"].tolist() == [1.0, 9.0]
+    assert checkpoint.steps(directory) == [1, 2]
+    monkeypatch.undo()
+    checkpoint.save(directory, 3, state, row, {}, keep=5)
+    assert checkpoint.restore(directory, template)[2]["meta_loss"].tolist() == [1.0, 9.0, 9.0]
+
+
+def test_metrics_that_are_new_or_gone_are_nan_where_they_are_missing():
+    log = checkpoint.concatenate([{"a": np.ones(2), "b": np.ones((2, 3))}, {"a": np.zeros(1), "c": np.ones(1)}])
+    np.testing.assert_array_equal(log["a"], [1, 1, 0])
+    assert np.isnan(log["b"][2]).all() and np.isnan(log["c"][:2]).all() and log["b"].shape == (3, 3)
 
 
 PARAMS = {"torso": {"kernel": np.arange(6.0).reshape(2, 3), "bias": np.zeros(3, np.float32)}, "scale": np.int32(4)}

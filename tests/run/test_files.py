@@ -1,13 +1,16 @@
 """Small files of runs: in place at once, and readable by anything."""
 
 import csv
+import errno
 import json
 import math
+import os
 
 import numpy as np
 import pytest
 
-from metarl.run.files import circumstances, write_csv, write_json
+from metarl.run import files
+from metarl.run.files import circumstances, locked, replaced, write_csv, write_json
 
 
 def test_json_holds_arrays_as_lists_and_null_for_what_is_not_finite(tmp_path):
@@ -25,6 +28,34 @@ def test_a_failure_leaves_the_file_as_it_was(tmp_path):
     with pytest.raises(AttributeError):
         write_json(path, {"a": object()})
     assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_a_lock_is_held_by_one_at_a_time(tmp_path):
+    path = tmp_path / "lock"
+    with locked(path), pytest.raises(BlockingIOError, match=f"in use by another process .pid {os.getpid()} on "):
+        with locked(path):
+            raise AssertionError
+    with locked(path):
+        ...
+
+
+@pytest.mark.parametrize("why", ["system", "file system"])
+def test_where_there_are_no_locks_nothing_is_locked(tmp_path, monkeypatch, why):
+    def fails(*_):
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    if why == "system":
+        monkeypatch.setattr(files, "fcntl", None)
+    else:
+        monkeypatch.setattr(files.fcntl, "flock", fails)
+    with locked(tmp_path / "lock"), locked(tmp_path / "lock"):
+        ...
+
+
+def test_a_failed_write_names_the_file(tmp_path):
+    with pytest.raises(OSError, match=r"No space left on device: '.*x.json'"), replaced(tmp_path / "x.json"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert not list(tmp_path.iterdir())
 
 
 def test_tables_have_six_significant_digits_and_whole_numbers_whole(tmp_path):

@@ -1,7 +1,9 @@
 """The host loop: one compile, exact resume, clean interruption, a stop at losses that are not finite."""
 
 import csv
+import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -260,6 +262,165 @@ def test_kill_loses_no_more_than_since_the_last_checkpoint(tmp_path):
     resumed = train(toy(), seed=1, steps=saved + 12, directory=tmp_path, resume=True, sinks=[CSV(table)])
     assert_same(resumed, train(toy(), seed=1, steps=saved + 12))
     assert csv_steps(table) == list(range(1, saved + 13))
+
+
+# --- nothing is lost, nothing is mixed --------------------------------------------------------------------------
+
+
+def test_a_directory_has_one_run_at_a_time(tmp_path):
+    """Whether the other would start or resume; the lock goes with the process that holds it, even if it is killed."""
+    process = start(tmp_path, chunk=5, checkpoint_every=5)
+    for options in ({"resume": True}, {"resume": True, "seed": 1}):
+        with pytest.raises(BlockingIOError, match=f"is in use by another process .pid {process.pid} on "):
+            train(toy(), steps=10**6, directory=tmp_path, **options)
+    process.kill()
+    process.communicate()
+    saved = checkpoint.steps(tmp_path)[-1]
+    assert_same(train(toy(), seed=1, steps=saved, directory=tmp_path, resume=True), train(toy(), seed=1, steps=saved))
+
+
+def test_two_runs_that_start_at_once_do_not_share_a_directory(tmp_path):
+    class Second:
+        def write(self, step, metrics):
+            with pytest.raises(BlockingIOError, match="is in use"):
+                train(toy(), steps=5, directory=tmp_path / "run")
+
+        def close(self): ...
+
+    train(toy(), steps=5, directory=tmp_path / "run", sinks=[Second()])
+    assert checkpoint.steps(tmp_path / "run") == [5]
+
+
+def test_a_run_past_the_steps_is_not_cut(tmp_path):
+    train(toy(), steps=10, directory=tmp_path)
+    with pytest.raises(ValueError, match="steps must be at least 10, the meta-step of the checkpoint, got 4"):
+        train(toy(), steps=4, directory=tmp_path, resume=True)
+
+
+def test_resuming_from_an_earlier_checkpoint(whole, tmp_path):
+    """Newer ones stay until the run has saved again."""
+    train(toy(), seed=1, steps=20, checkpoint_every=4, keep=9, directory=tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint of meta-step 9 .*available: \[4, 8, 12, 16, 20\]"):
+        train(toy(), seed=1, steps=30, resume_from=9, directory=tmp_path)
+    crash = Crash(at=9)
+    with pytest.raises(RuntimeError, match="crash"):
+        train(toy(), seed=1, steps=30, resume_from=8, directory=tmp_path, sinks=[crash])
+    assert checkpoint.steps(tmp_path) == [4, 8, 12, 16, 20]
+    crash = Crash(at=12)
+    with pytest.raises(RuntimeError, match="crash"):
+        train(toy(), seed=1, steps=30, resume_from=8, chunk=1, checkpoint_every=10, directory=tmp_path, sinks=[crash])
+    assert checkpoint.steps(tmp_path) == [4, 8, 10]
+    assert_same(train(toy(), seed=1, steps=30, directory=tmp_path, resume=True), whole)
+    assert_same(checkpoint.restore(tmp_path, whole[0])[1:], whole)
+
+
+def test_resuming_past_a_damaged_checkpoint(whole, tmp_path):
+    train(toy(), seed=1, steps=16, checkpoint_every=8, directory=tmp_path)
+    (tmp_path / "checkpoints" / "16.npz").write_bytes(b"")
+    with pytest.raises(checkpoint.CheckpointError, match="--resume-from 8"):
+        train(toy(), seed=1, steps=30, checkpoint_every=8, directory=tmp_path, resume=True)
+    assert_same(train(toy(), seed=1, steps=30, checkpoint_every=8, resume_from=8, directory=tmp_path), whole)
+
+
+def test_a_run_whose_log_was_mended_goes_on(whole, tmp_path):
+    train(toy(), seed=1, steps=16, checkpoint_every=4, keep=1, directory=tmp_path)
+    (tmp_path / "log" / "000000008.npz").unlink()
+    with pytest.raises(checkpoint.CheckpointError, match="000000008.npz is missing .*mend_log"):
+        train(toy(), seed=1, steps=30, directory=tmp_path, resume=True)
+    checkpoint.mend_log(tmp_path)
+    state, log = train(toy(), seed=1, steps=30, directory=tmp_path, resume=True)
+    assert_same(state, whole[0])
+    there = np.isfinite(log["meta_loss"])
+    assert np.flatnonzero(~there).tolist() == [4, 5, 6, 7]
+    np.testing.assert_array_equal(log["lifetime_loss"][there], whole[1]["lifetime_loss"][there])
+
+
+@pytest.mark.parametrize("damage", [lambda x: x[: len(x) // 2], lambda x: b"", lambda x: b"\xff\x00", None])
+@pytest.mark.parametrize("steps", [9, 14])
+def test_a_damaged_table_is_made_anew(tmp_path, damage, steps):
+    """From the log, also by a run that has nothing left to do."""
+    table = tmp_path / "metrics.csv"
+    train(toy(), seed=1, steps=9, directory=tmp_path, sinks=[CSV(table)])
+    before = table.read_bytes()
+    table.unlink() if damage is None else table.write_bytes(damage(before))
+    train(toy(), seed=1, steps=steps, directory=tmp_path, sinks=[CSV(table)], resume=True)
+    assert table.read_bytes()[: len(before)] == before
+    assert csv_steps(table) == list(range(1, steps + 1))
+
+
+def test_a_new_metric_gets_its_column(tmp_path):
+    table, meta = tmp_path / "metrics.csv", toy()
+    train(meta, seed=1, steps=3, directory=tmp_path, sinks=[CSV(table)])
+
+    def step(state, key):
+        state, metrics = meta.step(state, key)
+        return state, {**metrics, "more": jnp.float32(5.0)}
+
+    _, log = train(Meta(meta.init, step), seed=1, steps=5, directory=tmp_path, sinks=[CSV(table)], resume=True)
+    np.testing.assert_array_equal(log["more"], [np.nan] * 3 + [5.0] * 2)
+    with table.open(newline="") as file:
+        assert [row["more"] for row in csv.DictReader(file)] == ["", "", "", "5.0", "5.0"]
+
+
+def test_a_resumed_display_shows_the_whole_curve(tmp_path, capsys):
+    train(toy(), steps=6, directory=tmp_path)
+    display = ProgressDisplay(9, ["norm"])
+    _, log = train(toy(), steps=9, directory=tmp_path, sinks=[display], resume=True)
+    assert display._curves == {"norm": log["norm"].tolist()}
+    train(toy(), steps=9, directory=tmp_path, sinks=[ProgressDisplay(9)], resume=True)  # nothing new to show
+
+
+@pytest.mark.parametrize("name", ["run[1]", "run*", "run?", "a b", "ü", "x" * 200, "'\"$(x)"])
+def test_any_name_of_a_directory_is_safe(tmp_path, name):
+    train(toy(), steps=3, directory=tmp_path / name)
+    assert checkpoint.steps(tmp_path / name) == [3]
+    assert_same(train(toy(), steps=5, directory=tmp_path / name, resume=True), train(toy(), steps=5))
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("a\nb", "without line breaks, got '.*a.nb'"), ("a\udcff", "in UTF-8"), ("x" * 300, "File name too long")],
+)
+def test_or_it_is_refused(tmp_path, name, says):
+    with pytest.raises((ValueError, OSError), match=says):
+        train(toy(), steps=3, directory=tmp_path / name)
+
+
+@pytest.fixture
+def full_disk():
+    """A function after which no file can grow past `size` bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+class Fills:
+    """A sink after whose meta-step `at` the disk is full."""
+
+    def __init__(self, at, full_disk, size):
+        self.at, self.full_disk, self.size = at, full_disk, size
+
+    def write(self, step, metrics):
+        if step == self.at:
+            self.full_disk(self.size)
+
+    def close(self): ...
+
+
+@pytest.mark.parametrize(
+    ("path", "size"), [("log/000000020.npz", 100), ("checkpoints/20.npz", 1500), ("metrics.csv", 1000)]
+)
+def test_a_full_disk_is_named_with_the_file_the_step_and_the_last_good_checkpoint(
+    whole, tmp_path, full_disk, path, size
+):
+    sinks = [Fills(20 if path != "metrics.csv" else 11, full_disk, size)]
+    if path == "metrics.csv":
+        sinks.append(CSV(tmp_path / "metrics.csv"))
+    with pytest.raises(OSError, match=f"after meta-step 20; last good checkpoint: meta-step 10 in .*{path}'") as error:
+        train(toy(), seed=1, steps=30, chunk=10, checkpoint_every=10, directory=tmp_path, sinks=sinks)
+    assert error.value.errno == errno.EFBIG
+    full_disk(resource.RLIM_INFINITY)
+    assert_same(train(toy(), seed=1, steps=30, directory=tmp_path, resume=True), whole)
 
 
 def counting(updates, env_steps):

@@ -1,0 +1,145 @@
+"""Runs that are killed at random moments end, once resumed, bit for bit as one that was left alone."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import words
+
+from metarl.pretrained import load_params
+from metarl.run import checkpoint
+
+ROOT = Path(__file__).parents[2]
+COMMON = {"chunk": 2, "checkpoint_every": 4, "keep": 2}
+SIZE = {"num_envs": 2, "rollout_length": 4, "hidden": 4}
+LIVES = {"shortest_life": 2, "longest_life": 4}
+REPLAY = {"warm_up": 1, "replay_probability": 0.8, "capacity": 16}
+LPG = {**SIZE, "levels": "mdp/random", "num_lifetimes": 2, "updates": 1, "steps": 400, "held_out_seeds": 0}
+RUNS = {  # command: its options
+    "lpg": {**LPG},
+    "groove": {
+        **{**SIZE, **LIVES, **REPLAY, "levels": "gridworld/small", "num_lifetimes": 2, "updates": 1},
+        **{"steps": 100, "held_out_seeds": 0, "mutation_probability": 0.5},
+    },
+    "ta_lpg": {
+        **{**SIZE, **LIVES, "levels": "mdp/random", "num_pairs": 2, "batch_size": 1, "eval_episodes": 2},
+        **{"steps": 300, "held_out_seeds": 0},
+    },
+    "learned_optimizer": {
+        **{"levels": "supervised/quadratic", "num_pairs": 2, "width": 4, "shortest_life": 4, "longest_life": 4},
+        **{"steps": 300, "held_out_seeds": 0},
+    },
+    "amft": {
+        **{"steps": 40, "base_steps": 40, "base_batch": 4, "num_seeds": 2, "num_prompts": 4, "num_validation": 2},
+        **{"group_size": 2, "num_demonstrations": 4, "network": "gru", "width": 8, "eval_every": 10},
+        **{"eval_problems": 8, "warm_up": 1, "arms": ("sft", "amft")},
+    },
+    "sweep": {**LPG, "steps": 200, "sweep": ("learning_rate=1e-3,1e-2", "bins=2,3")},
+}
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """Where all processes find compiled programs, so that they restart in seconds."""
+    return tmp_path_factory.mktemp("cache")
+
+
+def begin(name, directory, cache, **more):
+    command = [sys.executable, "-m", f"experiments.{'lpg' if name == 'sweep' else name}"]
+    environment = {
+        **os.environ,
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "PYTHONPATH": str(ROOT),
+    }
+    options = words(**COMMON, **RUNS[name], directory=directory, **more)
+    return subprocess.Popen(
+        [*command, *options], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(name, directory, cache, **more):
+    process = begin(name, directory, cache, **more)
+    errors = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, errors
+
+
+def ended(directory):
+    """All that a run leaves and that must not depend on how often it was interrupted: {file: content}."""
+    found = {}
+    for place in sorted(path.parent for path in directory.rglob("checkpoints")):
+        name = place.relative_to(directory)
+        step = checkpoint.steps(place)[-1]
+        with np.load(place / "checkpoints" / f"{step}.npz") as file:
+            found[f"{name} {step}"] = {x: file[x].tobytes() for x in file.files}
+        log = {x: rows.tobytes() for x, rows in checkpoint._load_log(place / "log", step).items() if x != "seconds"}
+        found[f"{name} log"] = log
+    for path in sorted(directory.rglob("metrics.csv")):
+        header, *rows = [line.split(",") for line in path.read_text().splitlines()]
+        seconds = header.index("seconds")
+        found[str(path.relative_to(directory))] = [row[:seconds] + row[seconds + 1 :] for row in [header, *rows]]
+    for path in sorted(directory.rglob("rule.safetensors")):
+        _, card = load_params(path)
+        found[str(path.relative_to(directory))] = card["content_hash"]
+    for path in directory.rglob("results.json"):
+        found[str(path.relative_to(directory))] = json.loads(path.read_text()).get("report")
+    return found
+
+
+@pytest.fixture(scope="session")
+def alone(cache, tmp_path_factory):
+    """Makes a run that is left alone, and says how long it takes once it is compiled: (what it leaves, seconds)."""
+    known = {}
+
+    def make(name):
+        if name not in known:
+            directory = tmp_path_factory.mktemp(name)
+            finish(name, directory / "first", cache)
+            start = time.monotonic()
+            finish(name, directory / "second", cache)
+            known[name] = ended(directory / "second"), time.monotonic() - start
+            assert ended(directory / "first") == known[name][0]
+        return known[name]
+
+    return make
+
+
+def kill_and_resume(name, directory, cache, seconds, moments):
+    """Kills the run at each of `moments` (share of its time, signal), resumes it, and lets it end at last."""
+    for share, signum in moments:
+        begun = any(directory.rglob("checkpoints/*.npz"))
+        process = begin(name, directory, cache, **({"resume": True} if begun or several(name, directory) else {}))
+        try:
+            process.communicate(timeout=share * seconds)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signum)
+        errors = process.communicate(timeout=120)[1]
+        # before Python has started it cannot say anything; after the end there is nothing to stop
+        assert process.returncode in (-signum, 128 + signum, 0), errors
+        if process.returncode == 128 + signum:
+            lines = [line for line in errors.splitlines() if line.startswith(("error", "Traceback"))]
+            assert len(lines) == 1 and lines[0].startswith("error: "), errors
+    finish(name, directory, cache, resume=any(directory.rglob("checkpoints/*.npz")) or several(name, directory))
+
+
+def several(name, directory):
+    """Whether this is the begun directory of several runs, which may be resumed before there is a checkpoint."""
+    return name in ("amft", "sweep") and directory.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUNS)
+def test_runs_that_are_killed_at_random_moments_end_as_one_that_was_left_alone(name, alone, cache, tmp_path):
+    whole, seconds = alone(name)
+    chance = random.Random(f"kills of {name}")
+    moments = [(chance.uniform(0.1, 1.1), SIGNALS[i % 3]) for i in range(5)]
+    kill_and_resume(name, tmp_path / "run", cache, seconds, moments)
+    assert ended(tmp_path / "run") == whole
