@@ -174,9 +174,10 @@ def _refuse_twice(arguments: Sequence[str]) -> None:
 
 def _message(box: str) -> str:
     """What tyro says in a box, without the title, the help, and the name of the part that refused."""
-    lines = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
+    start = box.find("╭")  # after warnings of what was imported, if there were any; -1 for a box in ASCII
+    lines = [line.strip("│ ") for line in box[max(start, 0) :].splitlines() if not line.startswith(("╭", "╰"))]
     sections = re.split(r"\n[─-]{5,}\n", "\n".join(lines))
-    text = " ".join(sections[0 if box.startswith("╭") else 1].split())  # an ASCII box has its title in a section
+    text = " ".join(sections[0 if start >= 0 else 1].split())  # a box in ASCII has its title in a section
     return re.sub(r"^Missing from [^:]*:", "missing", re.sub(r"^Error parsing (?!--)[^:]*: ", "", text))
 
 

@@ -88,5 +88,5 @@ def test_rewards_that_are_not_finite_are_no_score():
 
 
 def test_too_few_levels_or_seeds_are_refused():
-    with pytest.raises(ValueError, match="got 1 and 1"):
+    with pytest.raises(ValueError, match="num_levels must be at least 2, got 1"):
         Judge(metarl.Levels(lambda key: None), ("a2c", None), num_levels=1, num_seeds=1, batch_size=1)

@@ -102,6 +102,13 @@ def test_messages_do_not_have_the_names_of_parts_with_and_without_unicode(capsys
     monkeypatch.setattr("tyro._fmtlib._FORCE_UTF8_BOXES", True)
     assert one_line(capsys, lambda: parse("--steps", "0")) == says
 
+    def warns(self):
+        print("a warning", file=sys.stderr)
+        checks.fields(self)
+
+    monkeypatch.setattr(parts.Run, "__post_init__", warns)
+    assert one_line(capsys, lambda: parse("--steps", "0")) == says
+
 
 def test_a_command_without_presets_is_described_by_its_module(capsys):
     assert cli.options(Config, "What it does.", words(steps=3)) == replace(Config(), steps=3)

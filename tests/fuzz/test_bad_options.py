@@ -7,6 +7,8 @@ import jax
 import pytest
 from fuzzing import FREE, NAMES, Command, bad_values, bare, bound_of, commands, good_value, is_many
 
+import envs
+
 COMMANDS = {command.name: command for command in commands()}
 SWEPT = {"learning_rate": ("nan", "0", "1e-3,1e-3", "1e-3,inf", "many", ""), "seed": ("1,2",), "no_such": ("1",)}
 
@@ -67,6 +69,7 @@ def complaints(bad: Bad, capsys, directory) -> str:
 def refused(capsys, tmp_path, monkeypatch):
     """Checks that bad inputs are refused, and nothing is compiled meanwhile."""
     compiled = []
+    envs.names()  # imports gymnax, which compiles a little
 
     def listen(event: str, *_, **__) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
