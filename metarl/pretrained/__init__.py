@@ -75,7 +75,7 @@ def load_params(path: str | Path) -> tuple[Params, dict[str, Any]]:
 def reading(where: str, way_out: str = "") -> Iterator[None]:
     """For code that takes what a file says at its word: any error of the block becomes a ValueError that says `where`.
 
-    `way_out` is added at its end. A file may say anything, and what the parts that it describes make of that is not foreseen.
+    `way_out` is added at its end. A file may say anything, and parts that it describes may raise any error.
     """
     try:
         yield
