@@ -43,8 +43,8 @@ def run_sweep(experiment: Experiment, config: Any) -> None:
 
     `sweep.csv` is the long table of its members' metrics, `results.json` has each configuration's score over its seeds,
     and `parallel.png`, and for two fields `grid.png`, show these. With a recipe, `rule.safetensors` is what the first
-    seed of the best configuration has learned. Prints the configurations, best first. A resumed sweep goes on with what
-    is not finished.
+    seed that did not diverge has learned in the best configuration. Prints the configurations, best first. A resumed
+    sweep goes on with what is not finished.
 
     Raises ValueError for a field, a value or a metric that the experiment does not have.
     """
@@ -107,14 +107,17 @@ def parse(config: Any) -> dict[str, list[Any]]:
 
 
 def summary(found: Found, metric: str) -> list[dict[str, Any]]:
-    """Of each configuration, best first: `values`, `scores` of its seeds, their mean and interval, and `diverged`."""
+    """Of each configuration, best first: `values`, `scores` of its seeds, their mean and interval, and two counts.
+
+    `scored` seeds are in the mean; `diverged` ones, and those that logged no number, are not.
+    """
     rows, scores = [], found.scores(metric)
     for values, members in found.configurations(metric):
         numbers = scores[members][~np.isnan(scores[members])]
         nothing = Interval(mean_of_numbers(numbers), math.nan, math.nan)
         interval = over_runs(numbers) if len(numbers) > 1 else nothing
-        diverged = int((found.diverged[members] > 0).sum())
-        rows.append({"values": values, **interval._asdict(), "diverged": diverged, "scores": scores[members]})
+        counts = {"scored": len(numbers), "diverged": int((found.diverged[members] > 0).sum())}
+        rows.append({"values": values, **interval._asdict(), **counts, "scores": scores[members]})
     return rows
 
 
@@ -149,16 +152,23 @@ def _finish(experiment: Experiment, config: Any, found: Found, metric: str, dire
         **circumstances(),
     }
     write_json(directory / "results.json", results)
-    values, members = found.configurations(metric)[0]
-    best, params = replace(_member(config), **values), found.params[members[0]]
-    if experiment.recipe and jax.tree.leaves(params):
-        origin = launch.origin(experiment, replace(best, directory=str(directory)))
-        about = {**origin, "sweep": config.sweep.sweep}
-        save_rule(directory / "rule.safetensors", params, experiment.recipe(best), about)
-    shown = {_name(row["values"]): {x: row[x] for x in ("mean", "low", "high", "diverged")} for row in rows}
+    _save_best(experiment, config, found, metric, directory)
+    shown = {_name(row["values"]): {x: row[x] for x in ("mean", "low", "high", "scored", "diverged")} for row in rows}
     tables.show(shown, f"{metric} of {config.sweep.sweep_seeds} seeds")
     draw(rows, parse(config), metric, directory)
     print(f"results in {directory}", file=sys.stderr)
+
+
+def _save_best(experiment: Experiment, config: Any, found: Found, metric: str, directory: Path) -> None:
+    """Saves the rule of the first member of the best configuration that did not diverge, if it is one."""
+    values, members = found.configurations(metric)[0]
+    sound = [i for i in members if not found.diverged[i]]
+    if not sound:
+        print("no rule is saved: all members of the best configuration diverged", file=sys.stderr)
+    elif experiment.recipe and jax.tree.leaves(found.params[sound[0]]):
+        best = replace(_member(config), **values, seed=found.members[sound[0]]["seed"], directory=str(directory))
+        about = {**launch.origin(experiment, best), "sweep": config.sweep.sweep}
+        save_rule(directory / "rule.safetensors", found.params[sound[0]], experiment.recipe(best), about)
 
 
 def _value(name: str, kind: Any, text: str) -> Any:

@@ -19,11 +19,24 @@ def test_a_member_that_diverges_leaves_the_figures_of_the_others(tmp_path, capsy
     found = metarl.sweep(descend, Config(steps=2), {"learning_rate": [0.5, 1e30]}, seeds=2)
     found.diverged[0] = 1
     rows = sweeps.summary(found, "fitness")
-    assert [row["diverged"] for row in rows] == [1, 2] and np.isfinite(rows[0]["mean"])
+    assert [(row["scored"], row["diverged"]) for row in rows] == [(1, 1), (0, 2)] and np.isfinite(rows[0]["mean"])
     sweeps.draw(rows, {"learning_rate": [0.5, 1e30]}, "fitness", tmp_path)
     assert (tmp_path / "parallel.png").exists()
     sweeps.draw(rows[1:], {"learning_rate": [1e30]}, "fitness", tmp_path)
     assert "no member has a finite fitness" in capsys.readouterr().err
+
+
+def test_the_rule_of_a_sweep_is_of_a_member_that_did_not_diverge(tmp_path, monkeypatch, capsys):
+    saved = []
+    monkeypatch.setattr(sweeps, "save_rule", lambda path, params, recipe, about: saved.append((params, about)))
+    members = [{"learning_rate": 1e-3, "seed": seed} for seed in (0, 1)]
+    params = [{"objective": np.array(seed)} for seed in (0, 1)]
+    found = sweeps.Found(members, {"fitness": np.ones((2, 4))}, np.array([3, 0]), params)
+    config = replace(lpg.PRESETS["quick"], sweep=("learning_rate=1e-3",), sweep_seeds=2)
+    sweeps._save_best(lpg.EXPERIMENT, config, found, "fitness", tmp_path)
+    assert [(x["objective"], about["config"]["seed"]) for x, about in saved] == [(1, 1)]
+    sweeps._save_best(lpg.EXPERIMENT, config, found._replace(diverged=np.array([3, 2])), "fitness", tmp_path)
+    assert len(saved) == 1 and "no rule is saved" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
