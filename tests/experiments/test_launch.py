@@ -99,8 +99,14 @@ def environment(**more):
 def test_a_run_leaves_its_files_and_resumes(a_toy, tmp_path, capsys):
     directory = tmp_path / "run"
     command = [sys.executable, a_toy.__file__, "--directory", str(directory)]
-    first = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    places = {name: tmp_path / name for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")}
+    for place in places.values():
+        place.mkdir()
+    own = environment(**{name: str(place) for name, place in places.items()})
+    first = subprocess.run(command, env=own, cwd=tmp_path, capture_output=True, text=True)
     assert first.returncode == 0, first.stderr
+    outside = [path for path in tmp_path.rglob("*") if path.is_file() and directory not in path.parents]
+    assert all(path.name.startswith("fontlist") for path in outside), outside  # matplotlib's, in its cache
     assert "meta-step 12/12" in first.stderr and f"results in {directory}" in first.stderr
     assert (directory / "curves.png").read_bytes().startswith(PNG)
     assert (directory / "report.png").read_bytes().startswith(PNG)
