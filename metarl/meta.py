@@ -21,9 +21,9 @@ from metarl.tree import select
 from metarl.types import Array, Key, Level, MetaParams, Metrics, PyTree
 
 COUNTED = ("agent_updates", "env_steps")  # metrics that are summed over updates and lifetimes; others are averaged
-# Metrics that must stay finite. Of huge rewards the loss may be finite while the square of a gradient or of a critic's
-# error is not: an optimizer that divides by it would stand still unnoticed.
-WATCHED = ("lifetime_loss", "meta_loss", "meta_gradient_norm", "critic_loss")
+# Metrics that must stay finite. The loss of huge rewards may be finite while the square of a gradient or of a critic's
+# error is not: an optimizer that divides by it would stand still unnoticed. Fine-tuning may have no meta-objective.
+WATCHED = ("lifetime_loss", "meta_loss", "meta_gradient_norm", "critic_loss", "imitation_loss", "reward_loss")
 
 
 class Lifetime(Protocol):
