@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from envs import bandit, gridworld, mdp, suites, tokens
-from metarl import interface
+from metarl import checks
+from metarl.checks import COUNT
 from metarl.evaluation.suites import Entry
 from metarl.types import Key, Level, Levels
 
@@ -80,7 +81,7 @@ def make(name: str, horizon: int | tuple[int, int] | None = None) -> Levels:
         return _make(name)
     shortest, longest = horizon if isinstance(horizon, tuple) else (horizon, horizon)
     for end in (shortest, longest):
-        interface.count("horizon", end)
+        checks.within(int, COUNT, horizon=end)
     if shortest > longest:
         raise ValueError(f"horizon must be one number of agent updates, or a pair in increasing order, got {horizon}")
     return _with_horizon(_make(name), shortest, longest)

@@ -461,7 +461,9 @@ def part(config: Config, directory: Path, name: str, meta: Meta, steps: int) -> 
     Raises ValueError if its directory has a run of another length: schedules are stretched to the length.
     """
     place = directory / name
-    own = launch.placed(replace(config, arms=(name,) if name in ARMS else (), steps=steps), place)
+    of_others = [option for arms, options in OPTIONS_OF.items() if name not in arms for option in options]
+    theirs = {option: flatten(Config())[option] for option in of_others}  # no matter here, so that arms may join
+    own = launch.placed(replace(config, arms=(name,) if name in ARMS else (), steps=steps, **theirs), place)
     if own.run.resume:
         template, step = jax.eval_shape(meta.init, jax.random.key(0)), own.run.resume_from or None
         _, state, _ = checkpoint.restore(place, template, step=step)

@@ -4,7 +4,8 @@
     start: Literal["ppo", "scratch"] = "ppo"
 
 `checked` checks the arguments of a function, `fields` those of a dataclass or a NamedTuple. Both raise a ValueError
-that names the argument, what would be valid, and the value. Arrays pass, because they may be tracers.
+that names the argument, what would be valid, and the value. Of arrays the dtype is looked at, and the value if it is
+one known number: not of tracers.
 """
 
 from __future__ import annotations
@@ -80,10 +81,15 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
     are not looked at.
     """
     signature = inspect.signature(function)
+    hints = functools.cache(lambda: get_type_hints(function, include_extras=True))  # later: they may name what follows
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        _check(signature.bind(*args, **kwargs).arguments, _hints(function))
+        try:
+            arguments = signature.bind(*args, **kwargs).arguments
+        except TypeError:  # Python's own message has the name of the function
+            return function(*args, **kwargs)
+        _check(arguments, hints())
         return function(*args, **kwargs)
 
     return call
@@ -108,7 +114,7 @@ def one_of(choices: Iterable[Any], **values: Any) -> None:
     _check(values, dict.fromkeys(values, Literal[tuple(choices)]))
 
 
-@functools.lru_cache(None)
+@functools.lru_cache
 def _hints(of: Any) -> dict[str, Any]:
     return get_type_hints(of, include_extras=True)
 
@@ -125,7 +131,10 @@ def _check(values: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
 
 def _faults(name: str, value: Any, hint: Any) -> Iterator[tuple[str, Any, str]]:
     """(place, what is there, what it must be) of everything in `value` that `hint` does not allow."""
-    if get_origin(hint) is tuple and get_args(hint)[1:] == (...,) and isinstance(value, tuple | list):
+    if get_origin(hint) is tuple and get_args(hint)[1:] == (...,):
+        if not isinstance(value, tuple | list):
+            yield name, value, "a tuple"
+            return
         for i, entry in enumerate(value):
             yield from _faults(f"{name}[{i}]", entry, get_args(hint)[0])
     elif fault := _fault(value, hint, None):
@@ -134,8 +143,6 @@ def _faults(name: str, value: Any, hint: Any) -> Iterator[tuple[str, Any, str]]:
 
 def _fault(value: Any, hint: Any, bound: Bound | None) -> str:
     """What `value` must be by `hint` and is not; empty if it is, and for annotations that are not looked at."""
-    if isinstance(value, jax.Array | np.ndarray):
-        return ""
     if get_origin(hint) is Annotated:
         own = next((x for x in hint.__metadata__ if isinstance(x, Bound)), bound)
         return _fault(value, hint.__origin__, own)
@@ -149,12 +156,18 @@ def _fault(value: Any, hint: Any, bound: Bound | None) -> str:
         return "" if callable(value) else "a function"
     if hint is type(None):
         return "" if value is None else "None"
-    if hint is bool:
-        return "" if isinstance(value, bool | np.bool_) else "True or False"
-    if hint is int:
-        is_integer = isinstance(value, Integral) and not isinstance(value, bool)
-        return (bound or _INTEGER).fault(value) if is_integer else "an integer"
-    if hint is float:
-        is_number = isinstance(value, Real) and not isinstance(value, bool)
-        return (bound or _FINITE).fault(value) if is_number else "a number"
+    if hint in (bool, int, float):
+        return _fault_of_number(value, hint, bound)
     return ""
+
+
+def _fault_of_number(value: Any, kind: type, bound: Bound | None) -> str:
+    if isinstance(value, jax.Array | np.ndarray):
+        if isinstance(value, jax.core.Tracer) or value.ndim:
+            return "an integer" if kind is int and value.dtype.kind not in "iu" else ""
+        value = value.item()
+    if kind is bool:
+        return "" if isinstance(value, bool | np.bool_) else "True or False"
+    if isinstance(value, bool) or not isinstance(value, Integral if kind is int else Real):
+        return "an integer" if kind is int else "a number"
+    return (bound or (_INTEGER if kind is int else _FINITE)).fault(value)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Integral
 from typing import Any, TypeVar, cast
 
 import jax
@@ -16,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from metarl.checks import COUNT
 from metarl.types import Array, Environment, Key, Level, Levels, Metrics, PyTree
 
 T = TypeVar("T")
@@ -63,13 +61,6 @@ def optimizer(what: str, value: Any) -> optax.GradientTransformation:
         optax.GradientTransformation,
         {"LearnedOptimizer": "a learned optimizer belongs into an inner loop, in the place of the agents' optimizer"},
     )
-
-
-def count(what: str, value: Any) -> None:
-    """Checks that `value` is an integer within `metarl.checks.COUNT`."""
-    is_integer = isinstance(value, Integral) and not isinstance(value, bool)
-    if fault := COUNT.fault(value) if is_integer else "an integer":
-        raise ValueError(f"{what} must be {fault}, got {value!r}")
 
 
 def function(what: str, value: Any) -> None:
@@ -138,9 +129,9 @@ def level(what: str, found: Any, shape: tuple[int, ...] = ()) -> Level:
 
 
 def problem(env: Environment, level: Level) -> None:
-    """Checks that the problem of `level` may be one of `env`: it has the tree and the shapes of `default_params`."""
+    """Checks that the problem of `level` may be one of `env`: it has the leaves and the shapes of `default_params`."""
     found, wanted = level.problem, jax.eval_shape(lambda: env.default_params)
-    if not _same_tree(found, wanted) or _shapes(found) != _shapes(wanted):
+    if _shapes(found) != _shapes(wanted):
         raise ValueError(
             f"the level is not one of the environment {name(env)}: its problem is {shown(found)}, wanted "
             f"{shown(wanted)} as in default_params"
@@ -198,8 +189,9 @@ def _same_tree(*trees: PyTree) -> bool:
     return bool(one == other)
 
 
-def _shapes(tree: PyTree) -> list[tuple[int, ...]]:
-    return [jnp.shape(x) for x in jax.tree.leaves(tree)]
+def _shapes(tree: PyTree) -> list[tuple[str, tuple[int, ...]]]:
+    """Where the leaves of `tree` are, and their shapes."""
+    return [(jax.tree_util.keystr(path), jnp.shape(x)) for path, x in jax.tree_util.tree_leaves_with_path(tree)]
 
 
 def _plain(giver: str) -> str:

@@ -62,6 +62,10 @@ class Checked:
         ("count", 10**20, "count must be at most 2147483647, got 100000000000000000000"),
         ("count", True, "count must be an integer, got True"),
         ("counts", (1, 0), "counts[1] must be at least 1, got 0"),
+        ("counts", 5, "counts must be a tuple, got 5"),
+        ("share", jnp.float32(2.0), "share must be at most 1, got Array(2."),
+        ("share", np.array(math.nan), "share must be a number, not NaN, got array(nan)"),
+        ("count", jnp.float32(2.5), "count must be an integer, got Array(2.5"),
         ("name", "z", "name must be one of x, y, got 'z'"),
         ("function", 3, "function must be a function or None, got 3"),
         ("switch", "yes", "switch must be True or False, got 'yes'"),
@@ -90,6 +94,17 @@ def test_positional_arguments_are_checked_and_tracers_pass():
     with pytest.raises(ValueError, match="share must be at most 1"):
         call(2)
     assert jax.jit(call)(jnp.float32(0.25)) == 0.25
+
+
+def test_of_a_tracer_the_dtype_is_checked():
+    with pytest.raises(ValueError, match="count must be an integer, got "):
+        jax.jit(lambda x: call(count=x))(2.5)
+    assert jax.jit(lambda x: call(count=x))(3) == 0.5
+
+
+def test_a_wrong_name_is_told_with_the_function():
+    with pytest.raises(TypeError, match=r"call\(\) got an unexpected keyword argument 'shar'"):
+        call(shar=1)
 
 
 def test_records_and_names_of_run_time():

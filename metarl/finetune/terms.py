@@ -71,7 +71,7 @@ def otr_samples(
 ) -> Array:
     """Tokens [..., num_samples] from `softmax(logits / temperature)`, logits [..., V].
 
-    Raises ValueError if `num_samples` is below 1 or `temperature` not positive and finite.
+    Raises ValueError if `num_samples` is below 1 or `temperature` not within `metarl.checks.POSITIVE`.
     """
     return jax.random.categorical(key, logits[..., None, :] / temperature, shape=(*logits.shape[:-1], num_samples))
 
@@ -140,7 +140,7 @@ def nft(
     w is `1 - q` ("dr_grpo"), `sqrt((1 - q) / q)` ("grpo") or 1 ("one"): on policy, with `eps=1`, the gradient is that
     of `reinforce` with the advantages of the same name. log rho is clipped to [-20, 20].
 
-    Raises ValueError for an unknown `weight` or `eps` that is not positive and finite.
+    Raises ValueError for an unknown `weight` or `eps` that is not within `metarl.checks.POSITIVE`.
     """
     chex.assert_equal_shape([log_prob, old_log_prob])
     mixed = (success_rate > 0.0) & (success_rate < 1.0)
@@ -180,7 +180,7 @@ def direct_preference(chosen: Array, rejected: Array, beta: Annotated[Array | fl
     eq. 7).
 
     `d = log(pi / ref)` [...] of the whole chosen and rejected answer. Raises ValueError for a number `beta` that is not
-    positive and finite.
+    within `metarl.checks.POSITIVE`.
     """
     chex.assert_equal_shape([chosen, rejected])
     return -jax.nn.log_sigmoid(beta * (chosen - rejected))
@@ -190,7 +190,7 @@ def direct_preference(chosen: Array, rejected: Array, beta: Annotated[Array | fl
 def ipo(chosen: Array, rejected: Array, tau: Annotated[Array | float, POSITIVE] = 0.1) -> Array:
     """`(d_w - d_l - 1 / (2 tau))^2` [...] (Azar et al. 2023, arXiv 2310.12036), of the same d as `direct_preference`.
 
-    Raises ValueError for a number `tau` that is not positive and finite.
+    Raises ValueError for a number `tau` that is not within `metarl.checks.POSITIVE`.
     """
     chex.assert_equal_shape([chosen, rejected])
     return jnp.square(chosen - rejected - 1.0 / (2.0 * tau))

@@ -100,10 +100,6 @@ def rl_inner_loop(
     not follow the interface, or a network or an optimizer that does not fit. Its functions raise ValueError when they
     are traced, for a level of another environment and for a part that returns something else than its interface says.
     """
-    interface.part("experience", experience, Experience)
-    for given in (experience, critic):
-        if given is not None:
-            checks.fields(given)
     parts = _parts(env, network, objective, optimizer, experience, critic)
     return InnerLoop(
         init_meta=partial(_init_meta, parts),
@@ -122,7 +118,7 @@ def value_judge(
     The parts must be those of the agents' `rl_inner_loop`. Scores of levels use it (`metarl.curricula.scores`):
     positive value loss, L1 value loss, MaxMC.
     """
-    interface.part("critic", critic, Critic)
+    _check_critic(critic)
     agent, critic_model = model(env, network, objective.outputs), model(env, critic.network or network, {"value": 1})
 
     def judged(lifetime: Agent, key: Key) -> tuple[Rollout, Targets]:
@@ -171,9 +167,9 @@ def _parts(
     """The parts, after checks that they fit each other. Raises ValueError as `rl_inner_loop` does."""
     trace_environment(env)
     _check_objective(objective)
+    checks.fields(interface.part("experience", experience, Experience))
     if critic is not None:
-        interface.part("critic", critic, Critic)
-        interface.optimizer("Critic.optimizer", critic.optimizer)
+        _check_critic(critic)
     agent = model(env, network, objective.outputs)
     rows = experience.num_envs if agent.recurrent else experience.env_steps
     if rows % experience.minibatches:
@@ -192,7 +188,12 @@ def _check_objective(objective: Objective) -> None:
     for name, size in objective.outputs.items():
         if name == "policy":
             raise ValueError("Objective.outputs must not have 'policy', which every network has: rename it")
-        interface.count(f"Objective.outputs[{name!r}]", size)
+        checks.within(int, COUNT, **{f"Objective.outputs[{name!r}]": size})
+
+
+def _check_critic(critic: Critic) -> None:
+    checks.fields(interface.part("critic", critic, Critic))
+    interface.optimizer("Critic.optimizer", critic.optimizer)
 
 
 # --- the functions of the loop --------------------------------------------------------------------------------

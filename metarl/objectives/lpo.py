@@ -116,7 +116,7 @@ def dpo(
 
     The other options are those of `ppo`.
 
-    Raises ValueError if `alpha` or `beta` is a number that is not positive and finite.
+    Raises ValueError if `alpha` or `beta` is a number that is not within `metarl.checks.POSITIVE`.
     """
 
     def policy_loss(

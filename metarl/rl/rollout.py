@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from metarl import interface
+from metarl.checks import checked
 from metarl.rl.networks import Network, NetworkFactory, PolicyHead, as_layers, policy_head
 from metarl.tree import select
 from metarl.types import Array, Environment, Key, Params, PyTree
@@ -26,6 +27,7 @@ class Model(NamedTuple):
         return bool(jax.tree.leaves(self.network.carry))
 
 
+@checked
 def model(env: Environment, network: NetworkFactory, outputs: Mapping[str, int]) -> Model:
     """A network for `env` with the output "policy" and the further `outputs` {name: size}.
 
@@ -34,7 +36,6 @@ def model(env: Environment, network: NetworkFactory, outputs: Mapping[str, int])
     head = policy_head(env.action_space(env.default_params))
     space = env.observation_space(env.default_params)
     sizes = {"policy": head.size, **outputs}
-    interface.function("network", network)
     try:
         agent = network(space, sizes)
     except TypeError as error:

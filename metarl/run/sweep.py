@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metarl import checks
+from metarl.checks import SEED
 from metarl.meta import WATCHED, Meta
 from metarl.parallel import Placement, sweep_batch
 from metarl.run import checkpoint
@@ -115,8 +117,9 @@ def sweep(
     every_seed = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if "seed" in options:
         raise ValueError("seed has no meaning for a sweep: give seeds, how many or which")
-    if not every_seed or min(every_seed) < 0 or max(every_seed) >= 2**32 or len(set(every_seed)) < len(every_seed):
-        raise ValueError(f"seeds must be at least 1, or different and from 0 to 2 ** 32 - 1, got {seeds}")
+    checks.within(int, SEED, **{f"seeds[{i}]": seed for i, seed in enumerate(every_seed)})
+    if not every_seed or len(set(every_seed)) < len(every_seed):
+        raise ValueError(f"seeds must be at least 1, or different ones, got {seeds}")
     steps = flatten(config).get("steps") if steps is None else steps
     placement = Placement(batch_size=sweep_batch()) if placement is None else placement
     if steps is None:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metarl import checks
-from metarl.checks import COUNT
+from metarl.checks import COUNT, SEED
 from metarl.meta import COUNTED, WATCHED, Meta
 from metarl.parallel import agreed, replicated
 from metarl.run import checkpoint
@@ -112,6 +112,7 @@ def train(
             stack.callback(sink.close)
         counts = {"steps": steps, "chunk": chunk, "checkpoint_every": checkpoint_every, "keep": keep}
         checks.within(int, COUNT, **counts)
+        checks.within(int, SEED, seed=seed)
         resume = resume or resume_from is not None
         if resume and not directory:
             raise ValueError("resume needs the directory of the run to continue")

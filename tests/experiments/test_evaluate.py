@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from commands import words
 
 from experiments import evaluate
 from metarl.evaluation import baselines, meta_test
@@ -18,8 +19,8 @@ eval_episodes = 4
 "bandit/bernoulli" = {}
 "mdp/random" = { env_steps = 640 }
 """
-RULES = ["lpg:ta-lpg-gridworld", "a2c", "random"]
-OPTIONS = ["--num-seeds", "3", "--points", "2"]
+RULES = ("lpg:ta-lpg-gridworld", "a2c", "random")
+OPTIONS = {"num_seeds": 3, "points": 2}
 
 
 def trial(environment, env_steps, mean, rate=0.1, which="a2c"):
@@ -37,8 +38,9 @@ def finished(tmp_path_factory):
     return folder / "mine.toml", folder / "run"
 
 
-def run(path, directory, *more):
-    evaluate.main(["--rules", *RULES, "--suite", str(path), *OPTIONS, "--directory", str(directory), *more])
+def run(path, directory, *more, **options):
+    options = {"rules": RULES, **OPTIONS, **options}
+    evaluate.main([*words(**options, suite=path, directory=directory), *more])
 
 
 def table(directory):
@@ -82,7 +84,7 @@ def test_a_finished_test_leaves_its_summary_and_pictures(finished):
     assert summary["suites"]["mine"]["aggregates"]["a2c"]["mean"]["mean"] == pytest.approx(1.0)
     assert set(summary["suites"]["mine"]["improvement"]) == {"lpg over a2c", "lpg over random", "a2c over random"}
     rules = "--rules lpg:ta-lpg-gridworld a2c random"
-    assert summary["command"] == f"python -m experiments.evaluate {rules} --suite {path} {' '.join(OPTIONS)}"
+    assert summary["command"] == f"python -m experiments.evaluate {rules} --suite {path} {' '.join(words(**OPTIONS))}"
     for name in ("aggregates", "improvement", "profiles", "curves"):
         assert (directory / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
@@ -120,21 +122,21 @@ def test_another_rule_may_join(finished, tmp_path, monkeypatch):
         raise RuntimeError(f"asked for {job.label}")
 
     monkeypatch.setattr(meta_test, "measure", asked)
-    run(path, directory, "--resume", "--rules", "random", "a2c")  # nothing is missing, and nothing goes
+    run(path, directory, "--resume", rules=("random", "a2c"))  # nothing is missing, and nothing goes
     assert len(table(directory)) == len(table(before))
     with pytest.raises(RuntimeError, match="asked for fast"):
-        run(path, directory, "--resume", "--rules", "random", "fast:a2c")
+        run(path, directory, "--resume", rules=("random", "fast:a2c"))
 
 
 def test_other_options_or_a_full_directory_are_refused(finished, tmp_path, capsys):
     path, directory = finished
-    for more, says in (
-        (["--resume", "--num-seeds", "4"], "has results with num_seeds 3, now it is 4"),
-        (["--resume", "--rules", "lpg:lpg-gridworld"], "has results with rules {'lpg': "),
-        ([], "is not empty: give resume to go on with it"),
+    for options, says in (
+        ({"resume": True, "num_seeds": 4}, "has results with num_seeds 3, now it is 4"),
+        ({"resume": True, "rules": "lpg:lpg-gridworld"}, "has results with rules {'lpg': "),
+        ({}, "is not empty: give resume to go on with it"),
     ):
         with pytest.raises(SystemExit) as end:
-            run(path, directory, *more)
+            run(path, directory, **options)
         assert end.value.code == 2 and says in capsys.readouterr().err
 
 
