@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from metarl.checks import COUNT, NOT_NEGATIVE, checked
+from metarl.checks import COUNT, NOT_NEGATIVE, WIDTH, checked
 from metarl.rl.networks import Network, as_layers, mlp
 from metarl.types import Array, Box, Key, Params, PyTree, Task
 
@@ -90,7 +90,7 @@ def logistic_digits(batch: Annotated[int, COUNT] = 64) -> Task:
 
 
 @checked
-def mlp_digits(hidden: Annotated[int, COUNT] = 32, batch: Annotated[int, COUNT] = 64) -> Task:
+def mlp_digits(hidden: Annotated[int, WIDTH] = 32, batch: Annotated[int, COUNT] = 64) -> Task:
     """`logistic_digits` with a hidden layer of `hidden` tanh units.
 
     Raises ValueError for counts below 1.

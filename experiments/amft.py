@@ -28,7 +28,7 @@ import metarl
 from envs import tokens
 from experiments import cli, launch, parts, sweeps
 from metarl import checks, optimizers, parallel, plot
-from metarl.checks import COUNT, COUNT_OR_ZERO, NOT_NEGATIVE, RATE, SEVERAL, Bound
+from metarl.checks import COUNT, COUNT_OR_ZERO, NOT_NEGATIVE, RATE, SEVERAL, WIDTH, Bound
 from metarl.evaluation import tables
 from metarl.evaluation.held_out import HELD_OUT
 from metarl.evaluation.statistics import Interval, over_runs
@@ -212,7 +212,7 @@ class Setting:
     """Base policies, and runs of each arm."""
     network: Literal["transformer", "gru"] = "transformer"
     """The policy."""
-    width: Annotated[int, COUNT] = 64
+    width: Annotated[int, WIDTH] = 64
     """Of the policy."""
 
     def __post_init__(self) -> None:

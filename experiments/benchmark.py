@@ -27,7 +27,7 @@ import optax
 import envs
 from experiments import cli, groove, lpg, meta_training, parts
 from metarl import checks, networks, objectives, optimizers
-from metarl.checks import COUNT, COUNT_OR_ZERO
+from metarl.checks import COUNT, COUNT_OR_ZERO, WIDTH
 from metarl.estimators.population import live
 from metarl.evaluation.families import family
 from metarl.finetune import policies
@@ -56,7 +56,7 @@ class LPG:
     """Environment steps between two agent updates."""
     updates: Annotated[int, COUNT] = 5
     """Agent updates that the meta-gradient flows through (K)."""
-    hidden: Annotated[int, COUNT] = 256
+    hidden: Annotated[int, WIDTH] = 256
     """Width of the meta-network's GRU."""
     meta_steps: Annotated[int, COUNT] = 5
     """Meta-steps in one compiled call."""
@@ -80,7 +80,7 @@ class ES:
     """Environments of each agent."""
     rollout_length: Annotated[int, COUNT] = 20
     """Environment steps between two agent updates."""
-    hidden: Annotated[int, COUNT] = 256
+    hidden: Annotated[int, WIDTH] = 256
     """Width of the meta-network's GRU."""
     batch_size: Annotated[int, COUNT] = 1
     """Pairs that live at a time on each device."""
@@ -108,7 +108,7 @@ class GROOVE:
     """Environments of each agent."""
     rollout_length: Annotated[int, COUNT] = groove.PRESETS["quick"].agents.rollout_length
     """Environment steps between two agent updates."""
-    hidden: Annotated[int, COUNT] = groove.PRESETS["quick"].rule.hidden
+    hidden: Annotated[int, WIDTH] = groove.PRESETS["quick"].rule.hidden
     """Width of the meta-network's GRU."""
     meta_steps: Annotated[int, COUNT] = 50
     """Meta-steps in one compiled call: lifetimes that end together should weigh as much as they do in a run."""
@@ -134,7 +134,7 @@ class Tokens:
     """Tokens of a prompt."""
     num_tokens: Annotated[int, COUNT] = 32
     """Size of the vocabulary."""
-    width: Annotated[int, COUNT] = 64
+    width: Annotated[int, WIDTH] = 64
     """Width of the policies."""
     layers: Annotated[int, COUNT] = 2
     """Layers of the transformer."""

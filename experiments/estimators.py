@@ -38,7 +38,7 @@ import envs
 import metarl
 from experiments import cli
 from metarl import checks, plot
-from metarl.checks import COUNT, COUNT_OR_ZERO, POSITIVE, RATE, SEED, SEVERAL
+from metarl.checks import COUNT, COUNT_OR_ZERO, POSITIVE, RATE, SEED, SEVERAL, WIDTH
 from metarl.estimators import backprop, es, pes
 from metarl.evaluation.families import family
 from metarl.meta import Estimator, InnerLoop, Lifetimes, MetaState
@@ -78,7 +78,7 @@ class Config:
     """Environment steps between two agent updates."""
     eval_episodes: Annotated[int, COUNT] = 16
     """Episodes in which an agent's fitness is measured."""
-    hidden: Annotated[int, COUNT] = 4
+    hidden: Annotated[int, WIDTH] = 4
     """Width of the meta-network's GRU."""
     bins: Annotated[int, SEVERAL] = 4
     """Size of the agent's prediction y."""

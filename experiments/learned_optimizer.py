@@ -28,7 +28,7 @@ import metarl
 from envs import tasks
 from experiments import launch, parts
 from metarl import checks, networks, objectives, plot
-from metarl.checks import COUNT, NOT_NEGATIVE, POSITIVE
+from metarl.checks import COUNT, NOT_NEGATIVE, POSITIVE, WIDTH
 from metarl.curricula import uniform
 from metarl.evaluation.held_out import HELD_OUT
 from metarl.evaluation.measure import final_returns
@@ -85,9 +85,9 @@ class Optimizer:
     """Which optimizer is learned."""
     without: tuple[Group, ...] = ()
     """OPEN: features that it does not see, or noise that it does not make."""
-    hidden: Annotated[int, COUNT] = 8
+    hidden: Annotated[int, WIDTH] = 8
     """OPEN: units of its recurrent network."""
-    width: Annotated[int, COUNT] = 16
+    width: Annotated[int, WIDTH] = 16
     """Of the optimizer's other layers."""
     scale: Annotated[float, POSITIVE] = 1e-3
     """Size of an update whose output is 1 (schedule: its learning rate at the start)."""
@@ -123,7 +123,7 @@ class AgentRule:
     """What they follow. That of LPG is learned together with the optimizer, and plain optimizers follow PPO."""
     rule: str = ""
     """An LPG that all follow as it is: the name of a shipped one, or the rule.safetensors of a run."""
-    rule_hidden: Annotated[int, COUNT] = 32
+    rule_hidden: Annotated[int, WIDTH] = 32
     """Width of LPG's GRU, if it is learned."""
     temporal: bool = False
     """Let LPG, if it is learned, see the agent's age and how long it will live."""

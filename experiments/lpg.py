@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from experiments import launch, meta_training, parts
 from metarl import checks
-from metarl.checks import COUNT, NOT_NEGATIVE, SEVERAL
+from metarl.checks import NOT_NEGATIVE, SEVERAL, WIDTH
 from metarl.evaluation.families import family
 from metarl.evaluation.surfaces import draw_lpg
 from metarl.objectives.lpg import UNREGULARISED
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class Rule:
     """The learned rule."""
 
-    hidden: Annotated[int, COUNT] = 64
+    hidden: Annotated[int, WIDTH] = 64
     """Width of the meta-network's GRU (the paper's 256)."""
     bins: Annotated[int, SEVERAL] = 8
     """Size of the agent's prediction y."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 from experiments import launch, meta_training, parts
 from experiments.parts import EVOLUTION_CURVES
 from metarl import checks
-from metarl.checks import COUNT, NOT_NEGATIVE, POSITIVE, RATE
+from metarl.checks import NOT_NEGATIVE, POSITIVE, RATE, WIDTH
 from metarl.evaluation.families import family
 from metarl.evaluation.surfaces import draw_lpo
 from metarl.objectives.lpo import Start
@@ -33,7 +33,7 @@ class Rule:
     """Let the drift change with the agent's age (TA-LPO)."""
     start: Start = "ppo"
     """What the drift is before its training: PPO's, or a random network's."""
-    hidden: Annotated[int, COUNT] = 128
+    hidden: Annotated[int, WIDTH] = 128
     """Width of the drift network."""
     clip: Annotated[float, POSITIVE] = 0.2
     """How far PPO's probability ratio may move before its drift sets in."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import inspect
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from numbers import Integral, Real
 from typing import (
     Annotated,
@@ -63,6 +63,7 @@ class Bound(NamedTuple):
 COUNT = Bound(1, _INT32)
 COUNT_OR_ZERO = Bound(0, _INT32)
 SEVERAL = Bound(2, _INT32)
+WIDTH = Bound(1, 2**16)  # of a layer
 SEED = Bound(0, 2**32 - 1)
 POSITIVE = Bound(0, 1e9, above=True)
 NOT_NEGATIVE = Bound(0, 1e9)
@@ -77,8 +78,8 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
     """Decorates `function`: it raises ValueError for the first argument that its annotation does not allow.
 
     Numbers must be within the `Bound` of `Annotated`, and finite without one. Integers, switches and names must be what
-    `int`, `bool` and `Literal` say, also as entries of a `tuple[..., ...]`. A `Callable` must be one. Other annotations
-    are not looked at.
+    `int`, `bool` and `Literal` say, also as entries of a `tuple[..., ...]` or `Sequence[...]`. What is annotated as a
+    `Callable` must be one. Other annotations are not looked at.
     """
     signature = inspect.signature(function)
     hints = functools.cache(lambda: get_type_hints(function, include_extras=True))  # later: they may name what follows
@@ -131,7 +132,7 @@ def _check(values: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
 
 def _faults(name: str, value: Any, hint: Any) -> Iterator[tuple[str, Any, str]]:
     """(place, what is there, what it must be) of everything in `value` that `hint` does not allow."""
-    if get_origin(hint) is tuple and get_args(hint)[1:] == (...,):
+    if get_origin(hint) is Sequence or (get_origin(hint) is tuple and get_args(hint)[1:] == (...,)):
         if not isinstance(value, tuple | list):
             yield name, value, "a tuple"
             return

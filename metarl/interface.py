@@ -163,8 +163,14 @@ def meta_params(name: str, given: Any, init: Callable[[Key], PyTree]) -> PyTree:
     return found
 
 
-def followed(what: str, found: Any, params: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
-    """What the `update` of an optimizer returned: updates with the shapes of `params`, and a state like `state`."""
+def follow(
+    what: str, update: Callable[..., Any], gradient: PyTree, state: PyTree, params: PyTree, **more: Any
+) -> tuple[PyTree, PyTree]:
+    """`update(gradient, state, params, **more)` of an optimizer: updates like `params`, and a state like `state`."""
+    try:
+        found = update(gradient, state, params, **more)
+    except (TypeError, AttributeError, KeyError, ValueError) as error:  # an optimizer that wants other arguments
+        raise ValueError(f"{what}.update cannot be traced: {_first_line(error)}") from error
     updates, following = values(f"{what}.update", found, ("updates", "state"))
     same(f"the updates that {what}.update", updates, params, dtypes=False)
     same(f"the state that {what}.update", following, state)

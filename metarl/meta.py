@@ -211,9 +211,7 @@ def compose(
             estimator.estimate(inner, state.params, state.estimator, state.lifetimes, estimate_key),
             state,
         )
-        updates, opt_state = interface.followed(
-            "optimizer", optimizer.update(gradient, state.opt_state, state.params), state.params, state.opt_state
-        )
+        updates, opt_state = interface.follow("optimizer", optimizer.update, gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
 
         # 2. tell the curriculum which lifetimes ended

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from metarl.checks import COUNT, checked
 from metarl.pretrained import load_params, reading, save_params
 from metarl.rl.rollout import Episodes, Model, evaluate
 from metarl.rules import Part, build_part
@@ -53,8 +54,15 @@ class SavedAgent(NamedTuple):
         action = self.model.policy.distribution(outputs["policy"]).sample(seed=key)
         return self.model.policy.clip(action), Memory(carry, jnp.bool_(False))
 
+    @checked
     def play(
-        self, env: Environment, key: Key, problem: PyTree = None, *, num_episodes: int = 16, max_steps: int = 10_000
+        self,
+        env: Environment,
+        key: Key,
+        problem: PyTree = None,
+        *,
+        num_episodes: Annotated[int, COUNT] = 16,
+        max_steps: Annotated[int, COUNT] = 10_000,
     ) -> Episodes:
         """Whole episodes, side by side, in `env` with the parameters `problem` (its default ones if None).
 

@@ -207,11 +207,15 @@ def check_members(env: Environment) -> None:
     """Raises ValueError for a class in the place of an environment, and for what lacks one of its members."""
     if isinstance(env, type):
         raise ValueError(f"env must be an environment, got the class {env.__name__}: give {env.__name__}(...)")
-    wanted = ("default_params", "reset", "step", "action_space", "observation_space")
+    methods = ("reset", "step", "action_space", "observation_space")
+    wanted = ("default_params", *methods)
     if lacking := [member for member in wanted if not hasattr(env, member)]:
         hint = ": give levels.env" if isinstance(env, Levels) else ""
         kind = type(env).__name__
         raise ValueError(f"env must be an environment, but {kind} has no {', '.join(lacking)}{hint}")
+    for name in methods:
+        if not callable(getattr(env, name)):
+            raise ValueError(f"{type(env).__name__}.{name} must be a method, got {getattr(env, name)!r}")
 
 
 @checked

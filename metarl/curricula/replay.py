@@ -95,7 +95,7 @@ def replay(
     """
     interface.levels(levels)
     interface.part("score", score, Score)
-    checks.fields(priority)
+    checks.fields(interface.part("priority", priority, Priority))
     if warm_up > capacity:
         raise ValueError(f"warm_up must be at most capacity = {capacity}, got {warm_up}")
     if levels.mutate is None and _positive(mutation_probability):

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from metarl.checks import COUNT, NOT_NEGATIVE, checked
+from metarl.checks import COUNT, NOT_NEGATIVE, WIDTH, checked
 from metarl.types import Array, Key, Params, PyTree
 
 
@@ -58,7 +58,7 @@ class Prefix(NamedTuple):
 @checked
 def transformer(
     num_tokens: Annotated[int, COUNT],
-    width: Annotated[int, COUNT] = 64,
+    width: Annotated[int, WIDTH] = 64,
     layers: Annotated[int, COUNT] = 2,
     heads: Annotated[int, COUNT] = 4,
     max_length: Annotated[int, COUNT] = 64,
@@ -90,7 +90,7 @@ def transformer(
 
 @checked
 def gru(
-    num_tokens: Annotated[int, COUNT], width: Annotated[int, COUNT] = 128, outputs: Annotated[int, COUNT] | None = None
+    num_tokens: Annotated[int, COUNT], width: Annotated[int, WIDTH] = 128, outputs: Annotated[int, COUNT] | None = None
 ) -> SequencePolicy:
     """A gated recurrent unit (Cho et al. 2014, arXiv 1406.1078) between an embedding and a linear read-out.
 

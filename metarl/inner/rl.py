@@ -144,6 +144,7 @@ def train_agent(
     """
     interface.part("inner", inner, InnerLoop)
     interface.part("level", level, Level, {"Levels": "give levels.sample(key)"})
+    checks.within(int, COUNT, **{"level.horizon": interface.part("level", level, Level).horizon})
     init_key, step_key = jax.random.split(key)
 
     def step(lifetime: Any, key: Key) -> tuple[Any, Metrics]:
@@ -287,7 +288,9 @@ def _learn(
             ),
             has_aux=True,
         )(params)
-        following = optimizer.update(
+        updates, opt_state = interface.follow(
+            "optimizer",
+            optimizer.update,
             gradient,
             opt_state,
             params,
@@ -296,7 +299,6 @@ def _learn(
             layers=layers(parts.agent, params, part[0]),
             key=key,
         )
-        updates, opt_state = interface.followed("optimizer", following, params, opt_state)
         return (optax.apply_updates(params, updates), opt_state), metrics
 
     learner = (lifetime.params, lifetime.opt_state)

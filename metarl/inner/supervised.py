@@ -54,7 +54,9 @@ def supervised_inner_loop(task: Task, optimizer: optax.GradientTransformation | 
         batch_key, optimizer_key = jax.random.split(key)
         params, problem = training.params, training.level.problem
         value, gradient = jax.value_and_grad(measured)(params, problem, batch_key)
-        following = transform(learned, meta_params).update(
+        updates, opt_state = interface.follow(
+            "optimizer",
+            transform(learned, meta_params).update,
             gradient,
             training.opt_state,
             params,
@@ -63,7 +65,6 @@ def supervised_inner_loop(task: Task, optimizer: optax.GradientTransformation | 
             layers=task.layers(params, problem, batch_key) if task.layers else (),
             key=optimizer_key,
         )
-        updates, opt_state = interface.followed("optimizer", following, params, training.opt_state)
         older = Training(optax.apply_updates(params, updates), opt_state, training.level, training.step + 1)
         return Update(older, jnp.zeros(()), {"loss": value})
 

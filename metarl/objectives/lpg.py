@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from metarl.checks import COUNT, NOT_NEGATIVE, SEVERAL, checked
+from metarl.checks import NOT_NEGATIVE, SEVERAL, WIDTH, checked
 from metarl.objectives.temporal import temporal_features
 from metarl.rl.objective import Objective
 from metarl.rl.rollout import Model, Rollout, unroll
@@ -105,7 +105,7 @@ UNREGULARISED = {"policy_entropy_coef": 0.0, "y_entropy_coef": 0.0, "pi_hat_coef
 @checked
 def lpg(
     bins: Annotated[int, SEVERAL] = 8,
-    hidden: Annotated[int, COUNT] = 256,
+    hidden: Annotated[int, WIDTH] = 256,
     temporal: bool = False,
     y_coef: Annotated[Array | float, NOT_NEGATIVE] = 0.5,
     policy_entropy_coef: Annotated[Array | float, NOT_NEGATIVE] = 5e-2,

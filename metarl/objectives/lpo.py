@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Unpack
 import jax
 import jax.numpy as jnp
 
-from metarl.checks import COUNT, POSITIVE, checked
+from metarl.checks import POSITIVE, WIDTH, checked
 from metarl.objectives.actor_critic import ActorCriticOptions, actor_critic
 from metarl.objectives.temporal import temporal_features
 from metarl.rl.objective import Objective
@@ -25,7 +25,7 @@ def lpo(
     clip: Annotated[Array | float, POSITIVE] = 0.2,
     temporal: bool = False,
     start: Start = "ppo",
-    hidden: Annotated[int, COUNT] = 128,
+    hidden: Annotated[int, WIDTH] = 128,
     **options: Unpack[ActorCriticOptions],
 ) -> Objective:
     """Learned policy optimisation (Lu et al. 2022, arXiv 2210.05639): PPO with `lpo_drift` in place of its clipping.

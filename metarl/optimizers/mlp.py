@@ -7,7 +7,7 @@ from typing import Annotated, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metarl.checks import COUNT, DECAY, POSITIVE, checked
+from metarl.checks import DECAY, POSITIVE, WIDTH, checked
 from metarl.optimizers.learned import LearnedOptimizer
 from metarl.optimizers.per_parameter import Features, Moment, Tensor, columns, momenta, normalised, per_parameter
 from metarl.types import Array
@@ -18,7 +18,7 @@ TIMES = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)
 
 @checked
 def no_features(
-    width: Annotated[int, COUNT] = 16,
+    width: Annotated[int, WIDTH] = 16,
     *,
     decay: Annotated[float, DECAY] = 0.9,
     scale: Annotated[float, POSITIVE] = 1e-3,
@@ -53,7 +53,7 @@ class Accumulators(NamedTuple):
 
 @checked
 def adafac(
-    width: Annotated[int, COUNT] = 32,
+    width: Annotated[int, WIDTH] = 32,
     *,
     scale: Annotated[float, POSITIVE] = 1e-3,
     max_norm: Annotated[float, POSITIVE] | None = None,

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, get_args
 import jax.numpy as jnp
 
 from metarl import checks
-from metarl.checks import COUNT, COUNT_OR_ZERO, POSITIVE, checked
+from metarl.checks import COUNT_OR_ZERO, POSITIVE, WIDTH, checked
 from metarl.optimizers.learned import LearnedOptimizer
 from metarl.optimizers.per_parameter import Features, Moment, Tensor, columns, momenta, normalised, per_parameter
 from metarl.types import Array
@@ -31,7 +31,7 @@ GROUPS: dict[Group, int] = {
 @checked
 def open_rl(
     hidden: Annotated[int, COUNT_OR_ZERO] = 8,
-    width: Annotated[int, COUNT] = 16,
+    width: Annotated[int, WIDTH] = 16,
     *,
     without: Sequence[Group] = (),
     scale: Annotated[float, POSITIVE] = 1e-3,

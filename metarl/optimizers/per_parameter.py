@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from metarl.checks import COUNT, COUNT_OR_ZERO, POSITIVE, checked
+from metarl.checks import COUNT_OR_ZERO, POSITIVE, WIDTH, checked
 from metarl.optimizers.differentiable import clip_by_global_norm
 from metarl.optimizers.learned import LearnedOptimizer
 from metarl.types import Array, Key, Layer, MetaParams, Params, Progress, PyTree
@@ -88,7 +88,7 @@ def per_parameter(
     features: Features,
     *,
     hidden: Annotated[int, COUNT_OR_ZERO] = 0,
-    width: Annotated[int, COUNT] = 16,
+    width: Annotated[int, WIDTH] = 16,
     scale: Annotated[float, POSITIVE] = 1e-3,
     explores: bool = False,
     centred: bool = False,

@@ -71,8 +71,9 @@ def update_critic(
 
     def learn(state: CriticState, _: None) -> tuple[CriticState, Array]:
         value, gradient = jax.value_and_grad(loss)(state.params)
-        following = critic.optimizer.update(gradient, state.opt_state, state.params)
-        updates, opt_state = interface.followed("Critic.optimizer", following, state.params, state.opt_state)
+        updates, opt_state = interface.follow(
+            "Critic.optimizer", critic.optimizer.update, gradient, state.opt_state, state.params
+        )
         return CriticState(optax.apply_updates(state.params, updates), opt_state), value
 
     state, losses = jax.lax.scan(learn, state, None, critic.steps)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metarl import interface
+from metarl import checks, interface
 from metarl.checks import COUNT, checked
 from metarl.rl.networks import policy_head
 from metarl.types import Array, Environment, Key, PyTree, check_members
@@ -30,6 +30,8 @@ def trace_environment(env: Environment, params: PyTree = None) -> None:
     params = env.default_params if params is None else params
     action_space, space = env.action_space(params), env.observation_space(params)
     policy_head(action_space)
+    for what, n in {"action": getattr(action_space, "n", 1), "observation": getattr(space, "n", 1)}.items():
+        checks.within(int, COUNT, **{f"the n of {name}.{what}_space": n})
     if not (hasattr(space, "n") or hasattr(space, "low")) or not hasattr(space, "shape"):
         raise ValueError(f"{name}.observation_space returned {space!r}, wanted a Discrete or a Box")
 
