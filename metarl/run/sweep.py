@@ -103,8 +103,8 @@ def sweep(
             last member is computed several times; resume such a sweep on as many devices.
         directory: the directory of checkpoints; the n-th compiled program has the folder `n`.
         resume: continue from the checkpoints in `directory`, if there are any.
-        resume_from: continue from the checkpoints of this meta-step instead, in programs that have one. The others go on
-            from their newest, or start.
+        resume_from: continue from the checkpoints of this meta-step instead, in programs that have one. The others
+            continue from their newest one, or start.
         sinks: makes the sinks of a program from its folder's name; they get means over its members.
         options: further options of `train`.
 
