@@ -78,7 +78,7 @@ def has_checkpoint(directory: Path, step: int) -> bool:
 
 @contextlib.contextmanager
 def directory_of_runs(options: Any, name: str) -> Iterator[Path]:
-    """Where an experiment of several runs puts them, locked; `options` has `directory`, `seed` and `resume`.
+    """Where an experiment puts its files or its runs, locked; `options` has `directory`, `seed` and maybe `resume`.
 
     Raises FileExistsError if there are files and it does not resume, FileNotFoundError if no run in it has the
     checkpoint to resume from, BlockingIOError if another process is using it.
@@ -89,8 +89,9 @@ def directory_of_runs(options: Any, name: str) -> Iterator[Path]:
         there = {str(path.parent.relative_to(directory)): steps(path.parent) for path in directory.rglob("checkpoints")}
         raise FileNotFoundError(f"no checkpoint of meta-step {step} in the runs in {directory}: {there}")
     with claimed(directory, False, LOCK):
-        if not options.resume and any(not path.name.startswith(".") for path in directory.iterdir()):
-            raise FileExistsError(f"{directory} is not empty: give resume to go on with it, or another directory")
+        if not getattr(options, "resume", False) and any(not path.name.startswith(".") for path in directory.iterdir()):
+            resume = "resume to go on with it, or " if hasattr(options, "resume") else ""
+            raise FileExistsError(f"{directory} is not empty: give {resume}another directory")
         yield directory
 
 
@@ -113,7 +114,7 @@ def _sigterm_raises() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
 
 
 @contextlib.contextmanager

@@ -47,7 +47,6 @@ from metarl.parallel import Placement
 from metarl.rl.rollout import evaluate, model
 from metarl.rules import build_part
 from metarl.run.files import circumstances, write_json
-from metarl.run.train import claimed
 from metarl.types import Array, Key, Levels, MetaParams
 
 if TYPE_CHECKING:
@@ -370,8 +369,7 @@ def draw(rows: Mapping[str, Mapping[str, float]]) -> Figure:
 def main(argv: list[str] | None = None) -> None:
     with cli.clean_exit():
         config = cli.options(Config, __doc__, argv)
-        directory = cli.run_directory(config.directory, "estimators", config.seed)
-        with claimed(directory, False, cli.LOCK):
+        with cli.directory_of_runs(config, "estimators") as directory:
             results = bake_off(config, envs.make(config.levels, config.horizon))
             show(results)
             about = {"configuration": dataclasses.asdict(config), **circumstances(), **results}

@@ -116,6 +116,12 @@ def test_any_agent_is_loaded_or_named(agent, tmp_path, data):
     says(path, lambda: metarl.load_agent(path))
 
 
+def test_results_that_are_not_there_are_named_once(tmp_path):
+    with pytest.raises(FileNotFoundError) as error:
+        results_of(tmp_path)
+    assert str(error.value).count(str(tmp_path / "results.json")) == 1
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"experiment": "lpg"}', '{"experiment": "os", "config": {}}'])
 def test_damaged_results_are_named(tmp_path, text, capsys):
     run = write_run(tmp_path)

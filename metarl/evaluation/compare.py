@@ -159,8 +159,9 @@ def results_of(directory: str) -> dict[str, Any]:
     Raises FileNotFoundError if there is none, ValueError if it is damaged or not of a run.
     """
     path = Path(directory) / "results.json"
+    content = path.read_bytes()
     with reading(str(path)):
-        results = json.loads(path.read_bytes())
+        results = json.loads(content)
     _check_origin(results, str(path))
     with reading(f"{path} has no report of a run"):
         {name: float(row["mean"]) for name, row in results["report"].items()}

@@ -7,6 +7,7 @@ ends at its meta-step: each has as many rows as there are meta-steps since the e
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -20,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metarl.run import old_checkpoints
-from metarl.run.files import replaced
+from metarl.run.files import naming, replaced
 from metarl.types import PyTree
 
 Log = dict[str, np.ndarray]  # metric name -> [meta-steps, ...]
@@ -82,6 +83,7 @@ def restore(
         FileNotFoundError: there is no such checkpoint.
         CheckpointError: it, or its log, is damaged or not from metarl, its arrays are not those of the template, or it
             was made with another `fingerprint` (None: any is accepted).
+        OSError, MemoryError: the system cannot read it: nothing is said of its content.
     """
     available = steps(directory)
     if not available or step not in (None, *available):
@@ -91,29 +93,42 @@ def restore(
     try:
         return step, *_load(Path(directory), step, template, fingerprint)
     except _Damaged as error:
-        intact = [x for x in reversed(available) if x != step and _intact(Path(directory), x, template, fingerprint)]
+        others = (x for x in reversed(available) if x != step)
+        intact = next((x for x in others if _intact(Path(directory), x, template, fingerprint)), None)
         hint = "no other checkpoint there is intact"
-        if intact:
-            hint = f"that of meta-step {intact[0]} is intact: resume_from={intact[0]} (--resume-from {intact[0]})"
+        if intact is not None:
+            hint = f"that of meta-step {intact} is intact: resume_from={intact} (--resume-from {intact})"
         raise CheckpointError(f"{error}; {hint}") from error
 
 
 def _intact(directory: Path, step: int, template: PyTree, fingerprint: Mapping[str, Any] | None) -> bool:
     try:
         _load(directory, step, template, fingerprint)
-    except CheckpointError:
+    except (CheckpointError, OSError):
         return False
     return True
+
+
+def _of_system(error: Exception) -> bool:
+    """Whether reading failed for the system's reasons, such as rights or memory, which say nothing of the content.
+
+    A file that is missing is damage, and so is one that sends its reader to a place that no file has.
+    """
+    system = isinstance(error, OSError) and error.errno not in (None, errno.ENOENT, errno.EINVAL)
+    return system or isinstance(error, MemoryError)
 
 
 def _load(directory: Path, step: int, template: PyTree, fingerprint: Mapping[str, Any] | None) -> tuple[PyTree, Log]:
     """State and log of the checkpoint of meta-step `step`."""
     path = _path(directory, step)
     try:
-        about, arrays = _read(path, template, fingerprint)
+        with naming(path):
+            about, arrays = _read(path, template, fingerprint)
     except CheckpointError:
         raise
     except Exception as error:  # numpy, zipfile, json and orbax raise different errors for broken files
+        if _of_system(error):
+            raise
         raise _Damaged(f"{path} is not a readable metarl checkpoint ({type(error).__name__})") from error
     if _digest(arrays) != about["digest"]:
         raise _Damaged(f"{path} is damaged (its contents do not match its digest)")
@@ -199,7 +214,7 @@ def mend_log(directory: str | Path) -> None:
     """Fills what is missing or unreadable in the log of a run with NaN, so that the run can be resumed.
 
     For a run that has lost a file of its log: nothing in its checkpoints depends on the log.
-    Raises FileNotFoundError if there is no checkpoint.
+    Raises FileNotFoundError if there is no checkpoint, OSError if the system cannot read a file that is there.
     """
     available, log = steps(directory), Path(directory) / "log"
     if not available:
@@ -248,9 +263,11 @@ def _segment(directory: Path, step: int) -> Log:
     path = directory / f"{step:09d}.npz"
     way_out = "metarl.run.checkpoint.mend_log(RUN DIRECTORY) fills the gap with NaN"
     try:
-        with np.load(path) as file:
+        with naming(path), np.load(path) as file:
             segment = {name: np.atleast_1d(file[name]) for name in file.files}
     except Exception as error:  # numpy, zipfile and zlib raise different errors for broken files
+        if _of_system(error):
+            raise
         fault = "is missing" if isinstance(error, FileNotFoundError) else "is not a readable metarl log"
         raise _Damaged(f"{path} {fault} ({type(error).__name__}); {way_out}") from error
     if len({len(x) for x in segment.values()}) != 1 or not 0 < _length(segment) <= step:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import json
 import os
 import platform
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 
@@ -20,34 +21,58 @@ try:
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # errors of a file system without locks
+
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[Callable[[], None]]:
     """Holds the lock file `path` during the block. The kernel releases it when the process ends, also if it is killed.
+
+    Yields a function that raises OSError if the file is no longer there: its directory was removed, and the one of that
+    name may be another process's.
 
     The file is removed at the end of the block; one that a killed process has left locks nothing.
     Of the processes of one distributed run, the first alone takes the lock. Nothing is locked where the system has no
     such locks: on Windows, and on some network file systems.
     Raises BlockingIOError if the lock is held, by another process or by this one.
     """
-    with contextlib.ExitStack() as stack:
-        if fcntl is not None and jax.process_index() == 0:
-            file = stack.enter_context(path.open("a+"))
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                    raise BlockingIOError  # it was removed, by who held it, after it was opened here
-            except BlockingIOError:
-                file.seek(0)
-                raise BlockingIOError(f"{path.parent} is in use by another process ({file.read()})") from None
-            except OSError:  # a file system without locks
-                pass
-            else:
-                stack.callback(path.unlink, missing_ok=True)
-                file.truncate(0)
-                file.write(f"pid {os.getpid()} on {platform.node()}")
-                file.flush()
-        yield
+    if fcntl is None or jax.process_index() > 0:
+        yield lambda: None
+        return
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not _is_at(file, path):
+                raise BlockingIOError  # it was removed, by who held it, after it was opened here
+        except BlockingIOError:
+            file.seek(0)
+            raise BlockingIOError(f"{path.parent} is in use by another process ({file.read()})") from None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            yield lambda: None
+            return
+        file.truncate(0)
+        file.write(f"pid {os.getpid()} on {platform.node()}")
+        file.flush()
+
+        def check() -> None:
+            if not _is_at(file, path):
+                raise OSError(f"{path} was removed, so {path.parent} may be another run's: nothing was saved there")
+
+        try:
+            yield check
+        finally:
+            if _is_at(file, path):
+                path.unlink(missing_ok=True)
+
+
+def _is_at(file: TextIO, path: Path) -> bool:
+    """Whether the open `file` still has the name `path`."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import importlib
+import math
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -39,23 +40,26 @@ class Sink(Protocol):
 class CSV(Sink):
     """One row per meta-step in the file `path`, flushed at once. A resumed run makes it anew from its log.
 
+    Without `begin`, the rows of earlier meta-steps in the file stay.
     Raises OSError, which names the file, if writing fails.
     """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self._log: Mapping[str, np.ndarray] = {}
         self._file: TextIO | None = None
         self._names: list[str] = []
 
     def begin(self, log: Mapping[str, np.ndarray]) -> None:
-        self._log = log
-        if log:
-            self._open(log)
+        if not log:  # a new run
+            self.path.unlink(missing_ok=True)
+            return
+        curves = {"step": range(1, len(next(iter(log.values()))) + 1), **{name: x.tolist() for name, x in log.items()}}
+        self._open(curves, (dict(zip(curves, row, strict=True)) for row in zip(*curves.values(), strict=True)))
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         if self._file is None or not metrics.keys() <= {*self._names}:
-            self._open({**self._log, **metrics})
+            names, rows = self._read(math.inf if self._file else step)
+            self._open({"step": 0, **dict.fromkeys(names), **metrics}, rows)
         try:
             with naming(self.path):
                 csv.DictWriter(cast(TextIO, self._file), self._names).writerow({"step": step, **metrics})
@@ -64,17 +68,24 @@ class CSV(Sink):
                 self.close()
             raise
 
-    def _open(self, names: Iterable[str]) -> None:
-        """Makes the file, with columns for `names` and the rows of the log, and leaves it open for the next ones."""
+    def _read(self, end: float) -> tuple[Iterable[str], list[dict[str, str]]]:
+        """The names of the columns in the file, and its whole rows of the meta-steps before `end`."""
+        if not self.path.exists():
+            return (), []
+        with self.path.open(newline="", errors="replace") as file:
+            reader = csv.DictReader(file)
+            rows = [row for row in reader if None not in row and None not in row.values()]
+        rows = [row for row in rows if row.get("step", "").isdecimal() and int(row["step"]) < end]
+        return (reader.fieldnames or ()) if rows else (), rows
+
+    def _open(self, names: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> None:
+        """Makes the file, with columns for `names` and these rows, and leaves it open for the next ones."""
         self.close()
-        self._names = ["step", *names]
-        curves = {name: x.tolist() for name, x in self._log.items()}
+        self._names = list(names)
         with replaced(self.path) as unfinished, unfinished.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["step", *names])
-            length = len(next(iter(curves.values()), ()))
-            columns = [curves.get(name, [""] * length) for name in names]
-            writer.writerows(zip(range(1, length + 1), *columns, strict=True))
+            writer = csv.DictWriter(file, self._names)
+            writer.writeheader()
+            writer.writerows(rows)
         self._file = self.path.open("a", newline="", buffering=1)  # 1: flush every line
 
     def close(self) -> None:

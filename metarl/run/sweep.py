@@ -33,7 +33,7 @@ class Sweep(NamedTuple):
 
     members: list[dict[str, Any]]  # [n] values of the swept fields, and "seed"
     log: Log  # metric name -> [n, steps], the mean over other axes; NaN for members without it
-    diverged: np.ndarray  # [n] int, the first meta-step whose loss is not finite; 0 if there is none
+    diverged: np.ndarray  # [n] int, the first meta-step with a number that is not finite (as in NonFiniteLoss); 0: none
     params: list[MetaParams]  # [n]
 
     def scores(self, metric: str) -> np.ndarray:
@@ -105,7 +105,8 @@ def sweep(
             last member is computed several times; resume such a sweep on as many devices.
         directory: the directory of checkpoints; the n-th compiled program has the folder `n`.
         resume: continue from the checkpoints in `directory`, if there are any.
-        resume_from: continue from the checkpoints of this meta-step instead, in programs that have one.
+        resume_from: continue from the checkpoints of this meta-step instead, in programs that have one. The others
+            continue from their newest one, or start.
         sinks: makes the sinks of a program from its folder's name; they get means over its members.
         options: further options of `train`.
 
@@ -124,6 +125,7 @@ def sweep(
     placement = Placement(batch_size=sweep_batch()) if placement is None else placement
     if steps is None:
         raise ValueError("steps must be given, because the configuration has none")
+    resume = resume or resume_from is not None
     swept, fingerprint = _vmappable(make, config, fields), options.pop("fingerprint", None) or {}
     programs: dict[str, list[dict[str, Any]]] = {}  # members of each compiled program
     for values in combinations:

@@ -39,10 +39,10 @@ class Interrupted(KeyboardInterrupt):
 
 
 class NonFiniteLoss(FloatingPointError):
-    """A loss or a meta-parameter is NaN or infinite.
+    """A metric of `metarl.meta.WATCHED` (losses, the norm of the meta-gradient) or a meta-parameter is NaN or infinite.
 
     `step` is the first such meta-step (for meta-parameters the last one of the chunk). `lifetimes` are the indices of
-    the lifetimes with such a loss (empty for the meta-loss and meta-parameters).
+    the lifetimes with such a number (empty for metrics of the whole meta-step and for meta-parameters).
     """
 
     def __init__(self, name: str, step: int, lifetimes: list[Any], last_good: str):
@@ -101,7 +101,8 @@ def train(
         ValueError: an argument is out of range, the checkpoint is past `steps`, or (CheckpointError) it is unusable.
         FileExistsError, FileNotFoundError: `directory` holds a run without `resume`, or none with it.
         BlockingIOError: another run is using `directory`.
-        OSError: something cannot be written. The message has the meta-step and the last good checkpoint.
+        OSError: something cannot be written. The message has the meta-step and the last good checkpoint. Or `directory`
+            was removed while the run went on: it does not save into one that may be another run's.
         NonFiniteLoss: a metric of `metarl.meta.WATCHED`, or an entry of the state's field `params`, is NaN or
             infinite. That state is not saved.
         Interrupted: SIGINT or SIGTERM came. The present chunk was finished and saved first. A second signal ends the
@@ -117,7 +118,7 @@ def train(
         if resume and not directory:
             raise ValueError("resume needs the directory of the run to continue")
         if directory:
-            stack.enter_context(claimed(directory, resume, ".train.lock"))
+            check_lock = stack.enter_context(claimed(directory, resume, ".train.lock"))
         fingerprint = {**(fingerprint or {}), "seed": seed}
         start = time.monotonic()
 
@@ -159,6 +160,7 @@ def train(
                 _check_finite(rows, getattr(state, "params", ()), done, directory)
             stop = agreed(caught)  # a later signal waits for the next chunk
             if directory and (stop or done == steps or done % checkpoint_every == 0):
+                check_lock()
                 with _saying(done, directory):
                     checkpoint.save(directory, done, state, checkpoint.concatenate(unsaved), fingerprint, keep)
                 unsaved = []
@@ -218,7 +220,8 @@ def _with_costs(rows: Log, segments: list[Log], count: int, start: float) -> Log
     """The `count` rows of a chunk with cumulative costs, which continue those of the earlier `segments`."""
 
     def before(name: str) -> Any:
-        return segments[-1][name][-1] if segments and name in segments[-1] else 0
+        rows = segments[-1].get(name, ()) if segments else ()
+        return next((x for x in rows[::-1] if np.isfinite(x).all()), 0)  # NaN where the log was mended
 
     sums = {name: np.cumsum(rows[name], axis=0, dtype=np.float64) for name in COUNTED if name in rows}
     seconds = np.full(count, before("seconds") + time.monotonic() - start)
@@ -227,7 +230,6 @@ def _with_costs(rows: Log, segments: list[Log], count: int, start: float) -> Log
 
 def _check_finite(rows: Log, params: PyTree, done: int, directory: str | Path | None) -> None:
     """Checks the metrics of the last chunk, which ended with meta-step `done`, and the meta-parameters after it."""
-    last_good = _last_good(directory)
     bad = {name: np.argwhere(~np.isfinite(rows[name])) for name in WATCHED if name in rows}  # [n, (row, lifetime)]
     bad = {name: indices for name, indices in bad.items() if len(indices)}
     if bad:
@@ -235,11 +237,11 @@ def _check_finite(rows: Log, params: PyTree, done: int, directory: str | Path | 
         row = int(bad[name][0][0])
         indices = [index[1:] for index in bad[name].tolist() if index[0] == row and len(index) > 1]
         lifetimes = [index[0] if len(index) == 1 else tuple(index) for index in indices]
-        raise NonFiniteLoss(name, done - len(rows[name]) + row + 1, lifetimes, last_good)
+        raise NonFiniteLoss(name, done - len(rows[name]) + row + 1, lifetimes, _last_good(directory))
     for path, x in jax.tree_util.tree_leaves_with_path(params):  # a finite loss can have a gradient that is not finite
         if jnp.issubdtype(x.dtype, jnp.inexact) and not np.isfinite(np.asarray(x)).all():
             name = jax.tree_util.keystr(path, simple=True, separator="/")
-            raise NonFiniteLoss(f"meta-parameter {name}", done, [], last_good)
+            raise NonFiniteLoss(f"meta-parameter {name}", done, [], _last_good(directory))
 
 
 @contextlib.contextmanager
@@ -260,15 +262,16 @@ def _last_good(directory: str | Path | None) -> str:
 
 
 @contextlib.contextmanager
-def claimed(directory: str | Path, resume: bool, lock: str) -> Iterator[None]:
+def claimed(directory: str | Path, resume: bool, lock: str) -> Iterator[Callable[[], None]]:
     """Makes the directory of a run, if needed, and holds its lock file `lock` during the block.
 
+    Yields a function that raises OSError if the lock was lost, as `metarl.run.files.locked` does.
     Raises as `train` does if a run cannot start or resume there.
     """
     _check_directory(directory, resume)
-    with locked(Path(directory) / lock):
+    with locked(Path(directory) / lock) as check_lock:
         _check_directory(directory, resume)  # a run may have ended here since
-        yield
+        yield check_lock
 
 
 def _check_directory(directory: str | Path, resume: bool) -> None:
@@ -303,8 +306,10 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(each, signal.SIG_DFL)
         os.write(2, b"\nstopping after this chunk of meta-steps (again to stop at once)\n")
 
-    previous = {signum: signal.signal(signum, catch) for signum in (signal.SIGINT, signal.SIGTERM)}
+    previous = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
+        for each in previous:
+            signal.signal(each, catch)
         yield caught
     finally:
         for signum, handler in previous.items():

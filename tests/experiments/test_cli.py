@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -172,3 +173,14 @@ def test_a_foreign_envs_package_is_refused(tmp_path):
     assert refused.returncode == 1
     assert f"`import envs` finds {tmp_path / 'envs'}" in refused.stderr
     assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0
+
+
+def test_a_handler_of_sigterm_that_python_does_not_know_gives_way_to_the_default(monkeypatch):
+    before, install = signal.getsignal(signal.SIGTERM), signal.signal
+    monkeypatch.setattr(signal, "signal", lambda *args: install(*args) and None)  # one that was installed by C code
+    try:
+        with cli.clean_exit():
+            ...
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        install(signal.SIGTERM, before)

@@ -194,6 +194,15 @@ def test_bad_input_is_one_clear_line(options, message, tmp_path, capsys):
     assert error.startswith("error: ") and error.count("\n") == 1 and message in error
 
 
+def test_earlier_results_are_not_overwritten(tmp_path, capsys):
+    (tmp_path / "estimators.json").write_text("{}")
+    with pytest.raises(SystemExit) as end:
+        estimators.main(command(tmp_path))
+    assert end.value.code == 2
+    assert capsys.readouterr().err == f"error: {tmp_path} is not empty: give another directory\n"
+    assert (tmp_path / "estimators.json").read_text() == "{}"
+
+
 def test_a_directory_that_cannot_be_written_is_named_at_once(tmp_path, capsys):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(SystemExit):

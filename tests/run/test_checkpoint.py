@@ -1,6 +1,8 @@
 """Checkpoints and shipped parameters: what is saved comes back, and what is broken says so."""
 
+import errno
 import json
+import os
 import shutil
 
 import jax
@@ -49,6 +51,28 @@ def test_keys_of_another_kind_come_back(tmp_path):
     _, restored, _ = checkpoint.restore(tmp_path, jax.eval_shape(lambda: state))
     assert restored["keys"].dtype == state["keys"].dtype
     assert_same(restored, state)
+
+
+@pytest.mark.parametrize(
+    "leaf",
+    [
+        jnp.full((2, 3), 1 / 3, jnp.bfloat16),
+        jnp.bfloat16(1 / 3),
+        jnp.zeros((0, 3), jnp.bfloat16),
+        jnp.float8_e4m3fn(0.3),
+        jnp.int32(-7),
+        jnp.zeros((0,), bool),
+        jax.random.key(3),
+        jax.random.split(jax.random.key(3), (2, 2)),
+        jax.random.split(jax.random.key(3), 0),
+    ],
+    ids=lambda x: f"{x.dtype}{list(x.shape)}",
+)
+def test_leaves_that_numpy_does_not_know_or_that_have_odd_shapes_come_back(tmp_path, leaf):
+    checkpoint.save(tmp_path, 1, {"x": leaf}, {"loss": np.zeros(1)}, {}, keep=1)
+    _, restored, _ = checkpoint.restore(tmp_path, jax.eval_shape(lambda: {"x": leaf}))
+    assert restored["x"].dtype == leaf.dtype
+    assert_same(restored, {"x": leaf})
 
 
 def test_64_bit_leaves_come_back(tmp_path, x64):
@@ -123,6 +147,42 @@ def test_a_damaged_checkpoint_is_named_with_the_newest_intact_one(saved, how, ca
     with pytest.raises(CheckpointError, match="no other checkpoint there is intact"):
         checkpoint.restore(directory, template)
     assert capfd.readouterr().err == ""
+
+
+ERRORS = [MemoryError(), *(OSError(x, os.strerror(x)) for x in (errno.EACCES, errno.EMFILE, errno.EIO))]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
+@pytest.mark.parametrize("part", ["checkpoints/3.npz", "log/000000002.npz"])
+def test_what_the_system_cannot_read_is_not_called_damaged(saved, monkeypatch, part, error):
+    """Its advice would be to remove a good file; `mend_log` would replace it."""
+    directory, _, template = saved
+    before, load = (directory / part).read_bytes(), np.load
+
+    def fails(path):
+        if path == directory / part:
+            raise error
+        return load(path)
+
+    monkeypatch.setattr(np, "load", fails)
+    reads = [lambda: checkpoint.restore(directory, template), lambda: checkpoint.mend_log(directory)]
+    for read in reads if part.startswith("log") else reads[:1]:
+        with pytest.raises(type(error)) as raised:
+            read()
+        assert not isinstance(raised.value, CheckpointError)
+        if isinstance(error, OSError):
+            assert raised.value.errno == error.errno and raised.value.filename == str(directory / part)
+    assert (directory / part).read_bytes() == before
+
+
+def test_the_search_for_an_intact_checkpoint_ends_at_the_first(saved, monkeypatch):
+    directory, _, template = saved
+    file_of(directory, 3).write_bytes(b"")
+    read, load = [], np.load
+    monkeypatch.setattr(np, "load", lambda path: read.append(path) or load(path))
+    with pytest.raises(CheckpointError, match="that of meta-step 2 is intact"):
+        checkpoint.restore(directory, template)
+    assert file_of(directory, 2) in read and file_of(directory, 1) not in read
 
 
 def test_a_changed_value_is_noticed(saved):

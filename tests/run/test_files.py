@@ -1,10 +1,12 @@
 """Small files of runs: in place at once, and readable by anything."""
 
+import contextlib
 import csv
 import errno
 import json
 import math
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -37,6 +39,51 @@ def test_a_lock_is_held_by_one_at_a_time(tmp_path):
             raise AssertionError
     with locked(path):
         ...
+
+
+def test_who_lost_the_lock_with_the_directory_leaves_that_of_another_alone(tmp_path):
+    path = tmp_path / "run" / "lock"
+    path.parent.mkdir()
+    with locked(path) as check:
+        check()
+        shutil.rmtree(path.parent)
+        with pytest.raises(OSError, match="was removed"):
+            check()
+        path.parent.mkdir()
+        other = contextlib.ExitStack()
+        check_other = other.enter_context(locked(path))
+        with pytest.raises(OSError, match="was removed"):
+            check()
+    check_other()
+    with pytest.raises(BlockingIOError), locked(path):
+        ...
+    other.close()
+    assert not path.exists()
+
+
+def test_a_lock_file_that_goes_while_it_is_taken_counts_as_in_use(tmp_path, monkeypatch):
+    path = tmp_path / "lock"
+    monkeypatch.setattr(files.fcntl, "flock", lambda *_: path.unlink())
+    with pytest.raises(BlockingIOError, match="is in use"), locked(path):
+        ...
+
+
+def test_other_failures_of_locks_are_said(tmp_path, monkeypatch):
+    def fails(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(files.fcntl, "flock", fails)
+    with pytest.raises(OSError, match="Input/output error"), locked(tmp_path / "lock"):
+        ...
+
+
+def test_a_lock_file_that_a_killed_process_left_locks_nothing(tmp_path):
+    path = tmp_path / "lock"
+    path.write_text("pid 1 on another")
+    with locked(path) as check:
+        check()
+        assert path.read_text().startswith(f"pid {os.getpid()} on ")
+    assert not path.exists()
 
 
 @pytest.mark.parametrize("why", ["system", "file system"])

@@ -99,6 +99,15 @@ def test_a_resumed_sweep_is_an_uninterrupted_one(tmp_path, swept):
         metarl.sweep(descend, Config(), {**FIELDS, "noise": [0.0, 0.3]}, resume=True, **options)
 
 
+def test_a_sweep_resumes_from_a_checkpoint_that_not_every_program_has(tmp_path, swept):
+    """The others go on from their newest, or start."""
+    options = dict(seeds=[0, 7], directory=tmp_path, checkpoint_every=4)
+    metarl.sweep(descend, Config(), FIELDS, steps=8, **options)
+    (tmp_path / "1" / "checkpoints" / "4.npz").unlink()
+    again = metarl.sweep(descend, Config(), FIELDS, resume_from=4, **options)
+    np.testing.assert_array_equal(again.log["meta_loss"], swept.log["meta_loss"])
+
+
 @pytest.mark.parametrize(
     ("fields", "options", "message"),
     [

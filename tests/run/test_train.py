@@ -1,9 +1,11 @@
 """The host loop: one compile, exact resume, clean interruption, a stop at losses that are not finite."""
 
+import contextlib
 import csv
 import errno
 import os
-import resource
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +21,7 @@ from toy import assert_same, toy
 
 from metarl.meta import Meta, advance
 from metarl.run import checkpoint
+from metarl.run.files import locked
 from metarl.run.sinks import CSV, ProgressDisplay, sparkline
 from metarl.run.train import Interrupted, NonFiniteLoss, train
 
@@ -197,6 +200,33 @@ def test_signal_handlers_are_restored(tmp_path):
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
+def in_process(code, *arguments, **options):
+    """A process that runs `code`, which may import metarl and the helpers of the tests."""
+    path = os.pathsep.join([*map(str, Path(__file__).parents[1:3])])
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": path},
+        **{"stderr": subprocess.PIPE, "text": True, **options},
+    )
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_at_the_first_moment_is_caught_too(monkeypatch, signum):
+    """Between the installation of one handler and that of the other."""
+    install, early = signal.signal, []
+
+    def interrupts(each, handler):
+        before = install(each, handler)
+        if each == signum and not early:
+            early.append(1)
+            signal.raise_signal(signum)
+        return before
+
+    monkeypatch.setattr(signal, "signal", interrupts)
+    with pytest.raises(Interrupted, match="after meta-step 2"):
+        train(toy(), steps=6, chunk=2)
+
+
 def start(directory, **options):
     """A process that trains far too long; returns once the first rows are on disk."""
     toy_options = {name: options.pop(name) for name in ("slow_after",) if name in options}
@@ -209,9 +239,7 @@ def start(directory, **options):
         f"sinks=[CSV({str(directory / 'metrics.csv')!r})], **{options})\n"
         "except Interrupted as e: sys.exit(128 + e.signum)\n"
     )
-    path = os.pathsep.join([*map(str, Path(__file__).parents[1:3])])
-    environment = {**os.environ, "PYTHONPATH": path}
-    process = subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True)
+    process = in_process(code)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
         table = directory / "metrics.csv"
@@ -279,16 +307,64 @@ def test_a_directory_has_one_run_at_a_time(tmp_path):
     assert_same(train(toy(), seed=1, steps=saved, directory=tmp_path, resume=True), train(toy(), seed=1, steps=saved))
 
 
+RACE = """
+import sys, time
+from pathlib import Path
+from metarl.run.train import train
+from toy import toy
+place, seed, other = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+for i in range(8):
+    (place / f"ready-{i}-{seed}").touch()
+    while not (place / f"ready-{i}-{other}").exists():
+        time.sleep(1e-5)
+    try:
+        train(toy(), seed=seed, steps=3, directory=place / str(i))
+        print("won", end=" ", flush=True)
+    except (BlockingIOError, FileExistsError) as error:
+        print(type(error).__name__, end=" ", flush=True)
+"""
+
+
 def test_two_runs_that_start_at_once_do_not_share_a_directory(tmp_path):
-    class Second:
+    """Of two processes that race for it, one trains; the other is refused while that lasts, and afterwards."""
+    racers = [in_process(RACE, tmp_path, seed, 3 - seed, stdout=subprocess.PIPE) for seed in (1, 2)]
+    ends = [racer.communicate(timeout=120) for racer in racers]
+    assert [racer.returncode for racer in racers] == [0, 0], ends
+    alone = {seed: train(toy(), seed=seed, steps=3) for seed in (1, 2)}
+    for i, pair in enumerate(zip(*(out.split() for out, _ in ends), strict=True)):
+        assert sorted(pair)[1] == "won" and sorted(pair)[0] in ("BlockingIOError", "FileExistsError"), ends
+        seed = 1 + pair.index("won")
+        assert_same(checkpoint.restore(tmp_path / str(i), alone[seed][0], {"seed": seed})[1:], alone[seed])
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_run_whose_directory_is_gone_saves_nothing_there(tmp_path, again):
+    """Another run may have it by then."""
+    directory = tmp_path / "run"
+
+    class Removes:
         def write(self, step, metrics):
-            with pytest.raises(BlockingIOError, match="is in use"):
-                train(toy(), steps=5, directory=tmp_path / "run")
+            if step == 7:
+                shutil.rmtree(directory)
+                if again:
+                    stack.enter_context(locked_by_another(directory))
 
         def close(self): ...
 
-    train(toy(), steps=5, directory=tmp_path / "run", sinks=[Second()])
-    assert checkpoint.steps(tmp_path / "run") == [5]
+    with contextlib.ExitStack() as stack:
+        with pytest.raises(
+            OSError, match=r"train.lock was removed, so .* may be another run's: nothing was saved"
+        ) as e:
+            train(toy(), steps=30, chunk=5, checkpoint_every=5, directory=directory, sinks=[Removes()])
+        assert len(str(e.value).splitlines()) == 1
+        assert [path.name for path in tmp_path.rglob("*")] == (["run", ".train.lock"] if again else [])
+
+
+@contextlib.contextmanager
+def locked_by_another(directory):
+    directory.mkdir()
+    with locked(directory / ".train.lock"):
+        yield
 
 
 def test_a_run_past_the_steps_is_not_cut(tmp_path):
@@ -386,40 +462,37 @@ def test_or_it_is_refused(tmp_path, name, says):
         train(toy(), steps=3, directory=tmp_path / name)
 
 
-@pytest.fixture
-def full_disk():
-    """A function after which no file can grow past `size` bytes."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
+FULL = """
+import resource, sys
+from metarl.run.sinks import CSV
+from metarl.run.train import train
+from toy import toy
+directory, at, size, *table = sys.argv[1:]
 class Fills:
-    """A sink after whose meta-step `at` the disk is full."""
-
-    def __init__(self, at, full_disk, size):
-        self.at, self.full_disk, self.size = at, full_disk, size
-
     def write(self, step, metrics):
-        if step == self.at:
-            self.full_disk(self.size)
-
+        if step == int(at):  # no file can grow past `size` bytes from now on
+            resource.setrlimit(resource.RLIMIT_FSIZE, (int(size), resource.RLIM_INFINITY))
     def close(self): ...
+sinks = [Fills(), *map(CSV, table)]
+try:
+    train(toy(), seed=1, steps=30, chunk=10, checkpoint_every=10, directory=directory, sinks=sinks)
+except OSError as error:
+    print(error)
+    sys.exit(error.errno)
+"""
 
 
 @pytest.mark.parametrize(
     ("path", "size"), [("log/000000020.npz", 100), ("checkpoints/20.npz", 1500), ("metrics.csv", 1000)]
 )
-def test_a_full_disk_is_named_with_the_file_the_step_and_the_last_good_checkpoint(
-    whole, tmp_path, full_disk, path, size
-):
-    sinks = [Fills(20 if path != "metrics.csv" else 11, full_disk, size)]
-    if path == "metrics.csv":
-        sinks.append(CSV(tmp_path / "metrics.csv"))
-    with pytest.raises(OSError, match=f"after meta-step 20; last good checkpoint: meta-step 10 in .*{path}'") as error:
-        train(toy(), seed=1, steps=30, chunk=10, checkpoint_every=10, directory=tmp_path, sinks=sinks)
-    assert error.value.errno == errno.EFBIG
-    full_disk(resource.RLIM_INFINITY)
+def test_a_full_disk_is_named_with_the_file_the_step_and_the_last_good_checkpoint(whole, tmp_path, path, size):
+    table = [tmp_path / path] if path == "metrics.csv" else []
+    process = in_process(FULL, tmp_path, 11 if table else 20, size, *table, stdout=subprocess.PIPE)
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == errno.EFBIG, errors
+    assert (
+        re.search(f"after meta-step 20; last good checkpoint: meta-step 10 in .*{path}'", out) and "\n" not in out[:-1]
+    )
     assert_same(train(toy(), seed=1, steps=30, directory=tmp_path, resume=True), whole)
 
 
@@ -446,6 +519,25 @@ def test_every_row_says_what_the_run_has_cost_so_far(tmp_path):
         rows = list(csv.DictReader(file))
     assert [float(row["agent_updates"]) for row in rows] == resumed["agent_updates"].tolist()
     assert [float(row["seconds"]) for row in rows] == resumed["seconds"].tolist()
+
+
+@pytest.mark.parametrize("lost", ["000000008.npz", "000000004.npz"])
+def test_costs_go_on_after_a_gap_in_the_log(tmp_path, lost):
+    """From what was last known: what the lost rows have cost is lost."""
+    meta = counting(3, 10)
+    train(meta, steps=8, chunk=2, checkpoint_every=4, keep=1, directory=tmp_path)
+    (tmp_path / "log" / lost).unlink()
+    checkpoint.mend_log(tmp_path)
+    _, log = train(meta, steps=11, chunk=2, directory=tmp_path, resume=True)
+    known = 12 if lost == "000000008.npz" else 24
+    assert log["agent_updates"][8:].tolist() == [known + 3, known + 6, known + 9]
+    assert log["env_steps"][8:, 0].tolist() == [known // 3 * 10 + 10 * i for i in (1, 2, 3)]
+    assert np.isfinite(log["seconds"][8:]).all()
+
+
+def test_the_directory_is_not_listed_where_nothing_fails(tmp_path, monkeypatch):
+    monkeypatch.setattr("metarl.run.train._last_good", lambda *a: 1 / 0)
+    train(toy(), steps=6, chunk=1, directory=tmp_path)
 
 
 def test_csv_holds_what_the_log_holds(whole, tmp_path):
