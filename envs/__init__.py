@@ -109,7 +109,7 @@ def _with_horizon(levels: Levels, shortest: int, longest: int) -> Levels:
         if shortest == longest:
             return levels.sample(key)._replace(horizon=jnp.int32(longest))
         horizon_key = jax.random.fold_in(key, 0)  # the level of a key does not depend on `horizon`
-        drawn = jnp.exp(jax.random.uniform(horizon_key, minval=jnp.log(shortest), maxval=jnp.log(longest + 1)))
+        drawn = jnp.exp(jax.random.uniform(horizon_key, minval=jnp.log(shortest), maxval=jnp.log(longest + 1.0)))
         return levels.sample(key)._replace(horizon=jnp.clip(jnp.floor(drawn), shortest, longest).astype(jnp.int32))
 
     return levels._replace(sample=sample)

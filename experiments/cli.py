@@ -68,7 +68,7 @@ def refuse_given(argv: Sequence[str] | None, names: Iterable[str], because: str)
 def run_directory(directory: str, name: str, seed: int | None = None) -> Path:
     """Where files go: `directory`, or if it is empty a new one under runs/, called after `name`, time and seed."""
     named = f"{name}-{datetime.now():%Y%m%d-%H%M%S}" + ("" if seed is None else f"-seed{seed}")
-    return Path(directory or Path("runs") / named)
+    return Path(directory or Path("runs") / named).expanduser()
 
 
 def has_checkpoint(directory: Path, step: int) -> bool:

@@ -108,6 +108,8 @@ def run(experiment: Experiment, config: Any) -> tuple[Any, Log, Report]:
     directory = cli.run_directory(options.directory, experiment.name, options.seed)
     first = jax.process_index() == 0
     with claimed(directory, options.resume, cli.LOCK):
+        if not options.resume:
+            _refuse_results(directory)
         state, log = train(
             meta,
             **training_options(options),
@@ -119,6 +121,13 @@ def run(experiment: Experiment, config: Any) -> tuple[Any, Log, Report]:
         table: Report = _finish(experiment, config, state, log, directory, time.monotonic() - start) if first else {}
         parallel.meet("report")
     return state, log, table
+
+
+def _refuse_results(directory: Path) -> None:
+    """Raises FileExistsError if there are results that a new run would lose: of a sweep, or without checkpoints."""
+    found = [*directory.glob("results.json"), *directory.glob("rule.safetensors"), *directory.glob("*/checkpoints")]
+    if found:
+        raise FileExistsError(f"{directory} has the results of another run ({found[0].name}): give another directory")
 
 
 def placed(config: Any, directory: Path) -> Any:

@@ -17,7 +17,7 @@ import optax
 
 import envs
 from metarl import checks, curricula, estimators
-from metarl.checks import COUNT, COUNT_OR_ZERO, FACTOR, POSITIVE, RATE, SEED, SHARE
+from metarl.checks import COUNT, COUNT_OR_ZERO, FACTOR, POSITIVE, RATE, SEED, SHARE, Bound
 from metarl.curricula import scores
 from metarl.curricula.replay import Prioritisation
 from metarl.estimators.es import Shaping
@@ -27,6 +27,7 @@ from metarl.parallel import Placement, training_devices
 from metarl.types import Array, Levels
 
 ScoreName = Literal["uniform", "frozen", "random", "regret", "optimal", "pvl", "l1", "maxmc"]
+LIFE = Bound(0, 2**30)  # lifetimes are drawn in float32, which would round longer ones past the largest integer
 
 
 def refuse_inert(part: Any, names: Iterable[str], because: str, default: Any = None) -> None:
@@ -107,9 +108,9 @@ class Distribution:
 
     levels: str = "gridworld/small"
     """Distribution of levels: any name of envs.names()."""
-    longest_life: Annotated[int, COUNT_OR_ZERO] = 0
+    longest_life: Annotated[int, LIFE] = 0
     """Lifetime of an agent in updates (0: the distribution's own)."""
-    shortest_life: Annotated[int, COUNT_OR_ZERO] = 0
+    shortest_life: Annotated[int, LIFE] = 0
     """Lifetimes are log-uniform from here to `longest_life` (0: all of them are as long)."""
 
     others: ClassVar[Collection[str]] = ()  # names that `levels` may have beside those of envs.names()

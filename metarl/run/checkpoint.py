@@ -38,7 +38,7 @@ class _Damaged(CheckpointError):
 def steps(directory: str | Path) -> list[int]:
     """The meta-steps of the complete checkpoints in a run's directory, oldest first."""
     names = [path.name.removesuffix(".npz") for path in (Path(directory) / "checkpoints").glob("*")]
-    return sorted({int(name) for name in names if name.isdigit()})
+    return sorted({int(name) for name in names if name.isdecimal() and name == str(int(name))})
 
 
 def save(directory: str | Path, step: int, state: PyTree, log: Log, fingerprint: Mapping[str, Any], keep: int) -> None:

@@ -126,9 +126,10 @@ def train(
         template = jax.eval_shape(meta.init, init_key)
         done, segments, state = 0, list[Log](), None
         if resume:
+            newest = checkpoint.steps(str(directory))[-1]
+            if newest > steps:  # also with `resume_from`: the results of the longer run would be lost
+                raise ValueError(f"steps must be at least {newest}, the meta-step of the checkpoint, got {steps}")
             done, state, log = checkpoint.restore(str(directory), template, fingerprint, resume_from)
-            if done > steps:
-                raise ValueError(f"steps must be at least {done}, the meta-step of the checkpoint, got {steps}")
             segments = [log]
         average = np.mean if stop_at_nonfinite else mean_of_numbers
         for begin in [sink.begin for sink in sinks if hasattr(sink, "begin")]:
@@ -237,11 +238,11 @@ def _check_finite(rows: Log, params: PyTree, done: int, directory: str | Path | 
         row = int(bad[name][0][0])
         indices = [index[1:] for index in bad[name].tolist() if index[0] == row and len(index) > 1]
         lifetimes = [index[0] if len(index) == 1 else tuple(index) for index in indices]
-        raise NonFiniteLoss(name, done - len(rows[name]) + row + 1, lifetimes, _last_good(directory))
+        raise NonFiniteLoss(name, done - len(rows[name]) + row + 1, lifetimes, _last_good(directory, done))
     for path, x in jax.tree_util.tree_leaves_with_path(params):  # a finite loss can have a gradient that is not finite
         if jnp.issubdtype(x.dtype, jnp.inexact) and not np.isfinite(np.asarray(x)).all():
             name = jax.tree_util.keystr(path, simple=True, separator="/")
-            raise NonFiniteLoss(f"meta-parameter {name}", done, [], _last_good(directory))
+            raise NonFiniteLoss(f"meta-parameter {name}", done, [], _last_good(directory, done))
 
 
 @contextlib.contextmanager
@@ -250,14 +251,15 @@ def _saying(done: int, directory: str | Path | None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = f"(after meta-step {done}; last good checkpoint: {_last_good(directory)})"
+        where = f"(after meta-step {done}; last good checkpoint: {_last_good(directory, done)})"
         if error.errno is None:
             raise OSError(f"{error} {where}") from error
         raise OSError(error.errno, f"{error.strerror} {where}", error.filename) from error
 
 
-def _last_good(directory: str | Path | None) -> str:
-    saved = checkpoint.steps(directory) if directory else []
+def _last_good(directory: str | Path | None, done: int) -> str:
+    """The newest checkpoint up to meta-step `done`: later ones are those that this run did not resume from."""
+    saved = [step for step in (checkpoint.steps(directory) if directory else []) if step <= done]
     return f"meta-step {saved[-1]} in {directory}" if saved else "none"
 
 

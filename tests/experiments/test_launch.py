@@ -5,6 +5,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -151,7 +152,19 @@ def test_fewer_steps_than_there_are_leave_the_results_alone(a_toy, tmp_path, cap
     before = {path: path.read_bytes() for path in tmp_path.glob("*.*")}
     says = one_line(capsys, lambda: a_toy.main(words(directory=tmp_path, steps=4, resume=True)))
     assert "steps must be at least 12, the meta-step of the checkpoint, got 4" in says
+    assert says == one_line(capsys, lambda: a_toy.main(words(directory=tmp_path, steps=4, resume_from=12)))
     assert before == {path: path.read_bytes() for path in tmp_path.glob("*.*")}
+
+
+def test_a_new_run_does_not_overwrite_results(a_toy, tmp_path, capsys):
+    """Those of a finished run whose checkpoints are gone, and those of a sweep."""
+    run(a_toy, directory=str(tmp_path / "run"))
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    (tmp_path / "sweep" / "0" / "checkpoints").mkdir(parents=True)
+    for name in ("run", "sweep"):
+        before = sorted((tmp_path / name).rglob("*"))
+        says = one_line(capsys, lambda name=name: a_toy.main(words(directory=tmp_path / name)))
+        assert "has the results of another run" in says and sorted((tmp_path / name).rglob("*")) == before
 
 
 def test_a_damaged_checkpoint_offers_the_one_before(a_toy, tmp_path, capsys):
