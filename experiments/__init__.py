@@ -1,7 +1,12 @@
 """Experiments: one file each, run from the repository's root as `python -m experiments.NAME --help`."""
 
 import importlib.util
+import signal
+import sys
 from pathlib import Path
+
+if sys.argv[:1] == ["-m"]:  # `python -m experiments.NAME` is importing: libraries swallow an exception of Ctrl-C there
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 _ours = Path(__file__).resolve().parent.parent / "envs"
 _spec = importlib.util.find_spec("envs")

@@ -609,6 +609,7 @@ def main(argv: list[str] | None = None) -> None:
     with cli.clean_exit():
         if not config.setting.arms:
             raise ValueError("arms must name at least one")
+        launch.refuse_ignored(config, argv)
         refuse_unused(config, argv)
         if config.sweep.sweep:
             parallel.one_device_per_core()

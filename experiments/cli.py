@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import re
 import signal
 import sys
@@ -100,8 +101,8 @@ class _Terminated(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """The first SIGTERM raises, as SIGINT does by default (main thread only); a second one ends the process."""
+def _signals_raise() -> Iterator[None]:
+    """The first SIGTERM raises, as SIGINT does (main thread only); a second one ends the process."""
 
     def stop(signum: int, frame: Any) -> None:
         signal.signal(signum, signal.SIG_DFL)
@@ -110,11 +111,13 @@ def _sigterm_raises() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, stop)
+    handlers = {signal.SIGTERM: stop, signal.SIGINT: signal.default_int_handler}
+    before = {signum: signal.signal(signum, handler) for signum, handler in handlers.items()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+        for signum, handler in before.items():
+            signal.signal(signum, handler if handler is not None else signal.SIG_DFL)
 
 
 @contextlib.contextmanager
@@ -125,7 +128,7 @@ def clean_exit() -> Iterator[None]:
     ImportError. `python -X dev -m experiments.NAME` shows the traceback of the last three kinds.
     """
     try:
-        with _sigterm_raises():
+        with _signals_raise():
             yield
     except Interrupted as error:
         _fail(error, 128 + error.signum)
@@ -167,10 +170,16 @@ def _given(arguments: Sequence[str]) -> list[str]:
 
 
 def _refuse_twice(arguments: Sequence[str]) -> None:
+    """Raises ValueError for an option that is given twice, and for one with a value that it has twice."""
     given = _given(arguments)
     for name in given:
         if given.count(name) > 1:
             raise ValueError(f"{name} must be given once, got it {given.count(name)} times")
+    starts = [i for i, x in enumerate(arguments) if x.startswith("--")]
+    for start, end in itertools.pairwise([*starts, len(arguments)]):
+        values = arguments[start + 1 : end]
+        if twice := next((x for x in values if values.count(x) > 1), None):
+            raise ValueError(f"{arguments[start]} must have different values, got {twice} {values.count(twice)} times")
 
 
 def _message(box: str) -> str:

@@ -64,7 +64,7 @@ def main(
     """The command line of an experiment; `config` has the parts `run` and, for sweeps, `sweep`."""
     options = cli.parse(config, presets, argv)
     with cli.clean_exit():
-        _refuse_unreported(options, argv)
+        refuse_ignored(options, argv)
         sweeps = hasattr(options, "sweep") and options.sweep.sweep
         if experiment.shards or sweeps or flatten(options).get("devices", 1) != 1:
             parallel.one_device_per_core()
@@ -80,14 +80,19 @@ def main(
             run(experiment, options)
 
 
-def _refuse_unreported(config: Any, argv: Sequence[str] | None) -> None:
-    """Raises ValueError for options of a report that there will not be."""
+def refuse_ignored(config: Any, argv: Sequence[str] | None) -> None:
+    """Raises ValueError for options of a report that there will not be, and for those that a sweep sets itself."""
     flat = flatten(config)
     of_report = [name for name in flat if name.startswith("held_out") and name != "held_out_seeds"]
     if flat.get("held_out_seeds") == 0:
         cli.refuse_given(argv, of_report, "without held_out_seeds")
     elif flat.get("sweep"):
         cli.refuse_given(argv, ["held_out_seeds", *of_report], "in a sweep, which has no report on held-out levels")
+    if flat.get("sweep") == ():
+        cli.refuse_given(argv, ["sweep"], "without FIELD=VALUE,VALUE,...")
+    elif "sweep" in flat:
+        swept = [text.partition("=")[0].replace("-", "_").strip() for text in flat["sweep"]]
+        cli.refuse_given(argv, ["devices", *swept], "in this sweep, which sets it for every member")
 
 
 def run(experiment: Experiment, config: Any) -> tuple[Any, Log, Report]:

@@ -14,7 +14,7 @@ import metarl
 from experiments import compare, ship
 from metarl import rules
 from metarl.evaluation.compare import load, results_of
-from metarl.pretrained import _hash, load_params
+from metarl.pretrained import _hash, load_params, save_params
 
 ENV = envs.make("mdp/random").environment
 SMALL = st.none() | st.booleans() | st.integers(-2, 4) | st.sampled_from([float("nan"), 1e30, 0.5, "", "lpg", "name"])
@@ -63,6 +63,14 @@ def changed(tree, path, value):
 def test_metadata_that_are_no_json_object_are_named(tmp_path, header, loads):
     path = write(tmp_path / "x.safetensors", header, {})
     assert "is damaged: its metadata" in says(path, lambda: loads(path))
+
+
+def test_metadata_that_are_not_those_that_were_written_are_named(tmp_path):
+    """A changed digit of a recipe would make another rule."""
+    path = tmp_path / "x.safetensors"
+    save_params(path, {"a": np.zeros(1, np.float32)}, {"y_coef": 0.5})
+    path.write_bytes(path.read_bytes().replace(b"0.5", b"0.9"))
+    assert "is damaged: its metadata do not match their hash" in says(path, lambda: load_params(path))
 
 
 def test_names_that_collide_are_named(tmp_path):

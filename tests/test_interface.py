@@ -162,6 +162,9 @@ def test_optimizers_of_another_seam():
     says("Critic.optimizer must be a GradientTransformation, got the", lambda: train(critic=metarl.Critic(optax.adam)))
     says("critic must be a Critic, got the function adam", lambda: train(critic=optax.adam))
     assert train(optimizer=LEARNED, meta_params={"optimizer": LEARNED.init(KEY)})
+    wants_a_value = optax.contrib.reduce_on_plateau()
+    for of in (meta_train, lambda x: train(optimizer=x)):
+        says("optimizer.update cannot be traced: TypeError", lambda of=of: of(wants_a_value))
 
 
 class Steps(NamedTuple):
@@ -180,6 +183,8 @@ def test_parts_of_agents_in_the_wrong_place():
     says("env must be an environment, got the class MDP", lambda: train(env=mdp.MDP))
     says("experience must be an Experience, got a tuple", lambda: train(experience=(2, 3)))
     says("level must be a Level, got a Levels: give levels.sample(key)", lambda: train(level=MDP))
+    for horizon in (0, -5, 2.5, jnp.float32(3.0)):
+        says("level.horizon must be ", lambda horizon=horizon: train(level=LEVEL._replace(horizon=horizon)))
     says("inner must be an InnerLoop, got the", lambda: metarl.train_agent(agents, {}, LEVEL, KEY, 1))
     for given in ({}, {"objective": ()}, {"objective": {"a": 1}}):
         says("meta_params['objective'] must be {", lambda given=given: train(lpg, meta_params=given))

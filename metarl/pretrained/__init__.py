@@ -27,9 +27,9 @@ def save_params(path: str | Path, params: Params, metadata: Mapping[str, Any]) -
     from metarl import __version__
 
     flat = dict(_flatten(params))
-    header = {**metadata, "metarl_version": __version__, "content_hash": _hash(flat)}
+    header = json.dumps({**metadata, "metarl_version": __version__, "content_hash": _hash(flat)})
     with replaced(Path(path)) as unfinished:
-        unfinished.write_bytes(save(flat, {"metarl": json.dumps(header)}))
+        unfinished.write_bytes(save(flat, {"metarl": header, "metarl_hash": _hash_of_text(header)}))
 
 
 def load_params(path: str | Path) -> tuple[Params, dict[str, Any]]:
@@ -44,14 +44,16 @@ def load_params(path: str | Path) -> tuple[Params, dict[str, Any]]:
         raise FileNotFoundError(f"no parameters at {path}")
     try:
         with safe_open(path, framework="numpy") as file:
-            header = (file.metadata() or {}).get("metarl")
+            said = file.metadata() or {}
             flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
         raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
-    if header is None:
+    if "metarl" not in said:
         raise ValueError(f"{path} was not written by metarl.pretrained: it has no 'metarl' metadata")
+    if said.get("metarl_hash", "") not in ("", _hash_of_text(said["metarl"])):  # old files have none
+        raise ValueError(f"{path} is damaged: its metadata do not match their hash")
     try:
-        metadata = json.loads(header)
+        metadata = json.loads(said["metarl"])
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: its metadata are no JSON ({error})") from error
     if not isinstance(metadata, dict):
@@ -103,6 +105,10 @@ def _flatten(params: Params, prefix: str = "") -> list[tuple[str, np.ndarray]]:
         else:
             items += _flatten(value, f"{prefix}{name}/")
     return items
+
+
+def _hash_of_text(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _hash(flat: Mapping[str, np.ndarray]) -> str:

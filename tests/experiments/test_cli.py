@@ -90,6 +90,7 @@ def test_help_shows_every_option_with_its_meaning_and_the_presets_default(capsys
         ("--steps 1 --steps=1", "--steps must be given once, got it 2 times"),
         ("--learning-rate 1 --learning_rate 2", "--learning-rate must be given once, got it 2 times"),
         ("--switch --no-switch", "--switch must be given once, got it 2 times"),
+        ("--switch x y x", "--switch must have different values, got x 2 times"),
         ("--preset quick --preset paper", "--preset must be given once, got it 2 times"),
     ],
 )

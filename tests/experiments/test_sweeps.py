@@ -48,6 +48,8 @@ def test_the_rule_of_a_sweep_is_of_a_member_that_did_not_diverge(tmp_path, monke
         ({"sweep": ("learning_rate=0.1,-1",)}, "learning_rate must be above 0, got -1.0"),
         ({"sweep": ("learning_rate=nan",)}, "learning_rate must be a number, not NaN, got nan"),
         ({"sweep": ("learning_rate=1e-3,1e-3",)}, "sweep must have different values of learning_rate, got 1e-3,1e-3"),
+        ({"sweep": ("learning_rate=0.1,0.2",), "learning_rate": 1}, "learning_rate has no effect in this sweep"),
+        ({"sweep": ()}, "sweep has no effect without FIELD=VALUE,VALUE,..."),
         ({"sweep": ("epochs=2.5",)}, "epochs must be of type int, got '2.5'"),
         ({"sweep": ("epochs=1",), "sweep_seeds": 10**6}, "sweep must have at most 10000 members, got 1000000"),
         ({"sweep": ("clip=0.1,0.2", "objective=ppo,dpo")}, "clip has no effect with objective dpo"),

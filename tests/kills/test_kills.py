@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -21,35 +22,29 @@ COMMON = {"chunk": 2, "checkpoint_every": 4, "keep": 2}
 SIZE = {"num_envs": 2, "rollout_length": 4, "hidden": 4}
 LIVES = {"shortest_life": 2, "longest_life": 4}
 REPLAY = {"warm_up": 1, "replay_probability": 0.8, "capacity": 16}
-LPG = {**SIZE, "levels": "mdp/random", "num_lifetimes": 2, "updates": 1, "steps": 400, "held_out_seeds": 0}
+LPG = {**SIZE, "levels": "mdp/random", "num_lifetimes": 2, "updates": 1, "steps": 300, "held_out_seeds": 0}
 RUNS = {  # command: its options
     "lpg": {**LPG},
     "groove": {
         **{**SIZE, **LIVES, **REPLAY, "levels": "gridworld/small", "num_lifetimes": 2, "updates": 1},
-        **{"steps": 100, "held_out_seeds": 0, "mutation_probability": 0.5},
+        **{"steps": 60, "held_out_seeds": 0, "mutation_probability": 0.5},
     },
     "ta_lpg": {
         **{**SIZE, **LIVES, "levels": "mdp/random", "num_pairs": 2, "batch_size": 1, "eval_episodes": 2},
-        **{"steps": 300, "held_out_seeds": 0},
+        **{"steps": 150, "held_out_seeds": 0},
     },
     "learned_optimizer": {
         **{"levels": "supervised/quadratic", "num_pairs": 2, "width": 4, "shortest_life": 4, "longest_life": 4},
-        **{"steps": 300, "held_out_seeds": 0},
+        **{"steps": 600, "held_out_seeds": 0},
     },
     "amft": {
-        **{"steps": 40, "base_steps": 40, "base_batch": 4, "num_seeds": 2, "num_prompts": 4, "num_validation": 2},
+        **{"steps": 24, "base_steps": 24, "base_batch": 4, "num_seeds": 2, "num_prompts": 4, "num_validation": 2},
         **{"group_size": 2, "num_demonstrations": 4, "network": "gru", "width": 8, "eval_every": 10},
         **{"eval_problems": 8, "warm_up": 1, "arms": ("sft", "amft")},
     },
-    "sweep": {**LPG, "steps": 200, "sweep": ("learning_rate=1e-3,1e-2", "bins=2,3")},
+    "sweep": {**LPG, "steps": 80, "sweep": ("learning_rate=1e-3,1e-2", "bins=2,3")},
 }
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-
-
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory):
-    """Where all processes find compiled programs, so that they restart in seconds."""
-    return tmp_path_factory.mktemp("cache")
 
 
 def begin(name, directory, cache, **more):
@@ -94,40 +89,38 @@ def ended(directory):
     return found
 
 
-@pytest.fixture(scope="session")
-def alone(cache, tmp_path_factory):
-    """Makes a run that is left alone, and says how long it takes once it is compiled: (what it leaves, seconds)."""
-    known = {}
+def kill_and_resume(name, directory, cache, seconds):
+    """Kills the run five times, and lets it end at last. Returns how many of the kills hit training.
 
-    def make(name):
-        if name not in known:
-            directory = tmp_path_factory.mktemp(name)
-            finish(name, directory / "first", cache)
-            start = time.monotonic()
-            finish(name, directory / "second", cache)
-            known[name] = ended(directory / "second"), time.monotonic() - start
-            assert ended(directory / "first") == known[name][0]
-        return known[name]
-
-    return make
-
-
-def kill_and_resume(name, directory, cache, seconds, moments):
-    """Kills the run at each of `moments` (share of its time, signal), resumes it, and lets it end at last."""
-    for share, signum in moments:
-        begun = any(directory.rglob("checkpoints/*.npz"))
-        process = begin(name, directory, cache, **({"resume": True} if begun or several(name, directory) else {}))
+    The first four come soon after a checkpoint; the last one at any moment of the `seconds` that the whole run takes:
+    before Python has started, in a compilation, in training, in the report, or after the end.
+    """
+    chance, hits = random.Random(f"kills of {name}"), 0
+    for i in range(5):
+        before = saved(directory)
+        process = begin(name, directory, cache, **({"resume": True} if before or several(name, directory) else {}))
+        if i < 4:
+            while process.poll() is None and saved(directory) <= before:
+                time.sleep(0.01)
         try:
-            process.communicate(timeout=share * seconds)
+            process.wait(chance.uniform(0.0, 0.3 if i < 4 else seconds))
         except subprocess.TimeoutExpired:
-            process.send_signal(signum)
+            process.send_signal(signum := SIGNALS[i % 3])
         errors = process.communicate(timeout=120)[1]
         # before Python has started it cannot say anything; after the end there is nothing to stop
-        assert process.returncode in (-signum, 128 + signum, 0), errors
-        if process.returncode == 128 + signum:
+        assert process.returncode == 0 or process.returncode in (-signum, 128 + signum), errors
+        if process.returncode > 0:
             lines = [line for line in errors.splitlines() if line.startswith(("error", "Traceback"))]
             assert len(lines) == 1 and lines[0].startswith("error: "), errors
-    finish(name, directory, cache, resume=any(directory.rglob("checkpoints/*.npz")) or several(name, directory))
+        unfinished = any(0 < int(path.stem) < RUNS[name]["steps"] for path in saved(directory) - before)
+        hits += process.returncode != 0 and unfinished
+    finish(name, directory, cache, resume=bool(saved(directory)) or several(name, directory))
+    return hits
+
+
+def saved(directory):
+    """The checkpoints there."""
+    return {*directory.rglob("checkpoints/*[0-9].npz")}
 
 
 def several(name, directory):
@@ -135,11 +128,25 @@ def several(name, directory):
     return name in ("amft", "sweep") and directory.exists()
 
 
+def whole_and_killed(name, place, cache):
+    """What a run that was left alone leaves, what one that was killed leaves, and how many kills hit training."""
+    start = time.monotonic()
+    finish(name, place / "whole", cache)
+    hits = kill_and_resume(name, place / "killed", cache, time.monotonic() - start)
+    return ended(place / "whole"), ended(place / "killed"), hits
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """The results of all commands, two of which run at a time: {name: future}."""
+    cache = tmp_path_factory.mktemp("cache")  # all processes find compiled programs there, and restart in seconds
+    with ThreadPoolExecutor(2) as pool:
+        yield {name: pool.submit(whole_and_killed, name, tmp_path_factory.mktemp(name), cache) for name in RUNS}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
-def test_runs_that_are_killed_at_random_moments_end_as_one_that_was_left_alone(name, alone, cache, tmp_path):
-    whole, seconds = alone(name)
-    chance = random.Random(f"kills of {name}")
-    moments = [(chance.uniform(0.1, 1.1), SIGNALS[i % 3]) for i in range(5)]
-    kill_and_resume(name, tmp_path / "run", cache, seconds, moments)
-    assert ended(tmp_path / "run") == whole
+def test_runs_that_are_killed_at_random_moments_end_as_one_that_was_left_alone(name, found):
+    whole, killed, hits = found[name].result()
+    assert killed == whole
+    assert hits > 0

@@ -62,8 +62,8 @@ def test_who_lost_the_lock_with_the_directory_leaves_that_of_another_alone(tmp_p
 
 
 def test_a_lock_file_that_goes_while_it_is_taken_counts_as_in_use(tmp_path, monkeypatch):
-    path = tmp_path / "lock"
-    monkeypatch.setattr(files.fcntl, "flock", lambda *_: path.unlink())
+    path, fstat = tmp_path / "lock", os.fstat
+    monkeypatch.setattr(files.os, "fstat", lambda file: path.unlink(missing_ok=True) or fstat(file))
     with pytest.raises(BlockingIOError, match="is in use"), locked(path):
         ...
 
