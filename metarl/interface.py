@@ -18,7 +18,7 @@ import optax
 from metarl.types import Array, Environment, Key, Level, Levels, Metrics, PyTree
 
 T = TypeVar("T")
-_COLUMNS = {"step", "seconds"}  # what `metarl.train` and its sinks add to the metrics
+_RESERVED = {"step", "seconds", "file"}  # `metarl.train` and its sinks add the first two; numpy's files need the last
 _KINDS = {jnp.floating: "float", jnp.integer: "int", jnp.bool_: "bool"}
 _LONGEST = 200  # characters of a tree in a message
 
@@ -101,8 +101,8 @@ def metrics(what: str, found: Any) -> Metrics:
     fits = isinstance(found, Mapping) and all(isinstance(key, str) and _is_array(x) for key, x in found.items())
     if not fits or not all(any(jnp.issubdtype(_dtype(x), kind) for kind in real) for x in found.values()):
         raise ValueError(f"{what} returned {shown(found)}, wanted metrics {{name: real numbers}}")
-    if taken := found.keys() & _COLUMNS:
-        raise ValueError(f"{what} returned a metric {min(taken)!r}, which is a column of every log: rename it")
+    if taken := found.keys() & _RESERVED:
+        raise ValueError(f"{what} returned a metric {min(taken)!r}, a name that logs need themselves: rename it")
     return dict(found)
 
 

@@ -91,7 +91,7 @@ OBJECTIVES = {
     ),
     "metric seconds": (
         objective(lambda x, m: (x, {"seconds": x})),
-        f"the metrics that {LOSS} a metric 'seconds', which is a column of every log: rename it",
+        f"the metrics that {LOSS} a metric 'seconds', a name that logs need themselves: rename it",
     ),
 }
 

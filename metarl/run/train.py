@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metarl import checks
+from metarl import checks, interface
 from metarl.checks import COUNT, SEED
 from metarl.meta import COUNTED, WATCHED, Meta
 from metarl.parallel import agreed, replicated
@@ -175,7 +175,11 @@ def _compile(step: Callable[..., tuple[Any, Metrics]], template: Any, key: Key, 
 
     `count` is an argument, so the same compiled program also computes a shorter last chunk.
     """
+    what = interface.title("Meta.step", step)
     step = jax.jit(step)  # so that it is traced once, not again for the shapes of its metrics
+    following, shapes = interface.values(what, jax.eval_shape(step, template, key), ("state", "metrics"))
+    interface.same(f"the state that {what}", following, template)
+    interface.metrics(f"the metrics that {what}", shapes)
 
     def run(state: Any, done: Array, count: Array) -> tuple[Any, Metrics]:
         def body(i: Array, carry: tuple[Any, Metrics]) -> tuple[Any, Metrics]:
@@ -183,7 +187,6 @@ def _compile(step: Callable[..., tuple[Any, Metrics]], template: Any, key: Key, 
             state, metrics = step(state, jax.random.fold_in(key, done + i))
             return state, {name: row.at[i].set(metrics[name]) for name, row in rows.items()}
 
-        shapes = jax.eval_shape(step, state, key)[1]
         rows = {name: jnp.zeros((chunk, *x.shape), x.dtype) for name, x in shapes.items()}
         return jax.lax.fori_loop(0, count, body, (state, rows))
 

@@ -144,6 +144,22 @@ def test_refuses_to_overwrite_a_run(tmp_path):
         train(toy(), steps=5, directory=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("step", "says"),
+    [
+        (lambda state, key: state, "returned {a: float32[]}, wanted (state, metrics)"),
+        (lambda state, key: (state, {}, ()), "returned 3 values, wanted 2: (state, metrics)"),
+        (lambda state, key: ({"a": jnp.zeros(2)}, {}), "returned float32[2] at ['a'], wanted float32[]"),
+        (lambda state, key: (state, {"file": jnp.zeros(())}), "returned a metric 'file', a name that logs need"),
+        (lambda state, key: (state, None), "returned None, wanted metrics {name: real numbers}"),
+    ],
+)
+def test_what_a_step_of_ones_own_returns_is_checked(step, says):
+    with pytest.raises(ValueError) as refused:
+        train(Meta(lambda key: {"a": jnp.zeros(())}, step), steps=2)
+    assert says in str(refused.value) and "Meta.step" in str(refused.value)
+
+
 def test_refuses_to_resume_from_nothing(tmp_path):
     with pytest.raises(FileNotFoundError, match="nothing to resume"):
         train(toy(), steps=5, directory=tmp_path, resume=True)
