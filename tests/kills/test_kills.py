@@ -23,11 +23,16 @@ SIZE = {"num_envs": 2, "rollout_length": 4, "hidden": 4}
 LIVES = {"shortest_life": 2, "longest_life": 4}
 REPLAY = {"warm_up": 1, "replay_probability": 0.8, "capacity": 16}
 LPG = {**SIZE, "levels": "mdp/random", "num_lifetimes": 2, "updates": 1, "steps": 300, "held_out_seeds": 0}
-RUNS = {  # command: its options
+RUNS = {  # command: its options; the longest first
+    "amft": {
+        **{"steps": 60, "base_steps": 60, "base_batch": 4, "num_seeds": 2, "num_prompts": 4, "num_validation": 2},
+        **{"group_size": 2, "num_demonstrations": 4, "network": "gru", "width": 8, "eval_every": 10},
+        **{"eval_problems": 8, "warm_up": 1, "arms": ("sft", "amft")},
+    },
     "lpg": {**LPG},
     "groove": {
         **{**SIZE, **LIVES, **REPLAY, "levels": "gridworld/small", "num_lifetimes": 2, "updates": 1},
-        **{"steps": 60, "held_out_seeds": 0, "mutation_probability": 0.5},
+        **{"steps": 150, "held_out_seeds": 0, "mutation_probability": 0.5},
     },
     "ta_lpg": {
         **{**SIZE, **LIVES, "levels": "mdp/random", "num_pairs": 2, "batch_size": 1, "eval_episodes": 2},
@@ -36,11 +41,6 @@ RUNS = {  # command: its options
     "learned_optimizer": {
         **{"levels": "supervised/quadratic", "num_pairs": 2, "width": 4, "shortest_life": 4, "longest_life": 4},
         **{"steps": 600, "held_out_seeds": 0},
-    },
-    "amft": {
-        **{"steps": 24, "base_steps": 24, "base_batch": 4, "num_seeds": 2, "num_prompts": 4, "num_validation": 2},
-        **{"group_size": 2, "num_demonstrations": 4, "network": "gru", "width": 8, "eval_every": 10},
-        **{"eval_problems": 8, "warm_up": 1, "arms": ("sft", "amft")},
     },
     "sweep": {**LPG, "steps": 80, "sweep": ("learning_rate=1e-3,1e-2", "bins=2,3")},
 }
@@ -103,7 +103,7 @@ def kill_and_resume(name, directory, cache, seconds):
             while process.poll() is None and saved(directory) <= before:
                 time.sleep(0.01)
         try:
-            process.wait(chance.uniform(0.0, 0.3 if i < 4 else seconds))
+            process.wait(chance.uniform(0.0, 0.15 if i < 4 else seconds))
         except subprocess.TimeoutExpired:
             process.send_signal(signum := SIGNALS[i % 3])
         errors = process.communicate(timeout=120)[1]
