@@ -222,7 +222,8 @@ def draw_valid(config: Any, seed: int, changes: int = 8) -> Any:
         values = alternatives(option, flatten(config)[option.name])
         if bare(option.hint) in (int, float):
             values = [good_value(draw, option.hint)]
-        if values and option.name not in launch.CONTROL:
+        # which options are of no arm is said on the command line alone, so the arms stay
+        if values and option.name not in {*launch.CONTROL, "arms"}:
             try:
                 config = replace(config, **{option.name: draw.choice(values)})
             except ValueError:
