@@ -609,11 +609,11 @@ def main(argv: list[str] | None = None) -> None:
     with cli.clean_exit():
         if not config.setting.arms:
             raise ValueError("arms must name at least one")
+        check_sweep(config)
         launch.refuse_ignored(config, argv)
         refuse_unused(config, argv)
         if config.sweep.sweep:
             parallel.one_device_per_core()
-            check_sweep(config)
         with cli.directory_of_runs(config.run, "amft") as directory:
             start, _ = part(config, directory, "base", base(config), config.base.base_steps)
             (sweep_arms if config.sweep.sweep else compare)(config, directory, start)

@@ -120,7 +120,7 @@ def test_the_steps_to_the_goal_are_counted_by_seed():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"arms": ("rl", "rl")}, "arms must be different"),
+        ({"arms": ("rl", "rl")}, "arms must have different values, got rl 2 times"),
         ({"arms": "magic"}, "magic"),
         ({"arms": ()}, "arms must name at least one"),
         ({"arms": "rl", "servo_rate": 0.1}, "servo_rate has no effect without one of the arms servo"),
