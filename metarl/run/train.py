@@ -177,9 +177,6 @@ def _compile(step: Callable[..., tuple[Any, Metrics]], template: Any, key: Key, 
     """
     what = interface.title("Meta.step", step)
     step = jax.jit(step)  # so that it is traced once, not again for the shapes of its metrics
-    following, shapes = interface.values(what, jax.eval_shape(step, template, key), ("state", "metrics"))
-    interface.same(f"the state that {what}", following, template)
-    interface.metrics(f"the metrics that {what}", shapes)
 
     def run(state: Any, done: Array, count: Array) -> tuple[Any, Metrics]:
         def body(i: Array, carry: tuple[Any, Metrics]) -> tuple[Any, Metrics]:
@@ -187,6 +184,9 @@ def _compile(step: Callable[..., tuple[Any, Metrics]], template: Any, key: Key, 
             state, metrics = step(state, jax.random.fold_in(key, done + i))
             return state, {name: row.at[i].set(metrics[name]) for name, row in rows.items()}
 
+        following, shapes = interface.values(what, jax.eval_shape(step, state, key), ("state", "metrics"))
+        interface.same(f"the state that {what}", following, state)
+        interface.metrics(f"the metrics that {what}", shapes)
         rows = {name: jnp.zeros((chunk, *x.shape), x.dtype) for name, x in shapes.items()}
         return jax.lax.fori_loop(0, count, body, (state, rows))
 
