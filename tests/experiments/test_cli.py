@@ -160,6 +160,18 @@ def test_failures_are_one_line_and_have_their_exit_codes(error, code, says, caps
     assert says in one_line(capsys, fails, code)
 
 
+@pytest.mark.parametrize(
+    ("signum", "code", "says"),
+    [(signal.SIGTERM, 143, "SIGTERM: stopped outside of training"), (signal.SIGINT, 130, "interrupted")],
+)
+def test_signals_outside_of_training_are_one_line(signum, code, says, capsys):
+    def report():
+        with cli.clean_exit():
+            signal.raise_signal(signum)
+
+    assert says in one_line(capsys, report, code)
+
+
 def test_other_failures_keep_their_traceback():
     with pytest.raises(ZeroDivisionError), cli.clean_exit():
         raise ZeroDivisionError
