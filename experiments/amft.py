@@ -590,12 +590,11 @@ def sweep_arms(config: Config, directory: Path, start: Params) -> None:
 
 def refuse_unused(config: Config, argv: list[str] | None) -> None:
     """Raises ValueError for an option, on the command line or in the sweep, that none of the arms has."""
-    swept = sweeps.parse(config)
     for arms, options in OPTIONS_OF.items():
         if not set(arms) & set(config.setting.arms):
             because = f"without one of the arms {', '.join(arms)}"
             cli.refuse_given(argv, options, because)
-            cli.refuse_given([f"--{name}" for name in swept], options, because)
+            cli.refuse_given([f"--{name}" for name in config.sweep.swept], options, because)
 
 
 def check_sweep(config: Config) -> None:

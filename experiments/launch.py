@@ -91,8 +91,7 @@ def refuse_ignored(config: Any, argv: Sequence[str] | None) -> None:
     if flat.get("sweep") == ():
         cli.refuse_given(argv, ["sweep"], "without FIELD=VALUE,VALUE,...")
     elif "sweep" in flat:
-        swept = [text.partition("=")[0].replace("-", "_").strip() for text in flat["sweep"]]
-        cli.refuse_given(argv, ["devices", *swept], "in this sweep, which sets it for every member")
+        cli.refuse_given(argv, ["devices", *config.sweep.swept], "in this sweep, which sets it for every member")
 
 
 def run(experiment: Experiment, config: Any) -> tuple[Any, Log, Report]:

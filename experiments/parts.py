@@ -96,6 +96,11 @@ class Sweep:
     sweep_batch: Annotated[int, COUNT_OR_ZERO] = 0
     """Members that go side by side at a time on each device (0: one on CPUs, all on accelerators)."""
 
+    @property
+    def swept(self) -> list[str]:
+        """The names of the fields of the grid."""
+        return [text.partition("=")[0].replace("-", "_").strip() for text in self.sweep]
+
     def __post_init__(self) -> None:
         checks.fields(self)
         if not self.sweep:

@@ -86,9 +86,8 @@ def parse(config: Any) -> dict[str, list[Any]]:
     """
     types, known = hints(config), launch.what_is_trained(config)
     fields: dict[str, list[Any]] = {}
-    for text in config.sweep.sweep:
-        name, equals, values = text.partition("=")
-        name = name.replace("-", "_").strip()
+    for name, text in zip(config.sweep.swept, config.sweep.sweep, strict=True):
+        _, equals, values = text.partition("=")
         if not equals or not values or name in fields:
             raise ValueError(f"sweep must be FIELD=VALUE,VALUE,... with each field once, got {text!r}")
         if name not in known:

@@ -63,12 +63,6 @@ def optimizer(what: str, value: Any) -> optax.GradientTransformation:
     )
 
 
-def function(what: str, value: Any) -> None:
-    """Checks that `value` can be called."""
-    if not callable(value):
-        raise ValueError(f"{what} must be a function, got {_described(value)}")
-
-
 def traced(what: str, function: Callable[..., Any], *args: Any) -> Any:
     """Shapes and dtypes of `function(*args)`; says that it is `what` that cannot be traced if it raises an error."""
     try:
@@ -141,7 +135,8 @@ def problem(env: Environment, level: Level) -> None:
 def levels(value: Any) -> Levels:
     """`value` if it is a distribution of levels. A horizon that is equal for all levels is at least 1."""
     checked = part("levels", value, Levels, {"Level": "give Levels(lambda key: level, env)"})
-    function("Levels.sample", checked.sample)
+    if not callable(checked.sample):
+        raise ValueError(f"Levels.sample must be a function, got {_described(checked.sample)}")
 
     def sample(key: Key) -> Level:
         with jax.ensure_compile_time_eval():  # a horizon that does not depend on the key becomes a number

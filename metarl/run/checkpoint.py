@@ -64,8 +64,9 @@ def save(directory: str | Path, step: int, state: PyTree, log: Log, fingerprint:
     said = np.frombuffer(json.dumps(about).encode(), np.uint8)
     _write(directory / "checkpoints" / f"{step}.npz", {"about": said, **{f"{i:05d}": x for i, x in enumerate(arrays)}})
     there = steps(directory)
+    kept = [x for x in there if x <= step][-keep:]
     for other in reversed(there):
-        if other > step or other not in [x for x in there if x <= step][-keep:]:
+        if other not in kept:
             path = _path(directory, other)
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     _forget(directory / "log", step - _length(log), step)

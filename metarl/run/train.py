@@ -274,12 +274,23 @@ def claimed(directory: str | Path, resume: bool, lock: str) -> Iterator[Callable
     Raises as `train` does if a run cannot start or resume there.
     """
     _check_directory(directory, resume)
+    _make_directory(directory)
     with locked(Path(directory) / lock) as check_lock:
         _check_directory(directory, resume)  # a run may have ended here since
         yield check_lock
 
 
+def _make_directory(directory: str | Path) -> None:
+    """Raises OSError if the directory cannot be made, or nothing can be written there."""
+    try:
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=directory).close()
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write to the run's directory ({error.strerror})", str(directory)) from error
+
+
 def _check_directory(directory: str | Path, resume: bool) -> None:
+    """Raises as `train` does for a bad name, for nothing to resume, and for a run that would be overwritten."""
     name = str(Path(directory).absolute())
     if any(unicodedata.category(x) in ("Cc", "Cs") for x in name):
         raise ValueError(f"the run's directory must have a name in UTF-8 without line breaks, got {name!a}")
@@ -290,11 +301,6 @@ def _check_directory(directory: str | Path, resume: bool) -> None:
         raise FileExistsError(
             f"{directory} holds a run of {saved[-1]} meta-steps: resume it, or give another directory"
         )
-    try:
-        Path(directory).mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=directory).close()
-    except OSError as error:
-        raise OSError(error.errno, f"cannot write to the run's directory ({error.strerror})", str(directory)) from error
 
 
 @contextlib.contextmanager
