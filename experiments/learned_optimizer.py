@@ -429,7 +429,9 @@ def make(config: Config, scales: Sequence[float] = ()) -> Meta:
         inner = mixture(inners, scales)
         levels = mixed_levels([where.levels for where in places.values()])
     estimator = config.estimator.make(config.distribution.longest_life)
-    return metarl.compose(inner, estimator, config.optimizer.make(), uniform(levels), config.estimator.num_lifetimes)
+    return metarl.compose(
+        inner, estimator, config.optimizer.make(config.run.steps), uniform(levels), config.estimator.num_lifetimes
+    )
 
 
 def prepare(config: Config) -> dict[str, Any]:

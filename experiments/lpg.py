@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from experiments import launch, meta_training, parts
 from metarl import checks
-from metarl.checks import NOT_NEGATIVE, SEVERAL, WIDTH
-from metarl.evaluation.families import family
+from metarl.checks import NOT_NEGATIVE, SEVERAL, SHARE, WIDTH
+from metarl.evaluation.families import Family, family
 from metarl.evaluation.surfaces import draw_lpg
 from metarl.objectives.lpg import UNREGULARISED
 from metarl.rules import Part, Recipe
@@ -36,6 +36,10 @@ class Rule:
     """Size of the agent's prediction y."""
     temporal: bool = False
     """Let the rule see the agent's age and how long it will live (TA-LPG)."""
+    discount: Annotated[float, SHARE] = 0.99
+    """Discount of the returns that the meta-objective wants, which the rule sees."""
+    gate_bias: Annotated[float, NOT_NEGATIVE] = 2.0
+    """Initial bias of the GRU's update gate: how much it remembers at birth. Helps meta-gradients, hurts evolution."""
     y_coef: Annotated[float, NOT_NEGATIVE] = 0.5
     """Weight of the prediction in the agent's loss."""
     policy_entropy_coef: Annotated[float, NOT_NEGATIVE] = 5e-2
@@ -55,7 +59,28 @@ class Rule:
 
     def draw(self, params: MetaParams, longest_life: int) -> Figure:
         """What the rule computes, of its meta-parameters."""
-        return draw_lpg(params, longest_life)
+        return draw_lpg(params, longest_life, self.discount)
+
+
+@dataclasses.dataclass(frozen=True)
+class AgentOptimizer:
+    """How agents follow their gradient."""
+
+    agent_learning_rate: Annotated[float, NOT_NEGATIVE] = 0.0
+    """Adam's learning rate for the agents' policies (0: that of their family of environments)."""
+    y_learning_rate: Annotated[float, NOT_NEGATIVE] = 0.0
+    """Learning rate of the agents' predictions, SGD's for tables and Adam's for networks (0: that of their family)."""
+
+    def __post_init__(self) -> None:
+        checks.fields(self)
+
+    def recipe(self, kind: Family) -> Part:
+        """The optimizer of agents of this family."""
+        rates = {"policy": self.agent_learning_rate, "y": self.y_learning_rate}
+        return {
+            name: {**part, "learning_rate": rates[name] or part["learning_rate"]} if name in rates else part
+            for name, part in kind.optimizer.items()
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +92,7 @@ class Config:
     distribution: parts.Distribution = parts.Distribution()
     agents: parts.Agents = parts.Agents()
     rule: Rule = Rule()
+    agent_optimizer: AgentOptimizer = AgentOptimizer()
     estimator: parts.Backprop = parts.Backprop()
     optimizer: parts.ClippedAdam = parts.ClippedAdam()
     replay: parts.Replay = parts.Replay()
@@ -81,7 +107,8 @@ class EvolutionConfig:
     sweep: parts.Sweep = parts.Sweep()
     distribution: parts.Distribution = parts.Distribution(longest_life=250, shortest_life=10)
     agents: parts.Agents = parts.Agents()
-    rule: Rule = replace(Rule(hidden=32), **UNREGULARISED)
+    rule: Rule = replace(Rule(hidden=32, gate_bias=0.0), **UNREGULARISED)
+    agent_optimizer: AgentOptimizer = AgentOptimizer()
     estimator: parts.Evolution = parts.Evolution()
     optimizer: parts.DecayedAdam = parts.DecayedAdam()
     replay: parts.Replay = parts.Replay()
@@ -114,7 +141,7 @@ def recipe(config: Any) -> Recipe:
     kind = family(config.distribution.levels, config.distribution.make().environment)
     return {
         "objective": config.rule.recipe(),
-        "optimizer": kind.optimizer,
+        "optimizer": config.agent_optimizer.recipe(kind),
         "network": kind.network,
         "policy": {"name": "by_action_space"},
         "experience": vars(config.agents),

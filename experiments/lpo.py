@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 from experiments import launch, meta_training, parts
 from experiments.parts import EVOLUTION_CURVES
 from metarl import checks
-from metarl.checks import NOT_NEGATIVE, POSITIVE, RATE, WIDTH
+from metarl.checks import NOT_NEGATIVE, POSITIVE, RATE, SHARE, WIDTH
 from metarl.evaluation.families import family
 from metarl.evaluation.surfaces import draw_lpo
 from metarl.objectives.lpo import Start
@@ -39,6 +39,8 @@ class Rule:
     """How far PPO's probability ratio may move before its drift sets in."""
     entropy_coef: Annotated[float, NOT_NEGATIVE] = 0.01
     """Weight of the agents' policy entropy in their loss."""
+    discount: Annotated[float, SHARE] = 0.99
+    """Discount of the agents' returns."""
 
     def __post_init__(self) -> None:
         checks.fields(self)
@@ -98,6 +100,9 @@ PRESETS = {
 }
 
 
+SHARED = ("clip", "entropy_coef", "discount")  # fields of the rule that are PPO's
+
+
 def recipe(config: Config) -> Recipe:
     """PPO agents of the family of the levels, with a learned drift."""
     return _agents(config, config.rule.recipe())
@@ -105,7 +110,7 @@ def recipe(config: Config) -> Recipe:
 
 def plain(config: Config) -> tuple[str, Recipe]:
     """The same agents with PPO's own drift."""
-    return "ppo", _agents(config, {"name": "ppo", "clip": config.rule.clip, "entropy_coef": config.rule.entropy_coef})
+    return "ppo", _agents(config, {"name": "ppo", **{x: getattr(config.rule, x) for x in SHARED}})
 
 
 def _agents(config: Config, objective: Part) -> Recipe:

@@ -46,7 +46,7 @@ def experiment(name: str, objectives: Objectives, curves: tuple[str, ...], shard
 def a2c(config: Any) -> tuple[str, Recipe]:
     """A2C agents of the family of the levels, with environments and rollouts as the agents of `config`."""
     kind = families.family(config.distribution.levels, config.distribution.make().environment)
-    return "a2c", families.a2c(kind, vars(config.agents))
+    return "a2c", families.a2c(kind, vars(config.agents), config.rule.discount)
 
 
 def make(objectives: Objectives, config: Any) -> Meta:
@@ -61,7 +61,7 @@ def make(objectives: Objectives, config: Any) -> Meta:
     return metarl.compose(
         learner.inner_loop(levels.environment, critic=critic, **_episodes(config)),
         _estimator(config),
-        config.optimizer.make(),
+        config.optimizer.make(config.run.steps),
         config.replay.make(levels, antagonist, judge),
         config.estimator.num_lifetimes,
     )
@@ -119,5 +119,6 @@ def _critic(config: Any, levels: Levels) -> metarl.Critic | None:
     if _evolves(config) and not config.replay.needs_critic:
         return None
     return metarl.Critic(
-        build_part("optimizer", families.family(config.distribution.levels, levels.environment).critic)
+        build_part("optimizer", families.family(config.distribution.levels, levels.environment).critic),
+        discount=config.rule.discount,
     )

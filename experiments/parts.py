@@ -17,7 +17,7 @@ import optax
 
 import envs
 from metarl import checks, curricula, estimators
-from metarl.checks import COUNT, COUNT_OR_ZERO, FACTOR, POSITIVE, RATE, SEED, SHARE, Bound
+from metarl.checks import COUNT, COUNT_OR_ZERO, FACTOR, NOT_NEGATIVE, POSITIVE, RATE, SEED, SHARE, Bound
 from metarl.curricula import scores
 from metarl.curricula.replay import Prioritisation
 from metarl.estimators.es import Shaping
@@ -251,14 +251,28 @@ class ClippedAdam:
 
     learning_rate: Annotated[float, RATE] = 1e-3
     """Adam's learning rate for the meta-parameters."""
+    learning_rate_warm_up: Annotated[int, COUNT_OR_ZERO] = 20
+    """Meta-steps in which the learning rate rises from 0."""
+    last_learning_rate: Annotated[float, NOT_NEGATIVE] = 0.0
+    """The learning rate at the end of the run, to which it falls by half a cosine. A run that is resumed with more
+    meta-steps follows the longer cosine from there on."""
     max_gradient_norm: Annotated[float, POSITIVE] = 0.5
     """Meta-gradients are scaled down to this global norm."""
 
     def __post_init__(self) -> None:
         checks.fields(self)
 
-    def make(self) -> optax.GradientTransformation:
-        return optax.chain(optax.clip_by_global_norm(self.max_gradient_norm), optax.adam(self.learning_rate))
+    def at(self, step: Array | int, steps: int) -> Array:
+        """The learning rate () of meta-step `step` of `steps`, the first of which is 0."""
+        last = jnp.minimum(self.last_learning_rate, self.learning_rate)
+        cosine = 0.5 + 0.5 * jnp.cos(jnp.pi * step / steps)
+        warmth = jnp.minimum((step + 1) / (self.learning_rate_warm_up + 1), 1.0)
+        return warmth * (last + (self.learning_rate - last) * cosine)
+
+    def make(self, steps: int) -> optax.GradientTransformation:
+        """For a run of `steps` meta-steps."""
+        adam = optax.adam(lambda step: self.at(step, steps))
+        return optax.chain(optax.clip_by_global_norm(self.max_gradient_norm), adam)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,7 +296,8 @@ class DecayedAdam:
         last = jnp.minimum(self.last_learning_rate, self.learning_rate)
         return jnp.maximum(self.learning_rate * self.learning_rate_decay**step, last)
 
-    def make(self) -> optax.GradientTransformation:
+    def make(self, steps: int) -> optax.GradientTransformation:
+        """For a run of any number of meta-steps: the decay is the same."""
         return optax.adam(self.at)
 
 

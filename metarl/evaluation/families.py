@@ -50,10 +50,10 @@ def in_family(recipe: Recipe, kind: Family) -> Recipe:
     return {**recipe, "network": kind.network, "optimizer": optimizer or recipe["optimizer"]}
 
 
-def a2c(kind: Family, experience: Part) -> Recipe:
+def a2c(kind: Family, experience: Part, discount: float = 0.99) -> Recipe:
     """A2C agents of a family, which update once per rollout of `experience`: whom learned rules are compared with."""
     return {
-        "objective": {"name": "a2c", "normalise_advantage": True},
+        "objective": {"name": "a2c", "normalise_advantage": True, "discount": discount},
         "optimizer": kind.a2c,
         "network": kind.network,
         "experience": {name: experience[name] for name in ("num_envs", "rollout_length")},

@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from metarl import plot
-from metarl.objectives.lpg import LPGInputs, LPGNetwork, LPGTargets
+from metarl.objectives.lpg import LPGInputs, LPGNetwork, LPGTargets, lpg_context
 from metarl.objectives.lpo import Start, lpo_drift
-from metarl.objectives.temporal import temporal_features
 from metarl.types import Array, MetaParams, Progress
 
 if TYPE_CHECKING:
@@ -27,13 +26,13 @@ class Surface(NamedTuple):
     values: Array  # [rows, columns]
 
 
-def lpg_surface(meta_params: MetaParams, progress: Progress) -> Surface:
+def lpg_surface(meta_params: MetaParams, progress: Progress, discount: float | None = None) -> Surface:
     """The policy target pi_hat of a single step, over its reward (x) and the change of the embedded prediction (y).
 
     The predictions y_t and y_{t+1} enter the meta-network only through a learned scalar phi, so the vertical axis is
     `phi(y_{t+1}) - phi(y_t)`: y_t is uniform, and y_{t+1} moves in a straight line from the bin (all its mass there)
     of the lowest phi to that of the highest. The step does not end an episode, nothing is known of what follows it,
-    and pi(a|s) = 0.5. `meta_params` are those of `objectives.lpg`; a blind rule ignores `progress`.
+    and pi(a|s) = 0.5. `meta_params` and `discount` are those of `objectives.lpg`; a blind rule ignores `progress`.
     """
     hidden, bins = meta_params["y_hat"]["kernel"].shape
     phi = _embedding(meta_params, jnp.eye(bins))
@@ -42,7 +41,7 @@ def lpg_surface(meta_params: MetaParams, progress: Progress) -> Surface:
     change = _embedding(meta_params, path) - _embedding(meta_params, uniform)
     order = change.argsort()  # phi is not linear along the path, nor need it rise all the way
     rewards, shape = jnp.linspace(-1.0, 1.0, POINTS), (POINTS, POINTS)
-    seen = temporal_features(progress) if _sees_time(meta_params) else jnp.zeros(0)
+    seen = lpg_context(discount, progress if _sees_time(meta_params) else None)
     # every point of the grid is one environment of a rollout of one step
     no = jnp.zeros((1, POINTS * POINTS), bool)
     inputs = LPGInputs(
@@ -52,7 +51,7 @@ def lpg_surface(meta_params: MetaParams, progress: Progress) -> Surface:
         prob=jnp.full(no.shape, 0.5),
         y=jnp.broadcast_to(uniform, (*no.shape, bins)),
         y_next=jnp.broadcast_to(path[order][:, None], (*shape, bins)).reshape(*no.shape, bins),
-        time=jnp.broadcast_to(seen, (*no.shape, seen.size)),
+        context=jnp.broadcast_to(seen, (*no.shape, seen.size)),
     )
     targets = cast(LPGTargets, LPGNetwork(bins, hidden).apply({"params": meta_params}, inputs))
     return Surface(rewards, change[order], targets.pi_hat.reshape(shape))
@@ -71,10 +70,10 @@ def lpo_surface(meta_params: MetaParams, progress: Progress, start: Start = "ppo
     return Surface(jnp.exp(log_ratio), advantage, lpo_drift(meta_params, log_ratios, advantages, progress, start, clip))
 
 
-def draw_lpg(meta_params: MetaParams, longest_life: int) -> Figure:
+def draw_lpg(meta_params: MetaParams, longest_life: int, discount: float | None = None) -> Figure:
     """`lpg_surface` at several ages of an agent that lives `longest_life` updates; at any age, of a blind rule."""
     ages = _ages(longest_life, _sees_time(meta_params))
-    found = {name: lpg_surface(meta_params, progress) for name, progress in ages.items()}
+    found = {name: lpg_surface(meta_params, progress, discount) for name, progress in ages.items()}
     first = next(iter(found.values()))
     x_label = "reward"
     y_label = r"$\phi(y_{t+1}) - \phi(y_t)$, uniform $y_t$"
@@ -97,8 +96,8 @@ def draw_lpo(meta_params: MetaParams, longest_life: int, start: Start = "ppo", c
 
 
 def _sees_time(meta_params: MetaParams) -> bool:
-    """Whether an LPG sees the agent's age: two inputs more than the reward, the end, pi, and phi of two predictions."""
-    return meta_params["input_kernel"].shape[0] == 7
+    """Whether an LPG sees the agent's age: two inputs more than reward, end, pi, phi of two predictions, discount."""
+    return meta_params["input_kernel"].shape[0] >= 7
 
 
 def _ages(longest_life: int, temporal: bool) -> dict[str, Progress]:

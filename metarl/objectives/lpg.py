@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from metarl.checks import NOT_NEGATIVE, SEVERAL, WIDTH, checked
+from metarl.checks import NOT_NEGATIVE, SEVERAL, SHARE, WIDTH, checked
 from metarl.objectives.temporal import temporal_features
 from metarl.rl.objective import Objective
 from metarl.rl.rollout import Model, Rollout, unroll
@@ -28,7 +28,7 @@ class LPGInputs(NamedTuple):
     prob: Array  # [T, E] pi(a_t | s_t)
     y: Array  # [T, E, m] the agent's prediction at s_t
     y_next: Array  # [T, E, m] the agent's prediction at s_{t+1}
-    time: Array  # [T, E, 2] `temporal_features`; [T, E, 0] for a rule without them
+    context: Array  # [T, E, c] what is the same at every step: the discount, `temporal_features`; c = 0 without either
 
 
 class LPGTargets(NamedTuple):
@@ -75,27 +75,45 @@ def gru_backwards_in_time(gru: GRU, inputs: Array, done: Array) -> Array:
 
 
 class LPGNetwork(nn.Module):
-    """The meta-network of section 2 of the paper, with a GRU: about 204k parameters at width 256 and 8 bins."""
+    """The meta-network of section 2 of the paper, with a GRU: about 204k parameters at width 256 and 8 bins.
+
+    `gate_bias` is the initial bias of the update gate, which is the share of its state that the GRU keeps.
+    """
 
     bins: int
     hidden: int
+    gate_bias: float = 0.0
 
     @nn.compact
     def __call__(self, x: LPGInputs) -> LPGTargets:
         embed = nn.Sequential([nn.Dense(16, name="embed_hidden"), nn.relu, nn.Dense(1, name="embed")])
         y_next = jnp.where(x.terminated[..., None], 0.0, embed(x.y_next))
         flags = jnp.stack([x.reward, x.terminated.astype(x.reward.dtype), x.prob], axis=-1)
-        inputs = jnp.concatenate([flags, embed(x.y), y_next, x.time], axis=-1)
+        inputs = jnp.concatenate([flags, embed(x.y), y_next, x.context], axis=-1)
         n, kernel = self.hidden, nn.initializers.lecun_normal()
+
+        def input_bias(key: Array, shape: tuple[int]) -> Array:  # of the reset gate, the update gate, the candidate
+            return jnp.zeros(shape).at[n : 2 * n].set(self.gate_bias)
+
         gru = GRU(
             input_kernel=self.param("input_kernel", kernel, (inputs.shape[-1], 3 * n)),
-            input_bias=self.param("input_bias", nn.initializers.zeros, (3 * n,)),
+            input_bias=self.param("input_bias", input_bias, (3 * n,)),
             recurrent_kernel=self.param("recurrent_kernel", kernel, (n, 3 * n)),
             candidate_bias=self.param("candidate_bias", nn.initializers.zeros, (n,)),
         )
         hidden = nn.relu(gru_backwards_in_time(gru, inputs, x.done))
         y_hat = nn.Dense(self.bins, name="y_hat")(hidden)
         return LPGTargets(nn.Dense(1, name="pi_hat")(hidden)[..., 0], jax.nn.log_softmax(y_hat))
+
+
+def lpg_context(discount: Array | float | None, progress: Progress | None) -> Array:
+    """`LPGInputs.context` [c] of a rule that sees `discount` and `progress`, or only one of them, or none."""
+    return jnp.concatenate(
+        [
+            jnp.zeros(0) if discount is None else jnp.asarray(discount, jnp.float32)[None],
+            jnp.zeros(0) if progress is None else temporal_features(progress),
+        ]
+    )
 
 
 # the coefficients of the regularisers of `lpg`; for evolution, whose meta-objective is fitness alone, all are 0
@@ -107,6 +125,8 @@ def lpg(
     bins: Annotated[int, SEVERAL] = 8,
     hidden: Annotated[int, WIDTH] = 256,
     temporal: bool = False,
+    discount: Annotated[Array | float, SHARE] | None = None,
+    gate_bias: Annotated[float, NOT_NEGATIVE] = 0.0,
     y_coef: Annotated[Array | float, NOT_NEGATIVE] = 0.5,
     policy_entropy_coef: Annotated[Array | float, NOT_NEGATIVE] = 5e-2,
     y_entropy_coef: Annotated[Array | float, NOT_NEGATIVE] = 1e-3,
@@ -118,17 +138,21 @@ def lpg(
     The meta-objective is regularised (section 4.3) by `-policy_entropy_coef H(pi) - y_entropy_coef H(y)
     + pi_hat_coef mean(pi_hat^2) + y_hat_coef mean(|y_hat|^2)`. A coefficient of 0 leaves its term out; evolution needs
     none of them. `bins` is the size m of the prediction.
-    With `temporal`, the rule also sees `temporal_features`: the agent's age and its lifetime's horizon.
+    With `temporal`, the rule also sees `temporal_features`: the agent's age and its lifetime's horizon. With a
+    `discount`, it sees that as well (section 2), which should be that of the meta-objective.
+    `gate_bias` is where the bias of the GRU's update gate begins. At 0, a reward's influence on earlier steps halves
+    with every step; at 2, the rule remembers a whole rollout at birth. That helps meta-gradients, and hurts evolution.
     The entropies are those of the agent before each update, so those before the first update of a truncation have no
     meta-gradient.
 
     Raises ValueError if `bins` is below 2 or `hidden` below 1.
     """
-    network = LPGNetwork(bins, hidden)
+    network = LPGNetwork(bins, hidden, gate_bias)
 
     def init(key: Array) -> MetaParams:
-        one, row, time = jnp.zeros((1, 1)), jnp.zeros((1, 1, bins)), jnp.zeros((1, 1, 2 if temporal else 0))
-        return network.init(key, LPGInputs(one, one > 0, one > 0, one, row, row, time))["params"]
+        one, row = jnp.zeros((1, 1)), jnp.zeros((1, 1, bins))
+        context = jnp.zeros((1, 1, (discount is not None) + 2 * temporal))
+        return network.init(key, LPGInputs(one, one > 0, one > 0, one, row, row, context))["params"]
 
     def targets(
         meta_params: MetaParams, params: Params, model: Model, rollout: Rollout, progress: Progress
@@ -137,9 +161,9 @@ def lpg(
         policy = model.policy.distribution(outputs["policy"])
         y, y_next = jax.nn.softmax(outputs["y"]), jax.nn.softmax(next_outputs["y"])
         prob = jnp.exp(policy.log_prob(rollout.action))
-        features = temporal_features(progress) if temporal else jnp.zeros(0)
-        time = jnp.broadcast_to(features, (*prob.shape, features.size))
-        inputs = LPGInputs(rollout.reward, rollout.terminated, rollout.done, prob, y, y_next, time)
+        seen = lpg_context(discount, progress if temporal else None)
+        context = jnp.broadcast_to(seen, (*prob.shape, seen.size))
+        inputs = LPGInputs(rollout.reward, rollout.terminated, rollout.done, prob, y, y_next, context)
         result = cast(LPGTargets, network.apply({"params": meta_params}, inputs))
         regularisers = [
             (policy_entropy_coef, lambda: -policy.entropy().mean()),

@@ -9,11 +9,9 @@ from metarl import plot
 from metarl.evaluation import surfaces
 from metarl.objectives import lpg, lpo
 from metarl.objectives.lpg import LPGInputs, LPGNetwork
-from metarl.objectives.temporal import temporal_features
 from metarl.types import Progress
 
 HALFWAY = Progress(jnp.int32(5), jnp.int32(10))
-TEMPORAL = pytest.mark.parametrize("temporal", [True, False], ids=["temporal", "blind"])
 
 
 def with_embedding(params, hidden_kernel, hidden_bias, kernel):
@@ -26,11 +24,11 @@ def with_embedding(params, hidden_kernel, hidden_bias, kernel):
     return {**params, "embed_hidden": embed_hidden, "embed": embed}
 
 
-@TEMPORAL
-def test_lpg_surface_is_the_networks_output_at_a_step_made_by_hand(temporal):
-    params = lpg(3, 4, temporal).init(jax.random.key(0))
+@pytest.mark.parametrize(("temporal", "discount"), [(True, None), (False, None), (False, 0.9), (True, 0.9)])
+def test_lpg_surface_is_the_networks_output_at_a_step_made_by_hand(temporal, discount):
+    params = lpg(3, 4, temporal, discount).init(jax.random.key(0))
     params = with_embedding(params, [[2.0], [1.0], [0.0]], [0.0], [1.0])  # phi = 2 y_0 + y_1, and 1 of a uniform y
-    surface = surfaces.lpg_surface(params, HALFWAY)
+    surface = surfaces.lpg_surface(params, HALFWAY, discount)
     np.testing.assert_allclose(surface.x, np.linspace(-1, 1, surfaces.POINTS), atol=1e-6)
     np.testing.assert_allclose(surface.y, np.linspace(-1, 1, surfaces.POINTS), atol=1e-6)
     assert surface.values.shape == (surfaces.POINTS, surfaces.POINTS)
@@ -39,8 +37,10 @@ def test_lpg_surface_is_the_networks_output_at_a_step_made_by_hand(temporal):
     def by_hand(reward, y_next):
         one, no = jnp.ones((1, 1)), jnp.zeros((1, 1), bool)
         uniform = jnp.full((1, 1, 3), 1 / 3)
-        time = (temporal_features(HALFWAY) if temporal else jnp.zeros(0))[None, None]
-        x = LPGInputs(reward * one, no, no, 0.5 * one, uniform, jnp.array(y_next)[None, None], time)
+        # after 5 of 10 updates: the age is a half, and log10(10) - 2 = -1
+        seen = ([] if discount is None else [discount]) + ([0.5, -1.0] if temporal else [])
+        y_next, context = (jnp.array(x)[None, None] for x in (y_next, seen))
+        x = LPGInputs(reward * one, no, no, 0.5 * one, uniform, y_next, context)
         return LPGNetwork(3, 4).apply({"params": params}, x).pi_hat.item()
 
     middle = surfaces.POINTS // 2

@@ -298,7 +298,7 @@ def inner_loop(config):
 def make(config):
     horizon, estimator = config.schedule.horizon, config.estimator
     curriculum = uniform(task_levels(tasks.quadratic(), horizon))
-    optimizer = config.optimizer.make()
+    optimizer = config.optimizer.make(config.run.steps)
     return metarl.compose(inner_loop(config), estimator.make(horizon), optimizer, curriculum, estimator.num_lifetimes)
 
 

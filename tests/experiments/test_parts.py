@@ -149,15 +149,35 @@ def test_lifetimes_are_log_uniform():
 def test_the_learning_rate_falls_to_its_last_and_never_rises(decay, last, expected):
     part = parts.DecayedAdam(learning_rate=0.8, learning_rate_decay=decay, last_learning_rate=last)
     np.testing.assert_allclose([float(part.at(step)) for step in range(4)], expected, rtol=1e-6)
-    optimizer, params = part.make(), jnp.zeros(2)
+    optimizer, params = part.make(4), jnp.zeros(2)
     state = optimizer.init(params)
     for rate in expected:
         updates, state = optimizer.update(jnp.array([3.0, -3.0]), state, params)
         np.testing.assert_allclose(updates, [-rate, rate], rtol=1e-4)  # Adam's step on a constant gradient
 
 
+@pytest.mark.parametrize(
+    ("warm_up", "last", "expected"),
+    [
+        (0, 0.0, [0.8, 0.6, 0.2]),  # 0.8 times (1 + cos) / 2 of 0, 60 and 120 degrees
+        (0, 0.4, [0.8, 0.7, 0.5]),
+        (0, 1.0, [0.8, 0.8, 0.8]),  # it does not rise
+        (1, 0.0, [0.4, 0.6, 0.2]),
+        (3, 0.8, [0.2, 0.4, 0.6]),
+    ],
+)
+def test_learning_rate_warms_up_and_falls_to_the_end_of_the_run(warm_up, last, expected):
+    part = parts.ClippedAdam(learning_rate=0.8, learning_rate_warm_up=warm_up, last_learning_rate=last)
+    np.testing.assert_allclose([float(part.at(step, 3)) for step in range(3)], expected, rtol=1e-6)
+    optimizer, params = part.make(3), jnp.zeros(2)
+    state = optimizer.init(params)
+    for rate in expected:
+        updates, state = optimizer.update(jnp.array([0.03, -0.04]), state, params)
+        np.testing.assert_allclose(updates, [-rate, rate], rtol=1e-4)  # Adam's step on a constant gradient
+
+
 def test_meta_gradients_are_clipped_by_their_norm():
-    optimizer = parts.ClippedAdam(learning_rate=0.1, max_gradient_norm=0.5).make()
+    optimizer = parts.ClippedAdam(learning_rate=0.1, max_gradient_norm=0.5).make(10)
     params = jnp.zeros(2)
     _, state = optimizer.update(jnp.array([30.0, 40.0]), optimizer.init(params), params)
     np.testing.assert_allclose(state[1][0].mu, [0.03, 0.04], rtol=1e-5)  # 0.1 of [0.3, 0.4]

@@ -1,5 +1,6 @@
 """The learned policy gradient against numbers worked out another way, and the defects its reference had."""
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -69,7 +70,7 @@ def random_inputs(key, bins=3):
         prob=jax.random.uniform(keys[4], (T, E)),
         y=y[0],
         y_next=y[1],
-        time=jnp.zeros((T, E, 0)),
+        context=jnp.zeros((T, E, 0)),
     )
 
 
@@ -127,6 +128,38 @@ def test_a_temporal_rule_sees_age_and_horizon_and_a_blind_one_neither():
     young, old, longer = by_age(lpg(bins=3, hidden=8), [(0, 10), (8, 10), (0, 100)])
     np.testing.assert_array_equal(young, old)
     np.testing.assert_array_equal(young, longer)
+
+
+def test_a_rule_sees_the_discount_that_it_is_given():
+    """Beside the age: the weights of both inputs are drawn, so each of them moves the targets."""
+    few, many = (by_age(lpg(bins=3, hidden=8, temporal=True, discount=x), [(0, 10), (8, 10)]) for x in (0.5, 0.99))
+    assert (few[0] != many[0]).all() and (many[0] != many[1]).all()
+
+
+def test_the_update_gate_alone_begins_at_its_bias():
+    params, plain = (lpg(bins=3, hidden=4, gate_bias=bias).init(jax.random.key(0)) for bias in (2.0, 0.0))
+    np.testing.assert_array_equal(params["input_bias"], [0.0] * 4 + [2.0] * 4 + [0.0] * 4)
+    chex.assert_trees_all_equal({**params, "input_bias": plain["input_bias"]}, plain)
+
+
+def test_a_rule_with_a_gate_bias_remembers_longer_at_birth():
+    """The influence of a reward on the target of 16 steps before, as a share of that on its own step."""
+
+    def memory(gate_bias):
+        rewards, no = jnp.zeros((17, 1)), jnp.zeros((17, 1), bool)
+        even = jnp.full((17, 1, 3), 1 / 3)
+        network = LPGNetwork(3, 64, gate_bias)
+        inputs = LPGInputs(rewards, no, no, rewards + 0.5, even, even, jnp.zeros((17, 1, 0)))
+
+        def influence(key):
+            params = network.init(key, inputs)
+            pi_hat = lambda rewards: network.apply(params, inputs._replace(reward=rewards)).pi_hat[:, 0]  # noqa: E731
+            return jnp.abs(jax.jacobian(pi_hat)(rewards)[:, -1, 0])
+
+        found = jax.vmap(influence)(jax.random.split(jax.random.key(0), 20)).mean(0)
+        return found[0] / found[-1]
+
+    assert memory(0.0) < 0.01 and memory(2.0) > 0.1
 
 
 def test_the_published_size_has_about_204k_parameters():
