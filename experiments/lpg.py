@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from experiments import launch, meta_training, parts
 from metarl import checks
-from metarl.checks import NOT_NEGATIVE, SEVERAL, SHARE, WIDTH
+from metarl.checks import NOT_NEGATIVE, POSITIVE, SEVERAL, SHARE, WIDTH
 from metarl.evaluation.families import Family, family
 from metarl.evaluation.surfaces import draw_lpg
-from metarl.objectives.lpg import UNREGULARISED
+from metarl.objectives.lpg import UNREGULARISED, Start
 from metarl.rules import Part, Recipe
 from metarl.run.options import replace
 from metarl.types import MetaParams
@@ -40,6 +40,12 @@ class Rule:
     """Discount of the returns that the meta-objective wants, which the rule sees."""
     gate_bias: Annotated[float, NOT_NEGATIVE] = 2.0
     """Initial bias of the GRU's update gate: how much it remembers at birth. Helps meta-gradients, hurts evolution."""
+    start: Start = "scratch"
+    """What the rule is before its training: a random network, or an actor-critic."""
+    gae_lambda: Annotated[float, SHARE] = 0.95
+    """How long the advantages of that actor-critic look ahead."""
+    largest_value: Annotated[float, POSITIVE] = 4.0
+    """Values up to which that actor-critic predicts."""
     y_coef: Annotated[float, NOT_NEGATIVE] = 0.5
     """Weight of the prediction in the agent's loss."""
     policy_entropy_coef: Annotated[float, NOT_NEGATIVE] = 5e-2
@@ -53,6 +59,8 @@ class Rule:
 
     def __post_init__(self) -> None:
         checks.fields(self)
+        if self.start == "scratch":
+            parts.refuse_inert(self, ("gae_lambda", "largest_value"), "with start scratch")
 
     def recipe(self) -> Part:
         return {"name": "lpg", **vars(self)}

@@ -79,10 +79,10 @@ def _dense(sizes: tuple[int, ...], learning_rate: float, max_norm: float) -> Fam
     )
 
 
-# A2C's rate for tables is the best of a sweep over {.03, .1, .3, 1} on training levels of gridworld/small.
+# Rates for tables are the best of sweeps on training levels of gridworld/small (docs/results/meta-gradients.md).
 TABULAR = Family(
     network={"name": "tabular"},
-    optimizer={"name": "per_output", "policy": _sgd(40.0), "y": _sgd(4.0)},
+    optimizer={"name": "per_output", "policy": _adam(0.2, 0.5), "y": _sgd(40.0)},
     a2c=_adam(0.1, 0.5),
     critic={"name": "adam", "learning_rate": 0.1},
     learning_rate=0.1,

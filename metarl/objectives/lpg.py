@@ -6,17 +6,21 @@ what the agent should predict (`y_hat`). The meaning of the prediction is learne
 
 from __future__ import annotations
 
-from typing import Annotated, NamedTuple, cast
+from typing import Annotated, Literal, NamedTuple, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from metarl.checks import NOT_NEGATIVE, SEVERAL, SHARE, WIDTH, checked
+from metarl import checks
+from metarl.checks import NOT_NEGATIVE, POSITIVE, SEVERAL, SHARE, WIDTH, Bound, checked
+from metarl.objectives.hand_made import UNITS, actor_critic_weights
 from metarl.objectives.temporal import temporal_features
 from metarl.rl.objective import Objective
 from metarl.rl.rollout import Model, Rollout, unroll
 from metarl.types import Array, MetaParams, Metrics, Params, Progress
+
+Start = Literal["scratch", "actor_critic"]
 
 
 class LPGInputs(NamedTuple):
@@ -127,6 +131,9 @@ def lpg(
     temporal: bool = False,
     discount: Annotated[Array | float, SHARE] | None = None,
     gate_bias: Annotated[float, NOT_NEGATIVE] = 0.0,
+    start: Start = "scratch",
+    gae_lambda: Annotated[Array | float, SHARE] = 0.95,
+    largest_value: Annotated[float, POSITIVE] = 4.0,
     y_coef: Annotated[Array | float, NOT_NEGATIVE] = 0.5,
     policy_entropy_coef: Annotated[Array | float, NOT_NEGATIVE] = 5e-2,
     y_entropy_coef: Annotated[Array | float, NOT_NEGATIVE] = 1e-3,
@@ -142,17 +149,28 @@ def lpg(
     `discount`, it sees that as well (section 2), which should be that of the meta-objective.
     `gate_bias` is where the bias of the GRU's update gate begins. At 0, a reward's influence on earlier steps halves
     with every step; at 2, the rule remembers a whole rollout at birth. That helps meta-gradients, and hurts evolution.
+    The rule that meta-training starts from is a network with random weights ("scratch"), or an actor-critic with this
+    `gae_lambda` and values up to `largest_value` (`hand_made.actor_critic_weights`), which has to see the discount.
     The entropies are those of the agent before each update, so those before the first update of a truncation have no
     meta-gradient.
 
-    Raises ValueError if `bins` is below 2 or `hidden` below 1.
+    Raises ValueError if `bins` is below 2 or `hidden` below 1, and to start from an actor-critic if `hidden` is below 4
+    or there is no `discount`.
     """
+    if start == "actor_critic":
+        checks.within(int, Bound(UNITS, WIDTH.high), **{"hidden, to start from an actor-critic,": hidden})
+        if discount is None:
+            raise ValueError("start actor_critic needs a discount, got None")
     network = LPGNetwork(bins, hidden, gate_bias)
 
     def init(key: Array) -> MetaParams:
         one, row = jnp.zeros((1, 1)), jnp.zeros((1, 1, bins))
         context = jnp.zeros((1, 1, (discount is not None) + 2 * temporal))
-        return network.init(key, LPGInputs(one, one > 0, one > 0, one, row, row, context))["params"]
+        params = network.init(key, LPGInputs(one, one > 0, one > 0, one, row, row, context))["params"]
+        if start == "scratch":
+            return params
+        assert discount is not None
+        return actor_critic_weights(params, discount, gae_lambda, largest_value)
 
     def targets(
         meta_params: MetaParams, params: Params, model: Model, rollout: Rollout, progress: Progress

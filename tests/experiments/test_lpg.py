@@ -58,7 +58,7 @@ def test_the_rule_of_a_run_loads_as_what_was_trained(finished):
 def test_a_resumed_run_is_an_uninterrupted_one_bit_for_bit(finished, tmp_path, capsys):
     shutil.copytree(finished, tmp_path / "run")
     more = {**TINY, "directory": tmp_path / "run", "resume": True, "held_out_seeds": 0}
-    lpg.main(words(**more, steps=7))
+    lpg.main(words(**more, steps=7))  # at a constant learning rate: else its cosine would become longer
     whole = train(lpg.EXPERIMENT.make(CONFIG), seed=0, steps=7)
     assert_same(restored(lpg.EXPERIMENT, CONFIG, tmp_path / "run"), whole[0])
     np.testing.assert_allclose(columns(tmp_path / "run")["meta_loss"], whole[1]["meta_loss"], rtol=1e-5)

@@ -1,0 +1,69 @@
+"""An actor-critic, written as the weights of LPG's network: where its meta-training can begin."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from metarl.types import Array, MetaParams
+
+UNITS = 4  # of the GRU, which hold A, -A, V and -V
+_SMALL = 0.1  # A_t enters its unit times this, where tanh is nearly linear
+_OPEN = 6.0  # the bias of a gate that is 1 up to 0.3 %
+_REWARD, _Y, _Y_NEXT = 0, 3, 4  # rows of the input kernel
+
+
+def actor_critic_weights(
+    params: MetaParams, discount: Array | float, gae_lambda: Array | float, largest_value: float
+) -> MetaParams:
+    """Weights of an `LPGNetwork` whose targets are those of an actor-critic with a categorical value.
+
+    The value that y predicts is V(y) = sum_i y_i v_i, with v evenly spaced from -`largest_value` to `largest_value`, so
+    it is 0 at birth. Generalised advantage estimation (Schulman et al. 2015, arXiv 1506.02438, eq. 16) is a recurrence
+    backwards in time, as the GRU is:
+    `A_t = r_t + discount V(y_{t+1}) - V(y_t) + discount gae_lambda A_{t+1}`. pi_hat is A_t, and y_hat a discretised
+    normal distribution around the return G_t = A_t + V(y_t), of the spacing of v as its deviation. Agents minimise
+    KL(y || y_hat), so their y tends to such a distribution around the mean of G. All of this holds while the units are
+    in the linear part of tanh: for advantages and values that are not far above 1 and `largest_value`.
+
+    `params` are those of the network at birth, of at least `UNITS` units and discount and age as its only context. The
+    other units stay as they are, but nothing listens to them yet.
+    """
+    hidden, bins = params["y_hat"]["kernel"].shape
+    values = jnp.linspace(-largest_value, largest_value, bins)
+    variance = jnp.square(values[1] - values[0])
+    sign, advantage, value = jnp.array([1.0, -1.0]), jnp.arange(2), jnp.arange(2, 4)
+    slight = 0.25 / largest_value  # V enters its unit times this
+    candidate = 2 * hidden  # the columns of the gates are reset, update, candidate
+
+    own = (jnp.arange(3)[:, None] * hidden + jnp.arange(UNITS)).ravel()
+    kernel = params["input_kernel"].at[:, own].set(0.0)
+    kernel = kernel.at[_REWARD, candidate + advantage].set(_SMALL * sign)
+    kernel = kernel.at[_Y_NEXT, candidate + advantage].set(_SMALL * discount * sign)
+    kernel = kernel.at[_Y, candidate + advantage].set(-_SMALL * sign)
+    kernel = kernel.at[_Y, candidate + value].set(slight * sign)
+    decay = discount * gae_lambda / jax.nn.sigmoid(_OPEN)
+    recurrent = params["recurrent_kernel"].at[:, own].set(0.0).at[advantage, candidate + advantage].set(decay)
+    gates = jnp.repeat(jnp.array([_OPEN, -_OPEN, 0.0]), UNITS)
+
+    # phi(y) = V(y): one relu holds V(y) + largest_value, which is never negative
+    embed_hidden, embed = (jax.tree.map(jnp.zeros_like, params[name]) for name in ("embed_hidden", "embed"))
+    embed_hidden = {**embed_hidden, "kernel": embed_hidden["kernel"].at[:, 0].set(values + largest_value)}
+    embed = {"kernel": embed["kernel"].at[0].set(1.0), "bias": embed["bias"] - largest_value}
+
+    # the heads read relu(state), so a number is the difference of two units
+    size = jnp.concatenate([sign / _SMALL, sign / slight])
+    heads = {name: jnp.zeros_like(params[name]["kernel"]) for name in ("pi_hat", "y_hat")}
+    return {
+        **params,
+        "embed_hidden": embed_hidden,
+        "embed": embed,
+        "input_kernel": kernel,
+        "input_bias": params["input_bias"].at[own].set(gates),
+        "recurrent_kernel": recurrent,
+        "pi_hat": {**params["pi_hat"], "kernel": heads["pi_hat"].at[advantage, 0].set(size[:2])},
+        "y_hat": {
+            "kernel": heads["y_hat"].at[:UNITS].set(size[:, None] * values / variance),
+            "bias": -jnp.square(values) / (2.0 * variance),
+        },
+    }

@@ -1,0 +1,102 @@
+"""The actor-critic from which a learned policy gradient may start, against advantages computed as actor-critics do."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import metarl
+from envs import mdp
+from metarl.estimators import backprop
+from metarl.objectives import lpg
+from metarl.objectives.hand_made import UNITS
+from metarl.optimizers import adam, per_output
+from metarl.rl.returns import gae
+from metarl.rl.rollout import model, reset, rollout, unroll
+
+BINS, LARGEST, DISCOUNT, LAMBDA = 9, 2.0, 0.9, 0.8
+VALUES = np.linspace(-LARGEST, LARGEST, BINS)
+LEVELS = mdp.distribution(num_states=4, num_actions=3, max_steps=5, horizon=8)
+OPTIONS = {"bins": BINS, "discount": DISCOUNT, "gae_lambda": LAMBDA, "largest_value": LARGEST, "start": "actor_critic"}
+T, E = 12, 3
+
+
+@pytest.mark.parametrize("temporal", [False, True], ids=["blind", "temporal"])
+def test_targets_are_the_advantages_and_returns_of_an_actor_critic(temporal):
+    objective = lpg(hidden=8, temporal=temporal, **OPTIONS)
+    meta_params = objective.init(jax.random.key(2))
+    agent, level = model(LEVELS.env, metarl.networks.tabular, {"y": BINS}), LEVELS.sample(jax.random.key(0))
+    params = agent.network.init(jax.random.key(1))
+    params["y"] = 2.0 * jax.random.normal(jax.random.key(5), params["y"].shape)
+    actors = reset(LEVELS.env, agent, level.problem, jax.random.key(3), E)
+    _, data = rollout(LEVELS.env, agent, params, actors, level.problem, jax.random.key(4), T)
+    data = data._replace(reward=0.2 * data.reward)  # advantages of which tanh is nearly linear
+    assert data.terminated.any() or data.done.any()
+    targets, _ = objective.targets(meta_params, params, agent, data, metarl.Progress(jnp.int32(3), jnp.int32(8)))
+    outputs, next_outputs = unroll(agent, params, data)
+    value, next_value = (jax.nn.softmax(x["y"]) @ VALUES for x in (outputs, next_outputs))
+    advantage = gae(data, value, next_value, jnp.float32(DISCOUNT), jnp.float32(LAMBDA))
+    assert jnp.abs(advantage).max() > 0.3
+    np.testing.assert_allclose(targets.pi_hat, advantage, rtol=0.05, atol=0.01)
+    returns = np.asarray(advantage + value)[..., None]
+    normal = jax.nn.softmax(-((VALUES - returns) ** 2) / (2 * (VALUES[1] - VALUES[0]) ** 2))
+    np.testing.assert_allclose(jnp.exp(targets.log_y_hat), normal, atol=0.03)
+
+
+def test_other_units_stay_as_they_are_born_and_can_learn():
+    """Nothing listens to them at first, but the meta-gradient reaches what would."""
+    started, born = (lpg(hidden=8, **{**OPTIONS, "start": start}).init(jax.random.key(0)) for start in _STARTS)
+    others = jnp.concatenate([jnp.arange(UNITS, 8) + gate * 8 for gate in range(3)])
+    for name in ("input_kernel", "input_bias", "recurrent_kernel"):
+        chex.assert_trees_all_equal(started[name][..., others], born[name][..., others])
+    assert (started["pi_hat"]["kernel"][UNITS:] == 0).all() and (started["y_hat"]["kernel"][UNITS:] == 0).all()
+    inner = metarl.rl_inner_loop(
+        LEVELS.env,
+        metarl.networks.tabular,
+        lpg(hidden=8, **OPTIONS),
+        per_output(policy=adam(0.1), y=optax.sgd(40.0)),
+        metarl.Experience(E, T),
+        critic=metarl.Critic(optax.adam(0.1)),
+    )
+    meta = metarl.compose(inner, backprop(2), optax.sgd(1.0), metarl.curricula.uniform(LEVELS), 2)
+    before = jax.jit(meta.init)(jax.random.key(0))
+    after, _ = jax.jit(meta.step)(before, jax.random.key(1))
+    moved = jax.tree.map(lambda x, y: x != y, before.params["objective"], after.params["objective"])
+    assert moved["pi_hat"]["kernel"][UNITS:].any() and moved["y_hat"]["kernel"][UNITS:].any()
+    assert moved["input_kernel"][..., :UNITS].any() is not None
+
+
+_STARTS = ("actor_critic", "scratch")
+
+
+def test_agents_that_it_trains_find_the_best_actions():
+    """Of random MDPs whose best policy earns about twice as much as a random one."""
+    inner = metarl.rl_inner_loop(
+        LEVELS.env,
+        metarl.networks.tabular,
+        lpg(hidden=4, **OPTIONS),
+        per_output(policy=adam(0.1), y=optax.sgd(40.0)),
+        metarl.Experience(8, 20),
+    )
+    meta_params = inner.init_meta(jax.random.key(0))
+
+    @jax.jit
+    @jax.vmap
+    def returns(key):
+        level_key, key = jax.random.split(key)
+        level = LEVELS.sample(level_key)._replace(horizon=jnp.int32(100))
+        agent, _ = metarl.train_agent(inner, meta_params, level, key, 100)
+        newborn, _ = metarl.train_agent(inner, meta_params, level, key, 0)
+        return [inner.fitness(meta_params, x, key) for x in (newborn, agent)] + [LEVELS.optimal_return(level.problem)]
+
+    random, learned, best = np.mean(returns(jax.random.split(jax.random.key(1), 16)), axis=1)
+    assert learned - random > 0.9 * (best - random)
+
+
+def test_what_it_needs():
+    with pytest.raises(ValueError, match="hidden, to start from an actor-critic, must be at least 4, got 3"):
+        lpg(hidden=3, **OPTIONS)
+    with pytest.raises(ValueError, match="start actor_critic needs a discount, got None"):
+        lpg(**{**OPTIONS, "discount": None})
