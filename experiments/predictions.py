@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -29,13 +29,15 @@ from metarl.checks import COUNT, DECAY, SEVERAL
 from metarl.evaluation import tables
 from metarl.evaluation.families import a2c, family, in_family
 from metarl.evaluation.held_out import HELD_OUT, SCORE, Judge, Player, horizon_report
-from metarl.evaluation.predictions import encoding, frozen, live_and_visit
+from metarl.evaluation.predictions import Visits, encoding, frozen, live_and_visit
 from metarl.evaluation.statistics import Interval, over_runs
 from metarl.parallel import one_device_per_core
-from metarl.rules import Learner, Rule, build, load_rule
+from metarl.rules import Learner, build, load_rule
 from metarl.run.files import circumstances, write_json
 from metarl.types import Levels, MetaParams
 
+AGENTS, UNTRAINED = HELD_OUT - 1, HELD_OUT - 2  # seeds of the agents, and of the rule that was not trained
+RULE, PERMUTED = "y of the rule", "y of other states"
 R2 = "cross-validated R^2 of values given the prediction"
 
 
@@ -72,30 +74,6 @@ class Options:
                 raise ValueError(f"{name} must be at least one")
 
 
-class Agents(NamedTuple):
-    """Agents whose output `output` is looked at."""
-
-    learner: Learner
-    params: MetaParams
-    output: str
-
-
-def kinds(rule: Rule, name: str, levels: Levels) -> dict[str, Agents]:
-    """The agents to look at: those of the rule, of an untrained one, and of A2C, in the family of the levels.
-
-    Raises ValueError for a rule that has no agents.
-    """
-    kind = family(name, levels.environment)
-    recipe = in_family(rule.card["recipe"], kind)
-    learner, plain = build(recipe), build(a2c(kind, recipe["experience"]))
-    untrained = learner.inner_loop(levels.environment).init_meta(jax.random.key(HELD_OUT - 2))
-    return {
-        "y of the rule": Agents(learner, rule.params, "y"),
-        "y of an untrained rule": Agents(learner, untrained, "y"),
-        "value of A2C": Agents(plain, {}, "value"),
-    }
-
-
 def scores(
     judge: Judge, learners: Mapping[str, Learner], params: MetaParams, levels: Levels, horizons: tuple[int, ...]
 ) -> dict[str, dict[int, Interval]]:
@@ -106,24 +84,31 @@ def scores(
     return horizon_report(judge, {name: [play] for name, play in {**players, **judge.plain}.items()}, horizons)
 
 
-def encodings(options: Options, judge: Judge, agents: Mapping[str, Agents], levels: Levels) -> dict[str, Any]:
-    """R^2 of values given predictions: {kind: {horizon: [levels, discounts]}}, NaN where all values are alike."""
-    keys = jax.random.split(jax.random.key(HELD_OUT - 1), options.held_out_levels)
+def encodings(
+    options: Options, judge: Judge, learner: Learner, params: MetaParams, plain: Learner, levels: Levels
+) -> dict[str, dict[int, np.ndarray]]:
+    """R^2 of values given predictions: {agents: {horizon: [levels, discounts]}}, NaN where it is not known."""
+    env = levels.environment
+    keys = jax.random.split(jax.random.key(AGENTS), options.held_out_levels)
     measure = partial(
         live_and_visit, num_envs=options.visit_envs, num_steps=options.visit_steps, placement=judge.placement
     )
-    found: dict[str, Any] = {name: {} for name in (*agents, "y of other states")}
-    for name, (learner, params, output) in agents.items():
-        visit = jax.jit(partial(measure, learner, levels.environment, output=output))
+    of_y = jax.jit(partial(measure, learner, env, output="y"))
+    of_value = jax.jit(partial(measure, plain, env, output="value"))
+    untrained = learner.inner_loop(env).init_meta(jax.random.key(UNTRAINED))
+    agents = {
+        RULE: partial(of_y, params),
+        "y of an untrained rule": partial(of_y, untrained),
+        "value of A2C": partial(of_value, {}),
+    }
+    found: dict[str, dict[int, np.ndarray]] = {name: {} for name in (*agents, PERMUTED)}
+    for name, visit in agents.items():
         for horizon in options.horizons:
-            visits = jax.device_get(visit(params, judge.living(horizon), keys))
-            rows = [
-                encoding(jax.tree.map(lambda leaf, i=i: leaf[i], visits), options.discounts)
-                for i in range(options.held_out_levels)
-            ]
+            visits = jax.device_get(visit(judge.living(horizon), keys))
+            rows = [encoding(Visits(*one), options.discounts) for one in zip(*visits, strict=True)]
             found[name][horizon] = np.stack([row.prediction for row in rows])
-            if name == "y of the rule":
-                found["y of other states"][horizon] = np.stack([row.permuted for row in rows])
+            if name == RULE:
+                found[PERMUTED][horizon] = np.stack([row.permuted for row in rows])
     return found
 
 
@@ -136,34 +121,33 @@ def over_levels(rows: np.ndarray) -> list[Interval]:
 
 def draw(options: Options, found: Mapping[str, Any]) -> Any:
     """R^2 over discounts, a panel per horizon, with a thin line for each level of the rule."""
-    rule = next(iter(found))
     titles = {horizon: f"after {horizon} updates" for horizon in options.horizons}
     bands = {
         title: {name: (options.discounts, *np.array(over_levels(rows[horizon])).T) for name, rows in found.items()}
         for horizon, title in titles.items()
     }
-    return plot.over_discounts(bands, {title: found[rule][h] for h, title in titles.items()}, "$R^2$ of the value")
+    return plot.over_discounts(bands, {title: found[RULE][h] for h, title in titles.items()}, "$R^2$ of the value")
 
 
 def run(options: Options, directory: Path) -> dict[str, Any]:
     """Measures, and leaves in `directory` the figures and the summary that it returns."""
     start = time.monotonic()
     rule, levels = load_rule(options.rule), envs.make(options.levels)
-    agents = kinds(rule, options.levels, levels)
-    learner, params, _ = agents["y of the rule"]
+    kind = family(options.levels, levels.environment)
+    recipe = in_family(rule.card["recipe"], kind)
+    learner, plain = build(recipe), build(a2c(kind, recipe["experience"]))
     learners = {"the rule": learner, "y frozen": frozen(learner)}
-    plain = agents["value of A2C"].learner.inner_loop(levels.environment)
     judge = Judge(
         levels,
-        ("a2c", plain),
+        ("a2c", plain.inner_loop(levels.environment)),
         num_levels=options.held_out_levels,
         num_seeds=options.held_out_seeds,
         batch_size=options.held_out_batch,
     )
-    report = scores(judge, learners, params, levels, options.horizons)
+    report = scores(judge, learners, rule.params, levels, options.horizons)
     tables.show(report, SCORE, "lifetime")
     plot.save(plot.over_horizons(report, SCORE), directory / "frozen.png")
-    found = encodings(options, judge, agents, levels)
+    found = encodings(options, judge, learner, rule.params, plain, levels)
     last = max(options.horizons)
     means = {
         name: {
@@ -178,7 +162,7 @@ def run(options: Options, directory: Path) -> dict[str, Any]:
         "command": " ".join(["python -m experiments.predictions", *cli.arguments(options)]),
         "options": dataclasses.asdict(options),
         "rule": {name: rule.card.get(name) for name in ("recipe", "content_hash")},
-        "seeds": {"held_out_levels": HELD_OUT, "agents": HELD_OUT - 1, "untrained_rule": HELD_OUT - 2},
+        "seeds": {"held_out_levels": HELD_OUT, "agents": AGENTS, "untrained_rule": UNTRAINED},
         "scores": {name: {h: x._asdict() for h, x in row.items()} for name, row in report.items()},
         "r_squared": {
             name: {h: {x: interval._asdict() for x, interval in row.items()} for h, row in rows.items()}
@@ -197,7 +181,6 @@ def main(argv: list[str] | None = None) -> None:
     with cli.clean_exit():
         one_device_per_core()
         directory = cli.run_directory(options.directory, "predictions")
-        directory.mkdir(parents=True, exist_ok=True)
         run(options, directory)
         print(f"results in {directory}", file=sys.stderr)
 
