@@ -1,6 +1,7 @@
 """Whether a rule uses its prediction, and which values the prediction encodes, against rules that are made by hand."""
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 
 import metarl
 from envs import mdp
-from metarl.evaluation.measure import live
+from metarl.evaluation.measure import final_returns, live
 from metarl.evaluation.predictions import Visits, encoding, frozen, live_and_visit, r_squared, states
 from metarl.objectives import a2c
 from metarl.optimizers import LearnedOptimizer, per_output
@@ -24,14 +25,22 @@ DISCOUNTS = (0.0, 0.5, 0.9, 0.99)
 RANGE = jnp.array([-10.0, 10.0])  # what the two bins of a prediction stand for
 
 
-def categorical_critic(discount, uses_y=True, gae_lambda=0.0):
+class Critic(NamedTuple):
+    """Meta-parameters of `categorical_critic`."""
+
+    discount: float = 0.9
+    uses_y: float = 1.0  # 1 if advantages are those of the value, 0 if they are rewards
+
+
+def categorical_critic(gae_lambda=0.0):
     """TD(lambda) whose value is a distribution y over two bins, and a policy gradient with or without that value."""
 
-    def targets(_, params, model, data, progress):
+    def targets(critic, params, model, data, progress):
         value, next_value = (jax.nn.softmax(x["y"]) @ RANGE for x in unroll(model, params, data))
-        error = gae(data, value, next_value, discount, gae_lambda)
+        error = gae(data, value, next_value, critic.discount, gae_lambda)
         y = jnp.stack([RANGE[1] - value - error, value + error - RANGE[0]], axis=-1) / (RANGE[1] - RANGE[0])
-        return {"y": y, "advantage": error if uses_y else data.reward}, jnp.zeros(())
+        advantage = critic.uses_y * error + (1.0 - critic.uses_y) * data.reward
+        return {"y": y, "advantage": advantage}, jnp.zeros(())
 
     def loss(_, params, model, data, targets, progress):
         outputs, _ = unroll(model, params, data)
@@ -39,7 +48,11 @@ def categorical_critic(discount, uses_y=True, gae_lambda=0.0):
         fit = (targets["y"] * jax.nn.log_softmax(outputs["y"])).sum(-1)
         return -(targets["advantage"] * log_prob + 20.0 * fit).mean(), {}
 
-    return Objective(lambda key: (), {"y": 2}, targets, loss)
+    return Objective(lambda key: Critic(jnp.zeros(()), jnp.zeros(())), {"y": 2}, targets, loss)
+
+
+def critic(*args, **options):
+    return jax.tree.map(jnp.float32, Critic(*args, **options))
 
 
 def learner(objective, optimizer=None, envs=8):
@@ -58,12 +71,15 @@ def levels_of(problem, horizon, count=1):
     return jax.tree.map(lambda x: jnp.stack([x] * count), metarl.Level(problem, jnp.int32(horizon)))
 
 
-def seen(rule, env, levels, params=(), **options):
-    """The visits of one agent."""
-    sizes = {"num_envs": 4, "num_steps": 100, **options}
-    keys = jax.random.split(jax.random.key(0), len(levels.horizon))
-    visits = jax.jit(partial(live_and_visit, rule, env, {"objective": params}, **sizes))(levels, keys)
-    return jax.tree.map(lambda x: np.asarray(x[0]), visits)
+def seeing(rule, env, num_envs=4, num_steps=100, **options):
+    """A compiled function (meta-parameters of the objective, levels) -> the visits of the first agent."""
+    visit = jax.jit(partial(live_and_visit, rule, env, num_envs=num_envs, num_steps=num_steps, **options))
+
+    def see(params, levels):
+        keys = jax.random.split(jax.random.key(0), len(levels.horizon))
+        return jax.tree.map(lambda x: np.asarray(x[0]), visit({"objective": params}, levels, keys))
+
+    return see
 
 
 def chain(obs, next_obs, reward, terminated):
@@ -103,8 +119,8 @@ def test_values_are_those_of_the_policy_in_a_random_process():
     """Of a newborn's uniform policy; episodes of 10 steps are cut off, and terminate with a probability of 0.1."""
     levels = mdp.distribution(num_states=4, num_actions=2, terminate=0.1)
     level = jax.tree.map(lambda x: x[None], levels.sample(jax.random.key(1))._replace(horizon=jnp.int32(0)))
-    visits = seen(learner(categorical_critic(0.9)), levels.env, level, num_envs=64, num_steps=400)
-    found = states(visits, DISCOUNTS)
+    see = seeing(learner(categorical_critic()), levels.env, num_envs=64, num_steps=400)
+    found = states(see(critic(), level), DISCOUNTS)
     moves, reward = level.problem.transition[0].mean(1), level.problem.reward[0].mean(1)
     for discount, values in zip(DISCOUNTS, found.values, strict=True):
         exact = np.linalg.solve(np.eye(4) - 0.9 * discount * moves, reward)
@@ -146,22 +162,20 @@ def test_r_squared_is_not_known_of_constant_values_and_of_agents_that_diverged()
 # --- what y encodes -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("discount", [0.5, 0.9])
-def test_a_prediction_that_is_a_value_encodes_it_under_its_own_discount(discount):
+def test_a_prediction_that_is_a_value_encodes_it_under_its_own_discount():
     env, problem = around([0.0, 2, 0, 0, 0, 0, 0, -3, 0, 1, 0, 0, 4, 0, 0, 0, 0])
-    visits = seen(learner(categorical_critic(discount, gae_lambda=0.95)), env, levels_of(problem, 500))
-    found = encoding(visits, DISCOUNTS)
-    best = DISCOUNTS.index(discount)
-    assert found.prediction[best] > 0.99
-    assert all(x < 0.97 for i, x in enumerate(found.prediction) if i != best), found.prediction
-    assert (found.permuted < 0.3).all()
-    assert (found.permuted != found.prediction).all()
+    see, levels = seeing(learner(categorical_critic(0.95)), env), levels_of(problem, 500)
+    for own in (0.5, 0.9):
+        found = encoding(see(critic(own), levels), DISCOUNTS)
+        others = [x for x, discount in zip(found.prediction, DISCOUNTS, strict=True) if discount != own]
+        assert found.prediction[DISCOUNTS.index(own)] > 0.99 and max(others) < 0.97, (own, found)
+        assert (found.permuted < 0.3).all(), (own, found)
 
 
 def test_a_value_is_a_prediction_of_one_number():
     env, problem = around([0.0, 1.0, 0.0])
     rule = learner(a2c(discount=0.5), optax.adam(0.1))
-    visits = seen(rule, env, levels_of(problem, 200), output="value", num_steps=9)
+    visits = seeing(rule, env, output="value", num_steps=9)((), levels_of(problem, 200))
     exact = np.linalg.solve(np.eye(3) - 0.5 * np.roll(np.eye(3), 1, 1), [0.0, 1.0, 0.0])
     assert visits.prediction.shape == (36, 1)
     np.testing.assert_allclose(visits.prediction[:, 0], exact[visits.obs], atol=0.01)
@@ -177,27 +191,22 @@ def test_only_the_prediction_is_frozen():
         lambda key: jnp.ones(()), lambda rate: optax.with_extra_args_support(optax.scale(-0.1 * rate))
     )
     for optimizer, params in ((None, ()), (learned, jnp.ones(()))):
-        inner = frozen(learner(categorical_critic(0.9), optimizer)).inner_loop(env)
-        agent = jax.jit(partial(live, inner))({"optimizer": params}, level, key)
+        inner = frozen(learner(categorical_critic(), optimizer)).inner_loop(env)
+        agent = jax.jit(partial(live, inner))({"objective": critic(), "optimizer": params}, level, key)
         assert (agent.params["y"] == 0.0).all() and (agent.params["policy"] != 0.0).any() and agent.step == 5
 
 
-def final(rule, env, problem, horizon):
-    inner = rule.inner_loop(env, num_eval_episodes=8)
-    returns = partial(metarl.evaluation.measure.final_returns, inner, {}, num_seeds=4)
-    return np.asarray(jax.jit(returns)(levels_of(problem, horizon), jax.random.key(0)))
-
-
-@pytest.mark.parametrize("uses_y", [False, True])
-def test_freezing_y_matters_if_it_is_used_and_changes_no_bit_if_not(uses_y):
+def test_freezing_y_matters_if_it_is_used_and_changes_no_bit_if_not():
     """Only the last of five states pays at once, so that without values one would not learn to go there."""
     env, problem = around([0.0, 0.0, 0.0, 0.0, 1.0], num_actions=5, max_steps=20)
-    rule = learner(categorical_critic(0.9, uses_y))
-    free, still = (final(x, env, problem, 150) for x in (rule, frozen(rule)))
-    if uses_y:
-        assert free.mean() > still.mean() + 1.0, (free, still)
-    else:
-        np.testing.assert_array_equal(free, still)
+    rule, levels, key = learner(categorical_critic()), levels_of(problem, 150), jax.random.key(0)
+    free, still = (
+        jax.jit(partial(final_returns, x.inner_loop(env, num_eval_episodes=8), num_seeds=4, levels=levels, key=key))
+        for x in (rule, frozen(rule))
+    )
+    used, ignored = ({"objective": critic(uses_y=x)} for x in (1.0, 0.0))
+    assert free(used).mean() > still(used).mean() + 1.0
+    np.testing.assert_array_equal(free(ignored), still(ignored))
 
 
 def test_agents_without_the_output_are_refused():
