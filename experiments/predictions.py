@@ -168,7 +168,7 @@ def run(options: Options, directory: Path) -> dict[str, Any]:
             name: {h: {x: interval._asdict() for x, interval in row.items()} for h, row in rows.items()}
             for name, rows in means.items()
         },
-        "r_squared_of_levels": found,
+        "r_squared_of_levels": found,  # null where it is not known
         "wall_clock_seconds": round(time.monotonic() - start, 3),
         **circumstances(),
     }

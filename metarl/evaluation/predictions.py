@@ -30,6 +30,7 @@ from metarl.rules import Learner
 from metarl.types import Array, Environment, Key, Level, MetaParams
 
 RIDGE = 1e-4  # penalty of `r_squared`, as a share of the variance of a predictor
+PERMUTATIONS = 10
 CONSTANT = 1e-6  # standard deviation below which a predictor or a value is taken for constant
 
 
@@ -55,7 +56,7 @@ class Encoding(NamedTuple):
     """Cross-validated R^2 [D] of the values under D discounts."""
 
     prediction: np.ndarray  # given the prediction
-    permuted: np.ndarray  # given the predictions of other states, in a random order
+    permuted: np.ndarray  # given the predictions of other states, in a random order; the mean over `PERMUTATIONS`
 
 
 def frozen(learner: Learner, output: str = "y") -> Learner:
@@ -152,12 +153,15 @@ def r_squared(
     """Share [D] of the variance of `values` [D, S] that a linear function of `predictors` [S, m] explains.
 
     States weigh as much as their `share` [S] of visits. Each value is predicted by a ridge regression on the states of
-    other folds, so m predictors of few states explain nothing by chance. Worse than the mean counts as 0. NaN where
-    values are constant, and if predictors are not finite, as those of an agent that diverged.
+    other folds, so m predictors of few states explain nothing by chance. Worse than the mean counts as 0.
+
+    NaN, for not known, where values are constant; if predictors are not finite, as those of an agent that diverged; and
+    if the visits are of too few states for the m + 1 coefficients: their effective number, 1 / sum(share^2), must be
+    above m + 1. Agents that always do the same have so few.
     """
-    if not np.isfinite(predictors).all():
-        return np.full(len(values), np.nan)
     count, weight = len(share), share / share.sum()
+    if not np.isfinite(predictors).all() or 1.0 / np.square(weight).sum() <= predictors.shape[1] + 1:
+        return np.full(len(values), np.nan)
     centred = predictors - weight @ predictors
     scale = np.sqrt(weight @ centred**2)
     x = np.where(scale > CONSTANT, centred / np.maximum(scale, CONSTANT), 0.0)
@@ -181,8 +185,13 @@ def encoding(visits: Visits, discounts: Sequence[float], seed: int = 0) -> Encod
     Raises ValueError as `states` does.
     """
     found = states(visits, discounts)
-    shuffled = np.random.default_rng(seed).permutation(found.prediction)
-    return Encoding(*(r_squared(x, found.values, found.share, seed=seed) for x in (found.prediction, shuffled)))
+    random = np.random.default_rng(seed)
+
+    def known(prediction: np.ndarray) -> np.ndarray:
+        return r_squared(prediction, found.values, found.share, seed=seed)
+
+    shuffled = [known(random.permutation(found.prediction)) for _ in range(PERMUTATIONS)]
+    return Encoding(known(found.prediction), np.mean(shuffled, axis=0))
 
 
 def _check_output(learner: Learner, output: str) -> tuple[Any, Any]:

@@ -159,6 +159,13 @@ def test_r_squared_is_not_known_of_constant_values_and_of_agents_that_diverged()
     assert np.isnan(r_squared(np.full((60, 2), np.nan), VALUES, SHARE)).all()
 
 
+def test_r_squared_is_not_known_of_fewer_states_than_coefficients():
+    """As of an agent that stays in two states, whatever others it has met."""
+    share = np.where(np.arange(60) < 2, 1 / 2, 1e-9)
+    assert np.isnan(r_squared(VALUES.T, VALUES, share)).all()
+    assert not np.isnan(r_squared(VALUES.T, VALUES, np.where(np.arange(60) < 4, 1 / 4, 1e-9))).any()
+
+
 # --- what y encodes -------------------------------------------------------------------------------------------
 
 
