@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import itertools
 import re
@@ -64,6 +65,16 @@ def refuse_given(argv: Sequence[str] | None, names: Iterable[str], because: str)
     for name in names:
         if "--" + name.replace("_", "-") in given:
             raise ValueError(f"{name} has no effect {because}: leave it out")
+
+
+def arguments(options: Any) -> list[str]:
+    """The command line of `options`, without where its files go."""
+    found = []
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if value != field.default and field.name not in ("resume", "directory"):
+            found += [f"--{field.name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else [value])]
+    return found
 
 
 def run_directory(directory: str, name: str, seed: int | None = None) -> Path:

@@ -96,7 +96,7 @@ def run(options: Options, suites: Mapping[str, Suite], planned: Plan, directory:
     summary = {
         **found.summary(),
         "options": asked,
-        "command": " ".join(["python -m experiments.evaluate", *_arguments(options)]),
+        "command": " ".join(["python -m experiments.evaluate", *cli.arguments(options)]),
         "wall_clock_seconds": round(time.monotonic() - start, 3),  # since the start or the resume
         "seconds": {" ".join((*place, label)): cell.seconds for (place, label), cell in found.cells.items()},
         **circumstances(),
@@ -139,16 +139,6 @@ def _done(directory: Path, asked: Mapping[str, Any]) -> tuple[dict[str, Any], di
         if not agree:
             raise ValueError(f"{directory} has results with {name} {there[name]}, now it is {value}")
     return both, tables.cells(content["rows"])
-
-
-def _arguments(options: Options) -> list[str]:
-    """The command line of `options`."""
-    found = []
-    for field in dataclasses.fields(options):
-        value = getattr(options, field.name)
-        if value != field.default and field.name not in ("resume", "directory"):
-            found += [f"--{field.name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else [value])]
-    return found
 
 
 def main(argv: list[str] | None = None) -> None:

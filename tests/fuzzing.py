@@ -18,7 +18,14 @@ from metarl.meta import Meta
 from metarl.run.options import flatten, replace
 
 # What a command needs before anything else is looked at.
-REQUIRED = {"run": "runs/x", "runs": "runs/x", "name": "mine", "rules": "ppo", "suite": "classic"}
+REQUIRED = {
+    "run": "runs/x",
+    "runs": "runs/x",
+    "name": "mine",
+    "rule": "lpg-gridworld",
+    "rules": "ppo",
+    "suite": "classic",
+}
 # Options of text whose values are names that must be known.
 NAMES = {"levels", "more_levels", "env", "suite"}
 # Options of text that may be anything until they are used.

@@ -36,20 +36,25 @@ def final_returns(
         meta_params, levels = common
         key, index = x
         train_key, test_key = jax.random.split(key)
-        init_key, step_key = jax.random.split(train_key)
-
-        def update(loop: tuple[Array, Any]) -> tuple[Array, Any]:
-            t, agent = loop
-            return t + 1, advance(inner, meta_params, agent, jax.random.fold_in(step_key, t)).lifetime
-
-        newborn = inner.init(init_key, jax.tree.map(lambda leaf: leaf[index], levels))
-        _, agent = jax.lax.while_loop(lambda loop: ~done(loop[1]), update, (jnp.int32(0), newborn))
+        agent = live(inner, meta_params, jax.tree.map(lambda leaf: leaf[index], levels), train_key)
         return fitness(meta_params, agent, test_key)
 
     keys = jax.random.split(key, num_seeds * num_levels)
     indices = jnp.tile(jnp.arange(num_levels), num_seeds)
     returns = placement.balanced_map(lifetime, (meta_params, levels), (keys, indices), levels.horizon[indices])
     return returns.reshape(num_seeds, num_levels)
+
+
+def live(inner: InnerLoop, meta_params: MetaParams, level: Level, key: Key) -> Any:
+    """The lifetime of a newborn that has lived on `level` to its horizon; with a horizon of 0 it stays a newborn."""
+    init_key, step_key = jax.random.split(key)
+
+    def update(loop: tuple[Array, Any]) -> tuple[Array, Any]:
+        t, agent = loop
+        return t + 1, advance(inner, meta_params, agent, jax.random.fold_in(step_key, t)).lifetime
+
+    start = jnp.int32(0), inner.init(init_key, level)
+    return jax.lax.while_loop(lambda loop: ~done(loop[1]), update, start)[1]
 
 
 def learning_curves(

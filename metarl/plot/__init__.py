@@ -13,6 +13,7 @@ from metarl.plot.curves import (
     smoothed,
     trajectories,
 )
+from metarl.plot.discounts import over_discounts
 from metarl.plot.estimates import aggregates, intervals
 from metarl.plot.figure import BLUE, COLOURS, GREY, panels, save
 from metarl.plot.images import pictures, save_animation
