@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any, NamedTuple
 
@@ -106,7 +107,9 @@ def parts_of(
     }
 
 
-def of_lifetimes(by: dict[str, Score], inner: InnerLoop, rule: MetaParams, levels: Level, key: Key) -> dict[str, Array]:
+def of_lifetimes(
+    by: Mapping[str, Score], inner: InnerLoop, rule: MetaParams, levels: Level, key: Key
+) -> dict[str, Array]:
     """Scores [n] of agents that live on `levels` (leaves [n, ...]) to their ends; all scores are of the same agents."""
     birth_key, score_key, live_key = jax.random.split(key, 3)
     count = len(levels.horizon)
