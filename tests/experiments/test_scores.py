@@ -17,7 +17,7 @@ def run(tmp_path_factory):
 def test_scores_of_a_rule_are_ranked_against_regret_against_the_optimum(run, tmp_path, capsys):
     scores.main([run, "--horizon", "4", "--num-levels", "8", "--directory", str(tmp_path)])
     result = json.loads((tmp_path / "scores.json").read_text())
-    names = {"algorithmic regret", "positive value loss", "L1 value loss", "MaxMC"}
+    names = {"algorithmic regret", "positive value loss", "L1 value loss", "MaxMC", "learnability"}
     assert set(result["rho"]) == names and set(result["scores"]) == {*names, scores.TRUTH}
     truth = result["scores"][scores.TRUTH]
     assert len(truth) == 8 and min(truth) > -1e-6
