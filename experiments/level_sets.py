@@ -222,7 +222,7 @@ def report(config: Config, name: str, found: Mapping[Kind, np.ndarray], director
         for size in config.sets.sizes:
             differences = found[Kind(by, size)] - found[Kind(RANDOM, size)]
             rows.setdefault(f"{by} minus {RANDOM}", {})[size] = over_runs(differences)
-            verdicts.append(f"{name}, {size} levels of high {by}: {verdict(differences, config.sets.effect)}")
+            verdicts.append(f"{name}, sets of {size} by {by}: {verdict(differences, config.sets.effect)}")
     tables.show(
         {arm: {f"{size} levels": x for size, x in row.items()} for arm, row in rows.items()}, f"{SCORE}: {name}"
     )

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 
+from metarl import interface
 from metarl.pretrained import load_params, save_params
 from metarl.types import Level, Levels, PyTree
 
@@ -20,10 +21,12 @@ from metarl.types import Level, Levels, PyTree
 def save_levels(path: str | Path, levels: Level, metadata: Mapping[str, Any] | None = None) -> None:
     """Writes levels with leaves [n, ...]: problems and horizons. `metadata` is any JSON-able mapping.
 
-    Raises ValueError for what is no `Level`.
+    Raises ValueError for what is no `Level`, and for leaves without this axis, or without any level.
     """
-    if not isinstance(levels, Level):
-        raise ValueError(f"levels must be a Level with leaves [n, ...], got {type(levels).__name__}")
+    leaves = jax.tree.leaves(interface.part("levels", levels, Level))
+    counts = {x.shape[:1] for x in leaves}
+    if len(counts) != 1 or counts & {(), (0,)}:
+        raise ValueError(f"levels must have leaves [n, ...], n >= 1, got {interface.shown(levels)}")
     save_params(path, _by_name(levels), {**(metadata or {}), "kind": "levels"})
 
 
@@ -41,7 +44,7 @@ def load_levels(path: str | Path, levels: Levels) -> Level:
     there = {name: (x.shape, x.dtype) for name, x in found.items()}
     if differ := sorted(name for name in there.keys() | wanted.keys() if there.get(name) != wanted.get(name)):
         raise ValueError(f"{path} has levels of another kind: they differ in {', '.join(differ)}")
-    if count in ((), (0,)):
+    if not count[0]:
         raise ValueError(f"{path} has no level")
     return jax.tree.unflatten(jax.tree.structure(one), [found[name] for name in wanted])
 

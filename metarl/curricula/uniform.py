@@ -46,11 +46,11 @@ def chosen(levels: Levels, given: Level) -> Curriculum:
     interface.levels(levels)
     one = jax.eval_shape(levels.sample, jax.random.key(0))
     interface.part("given", given, Level, {"Levels": "give levels, leaves [n, ...]"})
-    count = len(given.horizon) if jnp.ndim(given.horizon) else 0
-    if not count:
+    count = jnp.shape(given.horizon)[:1]
+    if count in ((), (0,)):
         raise ValueError(f"given must be levels with leaves [n, ...], n >= 1, got {interface.shown(given)}")
-    several = jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), one)
-    start = jax.tree.map(jnp.asarray, interface.same("who chose levels", given, several))
+    several = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*count, *x.shape), x.dtype), one)
+    start = jax.tree.map(jnp.asarray, interface.same("what made the given levels", given, several))
     return _without_feedback(levels, lambda key, num_lifetimes: start, _one_of_the_set)
 
 

@@ -39,8 +39,8 @@ def test_chosen_levels_are_the_ones_that_are_lived_on_whatever_the_seed():
         (lambda x: None, "given must be a Level, got None"),
         (lambda x: jax.tree.map(lambda leaf: leaf[0], x), r"given must be levels with leaves \[n, ...\], n >= 1"),
         (lambda x: jax.tree.map(lambda leaf: leaf[:0], x), r"given must be levels with leaves \[n, ...\], n >= 1"),
-        (lambda x: x._replace(horizon=x.horizon.astype(float)), "who chose levels returned"),
-        (lambda x: x._replace(problem=()), "who chose levels returned"),
+        (lambda x: x._replace(horizon=x.horizon.astype(float)), "what made the given levels returned"),
+        (lambda x: x._replace(problem=()), "what made the given levels returned"),
     ],
 )
 def test_chosen_levels_must_be_of_the_distribution(change, says):

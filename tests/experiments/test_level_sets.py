@@ -3,9 +3,9 @@
 import dataclasses
 import json
 import re
+from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from commands import PNG, one_line, words
@@ -34,16 +34,17 @@ def rule(tmp_path_factory):
     return write_run(tmp_path_factory.mktemp("rule") / "lpg-0")
 
 
-def test_candidates_have_the_regret_of_agents_on_them(rule):
+def test_candidates_have_the_scores_of_agents_on_them(rule):
     """The same whatever the batch: each score is that of its own level and key, though short lives go first."""
     run = compare.load(rule)
-    config = replace(level_sets.PRESETS["quick"], **{**TINY, "candidates": 5, "candidate_batch": 5})
-    together, alone = (
-        level_sets.finder(replace(config, candidate_batch=batch), run, "regret")(jax.random.key(3)) for batch in (5, 2)
+    config = replace(level_sets.PRESETS["quick"], **{**TINY, "candidates": 5})
+    (levels, together), (same, alone) = (
+        level_sets.finder(replace(config, candidate_batch=batch), run, "optimal")(jax.random.key(3)) for batch in (5, 2)
     )
-    jax.tree.map(np.testing.assert_array_equal, together[0], alone[0])
-    np.testing.assert_allclose(together[1], alone[1], atol=1e-5)
-    assert len(set(np.asarray(together[1]).tolist())) > 1 and len(set(together[0].horizon.tolist())) > 1
+    jax.tree.map(np.testing.assert_array_equal, levels, same)
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    optimum = jax.vmap(config.distribution.make().optimal_return)(levels.problem)
+    assert len(set(levels.horizon.tolist())) > 1 and len(set(together.tolist())) == 5 and (together <= optimum).all()
 
 
 # --- the command, with nothing trained ------------------------------------------------------------------------
@@ -51,6 +52,11 @@ def test_candidates_have_the_regret_of_agents_on_them(rule):
 
 class Stopped(KeyboardInterrupt):
     pass
+
+
+@jax.jit
+def draw(key):
+    return jax.vmap(envs.make("mdp/random").sample)(jax.random.split(key, SETS["candidates"]))
 
 
 @pytest.fixture
@@ -61,9 +67,9 @@ def seen(monkeypatch):
     def finder(config, run, by):
         def find(key):
             scored.append(by)
-            levels = jax.vmap(config.distribution.make().sample)(jax.random.split(key, config.sets.candidates))
-            values = jax.random.normal(jax.random.fold_in(key, len(by)), (config.sets.candidates,))
-            return levels, values.at[0].set(jnp.nan)  # an agent that diverged
+            values = np.random.default_rng(len(by)).normal(size=6)
+            values[0] = np.nan  # of an agent that diverged
+            return draw(key), values
 
         return find
 
@@ -72,7 +78,7 @@ def seen(monkeypatch):
             stop[0] = None
             raise Stopped
         runs.append(config)
-        write_run(config.run.directory, experiment="lpg", **flatten(config))
+        write_run(Path(config.run.directory), experiment="lpg", **flatten(config))
 
     def score(run):
         size, arm = int(run.directory.split("-")[-1]), run.directory.split("/")[-1].split("-")[0]
@@ -88,8 +94,8 @@ def seen(monkeypatch):
     return runs, scored, stop
 
 
-def command(rule, directory, **options):
-    level_sets.main(words(**{**TINY, "rule": rule, "directory": directory, **options}))
+def command(scoring, place, **options):
+    level_sets.main(words(**{**TINY, "rule": scoring, "directory": place, **options}))
 
 
 def loaded(path):
@@ -157,9 +163,9 @@ def test_what_is_said_is_paired_over_seeds(rule, tmp_path, seen, capsys):
     one, other = (np.array(found["mdp/random"]["scores"][f"{arm}-3"]) for arm in ("regret", RANDOM))
     spread = (one - other).std(ddof=1)
     said = {text.split(":")[0]: text for text in found["mdp/random"]["verdicts"]}
-    better = said["mdp/random, 3 levels of high regret"]
+    better = said["mdp/random, sets of 3 by regret"]
     assert "over 4 seeds, better than random ones" in better and f"at this deviation, {spread:.3f}" in better
-    assert "worse than random ones" in said["mdp/random, 1 levels of high pvl"]
+    assert "worse than random ones" in said["mdp/random, sets of 1 by pvl"]
     assert better in out
     for name in ("mdp-random", "bandit-bernoulli"):
         assert (tmp_path / "x" / f"{name}.png").read_bytes().startswith(PNG)
@@ -179,13 +185,13 @@ def test_a_verdict_is_that_of_the_interval_with_the_seeds_that_an_effect_needs(d
 def test_a_stopped_experiment_goes_on_and_takes_more_seeds_and_sizes(rule, tmp_path, seen):
     runs, scored, stop = seen
     command(rule, tmp_path / "whole", num_seeds=3, sizes=(1, 2, 3))
-    before = (tmp_path / "whole" / "seed-3" / "regret.safetensors").read_bytes()
     whole = json.loads((tmp_path / "whole" / "results.json").read_text())["on"]
     runs.clear(), scored.clear()
     stop[0] = 3
     with pytest.raises(SystemExit) as stopped:
         command(rule, tmp_path / "x")
     assert stopped.value.code == 130 and scored == ["regret"] and not (tmp_path / "x" / "results.json").exists()
+    before = (tmp_path / "x" / "seed-3" / "regret.safetensors").read_bytes()
     command(rule, tmp_path / "x", resume=True, num_seeds=3, sizes=(1, 2, 3))
     assert scored == ["regret"] * 3  # the candidates of the first seed were there
     assert (tmp_path / "x" / "seed-3" / "regret.safetensors").read_bytes() == before
