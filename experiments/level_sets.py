@@ -167,7 +167,7 @@ def candidates(config: Config, run: compare.Run, by: By, find: Find, seed: int, 
         found, values = find(jax.random.key(seed))
         metarl.save_levels(path, found, {"asked": asked, "scores": np.asarray(values).tolist()})
     card = load_params(path)[1]
-    if differ := sorted(name for name in asked if card["asked"][name] != asked[name]):
+    if differ := sorted(name for name in asked if card.get("asked", {}).get(name) != asked[name]):
         raise ValueError(f"{path} has candidates with other options: they differ in {', '.join(differ)}")
     known = np.array(card["scores"])
     if (finite := np.isfinite(known).sum()) < max(config.sets.sizes):

@@ -44,7 +44,7 @@ def load_levels(path: str | Path, levels: Levels) -> Level:
     there = {name: (x.shape, x.dtype) for name, x in found.items()}
     if differ := sorted(name for name in there.keys() | wanted.keys() if there.get(name) != wanted.get(name)):
         raise ValueError(f"{path} has levels of another kind: they differ in {', '.join(differ)}")
-    if not count[0]:
+    if not found["horizon"].size:
         raise ValueError(f"{path} has no level")
     return jax.tree.unflatten(jax.tree.structure(one), [found[name] for name in wanted])
 
