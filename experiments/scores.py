@@ -136,7 +136,8 @@ def of_lifetimes(
 def correlations(values: dict[str, np.ndarray]) -> dict[str, Interval]:
     """Spearman's rho of each score [n] with `values[TRUTH]`, with 95 % bootstrap intervals over levels.
 
-    Only of levels that all scores are known of. Raises ValueError if there are fewer than three.
+    Only of levels that all scores are known of. A score that is the same on all of them is left out. Raises ValueError
+    if there are fewer than three levels.
     """
     known = np.all([np.isfinite(x) for x in values.values()], axis=0)
     if known.sum() < 3:
@@ -148,6 +149,9 @@ def correlations(values: dict[str, np.ndarray]) -> dict[str, Interval]:
     rows = {}
     for name in values.keys() - {TRUTH}:
         pair = values[name][known], values[TRUTH][known]
+        if np.ptp(pair[0]) == 0:
+            print(f"{name} is the same on all levels, so it ranks none", file=sys.stderr)
+            continue
         resampled = scipy.stats.bootstrap(
             pair, rho, paired=True, vectorized=False, n_resamples=2000, method="basic", rng=0
         )
