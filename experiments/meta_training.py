@@ -58,11 +58,13 @@ def make(objectives: Objectives, config: Any) -> Meta:
     learner, critic = build(objectives.recipe(config)), _critic(config, levels)
     antagonist = build(a2c(config)[1]).inner_loop(levels.environment) if config.replay.score == "regret" else None
     judge = learner.value_judge(levels.environment, critic) if critic and config.replay.needs_critic else None
+    plays = config.replay.score == "learnability"
+    player = learner.inner_loop(levels.environment, num_eval_episodes=1) if plays else None
     return metarl.compose(
         learner.inner_loop(levels.environment, critic=critic, **_episodes(config)),
         _estimator(config),
         config.optimizer.make(config.run.steps),
-        config.replay.make(levels, antagonist, judge),
+        config.replay.make(levels, antagonist, judge, player),
         config.estimator.num_lifetimes,
     )
 

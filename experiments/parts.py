@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 
 import envs
+import metarl
 from metarl import checks, curricula, estimators
 from metarl.checks import COUNT, COUNT_OR_ZERO, FACTOR, NOT_NEGATIVE, POSITIVE, RATE, SEED, SHARE, Bound
 from metarl.curricula import scores
@@ -26,7 +27,7 @@ from metarl.meta import Curriculum, Estimator, InnerLoop
 from metarl.parallel import Placement, training_devices
 from metarl.types import Array, Levels
 
-ScoreName = Literal["uniform", "frozen", "random", "regret", "optimal", "pvl", "l1", "maxmc"]
+ScoreName = Literal["uniform", "frozen", "random", "regret", "optimal", "pvl", "l1", "maxmc", "learnability"]
 LIFE = Bound(0, 2**30)  # lifetimes are drawn in float32, which would round longer ones past the largest integer
 
 
@@ -307,8 +308,11 @@ class Replay:
 
     score: ScoreName = "uniform"
     """What makes a level worth another agent: regret against A2C or against the optimum, positive or absolute value
-    loss, MaxMC, or a random number. Or no replay: fresh levels only (uniform), or `capacity` levels for ever (frozen).
-    """
+    loss, MaxMC, learnability, or a random number. Or no replay: fresh levels only (uniform), or `capacity` levels for
+    ever (frozen)."""
+    level_set: str = ""
+    """File of levels (of `experiments.level_sets` or `metarl.save_levels`) that are trained on for ever, with the
+    lifetimes that they say; with score frozen only, in the place of `capacity` random levels."""
     capacity: Annotated[int, COUNT] = 1000
     """Levels that the buffer holds."""
     replay_probability: Annotated[float, SHARE] = 0.5
@@ -325,6 +329,9 @@ class Replay:
     """How often a level that would be fresh is an edit of one in the buffer (tabular gridworlds only)."""
     score_batch: Annotated[int, COUNT] = 4
     """Lifetimes that are scored at a time."""
+    success_share: Annotated[float, SHARE] = 0.5
+    """For learnability: an episode succeeds with this share of the level's optimal return. Where the optimum is not
+    known, it succeeds with any positive return."""
 
     def __post_init__(self) -> None:
         checks.fields(self)
@@ -332,9 +339,16 @@ class Replay:
         if self.score == "uniform":
             refuse_inert(self, options, "with score uniform, which replays nothing")
         elif self.score == "frozen":
-            refuse_inert(self, [x for x in options if x != "capacity"], "with score frozen, which scores nothing")
-        elif self.score == "maxmc":
+            others = [x for x in options if x not in ("capacity", "level_set")]
+            refuse_inert(self, others, "with score frozen, which scores nothing")
+            if self.level_set:
+                refuse_inert(self, ("capacity",), "with level_set, whose levels are all trained on")
+        else:
+            refuse_inert(self, ("level_set",), f"with score {self.score}, by which levels are chosen")
+        if self.score == "maxmc":
             refuse_inert(self, ("score_batch",), "with score maxmc, which looks at all lifetimes at once")
+        if self.score != "learnability":
+            refuse_inert(self, ("success_share",), f"with score {self.score}, which asks for no success")
         if self.warm_up > self.capacity and self.score not in ("uniform", "frozen"):
             raise ValueError(f"warm_up must be at most capacity = {self.capacity}, got {self.warm_up}")
 
@@ -343,30 +357,51 @@ class Replay:
         """Whether the score looks at the values of each lifetime's own critic."""
         return self.score in ("pvl", "l1", "maxmc")
 
-    def make(self, levels: Levels, antagonist: InnerLoop | None = None, judge: ValueJudge | None = None) -> Curriculum:
-        """The curriculum: `antagonist` is whom regret compares with, `judge` the agents' critic (for value losses).
+    def make(
+        self,
+        levels: Levels,
+        antagonist: InnerLoop | None = None,
+        judge: ValueJudge | None = None,
+        player: InnerLoop | None = None,
+    ) -> Curriculum:
+        """The curriculum; `antagonist`, `judge` and `player` as in `make_score`.
 
-        Raises ValueError for a score or a mutation that the levels do not have.
+        Raises ValueError for a score, a mutation or a `level_set` that the levels do not have.
         """
         if self.score == "uniform":
             return curricula.uniform(levels)
+        if self.level_set:
+            return curricula.chosen(levels, metarl.load_levels(self.level_set, levels))
         if self.score == "frozen":
             return curricula.fixed(levels, self.capacity)
         return curricula.replay(
             levels,
             self.capacity,
-            score=self._score(levels, antagonist, judge),
+            score=self.make_score(levels, antagonist, judge, player),
             probability=self.replay_probability,
             priority=curricula.Priority(self.prioritisation, self.temperature, self.staleness),
             warm_up=self.warm_up,
             mutation_probability=self.mutation_probability,
         )
 
-    def _score(self, levels: Levels, antagonist: InnerLoop | None, judge: ValueJudge | None) -> scores.Score:
+    def make_score(
+        self,
+        levels: Levels,
+        antagonist: InnerLoop | None = None,
+        judge: ValueJudge | None = None,
+        player: InnerLoop | None = None,
+    ) -> scores.Score:
+        """The score: `antagonist` is whom regret compares with, `judge` the agents' critic (for value losses).
+
+        `player` are the agents with `num_eval_episodes=1`, whose success learnability looks at.
+        Raises ValueError for a score that the levels do not have, and if what it looks at is missing.
+        """
         if self.needs_critic and judge is None:
             raise ValueError(f"score {self.score} needs agents with a critic")
         if self.score == "regret" and antagonist is None:
             raise ValueError("score regret needs an antagonist to compare with")
+        if self.score == "learnability":
+            return self._learnability(levels, player)
         judge_, antagonist_ = cast(ValueJudge, judge), cast(InnerLoop, antagonist)
         return {
             "random": partial(scores.uniformly_random, self.score_batch),
@@ -376,6 +411,14 @@ class Replay:
             "l1": partial(scores.l1_value_loss, judge_, self.score_batch),
             "maxmc": partial(scores.max_monte_carlo, judge_),
         }[self.score]()
+
+    def _learnability(self, levels: Levels, player: InnerLoop | None) -> scores.Score:
+        if player is None:
+            raise ValueError("score learnability needs agents that play single episodes")
+        if levels.optimal_return is None:
+            refuse_inert(self, ("success_share",), "on levels whose optimal return is not known")
+        succeeds = scores.success(levels.optimal_return, self.success_share)
+        return scores.learnability(player, succeeds, batch_size=self.score_batch)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,13 +21,14 @@ import tyro
 import envs
 from experiments import cli
 from metarl import checks, plot
-from metarl.checks import COUNT, COUNT_OR_ZERO, Bound
+from metarl.checks import COUNT, COUNT_OR_ZERO, SHARE, Bound
 from metarl.curricula import scores
 from metarl.curricula.scores import Score
 from metarl.evaluation import compare, tables
 from metarl.evaluation.families import a2c, family
 from metarl.evaluation.held_out import HELD_OUT
 from metarl.evaluation.statistics import Interval
+from metarl.inner.rl import ValueJudge
 from metarl.meta import InnerLoop, Lifetimes, advance, done
 from metarl.rl.critic import Critic
 from metarl.rules import build, build_part
@@ -51,6 +53,8 @@ class Options:
     """Levels to rank, one agent on each."""
     score_batch: Annotated[int, COUNT] = 16
     """Lifetimes that are scored at a time."""
+    success_share: Annotated[float, SHARE] = 0.5
+    """For learnability: an episode succeeds with this share of the level's optimal return."""
     directory: str = ""
     """Where the files go (default: a new folder under runs/)."""
 
@@ -60,28 +64,52 @@ class Options:
             envs.check(levels=self.levels)
 
 
-def parts_of(run: compare.Run, name: str, levels: Levels, batch: int) -> tuple[InnerLoop, dict[str, Score]]:
+class Scored(NamedTuple):
+    """The agents of a rule, and what scores of them look at: the arguments of `parts.Replay.make_score`."""
+
+    inner: InnerLoop
+    antagonist: InnerLoop  # A2C
+    judge: ValueJudge
+    player: InnerLoop  # the agents, in single episodes
+
+
+def scored(run: compare.Run, name: str, levels: Levels) -> Scored:
+    """The agents of a run's rule on the levels called `name`."""
+    env = levels.environment
+    kind, learner = family(name, env), build(run.agents(name, levels))
+    critic = Critic(build_part("optimizer", kind.critic))
+    return Scored(
+        learner.inner_loop(env, critic=critic, num_eval_episodes=run.eval_episodes),
+        build(a2c(kind, run.recipe["experience"])).inner_loop(env),
+        learner.value_judge(env, critic),
+        learner.inner_loop(env, num_eval_episodes=1),
+    )
+
+
+def parts_of(
+    run: compare.Run, name: str, levels: Levels, batch: int, share: float
+) -> tuple[InnerLoop, dict[str, Score]]:
     """The agents of a run's rule on the levels called `name`, and all scores of them by name.
 
     Raises ValueError for levels whose optimal return is not known.
     """
     if levels.optimal_return is None:
         raise ValueError(f"levels must be some whose optimal return is known, got {name!r}")
-    env = levels.environment
-    kind, learner = family(name, env), build(run.agents(name, levels))
-    critic = Critic(build_part("optimizer", kind.critic))
-    judge = learner.value_judge(env, critic)
-    antagonist = build(a2c(kind, run.recipe["experience"])).inner_loop(env)
-    return learner.inner_loop(env, critic=critic, num_eval_episodes=run.eval_episodes), {
+    inner, antagonist, judge, player = scored(run, name, levels)
+    succeeds = scores.success(levels.optimal_return, share)
+    return inner, {
         TRUTH: scores.optimal_regret(levels.optimal_return, batch),
         "algorithmic regret": scores.algorithmic_regret(antagonist, batch),
         "positive value loss": scores.positive_value_loss(judge, batch),
         "L1 value loss": scores.l1_value_loss(judge, batch),
         "MaxMC": scores.max_monte_carlo(judge),
+        "learnability": scores.learnability(player, succeeds, batch_size=batch),
     }
 
 
-def of_lifetimes(by: dict[str, Score], inner: InnerLoop, rule: MetaParams, levels: Level, key: Key) -> dict[str, Array]:
+def of_lifetimes(
+    by: Mapping[str, Score], inner: InnerLoop, rule: MetaParams, levels: Level, key: Key
+) -> dict[str, Array]:
     """Scores [n] of agents that live on `levels` (leaves [n, ...]) to their ends; all scores are of the same agents."""
     birth_key, score_key, live_key = jax.random.split(key, 3)
     count = len(levels.horizon)
@@ -108,7 +136,8 @@ def of_lifetimes(by: dict[str, Score], inner: InnerLoop, rule: MetaParams, level
 def correlations(values: dict[str, np.ndarray]) -> dict[str, Interval]:
     """Spearman's rho of each score [n] with `values[TRUTH]`, with 95 % bootstrap intervals over levels.
 
-    Only of levels that all scores are known of. Raises ValueError if there are fewer than three.
+    Only of levels that all scores are known of. A score that is the same on all of them is left out. Raises ValueError
+    if there are fewer than three levels.
     """
     known = np.all([np.isfinite(x) for x in values.values()], axis=0)
     if known.sum() < 3:
@@ -120,6 +149,9 @@ def correlations(values: dict[str, np.ndarray]) -> dict[str, Interval]:
     rows = {}
     for name in values.keys() - {TRUTH}:
         pair = values[name][known], values[TRUTH][known]
+        if np.ptp(pair[0]) == 0:
+            print(f"{name} is the same on all levels, so it ranks none", file=sys.stderr)
+            continue
         resampled = scipy.stats.bootstrap(
             pair, rho, paired=True, vectorized=False, n_resamples=2000, method="basic", rng=0
         )
@@ -134,7 +166,7 @@ def main(argv: list[str] | None = None) -> None:
         run = compare.load(options.run)
         name = options.levels or run.config["levels"]
         levels = envs.make(name, options.horizon or (None if options.levels else run.lifetimes))
-        inner, by = parts_of(run, name, levels, options.score_batch)
+        inner, by = parts_of(run, name, levels, options.score_batch, options.success_share)
         directory = cli.run_directory(options.directory, "scores")
         directory.mkdir(parents=True, exist_ok=True)
         keys = jax.random.split(jax.random.key(HELD_OUT), options.num_levels)

@@ -17,6 +17,7 @@ from metarl.run.options import replace
 from metarl.run.sweep import sweep
 from metarl.run.train import train
 from metarl.saved_agents import load_agent, save_agent
+from metarl.saved_levels import load_levels, save_levels
 from metarl.types import Level, Levels, Progress, constant_levels
 
 __version__ = "0.1.0"

@@ -2,6 +2,6 @@
 
 from metarl.curricula import scores
 from metarl.curricula.replay import Priority, replay
-from metarl.curricula.uniform import fixed, uniform
+from metarl.curricula.uniform import chosen, fixed, uniform
 
-__all__ = ["Priority", "fixed", "replay", "scores", "uniform"]
+__all__ = ["Priority", "chosen", "fixed", "replay", "scores", "uniform"]

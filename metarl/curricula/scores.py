@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from metarl import interface
-from metarl.checks import COUNT, checked
+from metarl.checks import COUNT, SEVERAL, SHARE, checked
 from metarl.inner.rl import ValueJudge
 from metarl.meta import InnerLoop, Lifetimes, advance
 from metarl.tree import select
@@ -109,6 +109,57 @@ def optimal_regret(optimum: Callable[[PyTree], Array] | None, batch_size: int = 
         return best(lifetime.level.problem) - _fitness(inner)(meta_params, lifetime, key)
 
     return of_ended(regret, batch_size)
+
+
+@checked
+def learnability(
+    player: InnerLoop,
+    succeeds: Callable[[PyTree, Array], Array],
+    num_episodes: Annotated[int, SEVERAL] = 16,
+    batch_size: Annotated[int, COUNT] = 4,
+) -> Score:
+    """p (1 - p), where p is the rate at which the lifetime's agent succeeds (Rutherford et al. 2024, arXiv 2408.15099).
+
+    It is highest, 0.25, on levels that the agent masters every other time, and 0 where it always or never succeeds. p
+    is the share of `num_episodes` episodes; the score is NaN if the return of one is. `player` is the inner loop of the
+    agents with `num_eval_episodes=1`, whose fitness is the return of one episode. `succeeds(problem, return)` () bool
+    says whether an episode of this return was a success: see `success`.
+
+    Raises ValueError if there are fewer than 2 episodes (of one, p (1 - p) is always 0), if `batch_size` is not
+    positive, or if `player` has no fitness.
+    """
+    episode = interface.part("player", player, InnerLoop).fitness
+    if episode is None:
+        raise ValueError("learnability plays episodes, but `player` has no fitness")
+
+    def score(inner: InnerLoop, meta_params: MetaParams, lifetime: Any, key: Key) -> Array:
+        keys = jax.random.split(key, num_episodes)
+        returns = jax.vmap(episode, (None, None, 0))(meta_params, lifetime, keys)
+        rate = jax.vmap(succeeds, (None, 0))(lifetime.level.problem, returns).mean()
+        return jnp.where(jnp.isnan(returns).any(), jnp.nan, rate * (1.0 - rate))
+
+    return of_ended(score, batch_size)
+
+
+@checked
+def success(
+    optimum: Callable[[PyTree], Array] | None, share: Annotated[Array | float, SHARE] = 0.5
+) -> Callable[[PyTree, Array], Array]:
+    """What counts as success where environments do not say so: a function (problem, return) -> () bool.
+
+    The return must be at least `share` of the optimal one, `optimum(problem)` (usually `Levels.optimal_return`). Of a
+    negative optimum x it must be at least `x - (1 - share) |x|`, which for positive ones is the same. Where the optimum
+    is not known (None), the return must be positive. Raises ValueError if `share` is not from 0 to 1.
+    """
+    if optimum is None:
+        return lambda problem, episode_return: episode_return > 0.0
+    best = optimum
+
+    def succeeds(problem: PyTree, episode_return: Array) -> Array:
+        highest = best(problem)
+        return episode_return >= highest - (1.0 - share) * jnp.abs(highest)
+
+    return succeeds
 
 
 @checked

@@ -1,10 +1,11 @@
-"""Domain randomisation: every level is drawn independently, from the distribution or from a fixed set."""
+"""Domain randomisation: every level is drawn independently, from the distribution or from a set that stays."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 import jax
+import jax.numpy as jnp
 
 from metarl import interface
 from metarl.checks import COUNT, checked
@@ -34,11 +35,29 @@ def fixed(levels: Levels, num_levels: Annotated[int, COUNT]) -> Curriculum:
     def init(key: Key, num_lifetimes: int) -> Level:
         return jax.vmap(levels.sample)(jax.random.split(key, num_levels))
 
-    def sample(key: Key, chosen: Level, needed: Array) -> tuple[Level, Level]:
-        index = jax.random.randint(key, needed.shape, 0, num_levels)
-        return jax.tree.map(lambda x: x[index], chosen), chosen
+    return _without_feedback(levels, init, _one_of_the_set)
 
-    return _without_feedback(levels, init, sample)
+
+def chosen(levels: Levels, given: Level) -> Curriculum:
+    """Draws every level independently from the `given` ones (leaves [n, ...]), such as those of `metarl.load_levels`.
+
+    Raises ValueError if there is no level, if they are not those of `levels`, and for what is no `Levels`.
+    """
+    interface.levels(levels)
+    one = jax.eval_shape(levels.sample, jax.random.key(0))
+    interface.part("given", given, Level, {"Levels": "give levels, leaves [n, ...]"})
+    count = jnp.shape(given.horizon)[:1]
+    if count in ((), (0,)):
+        raise ValueError(f"given must be levels with leaves [n, ...], n >= 1, got {interface.shown(given)}")
+    several = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*count, *x.shape), x.dtype), one)
+    start = jax.tree.map(jnp.asarray, interface.same("what made the given levels", given, several))
+    return _without_feedback(levels, lambda key, num_lifetimes: start, _one_of_the_set)
+
+
+def _one_of_the_set(key: Key, levels: Level, needed: Array) -> tuple[Level, Level]:
+    """`Curriculum.sample` of a curriculum whose state is the set of its levels."""
+    index = jax.random.randint(key, needed.shape, 0, len(levels.horizon))
+    return jax.tree.map(lambda x: x[index], levels), levels
 
 
 def _without_feedback(levels: Levels, init, sample) -> Curriculum:

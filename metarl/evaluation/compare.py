@@ -10,8 +10,11 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from metarl.evaluation.families import TABULAR, Family, a2c, family, in_family
 from metarl.evaluation.held_out import Judge, Trained, horizon_report
+from metarl.evaluation.scales import on_scale
 from metarl.evaluation.statistics import Interval, over_runs
 from metarl.meta import InnerLoop
 from metarl.objectives.actor_critic import ActorCriticOptions
@@ -113,13 +116,34 @@ def compare(
     """
     inner = {title: _inner_loop(runs[0], runs[0].agents(name, levels), levels) for title, runs in groups.items()}
     first = next(iter(groups.values()))[0]
-    title, recipe = first.plain(name, levels)
-    plain = title, _inner_loop(first, recipe, levels)
-    judge = Judge(levels, plain, num_levels=num_levels, num_seeds=num_seeds, batch_size=batch_size)
+    judge = _judge(first, name, levels, num_levels=num_levels, num_seeds=num_seeds, batch_size=batch_size)
     rules = {title: {run.directory: _given(run.rule.params) for run in runs} for title, runs in groups.items()}
     return horizon_report(
         judge, {title: list(judge.players(inner[title], those).values()) for title, those in rules.items()}, horizons
     )
+
+
+def scores(
+    runs: Sequence[Run], name: str, levels: Levels, *, num_levels: int, num_seeds: int, batch_size: int
+) -> np.ndarray:
+    """Mean normalised returns [runs] of the agents of each rule on held-out levels called `name`.
+
+    The agents of all runs are those of the first, and live as long as the levels say. Raises ValueError for agents that
+    do not fit the levels.
+    """
+    judge = _judge(runs[0], name, levels, num_levels=num_levels, num_seeds=num_seeds, batch_size=batch_size)
+    agents = _inner_loop(runs[0], runs[0].agents(name, levels), levels)
+    players = judge.players(agents, {run.directory: _given(run.rule.params) for run in runs})
+    (plain,) = judge.plain.values()
+    zero, one = judge.scale(judge.returns(plain, judge.levels))
+    returns = [judge.returns(players[run.directory], judge.levels) for run in runs]
+    return np.array([on_scale(x.mean(), zero.mean(), one.mean()) for x in returns], np.float64)
+
+
+def _judge(run: Run, name: str, levels: Levels, **options: int) -> Judge:
+    """A judge on the levels called `name`, with the plain agent of `run`."""
+    title, recipe = run.plain(name, levels)
+    return Judge(levels, (title, _inner_loop(run, recipe, levels)), **options)
 
 
 def _inner_loop(run: Run, recipe: Recipe, levels: Levels) -> InnerLoop:

@@ -1,5 +1,7 @@
 """Scores of levels: regret against an antagonist and against the optimum, value losses, and what they are asked for."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ import scipy.stats
 from toy import assert_same
 
 import metarl
-from envs import mdp
+from envs import bandit, mdp
 from metarl.curricula import replay, scores
 from metarl.curricula.replay import REPLAYED
 from metarl.inner.rl import value_judge
@@ -214,6 +216,57 @@ def test_a_mixture_is_replayed_by_its_regret():
     np.testing.assert_array_equal(state.curriculum.score.step, state.lifetimes.step)
 
 
+BANDITS = bandit.distribution(num_arms=2, max_steps=1)
+
+
+def test_learnability_is_that_of_the_agents_rate_of_success():
+    """Of newborn agents, which pull both arms of a bandit alike: p is the mean of the arms' probabilities."""
+    player = metarl.rl_inner_loop(
+        BANDITS.env, tabular, a2c(), optax.adam(0.1), metarl.Experience(1, 1), num_eval_episodes=1
+    )
+    means = jnp.array([[0.0, 0.0], [0.2, 0.2], [0.2, 0.8], [1.0, 0.6], [1.0, 1.0]])
+    rate = np.array(means.mean(1))
+    keys = jax.random.split(jax.random.key(0), 5)
+    levels = jax.vmap(BANDITS.sample)(keys)
+    levels = levels._replace(problem=levels.problem._replace(means=means))
+    count = 2000
+
+    def score(success):
+        values = scores.learnability(player, success, num_episodes=count, batch_size=5)
+        lifetimes = jax.vmap(player.init)(keys, levels)
+        return values.update(player, player.init_meta(keys[0]), (), lifetimes, jnp.ones(5, bool), keys[1])[0]
+
+    found = jax.jit(lambda: score(scores.success(None)))()
+    np.testing.assert_allclose(found, rate * (1 - rate), atol=5 * 0.5 / count**0.5)
+    assert found[0] == found[4] == 0.0 and found.max() == found[2]
+    always = jax.jit(lambda: score(lambda problem, episode_return: episode_return >= problem.means.min() - 1))()
+    np.testing.assert_array_equal(always, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("optimum", "share", "fails", "succeeds"),
+    [(2.0, 0.5, 0.99, 1.0), (2.0, 1.0, 1.99, 2.0), (-2.0, 0.5, -3.01, -3.0), (-2.0, 1.0, -2.01, -2.0)]
+    + [(2.0, 0.0, -0.01, 0.0), (0.0, 0.5, -0.01, 0.0), (None, 0.5, 0.0, 0.01)],
+)
+def test_success_is_a_share_of_the_optimum_or_a_positive_return(optimum, share, fails, succeeds):
+    success = scores.success(None if optimum is None else lambda problem: jnp.float32(optimum), share)
+    assert not success((), jnp.float32(fails)) and success((), jnp.float32(succeeds))
+
+
+def test_an_agent_that_diverged_has_no_learnability():
+    """It would else never succeed, as on a level that is too hard."""
+
+    class Lived(NamedTuple):
+        level: metarl.Level
+        returned: jax.Array
+
+    player = LEARNS._replace(fitness=lambda rule, lifetime, key: lifetime.returned)
+    lifetimes = Lived(metarl.Level(jnp.zeros(3), jnp.ones(3, jnp.int32)), jnp.array([jnp.nan, -1.0, 1.0]))
+    score = scores.learnability(player, scores.success(None))
+    found, _ = score.update(player, (), (), lifetimes, jnp.ones(3, bool), jax.random.key(0))
+    np.testing.assert_array_equal(found, [np.nan, 0.0, 0.0])
+
+
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         scores.algorithmic_regret(LEARNS, batch_size=0)
@@ -221,3 +274,9 @@ def test_bad_input_is_named():
         scores.optimal_regret(None)
     with pytest.raises(ValueError, match="regret compares fitness, but an antagonist has none"):
         scores.algorithmic_regret(LEARNS._replace(fitness=None))
+    with pytest.raises(ValueError, match="plays episodes, but `player` has no fitness"):
+        scores.learnability(LEARNS._replace(fitness=None), scores.success(None))
+    with pytest.raises(ValueError, match="num_episodes must be at least 2, got 1"):
+        scores.learnability(LEARNS, scores.success(None), num_episodes=1)
+    with pytest.raises(ValueError, match="share must be at most 1, got 1.5"):
+        scores.success(None, 1.5)

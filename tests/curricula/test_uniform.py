@@ -23,6 +23,33 @@ def test_a_frozen_buffer_has_so_many_levels_and_all_of_them_are_lived_on():
         curricula.fixed(levels, 0)
 
 
+def test_chosen_levels_are_the_ones_that_are_lived_on_whatever_the_seed():
+    levels = envs.make("gridworld/small")
+    given = jax.vmap(levels.sample)(jax.random.split(jax.random.key(7), 3))
+    curriculum = curricula.chosen(levels, jax.tree.map(np.asarray, given))
+    for seed in range(2):
+        state = curriculum.init(jax.random.key(seed), 32)
+        lived, _ = curriculum.sample(jax.random.key(seed), state, jnp.ones(32, bool))
+        assert set(np.asarray(fingerprint(lived))) == set(np.asarray(fingerprint(given)))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda x: None, "given must be a Level, got None"),
+        (lambda x: jax.tree.map(lambda leaf: leaf[0], x), r"given must be levels with leaves \[n, ...\], n >= 1"),
+        (lambda x: jax.tree.map(lambda leaf: leaf[:0], x), r"given must be levels with leaves \[n, ...\], n >= 1"),
+        (lambda x: x._replace(horizon=x.horizon.astype(float)), "what made the given levels returned"),
+        (lambda x: x._replace(problem=()), "what made the given levels returned"),
+    ],
+)
+def test_chosen_levels_must_be_of_the_distribution(change, says):
+    levels = envs.make("gridworld/small")
+    given = jax.vmap(levels.sample)(jax.random.split(jax.random.key(7), 3))
+    with pytest.raises(ValueError, match=says):
+        curricula.chosen(levels, change(given))
+
+
 def test_features_are_means_over_levels():
     distribution = envs.make("gridworld/small", (3, 9))
     levels = jax.vmap(distribution.sample)(jax.random.split(jax.random.key(0), 6))

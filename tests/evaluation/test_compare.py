@@ -118,3 +118,12 @@ def test_reports_of_seeds_become_one():
 def test_reports_that_are_not_of_seeds_are_refused(results, says):
     with pytest.raises(ValueError, match=says):
         compare.over_seeds({str(i): x for i, x in enumerate(results)})
+
+
+def test_scores_are_the_means_of_the_report_at_the_lifetimes_of_the_levels(tmp_path):
+    first, second = runs(tmp_path, {"seed": 0}, {"seed": 1})
+    levels, size = envs.make("mdp/random", 4), {"num_levels": 2, "num_seeds": 2, "batch_size": 4}
+    found = compare.scores([first, second], "mdp/random", levels, **size)
+    report = compare.compare({"x": [first], "y": [second]}, "mdp/random", levels, (4,), **size)
+    assert found == pytest.approx([report[name][4].mean for name in ("x", "y")], abs=1e-5)
+    assert found[0] != found[1]

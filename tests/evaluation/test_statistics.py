@@ -9,10 +9,12 @@ import scipy.stats
 
 from metarl.evaluation.statistics import (
     aggregates,
+    deviation,
     difference,
     interquartile_mean,
     optimality_gap,
     over_runs,
+    pairs_needed,
     performance_profile,
     probability_of_improvement,
 )
@@ -22,6 +24,54 @@ def test_the_interval_over_runs_is_students():
     assert over_runs([1.0, 2.0, 3.0]) == pytest.approx((2.0, 2.0 - 4.302653 / 3**0.5, 2.0 + 4.302653 / 3**0.5))
     with pytest.raises(ValueError, match=r"n >= 2 runs, got shape \(1,\)"):
         over_runs([1.0])
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "pairs"),
+    # as G*Power 3.1 and R's pwr.t.test(type = "paired") have them
+    [(0.2, {}, 199), (0.3, {}, 90), (0.5, {}, 34), (0.8, {}, 15), (1.0, {}, 10), (2.0, {}, 5)]
+    + [(0.5, {"power": 0.9}, 44), (0.5, {"power": 0.95}, 54), (0.5, {"level": 0.01}, 51), (1e5, {}, 2)],
+)
+def test_as_many_pairs_are_needed_as_the_tables_of_students_test_say(size, options, pairs):
+    assert pairs_needed(size, 1.0, **options) == pairs
+    assert pairs_needed(0.03 * size, 0.03, **options) == pairs
+
+
+def test_a_paired_test_of_as_many_pairs_has_the_power():
+    """By simulation; one pair less has less."""
+    random, effect, spread = np.random.default_rng(0), 0.05, 0.04
+    count = pairs_needed(effect, spread)
+    rejected = {}
+    for n in (count - 1, count):
+        differences = random.normal(effect, spread, (40_000, n))
+        rejected[n] = (scipy.stats.ttest_1samp(differences, 0.0, axis=1).pvalue < 0.05).mean()
+    assert rejected[count - 1] < 0.8 < rejected[count] + 0.006  # three standard errors
+    assert pairs_needed(effect, 0.0) == 2
+    assert pairs_needed(1e-6, 1.0) == pytest.approx(((1.959964 + 0.841621) * 1e6) ** 2, rel=1e-5)  # the normal's
+
+
+def test_the_deviation_of_few_runs_is_hardly_known():
+    assert deviation([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx((2.5**0.5, 0.599 * 2.5**0.5, 2.874 * 2.5**0.5), 1e-3)
+    values = np.random.default_rng(0).normal(0.0, 2.0, (4000, 5))
+    held = [low <= 2.0 <= high for _, low, high in map(deviation, values)]
+    assert np.mean(held) == pytest.approx(0.95, abs=0.011)
+    with pytest.raises(ValueError, match=r"n >= 2 runs, got shape \(1,\)"):
+        deviation([1.0])
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"effect": 0.0}, "effect must be above 0"),
+        ({"effect": float("nan")}, "effect must be a number, not NaN"),
+        ({"deviation": -1.0}, "deviation must be at least 0"),
+        ({"power": 1.0}, "power must be below 1"),
+        ({"level": 0.0}, "level must be above 0"),
+    ],
+)
+def test_a_power_that_cannot_be_is_refused(options, says):
+    with pytest.raises(ValueError, match=says):
+        pairs_needed(**{"effect": 0.1, "deviation": 1.0, **options})
 
 
 # hand-worked numbers

@@ -66,6 +66,10 @@ INERT = [
     (parts.Replay, {"mutation_probability": 0.2}, "mutation_probability has no effect with score uniform"),
     (parts.Replay, {"score_batch": 2}, "score_batch has no effect with score uniform"),
     (parts.Replay, {"score": "frozen", "temperature": 0.2}, "temperature has no effect with score frozen"),
+    (parts.Replay, {"score": "frozen", "level_set": "x", "capacity": 2}, "capacity has no effect with level_set"),
+    (parts.Replay, {"level_set": "x"}, "level_set has no effect with score uniform"),
+    (parts.Replay, {"score": "regret", "level_set": "x"}, "level_set has no effect with score regret"),
+    (parts.Replay, {"score": "regret", "success_share": 0.9}, "success_share has no effect with score regret"),
     (parts.Replay, {"score": "maxmc", "score_batch": 2}, "score_batch has no effect with score maxmc"),
     (AgentRule, {"objective": "a2c", "clip": 0.1}, "clip has no effect with objective a2c"),
     (AgentRule, {"objective": "dpo", "clip": 0.1}, "clip has no effect with objective dpo"),
@@ -223,7 +227,10 @@ def test_every_score_makes_a_curriculum(score):
     if part.needs_critic:
         with pytest.raises(ValueError, match=f"score {score} needs agents with a critic"):
             part.make(gridworlds, antagonist)
-    curriculum = part.make(gridworlds, antagonist, judge=lambda *arguments: None)
+    if score == "learnability":
+        with pytest.raises(ValueError, match="learnability needs agents that play single episodes"):
+            part.make(gridworlds, antagonist)
+    curriculum = part.make(gridworlds, antagonist, judge=lambda *arguments: None, player=antagonist)
     state = jax.eval_shape(lambda key: curriculum.init(key, 4), jax.random.key(0))
     assert isinstance(state, ReplayState) == (score not in ("uniform", "frozen"))
     if score not in ("uniform", "frozen"):
@@ -235,5 +242,7 @@ def test_what_levels_do_not_have_is_refused():
     antagonist = build(SMALL).inner_loop(mdps.environment)
     with pytest.raises(ValueError, match="optimal"):
         parts.Replay(score="optimal").make(cartpole, antagonist)
+    with pytest.raises(ValueError, match="success_share has no effect on levels whose optimal return is not known"):
+        parts.Replay(score="learnability", success_share=0.9).make(cartpole, player=antagonist)
     with pytest.raises(ValueError, match="mutat"):
         parts.Replay(score="random", mutation_probability=0.5).make(mdps, antagonist)

@@ -17,7 +17,7 @@ def run(tmp_path_factory):
 def test_scores_of_a_rule_are_ranked_against_regret_against_the_optimum(run, tmp_path, capsys):
     scores.main([run, "--horizon", "4", "--num-levels", "8", "--directory", str(tmp_path)])
     result = json.loads((tmp_path / "scores.json").read_text())
-    names = {"algorithmic regret", "positive value loss", "L1 value loss", "MaxMC"}
+    names = {"algorithmic regret", "positive value loss", "L1 value loss", "MaxMC", "learnability"}
     assert set(result["rho"]) == names and set(result["scores"]) == {*names, scores.TRUTH}
     truth = result["scores"][scores.TRUTH]
     assert len(truth) == 8 and min(truth) > -1e-6
@@ -27,7 +27,7 @@ def test_scores_of_a_rule_are_ranked_against_regret_against_the_optimum(run, tmp
 def test_rank_correlations_are_spearmans():
     truth = np.array([1.0, 2.0, 3.0, 4.0, np.nan, 6.0])
     other = np.array([1.0, 3.0, 2.0, 4.0, 5.0, np.nan])
-    rho = scores.correlations({scores.TRUTH: truth, "same": 2 * other, "less": -other})
+    rho = scores.correlations({scores.TRUTH: truth, "same": 2 * other, "less": -other, "flat": 0 * other})
     assert list(rho) == ["same", "less"]
     assert rho["same"].mean == pytest.approx(0.8) and rho["less"].mean == pytest.approx(-0.8)  # 1 - 6 * 2 / 60
     assert -1 <= rho["same"].low < 0.8 < rho["same"].high <= 1
