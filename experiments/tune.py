@@ -135,7 +135,8 @@ def agents_of(sweep: Sweep, width: int) -> Play:
             part = jobs[start : start + width]
             filled = [*part, *[part[0]] * (width - len(part))]
             settings = jax.tree.map(lambda *x: jnp.array(x, jnp.float32), *(settings for settings, _ in filled))
-            found += play(settings, jnp.array([seed for _, seed in filled]))[: len(part)].tolist()
+            returns = play(settings, jnp.array([seed for _, seed in filled]))[: len(part)]
+            found += [float(f"{x:.6g}") for x in returns.tolist()]  # the table's digits: a resumed sweep decides alike
         return found
 
     return in_parts
