@@ -84,18 +84,15 @@ class Sweep(NamedTuple):
     rule: str | Rule
 
     @property
-    def hash(self) -> str:
-        """That of its trials."""
-        return self.key[1] if isinstance(self.rule, Rule) else ""
-
-    @property
     def key(self) -> tuple[str, str]:
         """That of its trials."""
         return self.name, players.key(self.rule, self.name, self.entry)
 
-    @property
     def updates(self) -> int:
-        """That its agents make. Raises ValueError for a rule that cannot be tuned, and for too small a budget."""
+        """How many its agents make.
+
+        Raises ValueError for a rule that cannot be tuned or has no agents there, and for a budget below one update.
+        """
         batch = players.player(self.label, self.rule, self.name, self.entry).experience.env_steps
         if isinstance(self.rule, Rule) and self.rule.optimizer is not None:
             raise ValueError(f"{self.label} cannot be tuned: its optimizer is learned, and has no learning rate")
@@ -113,7 +110,7 @@ class Sweep(NamedTuple):
 
 def agents_of(sweep: Sweep, width: int) -> Play:
     """Plays agents with any settings and seeds in one compiled program, which takes `width` of them at a time."""
-    ends, levels = (sweep.updates,), sweep.entry.levels
+    ends, levels = (sweep.updates(),), sweep.entry.levels
 
     def make(settings: Settings) -> InnerLoop:
         recipe = players.agents(sweep.rule, sweep.name, sweep.entry, settings)
@@ -147,8 +144,9 @@ def swept(sweep: Sweep, known: Sequence[Trial], size: Size) -> Iterator[list[Tri
     first, refine = sweep.stages()
     before = {x.settings: x.returns for x in known if x.returns}
     play = agents_of(sweep, len(first) * size.num_seeds)
+    hash = sweep.key[1] if isinstance(sweep.rule, Rule) else ""
+    make = partial(trial, sweep.name, sweep.entry.env_steps, sweep.label, hash=hash)
     for returns in staged(first, refine, play, before, size):
-        make = partial(trial, sweep.name, sweep.entry.env_steps, sweep.label, hash=sweep.hash)
         yield [make(settings, values) for settings, values in returns.items()]
 
 
@@ -160,7 +158,7 @@ def run(file: Path, rules: Mapping[str, str | Rule], size: Size) -> list[Trial]:
     suite, table = envs.suites.load(file, envs.make), envs.suites.sweep(file)
     places = list(itertools.product(suite, rules.items()))
     for name, (label, rule) in places:
-        _ = Sweep(name, suite[name], label, rule).updates
+        Sweep(name, suite[name], label, rule).updates()
     with locked(table.with_name(f".{table.name}.lock")):
         found = trials(table, {name: entry.env_steps for name, entry in suite.items()})
         for name, (label, rule) in places:
