@@ -63,7 +63,7 @@ class Options:
     """Agents per setting, each with its own seed and level."""
     final_seeds: Annotated[int, SEVERAL] = 10
     """Agents per setting of the run-off, those of the stages before included."""
-    finalists: Annotated[int, COUNT] = 8
+    finalists: Annotated[int, COUNT] = 16
     """Settings in the run-off, at most: the best of those within the noise."""
 
     def __post_init__(self) -> None:
