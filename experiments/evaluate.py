@@ -3,10 +3,11 @@
 python -m experiments.evaluate --rules ta-lpg-gridworld a2c ppo random --suite classic
 python -m experiments.evaluate --rules lpg:runs/lpg-0 mine:rule.safetensors ppo --suite gridworlds path/to/mine.toml
 
-A rule is a2c, ppo, random, the name of a shipped one, a file, or the directory of a run; before a colon it may have a
-label. All agents have the same experience, the same seeds and, where an environment is a distribution of levels, a
-held-out level per seed. A score of 0 is the uniformly random policy, and 1 the better of A2C and PPO in the sweep that
-tuned them for this environment (`experiments.tune`), trained anew with these seeds.
+A rule is a baseline (a2c, ppo, and with batches of 16 environments x 20 steps a2c-16x20, ppo-16x20), random, the name
+of a shipped one, a file, or the directory of a run; before a colon it may have a label. All agents have the same
+experience, the same seeds and, where an environment is a distribution of levels, a held-out level per seed. Baselines
+and rules have the settings that a sweep found for them (`experiments.tune`), where there is one. A score of 0 is the
+uniformly random policy, and 1 the best baseline in the sweeps for this environment, trained anew with these seeds.
 """
 
 from __future__ import annotations

@@ -5,19 +5,21 @@
     CartPole-v1 = {}
     "gridworld/long" = { env_steps = 500_000, eval_episodes = 4 }
 
-The sweep that tuned the baselines of a suite is a CSV of the same name in the same folder (`experiments.tune`).
+The sweeps that tuned baselines and learned rules on a suite are in a CSV of the same name in the same folder
+(`experiments.tune`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from metarl.evaluation.baselines import best, trials
-from metarl.evaluation.suites import Entry
+from metarl.evaluation.suites import Entry, Suite
+from metarl.evaluation.trials import Trial, Tuned, best, trials
 from metarl.types import Levels
 
 ALL = "all"
@@ -86,23 +88,22 @@ def load(file: Path, make: Callable[[str], Levels]) -> dict[str, Entry]:
             suite[name] = Entry(make(name), **both)
         except ValueError as error:
             raise ValueError(f"{file}, {name}: {error}") from error
-    return _tuned(suite, file)
+    return tuned(suite, trials(sweep(file), {name: entry.env_steps for name, entry in suite.items()}))
 
 
 def sweep(file: Path) -> Path:
-    """The path of the sweep that tuned the baselines of the suite in `file`; it may not exist."""
+    """The path of the table of sweeps on the suite in `file`; it may not exist."""
     return file.with_suffix(".csv")
 
 
-def _tuned(suite: dict[str, Entry], file: Path) -> dict[str, Entry]:
-    """`suite` with the best settings of its baselines from `sweep(file)`."""
-    found = best(trials(sweep(file), {name: entry.env_steps for name, entry in suite.items()}))
+def tuned(suite: Suite, found: Iterable[Trial]) -> dict[str, Entry]:
+    """`suite` with the best settings that sweeps with its budgets have `found`."""
+    settings = best(found)
 
-    def tuned(name: str, entry: Entry) -> Entry:
-        settings = {which: trial for (environment, which), trial in found.items() if environment == name}
-        return Entry(entry.levels, entry.env_steps, entry.eval_episodes, settings)
+    def of(name: str) -> dict[str, Tuned]:
+        return {key: x for (environment, key), x in settings.items() if environment == name}
 
-    return {name: tuned(name, entry) for name, entry in suite.items()}
+    return {name: dataclasses.replace(entry, tuned=of(name)) for name, entry in suite.items()}
 
 
 def _check_fields(what: str, options: Any, known: Sequence[str]) -> None:

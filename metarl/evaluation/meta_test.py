@@ -1,8 +1,9 @@
 """The meta-test: fresh agents trained by frozen rules, on suites of environments.
 
 All agents have the same experience, the same seeds and, where an environment is a distribution of levels, a held-out
-level per seed. A score of 0 is the uniformly random policy, and 1 the better of A2C and PPO in the sweep that tuned
-them for this environment, trained anew with these seeds.
+level per seed. They differ in the size of their batches, and so in the number of their updates: "a2c-16x20" makes as
+many as rules with rollouts of 16 environments x 20 steps. A score of 0 is the uniformly random policy, and 1 the best
+baseline in the sweep that tuned them for this environment, trained anew with these seeds.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from metarl.evaluation.players import RANDOM, Candidate, Player
 from metarl.evaluation.results import Evaluation
 from metarl.evaluation.suites import Entry, Suite
 from metarl.evaluation.tables import Cell, Cells, Place
+from metarl.inner.rl import Experience
 from metarl.parallel import Placement, dividing
 from metarl.rules import Learner, Rule
 from metarl.types import Array, Key
@@ -67,8 +69,9 @@ def evaluate(
         result = metarl.evaluate({"mine": rule, "a2c": "a2c", "random": "random"}, envs.suite("classic"), seeds=16)
         result.show()
 
-    A rule is a `Rule`, a `Learner`, the name of a shipped rule, a path, or "a2c", "ppo" or "random". Agents have the
-    network of the environment's family, but for those of a `Learner`, which is taken as it is. `seeds` agents of each
+    A rule is a `Rule`, a `Learner`, the name of a shipped rule, a path, a baseline ("a2c", "a2c-16x20", "ppo",
+    "ppo-16x20") or "random". Agents have the network of the environment's family, and the settings of the suite's
+    sweeps where it has some for them, but for those of a `Learner`, which is taken as it is. `seeds` agents of each
     are measured `points` times in their lives, evenly spaced. The same `seed` gives the same results.
 
     Raises FileNotFoundError or ValueError before anything is computed, for what is no rule, for a rule that cannot
@@ -138,9 +141,11 @@ def measure(job: Job, points: int, seeds: int, seed: int) -> Cell:
     returns = np.asarray(play(jax.random.fold_in(jax.random.key(HELD_OUT), seed)), float)
     if job.player is None:
         scales.check_finite(returns, job.place[1])
-    made = updates if job.player else (0,) * points
     seconds = round(time.monotonic() - start, 3)
-    return Cell(*job.place, job.label, tuple(n * batch for n in updates), made, returns, seconds)
+    if job.player is None:
+        return Cell(*job.place, job.label, updates, (0,) * points, returns, seconds)
+    steps, said, tried = tuple(n * batch for n in updates), _batch(job.player.experience), job.player.tried
+    return Cell(*job.place, job.label, steps, updates, returns, seconds, said, tried)
 
 
 def _suites(suite: Suite | Mapping[str, Suite]) -> Mapping[str, Suite]:
@@ -170,6 +175,11 @@ def _evaluation(plan: Plan, cells: Cells) -> Evaluation:
         for place, x in known.items()
     }
     return Evaluation(tuple(plan.rules), cells, found)
+
+
+def _batch(x: Experience) -> str:
+    passes = f" in {x.epochs} epochs of {x.minibatches}" if x.epochs * x.minibatches > 1 else ""
+    return f"{x.num_envs} x {x.rollout_length}{passes}"
 
 
 def _said(cell: Cell) -> str:

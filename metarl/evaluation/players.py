@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
 from collections.abc import Mapping
 from functools import partial
@@ -11,14 +13,15 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 
-from metarl.evaluation.baselines import BASELINES, Name, Settings, baseline, untuned
-from metarl.evaluation.families import Family, family, in_family
+from metarl.evaluation.baselines import BASELINES, baseline, untuned
+from metarl.evaluation.families import family, in_family
 from metarl.evaluation.suites import Entry
+from metarl.evaluation.trials import Settings
 from metarl.inner.rl import Experience
 from metarl.meta import InnerLoop
 from metarl.rl.networks import Network, PolicyHead
 from metarl.rl.rollout import Model, evaluate
-from metarl.rules import Learner, Recipe, Rule, build, load_rule, shipped
+from metarl.rules import Learner, Part, Recipe, Rule, build, load_rule, shipped
 from metarl.types import Array, Environment, Key, Level
 
 RANDOM = "random"
@@ -33,10 +36,11 @@ class Player(NamedTuple):
     inner: InnerLoop
     experience: Experience
     recipe: Recipe  # what they are made of, for files; of a `Learner` its experience alone
+    tried: int  # settings in the sweep that tuned them; 1 if none did
 
 
 def resolved(rules: Mapping[str, str | Path | Rule | Learner]) -> dict[str, Candidate]:
-    """The rules by label, loaded: a string is a built-in (a2c, ppo, random) or what `load_rule` takes.
+    """The rules by label, loaded: a string is one of `BUILT_IN` or what `load_rule` takes.
 
     Raises FileNotFoundError or ValueError for what is no rule, and ValueError if there is none, or for the label of a
     built-in on another rule.
@@ -60,29 +64,31 @@ def _loaded(rule: str | Path | Rule | Learner) -> Candidate:
         ) from error
 
 
-def reference(name: str, entry: Entry) -> Name:
-    """The better of the baselines that are tuned for the environment called `name`: PPO if none is."""
+def reference(name: str, entry: Entry) -> str:
+    """The best of the baselines that are tuned for the environment called `name`: PPO if none is."""
     if rest := [which for which in BASELINES if which not in entry.tuned]:
-        print(f"{name}: {' and '.join(rest)} not tuned for these env_steps", file=sys.stderr)
-    return max(entry.tuned, key=lambda which: entry.tuned[which].mean, default="ppo")
+        print(f"{name}: {', '.join(rest)} not tuned for these env_steps", file=sys.stderr)
+    tuned = [which for which in BASELINES if which in entry.tuned]
+    return max(tuned, key=lambda which: entry.tuned[which].mean, default="ppo")
 
 
 def player(label: str, rule: Candidate, name: str, entry: Entry) -> Player:
     """The agents of `rule` in the environment of a suite called `name`.
 
-    A `Learner` is taken as it is. All other agents have the network of the environment's family.
-
-    A learned objective on a policy and a value, and a learned optimizer, take the place of PPO's own in PPO's agents.
-    Another learned objective (LPG) is for agents of the rule's recipe: their experience, and their optimizer if they
-    have this network, else the family's. Baselines are tuned where the suite has settings for them.
-    Raises ValueError if `rule` cannot train agents there.
+    A `Learner` is taken as it is. All other agents are those of `agents`, with the settings that the suite has for
+    them. Raises ValueError if `rule` cannot train agents there.
     """
     try:
         env = entry.levels.environment
-        kind = family(name, env)
-        learner, recipe = _learner(rule, kind, entry)
+        if isinstance(rule, Learner):
+            learner, tuned = rule, None
+            recipe: Recipe = {"experience": rule.experience._asdict() if rule.experience else {}}
+        else:
+            tuned = entry.tuned.get(key(rule, name, entry))
+            recipe = agents(rule, name, entry, tuned and tuned.settings)
+            learner = learner_of(rule, recipe)
         inner = learner.inner_loop(env, num_eval_episodes=entry.eval_episodes)
-        return Player(inner, cast(Experience, learner.experience), recipe)
+        return Player(inner, cast(Experience, learner.experience), recipe, tuned.tried if tuned else 1)
     except ValueError as error:
         raise ValueError(
             f"{label} cannot train agents in {name}: {error}; "
@@ -90,25 +96,56 @@ def player(label: str, rule: Candidate, name: str, entry: Entry) -> Player:
         ) from error
 
 
-def _learner(rule: Candidate, kind: Family, entry: Entry) -> tuple[Learner, Recipe]:
-    if isinstance(rule, Learner):
-        experience = rule.experience._asdict() if rule.experience else {}
-        return rule, {"experience": experience}
+def agents(rule: str | Rule, name: str, entry: Entry, settings: Settings | None) -> Recipe:
+    """The agents of a baseline or a learned rule in the environment of a suite called `name`.
+
+    They have the network of the environment's family. A learned objective on a policy and a value, and a learned
+    optimizer, take the place of PPO's own in PPO's agents. Another learned objective (LPG) is for agents of the rule's
+    recipe: their experience, and their optimizer if they have this network, else the family's.
+    Without `settings`, baselines have those of their family, and learned rules the learning rates of their agents.
+    Settings may be traced. Raises ValueError for a rule that has no agents, or settings but a learned optimizer.
+    """
+    kind = family(name, entry.levels.environment)
     if isinstance(rule, str):
-        recipe = baseline(cast(Name, rule), kind, _settings(cast(Name, rule), kind, entry))
-        return build(recipe), recipe
+        return baseline(rule, kind, settings or untuned(kind))
     recipe = rule.card["recipe"]
     if rule.objective is None or "value" in rule.objective.outputs:
         learned = {part: recipe[part] for part in ("objective", "optimizer") if getattr(rule, part) is not None}
-        recipe = {**baseline("ppo", kind, _settings("ppo", kind, entry)), **learned}
+        tuned = entry.tuned.get("ppo")
+        recipe = {**baseline("ppo", kind, tuned.settings if tuned else untuned(kind)), **learned}
     else:
         recipe = in_family(recipe, kind)
-    return rule._replace(learner=build(recipe)).trained, recipe
+    if settings is None:
+        return recipe
+    if rule.optimizer is not None:
+        raise ValueError("its optimizer is learned, and has no learning rate to tune")
+    return {**recipe, "optimizer": _scaled(recipe["optimizer"], settings.learning_rate)}
 
 
-def _settings(which: Name, kind: Family, entry: Entry) -> Settings:
-    trial = entry.tuned.get(which)
-    return trial.settings if trial else untuned(which, kind)
+def learner_of(rule: str | Rule, recipe: Recipe) -> Learner:
+    """The agents of a `recipe` that `agents` made, with what is learned in its place."""
+    return build(recipe) if isinstance(rule, str) else rule._replace(learner=build(recipe)).trained
+
+
+def key(rule: str | Rule, name: str, entry: Entry) -> str:
+    """What sweeps know the agents of `rule` by in the environment called `name`: its name, or a hash.
+
+    The hash is that of the learned parameters and of the agents before any tuning: a sweep of a rule is for any file
+    of the same rule, and no longer for one that trains other agents.
+    """
+    if isinstance(rule, str):
+        return rule
+    made_of = json.dumps([rule.card["content_hash"], agents(rule, name, entry, None)], sort_keys=True)
+    return hashlib.sha256(made_of.encode()).hexdigest()[:16]
+
+
+def _scaled(optimizer: Part, factor: Array | float) -> Part:
+    """The optimizer with all of its learning rates times `factor`."""
+
+    def scaled(name: str, x: Any) -> Any:
+        return _scaled(x, factor) if isinstance(x, Mapping) else x * factor if name == "learning_rate" else x
+
+    return {name: scaled(name, x) for name, x in optimizer.items()}
 
 
 class _Uniform(NamedTuple):

@@ -44,6 +44,23 @@ class Evaluation(NamedTuple):
             for place, scale in self.scales.items()
         }
 
+    def training(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """How agents were trained, `{environment: {rule: ...}}`.
+
+        Of all but the random policy: the number of their `updates`, the `batch` of each update (environments x steps),
+        and among how many `settings_tried` a sweep has found theirs.
+        """
+
+        def of(cell: Cell) -> dict[str, Any]:
+            return {"updates": cell.updates[-1], "batch": cell.batch, "settings_tried": cell.settings_tried}
+
+        return {
+            self._title(place): {
+                rule: of(self.cells[place, rule]) for rule in self.rules if self.cells[place, rule].batch
+            }
+            for place in self.scales
+        }
+
     def aggregates(self) -> dict[str, Table]:
         """Summaries of the final scores, `{suite: {rule: {statistic: interval}}}`: see `statistics.aggregates`."""
         return {
@@ -76,6 +93,10 @@ class Evaluation(NamedTuple):
             said = f"0 is random ({scale.random:.4g}), 1 is {scale.rule} ({scale.reference:.4g})"
             print(f"{self._title(place)}: {said}{left_out}")
         tables.show(self.table(), "final return", "environment")
+        if any((trained := self.training()).values()):
+            said = "{updates} of {batch}; {settings_tried} tried"
+            shown = {place: {rule: said.format(**x) for rule, x in row.items()} for place, row in trained.items()}
+            tables.show(shown, "updates, each of environments x steps; settings tried in a sweep", "environment")
         groups, improvement = self._groups(), self.improvement()
         for name, aggregates in self.aggregates().items():
             if not aggregates:
@@ -110,6 +131,7 @@ class Evaluation(NamedTuple):
         return {
             "scales": {self._title(place): scale._asdict() for place, scale in self.scales.items()},
             "final_returns": _plain(self.table()),
+            "training": self.training(),
             "suites": {
                 name: {"aggregates": _plain(aggregates[name]), "improvement": _plain(improvement[name])}
                 for name in aggregates

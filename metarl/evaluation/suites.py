@@ -8,7 +8,7 @@ from typing import Annotated
 
 from metarl import checks
 from metarl.checks import COUNT
-from metarl.evaluation.baselines import Name, Trial
+from metarl.evaluation.trials import Tuned
 from metarl.types import Levels
 
 
@@ -22,7 +22,7 @@ class Entry:
     levels: Levels
     env_steps: Annotated[int, COUNT]  # that each agent learns from
     eval_episodes: Annotated[int, COUNT] = 16  # of each measurement
-    tuned: Mapping[Name, Trial] = field(default_factory=dict)  # the best settings of baselines with this budget
+    tuned: Mapping[str, Tuned] = field(default_factory=dict)  # by `players.key`: settings from sweeps with this budget
 
     def __post_init__(self) -> None:
         checks.fields(self)

@@ -25,6 +25,8 @@ class Cell(NamedTuple):
     updates: tuple[int, ...]  # [points], the same in updates
     returns: np.ndarray  # [seeds, points]; NaN for an agent that has diverged
     seconds: float  # of the program, its compilation included
+    batch: str = ""  # of each update: environments x steps, and minibatches; empty for the random policy
+    settings_tried: int = 1  # in the sweep that tuned the agents; 1 if none did
 
     @property
     def place(self) -> Place:
@@ -66,6 +68,8 @@ def _rows(cell: Cell, scale: Scale | None) -> Iterable[dict[str, Any]]:
             "score": None if scores is None else float(scores[seed, point]),
             "diverged": not np.isfinite(value),
             "seconds": cell.seconds,
+            "batch": cell.batch,
+            "settings_tried": cell.settings_tried,
         }
 
 
@@ -80,11 +84,12 @@ def _cell(suite: str, environment: str, rule: str, rows: list[Mapping[str, Any]]
     points = [row for row in rows if row["seed"] == 0]
     returns = np.array([np.nan if row["return"] is None else row["return"] for row in rows], float)
     env_steps, updates = (tuple(row[name] for row in points) for name in ("env_steps", "agent_updates"))
-    return Cell(suite, environment, rule, env_steps, updates, returns.reshape(-1, len(points)), rows[0]["seconds"])
+    of_all = {name: rows[0][name] for name in ("seconds", "batch", "settings_tried") if name in rows[0]}
+    return Cell(suite, environment, rule, env_steps, updates, returns.reshape(-1, len(points)), **of_all)
 
 
-def show(table: Mapping[str, Mapping[Any, Interval | float]], title: str, corner: str = "") -> None:
-    """Prints a table, a row per name, of intervals or plain numbers; `corner` says what the names are.
+def show(table: Mapping[str, Mapping[Any, Interval | float | str]], title: str, corner: str = "") -> None:
+    """Prints a table, a row per name, of intervals, plain numbers or text; `corner` says what the names are.
 
     A row with the numbers `mean`, `low` and `high` is one interval, and its other numbers follow.
     """
@@ -93,7 +98,8 @@ def show(table: Mapping[str, Mapping[Any, Interval | float]], title: str, corner
 
     shown = {name: _as_intervals(row) for name, row in table.items()}
     columns = list(next(iter(shown.values())))
-    drawn = Table(title=f"{title} with 95 % intervals")
+    has_intervals = any(isinstance(x, Interval) for row in shown.values() for x in row.values())
+    drawn = Table(title=f"{title} with 95 % intervals" if has_intervals else title)
     drawn.add_column(corner, overflow="fold")  # where it is narrow, names are told apart by their ends
     for column in columns:
         drawn.add_column(str(column))
@@ -110,5 +116,7 @@ def _as_intervals(row: Mapping[Any, Any]) -> dict[Any, Any]:
     return {"mean": Interval(**{name: row[name] for name in Interval._fields}), **others}
 
 
-def _text(x: Interval | float) -> str:
+def _text(x: Interval | float | str) -> str:
+    if isinstance(x, str):
+        return x
     return f"{x.mean:.3f} [{x.low:.3f}, {x.high:.3f}]" if isinstance(x, Interval) else f"{x:.3f}"

@@ -4,7 +4,8 @@ import pytest
 
 import envs
 from envs import suites
-from metarl.evaluation.baselines import GEOMETRIES, best, read
+from metarl.evaluation.baselines import BASELINES
+from metarl.evaluation.trials import read
 
 
 @pytest.mark.parametrize(
@@ -50,11 +51,13 @@ def test_what_is_shipped_is_a_suite_and_a_sweep_of_it():
     assert list(found) == suites.names() == ["bsuite", "classic", "gridworlds", "mazes", "minatar"]
     for name, file in found.items():
         suite = envs.suite(name)
-        largest = max(geometry.experience.env_steps for those in GEOMETRIES.values() for geometry in those)
+        largest = max(baseline.experience.env_steps for baseline in BASELINES.values())
         assert min(entry.env_steps for entry in suite.values()) >= 10 * largest
         trials = read(suites.sweep(file))
         assert all(suite[x.environment].env_steps == x.env_steps and x.num_seeds > 1 for x in trials)
-        for (place, which), trial in best(trials).items():
-            same = [x.mean for x in trials if (x.environment, x.objective) == (place, which) and x.mean == x.mean]
-            assert trial.mean == max(same) and suite[place].tuned[which] == trial
-    assert sum(len(entry.tuned) for entry in envs.suite("classic").values()) == 10
+        for place, key in {x.key for x in trials}:
+            same = [x for x in trials if x.key == (place, key)]
+            means = [x.mean for x in same if x.num_seeds == max(x.num_seeds for x in same) and x.mean == x.mean]
+            tuned = suite[place].tuned[key]
+            assert tuned.mean == max(means) and tuned.tried == len(same)
+    assert all({"a2c", "ppo"} <= entry.tuned.keys() for entry in envs.suite("classic").values())

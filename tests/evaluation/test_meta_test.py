@@ -7,11 +7,11 @@ import pytest
 import envs
 import metarl
 from metarl.evaluation import meta_test
-from metarl.evaluation.baselines import Settings, Trial
 from metarl.evaluation.suites import Entry
+from metarl.evaluation.trials import Settings, Tuned
 
-TUNED = Trial("mdp/random", 64, "a2c", Settings(2, 4, learning_rate=0.3), 1.0, 0.0, 2)
-SUITE = {"mdp/random": Entry(envs.make("mdp/random"), 64, 2, {"a2c": TUNED})}
+TUNED = Tuned(Settings(0.3), 1.0, 2, 7)
+SUITE = {"mdp/random": Entry(envs.make("mdp/random"), 256, 2, {"a2c": TUNED})}
 LPG = {
     "objective": {"name": "lpg", "bins": 2, "hidden": 2},
     "optimizer": {"name": "sgd", "learning_rate": 1.0},
@@ -42,7 +42,16 @@ def test_rules_are_evaluated_in_memory(result, capsys):
     (scale,) = result.scales.values()
     assert table["mdp/random"]["a2c"].mean == pytest.approx(scale.reference, rel=1e-5) and scale.rule == "a2c"
     result.show()
-    assert "0 is random" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "0 is random" in shown and "32 of 2 x 4; 1 tried" in shown and "2 of 16 x 8; 7 tried" in shown
+
+
+def test_a_report_says_how_agents_were_trained(result):
+    mine = {"updates": 32, "batch": "2 x 4", "settings_tried": 1}
+    a2c = {"updates": 2, "batch": "16 x 8", "settings_tried": 7}
+    assert result.summary()["training"] == {"mdp/random": {"mine": mine, "a2c": a2c}}
+    said = {(row["rule"], row["batch"], row["settings_tried"]) for row in result.rows()}
+    assert said == {("mine", "2 x 4", 1), ("a2c", "16 x 8", 7), ("random", "", 1)}
 
 
 def test_aggregates_and_figures_are_of_the_valid_scales(result):
@@ -83,7 +92,7 @@ def test_several_suites_are_compared_apart_and_together(result):
         ({}, {}, "the suite has no environments"),
         (SUITE, {"seeds": 1, "points": 2}, "seeds must be at least 2"),
         (SUITE, {"points": 0}, "points must be at least 1"),
-        (SUITE, {"points": 9}, "env_steps of mdp/random must be at least 72 for 9 points of a2c"),
+        (SUITE, {"points": 9}, "env_steps of mdp/random must be at least 1152 for 9 points of a2c"),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused_before_anything_is_computed(suite, options, says):
@@ -98,6 +107,6 @@ def test_an_environment_whose_rewards_are_not_finite_is_named():
         level = levels.sample(key)
         return level._replace(problem=level.problem._replace(reward=level.problem.reward * np.nan))
 
-    suite = {"mdp/random": Entry(levels._replace(sample=sample), 64, 2, {"a2c": TUNED})}
+    suite = {"mdp/random": Entry(levels._replace(sample=sample), 256, 2, {"a2c": TUNED})}
     with pytest.raises(ValueError, match="3 of 3 returns of the random policy in mdp/random are not finite|6 of 6"):
         metarl.evaluate({"a2c": "a2c"}, suite, seeds=3, points=2)

@@ -7,16 +7,17 @@ import pytest
 import envs
 import metarl
 from metarl.evaluation import players
-from metarl.evaluation.baselines import GEOMETRIES, Settings, Trial
+from metarl.evaluation.baselines import BASELINES
 from metarl.evaluation.families import TABULAR
 from metarl.evaluation.players import player, resolved
 from metarl.evaluation.suites import Entry
+from metarl.evaluation.trials import Settings, Tuned
 from metarl.pretrained import save_params
 from metarl.rules import build
 from metarl.types import Box, Level
 
 MDP = envs.make("mdp/random")
-TUNED = Trial("mdp/random", 640, "ppo", Settings(2, 4, 2, 2, 0.3, 0.9), 1.0, 0.0, 2)
+TUNED = Tuned(Settings(0.3, 0.9, 0.8, 0.1), 1.0, 2, 12)
 ENTRY = Entry(MDP, 640, 2, {"ppo": TUNED})
 
 
@@ -33,7 +34,7 @@ def test_rules_are_loaded_and_built_ins_stay_names():
         (
             {"x": "missing/run"},
             FileNotFoundError,
-            "no rule at 'missing/run'.*; rules are a2c, ppo, random, shipped ones",
+            "no rule at 'missing/run'.*; rules are a2c, a2c-16x20, ppo, ppo-16x20, random, shipped",
         ),
     ],
 )
@@ -44,7 +45,7 @@ def test_what_is_no_rule_is_named(rules, error, says):
 
 def test_a_foreign_file_is_named_with_what_would_do(tmp_path):
     save_params(tmp_path / "rule.safetensors", {"a": jnp.ones(1)}, {})
-    with pytest.raises(ValueError, match="no recipe.*rules are a2c, ppo, random, shipped ones .*ta-lpg-gridworld"):
+    with pytest.raises(ValueError, match="no recipe.*rules are a2c, .*random, shipped ones .*ta-lpg-gridworld"):
         resolved({"mine": tmp_path})
     (tmp_path / "text").write_text("not a rule")
     with pytest.raises(ValueError, match="not a readable safetensors file"):
@@ -52,22 +53,25 @@ def test_a_foreign_file_is_named_with_what_would_do(tmp_path):
 
 
 def test_what_is_learned_takes_the_place_of_ppos_own_part_and_lpg_keeps_its_experience():
-    tuned = TUNED.settings.experience
     drift, optimizer, lpg = (
         player("mine", metarl.load_rule(name), "mdp/random", ENTRY)
         for name in ("ta-lpo-cartpole", "open-gridworld", "ta-lpg-gridworld")
     )
-    assert drift.experience == optimizer.experience == tuned and lpg.experience == metarl.Experience(8, 20)
+    ppo = BASELINES["ppo"].experience
+    assert drift.experience == optimizer.experience == ppo and lpg.experience == metarl.Experience(8, 20)
     assert drift.recipe["objective"]["name"] == "lpo" and drift.recipe["optimizer"]["learning_rate"] == 0.3
     assert optimizer.recipe["objective"]["discount"] == 0.9 and optimizer.recipe["optimizer"]["name"] == "open_rl"
     assert lpg.recipe["optimizer"] == TABULAR.optimizer
     for found in (drift, optimizer, lpg):
-        assert not jax.tree.leaves(found.inner.init_meta(jax.random.key(0)))
+        assert not jax.tree.leaves(found.inner.init_meta(jax.random.key(0))) and found.tried == 1
 
 
-def test_baselines_are_tuned_where_there_are_settings_and_learners_keep_their_parts(capsys):
-    assert player("ppo", "ppo", "mdp/random", ENTRY).experience == TUNED.settings.experience
-    assert player("a2c", "a2c", "mdp/random", ENTRY).experience == GEOMETRIES["a2c"][0].experience
+def test_baselines_are_tuned_where_there_are_settings_and_learners_keep_their_parts():
+    ppo, a2c = (player(name, name, "mdp/random", ENTRY) for name in ("ppo", "a2c-16x20"))
+    objective = {"name": "ppo", "discount": 0.9, "gae_lambda": 0.8, "entropy_coef": 0.1, "normalise_advantage": True}
+    assert ppo.recipe["objective"] == objective and ppo.tried == 12
+    assert a2c.experience == metarl.Experience(16, 20) and a2c.tried == 1
+    assert a2c.recipe["optimizer"]["learning_rate"] == TABULAR.learning_rate
     learner = build(
         {
             "objective": {"name": "a2c"},
@@ -79,8 +83,33 @@ def test_baselines_are_tuned_where_there_are_settings_and_learners_keep_their_pa
     mine = player("mine", learner, "mdp/random", ENTRY)
     level = MDP.sample(jax.random.key(0))
     assert not hasattr(mine.inner.init(jax.random.key(0), level).params["policy"], "ndim")  # dense layers, no table
-    assert players.reference("mdp/random", ENTRY) == "ppo"
-    assert "mdp/random: a2c not tuned for these env_steps" in capsys.readouterr().err
+
+
+def test_the_reference_is_the_best_baseline_that_is_tuned(capsys):
+    assert players.reference("mdp/random", Entry(MDP, 640)) == "ppo"
+    capsys.readouterr()
+    better, rule = TUNED._replace(mean=2.0), TUNED._replace(mean=3.0)
+    assert players.reference("mdp/random", Entry(MDP, 640, 2, {"ppo": TUNED, "a2c-16x20": better, "0a": rule})) == (
+        "a2c-16x20"
+    )
+    assert capsys.readouterr().err == "mdp/random: a2c, ppo-16x20 not tuned for these env_steps\n"
+
+
+def test_a_tuned_rule_has_a_factor_on_all_learning_rates_and_its_sweep_is_for_its_agents_alone():
+    rule, name = metarl.load_rule("lpg-gridworld"), "mdp/random"
+    key = players.key(rule, name, ENTRY)
+    entry = Entry(MDP, 640, 2, {key: Tuned(Settings(0.5, None, None, None), 1.0, 2, 5)})
+    found = player("mine", rule, name, entry)
+    plain = {x: TABULAR.optimizer[x]["learning_rate"] for x in ("policy", "y")}
+    assert {x: found.recipe["optimizer"][x]["learning_rate"] for x in plain} == {x: r / 2 for x, r in plain.items()}
+    assert found.tried == 5 and found.recipe["optimizer"]["y"]["max_norm"] == TABULAR.optimizer["y"]["max_norm"]
+    assert players.key(rule, name, entry) == key  # the sweep that has tuned it stays its own
+    card = {**rule.card, "content_hash": "other"}
+    recipe = {**rule.card, "recipe": {**rule.card["recipe"], "experience": {"num_envs": 2, "rollout_length": 2}}}
+    for other in (rule._replace(card=card), rule._replace(card=recipe)):
+        assert players.key(other, name, entry) != key and player("mine", other, name, entry).tried == 1
+    with pytest.raises(ValueError, match="its optimizer is learned, and has no learning rate"):
+        players.agents(metarl.load_rule("open-gridworld"), name, entry, Settings())
 
 
 def test_an_environment_that_a_rule_cannot_handle_is_named():

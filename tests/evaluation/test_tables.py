@@ -11,7 +11,7 @@ from metarl.evaluation.tables import Cell
 
 
 def cell(rule, *finals):
-    return Cell("s", "e", rule, (5, 10), (1, 2), np.array([[0.0, x] for x in finals]), 1.0)
+    return Cell("s", "e", rule, (5, 10), (1, 2), np.array([[0.0, x] for x in finals]), 1.0, "2 x 4", 9)
 
 
 def test_the_long_table_keeps_every_cell_and_diverged_agents_score_as_random():
@@ -23,6 +23,8 @@ def test_the_long_table_keeps_every_cell_and_diverged_agents_score_as_random():
     back = tables.cells(json.loads(json.dumps(rows)))
     np.testing.assert_array_equal(back[("s", "e"), "a2c"].returns, good.returns)
     assert back[("s", "e"), "random"]._replace(returns=0) == random._replace(returns=0)
+    old = [{name: x for name, x in row.items() if name not in ("batch", "settings_tried")} for row in rows]
+    assert tables.cells(old)[("s", "e"), "a2c"].batch == ""  # of an older version
 
 
 def test_a_scale_that_is_not_valid_gives_no_scores():
@@ -37,3 +39,6 @@ def test_intervals_and_numbers_are_printed(capsys):
     assert "0.500 [0.250, 0.750]" in shown and "3.000" in shown
     tables.show({"mine": {"mean": 0.5, "low": 0.25, "high": 0.75, "return": 3.0}}, "score")
     assert "0.500 [0.250, 0.750]" in capsys.readouterr().out
+    tables.show({"mine": {"updates": "4 of 2 x 8"}}, "updates")
+    shown = capsys.readouterr().out
+    assert "4 of 2 x 8" in shown and "intervals" not in shown

@@ -9,8 +9,8 @@ import pytest
 from commands import words
 
 from experiments import evaluate
-from metarl.evaluation import baselines, meta_test
-from metarl.evaluation.baselines import Settings, Trial
+from metarl.evaluation import meta_test, trials
+from metarl.evaluation.trials import Settings, trial
 
 SUITE = """
 env_steps = 1280
@@ -19,13 +19,9 @@ eval_episodes = 4
 "bandit/bernoulli" = {}
 "mdp/random" = { env_steps = 640 }
 """
+BUDGETS = {"bandit/bernoulli": 1280, "mdp/random": 640}
 RULES = ("lpg:ta-lpg-gridworld", "a2c", "random")
 OPTIONS = {"num_seeds": 3, "points": 2}
-
-
-def trial(environment, env_steps, mean, rate=0.1, which="a2c"):
-    settings = Settings(8, 8, learning_rate=rate)
-    return Trial(environment, env_steps, which, settings, mean, 0.0, 2)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +29,8 @@ def finished(tmp_path_factory):
     """The suite file and the directory of a small test, whose reference is A2C in both environments."""
     folder = tmp_path_factory.mktemp("evaluate")
     (folder / "mine.toml").write_text(SUITE)
-    baselines.write(folder / "mine.csv", [trial("bandit/bernoulli", 1280, 1.0), trial("mdp/random", 640, 1.0)])
+    tuned = [trial(name, steps, "a2c", Settings(0.1), [1.0, 1.0]) for name, steps in BUDGETS.items()]
+    trials.write(folder / "mine.csv", tuned)
     run(folder / "mine.toml", folder / "run")
     return folder / "mine.toml", folder / "run"
 
@@ -55,9 +52,9 @@ def test_the_long_table_has_every_agent_and_measurement_with_its_score(finished)
     assert {(row["environment"], row["rule"]) for row in rows} == {
         (place, rule) for place in ("bandit/bernoulli", "mdp/random") for rule in ("lpg", "a2c", "random")
     }
-    # LPG as in its meta-training, 8 environments x 20 steps; A2C as in the sweep, 8 x 8
+    # LPG as in its meta-training, 8 environments x 20 steps; A2C 16 x 8
     at = {(row["rule"], row["env_steps"], row["agent_updates"]) for row in rows if row["environment"] == "mdp/random"}
-    assert at == {("lpg", "320", "2"), ("lpg", "640", "4"), ("a2c", "320", "5"), ("a2c", "640", "10")} | {
+    assert at == {("lpg", "320", "2"), ("lpg", "640", "4"), ("a2c", "256", "2"), ("a2c", "640", "5")} | {
         ("random", "320", "0"),
         ("random", "640", "0"),
     }
