@@ -50,12 +50,12 @@ class Rule:
     """Weight of the prediction in the agent's loss."""
     policy_entropy_coef: Annotated[float, NOT_NEGATIVE] = 5e-2
     """Weight of the agents' policy entropy in the meta-objective."""
-    y_entropy_coef: Annotated[float, NOT_NEGATIVE] = 1e-3
-    """Weight of the agents' prediction entropy in the meta-objective."""
+    y_entropy_coef: Annotated[float, NOT_NEGATIVE] = 0.0
+    """Weight of the agents' prediction entropy in the meta-objective (the paper's 1e-3)."""
     pi_hat_coef: Annotated[float, NOT_NEGATIVE] = 5e-3
     """Weight of the squared policy targets, which regularise the meta-objective."""
-    y_hat_coef: Annotated[float, NOT_NEGATIVE] = 1e-3
-    """Weight of the squared prediction targets, which regularise the meta-objective."""
+    y_hat_coef: Annotated[float, NOT_NEGATIVE] = 0.0
+    """Weight of the squared prediction targets, which regularise the meta-objective (the paper's 1e-3)."""
 
     def __post_init__(self) -> None:
         checks.fields(self)
