@@ -61,7 +61,7 @@ def test_what_is_learned_takes_the_place_of_ppos_own_part_and_lpg_keeps_its_expe
     assert drift.experience == optimizer.experience == ppo and lpg.experience == metarl.Experience(8, 20)
     assert drift.recipe["objective"]["name"] == "lpo" and drift.recipe["optimizer"]["learning_rate"] == 0.3
     assert optimizer.recipe["objective"]["discount"] == 0.9 and optimizer.recipe["optimizer"]["name"] == "open_rl"
-    assert lpg.recipe["optimizer"] == TABULAR.optimizer
+    assert lpg.recipe["optimizer"] == metarl.load_rule("ta-lpg-gridworld").card["recipe"]["optimizer"]
     for found in (drift, optimizer, lpg):
         assert not jax.tree.leaves(found.inner.init_meta(jax.random.key(0))) and found.tried == 1
 
@@ -100,9 +100,10 @@ def test_a_tuned_rule_has_a_factor_on_all_learning_rates_and_its_sweep_is_for_it
     key = players.key(rule, name, ENTRY)
     entry = Entry(MDP, 640, 2, {key: Tuned(Settings(0.5, None, None, None), 1.0, 2, 5)})
     found = player("mine", rule, name, entry)
-    plain = {x: TABULAR.optimizer[x]["learning_rate"] for x in ("policy", "y")}
+    optimizer = rule.card["recipe"]["optimizer"]
+    plain = {x: optimizer[x]["learning_rate"] for x in ("policy", "y")}
     assert {x: found.recipe["optimizer"][x]["learning_rate"] for x in plain} == {x: r / 2 for x, r in plain.items()}
-    assert found.tried == 5 and found.recipe["optimizer"]["y"]["max_norm"] == TABULAR.optimizer["y"]["max_norm"]
+    assert found.tried == 5 and found.recipe["optimizer"]["y"]["max_norm"] == optimizer["y"]["max_norm"]
     assert players.key(rule, name, entry) == key  # the sweep that has tuned it stays its own
     card = {**rule.card, "content_hash": "other"}
     recipe = {**rule.card, "recipe": {**rule.card["recipe"], "experience": {"num_envs": 2, "rollout_length": 2}}}
