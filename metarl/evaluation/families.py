@@ -82,7 +82,7 @@ def _dense(sizes: tuple[int, ...], learning_rate: float, max_norm: float) -> Fam
 # Rates for tables are the best of sweeps on training levels of gridworld/small (docs/results/meta-gradients.md).
 TABULAR = Family(
     network={"name": "tabular"},
-    optimizer={"name": "per_output", "policy": _adam(0.2, 0.5), "y": _sgd(40.0)},
+    optimizer={"name": "per_output", "policy": _adam(0.3, 0.5), "y": _sgd(40.0)},
     a2c=_adam(0.1, 0.5),
     critic={"name": "adam", "learning_rate": 0.1},
     learning_rate=0.1,

@@ -16,5 +16,5 @@ __all__ = [
 
 
 def per_output(**optimizers: optax.GradientTransformation) -> optax.GradientTransformation:
-    """One optimizer for each output of the network: `per_output(policy=adam(0.2), y=optax.sgd(40.0))`."""
+    """One optimizer for each output of the network: `per_output(policy=adam(0.3), y=optax.sgd(40.0))`."""
     return optax.partition(dict(optimizers), lambda params: {name: name for name in params})
