@@ -127,7 +127,9 @@ class EvolutionConfig:
 
 
 PRESETS = {
-    "quick": replace(Config(), steps=600, longest_life=50, held_out_seeds=4, held_out_horizons=(10, 50, 250)),
+    "quick": replace(
+        Config(), steps=600, longest_life=50, num_lifetimes=64, held_out_seeds=4, held_out_horizons=(10, 50, 250)
+    ),
     "small": replace(
         Config(), levels="gridworld/all_shortlife", steps=5_000, num_lifetimes=64, hidden=128, learning_rate=5e-4
     ),
