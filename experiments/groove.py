@@ -2,7 +2,7 @@
 
 python -m experiments.groove                     # regret against A2C; some minutes on a laptop CPU
 python -m experiments.groove --score pvl         # positive value loss instead
-python -m experiments.lpg --levels gridworld/all_randlife --learning-rate 2e-4   # domain randomisation, for comparison
+python -m experiments.groove --score uniform     # domain randomisation, for comparison
 
 The options of the curriculum are those of every experiment: `python -m experiments.ta_lpg --score regret` meta-trains a
 temporally-aware rule on them by evolution.
@@ -14,7 +14,7 @@ from experiments import launch, lpg
 from metarl.run.options import replace
 
 PRESETS = {
-    "quick": replace(lpg.PRESETS["quick"], score="regret", levels="gridworld/all_randlife", learning_rate=2e-4),
+    "quick": replace(lpg.Config(), score="regret", levels="gridworld/all_randlife", steps=600),
     "small": replace(lpg.PRESETS["small"], score="regret", capacity=4000),
     "paper": replace(lpg.PRESETS["paper"], score="regret", capacity=4000),
 }
