@@ -82,6 +82,23 @@ class Evaluation(NamedTuple):
             for name, places in self._groups().items()
         }
 
+    def differences(self) -> dict[str, Table]:
+        """Differences of mean final scores, `{suite: {"x minus y": {"paired difference": interval}}}`.
+
+        Agents of the same seed live on the same levels, so the 95 % t-interval is over the differences of seeds.
+        """
+        return {
+            name: {
+                f"{x} minus {y}": {
+                    "paired difference": statistics.over_runs(
+                        (self.scores(x, places) - self.scores(y, places)).mean(axis=1)
+                    )
+                }
+                for x, y in itertools.combinations(self.rules if places else (), 2)
+            }
+            for name, places in self._groups().items()
+        }
+
     def scores(self, rule: str, places: Sequence[Place]) -> np.ndarray:
         """Final scores [seeds, places] of the agents of a rule."""
         return np.stack([self.cells[place, rule].scores(self.scales[place])[:, -1] for place in places], axis=1)
@@ -97,7 +114,7 @@ class Evaluation(NamedTuple):
             said = "{updates} of {batch}; {settings_tried} tried"
             shown = {place: {rule: said.format(**x) for rule, x in row.items()} for place, row in trained.items()}
             tables.show(shown, "updates, each of environments x steps; settings tried in a sweep", "environment")
-        groups, improvement = self._groups(), self.improvement()
+        groups, improvement, differences = self._groups(), self.improvement(), self.differences()
         for name, aggregates in self.aggregates().items():
             if not aggregates:
                 print(f"{name}: no environment in which the reference is above random, so no aggregates")
@@ -105,6 +122,7 @@ class Evaluation(NamedTuple):
             tables.show(aggregates, f"{name}: normalised return, environments: {len(groups[name])}", "rule")
             if improvement[name]:
                 tables.show(improvement[name], name)
+                tables.show(differences[name], name)
 
     def figures(self) -> dict[str, Figure]:
         """`curves`, and of environments with a valid scale `aggregates`, `improvement` and `profiles`.
@@ -127,13 +145,17 @@ class Evaluation(NamedTuple):
 
     def summary(self) -> dict[str, Any]:
         """All numbers of `show`, JSON-able."""
-        aggregates, improvement = self.aggregates(), self.improvement()
+        aggregates, improvement, differences = self.aggregates(), self.improvement(), self.differences()
         return {
             "scales": {self._title(place): scale._asdict() for place, scale in self.scales.items()},
             "final_returns": _plain(self.table()),
             "training": self.training(),
             "suites": {
-                name: {"aggregates": _plain(aggregates[name]), "improvement": _plain(improvement[name])}
+                name: {
+                    "aggregates": _plain(aggregates[name]),
+                    "improvement": _plain(improvement[name]),
+                    "differences": _plain(differences[name]),
+                }
                 for name in aggregates
             },
         }

@@ -63,6 +63,12 @@ def test_aggregates_and_figures_are_of_the_valid_scales(result):
     assert set(valid.figures()) == {"curves", "aggregates", "improvement", "profiles"}
     (improvement,) = valid.improvement().values()
     assert set(improvement) == {"mine over a2c", "mine over random", "a2c over random"}
+    (differences,) = valid.differences().values()
+    mine, a2c = (valid.scores(rule, [place])[:, 0] for rule in ("mine", "a2c"))
+    difference, low, _ = differences["mine minus a2c"]["paired difference"]
+    deviation = np.std(mine - a2c, ddof=1)  # of three pairs; 4.303 is Student's quantile of 2 degrees of freedom
+    assert difference == pytest.approx((mine - a2c).mean(), rel=1e-5)
+    assert low == pytest.approx(difference - 4.303 * deviation / 3**0.5, rel=1e-3)
     none = result._replace(scales={place: result.scales[place]._replace(valid=False)})
     assert none.aggregates() == {"suite": {}} and set(none.figures()) == {"curves"}
 

@@ -80,6 +80,7 @@ def test_a_finished_test_leaves_its_summary_and_pictures(finished):
     assert set(summary["suites"]["mine"]["aggregates"]["lpg"]) == {"iqm", "median", "mean", "optimality_gap"}
     assert summary["suites"]["mine"]["aggregates"]["a2c"]["mean"]["mean"] == pytest.approx(1.0)
     assert set(summary["suites"]["mine"]["improvement"]) == {"lpg over a2c", "lpg over random", "a2c over random"}
+    assert set(summary["suites"]["mine"]["differences"]) == {"lpg minus a2c", "lpg minus random", "a2c minus random"}
     rules = "--rules lpg:ta-lpg-gridworld a2c random"
     assert summary["command"] == f"python -m experiments.evaluate {rules} --suite {path} {' '.join(words(**OPTIONS))}"
     for name in ("aggregates", "improvement", "profiles", "curves"):
