@@ -37,7 +37,7 @@ class Rule:
     temporal: bool = False
     """Let the rule see the agent's age and how long it will live (TA-LPG)."""
     discount: Annotated[float, SHARE] = 0.99
-    """Discount of the returns that the meta-objective wants, which the rule sees."""
+    """Discount of the advantages in a differentiable meta-objective (fitness has none), which the rule sees."""
     gate_bias: Annotated[float, NOT_NEGATIVE] = 2.0
     """Initial bias of the GRU's update gate: how much it remembers at birth. Helps meta-gradients, hurts evolution."""
     start: Start = "scratch"

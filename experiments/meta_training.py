@@ -46,7 +46,7 @@ def experiment(name: str, objectives: Objectives, curves: tuple[str, ...], shard
 def a2c(config: Any) -> tuple[str, Recipe]:
     """A2C agents of the family of the levels, with environments and rollouts as the agents of `config`."""
     kind = families.family(config.distribution.levels, config.distribution.make().environment)
-    return "a2c", families.a2c(kind, vars(config.agents), config.rule.discount)
+    return "a2c", families.a2c(kind, {"objective": config.rule.recipe(), "experience": vars(config.agents)})
 
 
 def make(objectives: Objectives, config: Any) -> Meta:

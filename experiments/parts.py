@@ -266,7 +266,7 @@ class ClippedAdam:
     def at(self, step: Array | int, steps: int) -> Array:
         """The learning rate () of meta-step `step` of `steps`, the first of which is 0."""
         last = jnp.minimum(self.last_learning_rate, self.learning_rate)
-        cosine = 0.5 + 0.5 * jnp.cos(jnp.pi * step / steps)
+        cosine = 0.5 + 0.5 * jnp.cos(jnp.pi * jnp.minimum(step / steps, 1.0))
         warmth = jnp.minimum((step + 1) / (self.learning_rate_warm_up + 1), 1.0)
         return warmth * (last + (self.learning_rate - last) * cosine)
 

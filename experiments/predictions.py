@@ -135,7 +135,7 @@ def run(options: Options, directory: Path) -> dict[str, Any]:
     rule, levels = load_rule(options.rule), envs.make(options.levels)
     kind = family(options.levels, levels.environment)
     recipe = in_family(rule.card["recipe"], kind)
-    learner, plain = build(recipe), build(a2c(kind, recipe["experience"]))
+    learner, plain = build(recipe), build(a2c(kind, recipe))
     learners = {"the rule": learner, "y frozen": frozen(learner)}
     judge = Judge(
         levels,

@@ -80,7 +80,7 @@ def scored(run: compare.Run, name: str, levels: Levels) -> Scored:
     critic = Critic(build_part("optimizer", kind.critic))
     return Scored(
         learner.inner_loop(env, critic=critic, num_eval_episodes=run.eval_episodes),
-        build(a2c(kind, run.recipe["experience"])).inner_loop(env),
+        build(a2c(kind, run.recipe)).inner_loop(env),
         learner.value_judge(env, critic),
         learner.inner_loop(env, num_eval_episodes=1),
     )

@@ -210,7 +210,7 @@ def _plain(recipe: Recipe, kind: Family) -> tuple[str, Recipe]:
     """
     learner = build(recipe)
     if learner.objective is None or "value" not in learner.objective.outputs:
-        return "a2c", a2c(kind, recipe["experience"])
+        return "a2c", a2c(kind, recipe)
     known = {"clip", *ActorCriticOptions.__annotations__}
     options = {name: x for name, x in recipe["objective"].items() if name in known}
     optimizer = kind.a2c if isinstance(learner.optimizer, LearnedOptimizer) else recipe["optimizer"]

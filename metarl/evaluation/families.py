@@ -50,13 +50,17 @@ def in_family(recipe: Recipe, kind: Family) -> Recipe:
     return {**recipe, "network": kind.network, "optimizer": optimizer or recipe["optimizer"]}
 
 
-def a2c(kind: Family, experience: Part, discount: float = 0.99) -> Recipe:
-    """A2C agents of a family, which update once per rollout of `experience`: whom learned rules are compared with."""
+def a2c(kind: Family, recipe: Recipe) -> Recipe:
+    """A2C agents of a family, whom those of `recipe` are compared with: they update once per rollout as long as theirs.
+
+    Their discount is that of the recipe's objective, if it has one.
+    """
+    discount = recipe["objective"].get("discount")
     return {
-        "objective": {"name": "a2c", "normalise_advantage": True, "discount": discount},
+        "objective": {"name": "a2c", "normalise_advantage": True, "discount": 0.99 if discount is None else discount},
         "optimizer": kind.a2c,
         "network": kind.network,
-        "experience": {name: experience[name] for name in ("num_envs", "rollout_length")},
+        "experience": {name: recipe["experience"][name] for name in ("num_envs", "rollout_length")},
     }
 
 
@@ -73,7 +77,7 @@ def _dense(sizes: tuple[int, ...], learning_rate: float, max_norm: float) -> Fam
     return Family(
         network={"name": "mlp", "sizes": sizes},
         optimizer={"name": "per_output", "policy": adam, "y": adam},
-        a2c=adam,
+        a2c={**_adam(learning_rate, 0.5), "eps": 1e-5},
         critic={"name": "adam", "learning_rate": 1e-3},
         learning_rate=learning_rate,
     )

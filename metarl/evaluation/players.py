@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from metarl.evaluation.baselines import BASELINES, baseline, untuned
 from metarl.evaluation.families import family, in_family
 from metarl.evaluation.suites import Entry
-from metarl.evaluation.trials import Settings
+from metarl.evaluation.trials import Settings, Tuned
 from metarl.inner.rl import Experience
 from metarl.meta import InnerLoop
 from metarl.rl.networks import Network, PolicyHead
@@ -66,9 +66,9 @@ def _loaded(rule: str | Path | Rule | Learner) -> Candidate:
 
 def reference(name: str, entry: Entry) -> str:
     """The best of the baselines that are tuned for the environment called `name`: PPO if none is."""
-    if rest := [which for which in BASELINES if which not in entry.tuned]:
-        print(f"{name}: {', '.join(rest)} not tuned for these env_steps", file=sys.stderr)
     tuned = [which for which in BASELINES if which in entry.tuned]
+    if not tuned:
+        print(f"{name}: no baseline is tuned for these env_steps", file=sys.stderr)
     return max(tuned, key=lambda which: entry.tuned[which].mean, default="ppo")
 
 
@@ -88,12 +88,18 @@ def player(label: str, rule: Candidate, name: str, entry: Entry) -> Player:
             recipe = agents(rule, name, entry, tuned and tuned.settings)
             learner = learner_of(rule, recipe)
         inner = learner.inner_loop(env, num_eval_episodes=entry.eval_episodes)
-        return Player(inner, cast(Experience, learner.experience), recipe, tuned.tried if tuned else 1)
+        return Player(inner, cast(Experience, learner.experience), recipe, _tried(rule, entry, tuned))
     except ValueError as error:
         raise ValueError(
             f"{label} cannot train agents in {name}: {error}; "
             f"rules are {', '.join([*BUILT_IN, *shipped()])}, files and runs"
         ) from error
+
+
+def _tried(rule: Candidate, entry: Entry, tuned: Tuned | None) -> int:
+    """Among how many settings those of the agents were chosen. A rule that takes PPO's has had PPO's sweep, too."""
+    sweeps = [tuned, entry.tuned.get("ppo") if isinstance(rule, Rule) and _is_part_of_ppo(rule) else None]
+    return max(1, sum(sweep.tried for sweep in sweeps if sweep))
 
 
 def agents(rule: str | Rule, name: str, entry: Entry, settings: Settings | None) -> Recipe:
@@ -109,7 +115,7 @@ def agents(rule: str | Rule, name: str, entry: Entry, settings: Settings | None)
     if isinstance(rule, str):
         return baseline(rule, kind, settings or untuned(kind))
     recipe = rule.card["recipe"]
-    if rule.objective is None or "value" in rule.objective.outputs:
+    if _is_part_of_ppo(rule):
         learned = {part: recipe[part] for part in ("objective", "optimizer") if getattr(rule, part) is not None}
         tuned = entry.tuned.get("ppo")
         recipe = {**baseline("ppo", kind, tuned.settings if tuned else untuned(kind)), **learned}
@@ -120,6 +126,11 @@ def agents(rule: str | Rule, name: str, entry: Entry, settings: Settings | None)
     if rule.optimizer is not None:
         raise ValueError("its optimizer is learned, and has no learning rate to tune")
     return {**recipe, "optimizer": _scaled(recipe["optimizer"], settings.learning_rate)}
+
+
+def _is_part_of_ppo(rule: Rule) -> bool:
+    """Whether the rule is a learned optimizer, or a learned objective on a policy and a value."""
+    return rule.objective is None or "value" in rule.objective.outputs
 
 
 def learner_of(rule: str | Rule, recipe: Recipe) -> Learner:

@@ -41,6 +41,9 @@ def lpg_surface(meta_params: MetaParams, progress: Progress, discount: float | N
     change = _embedding(meta_params, path) - _embedding(meta_params, uniform)
     order = change.argsort()  # phi is not linear along the path, nor need it rise all the way
     rewards, shape = jnp.linspace(-1.0, 1.0, POINTS), (POINTS, POINTS)
+    if (discount is None) is _sees_discount(meta_params):
+        wanted = "a number" if discount is None else "None"
+        raise ValueError(f"discount must be {wanted} for these meta-parameters, got {discount}")
     seen = lpg_context(discount, progress if _sees_time(meta_params) else None)
     # every point of the grid is one environment of a rollout of one step
     no = jnp.zeros((1, POINTS * POINTS), bool)
@@ -98,6 +101,11 @@ def draw_lpo(meta_params: MetaParams, longest_life: int, start: Start = "ppo", c
 def _sees_time(meta_params: MetaParams) -> bool:
     """Whether an LPG sees the agent's age: two inputs more than reward, end, pi, phi of two predictions, discount."""
     return meta_params["input_kernel"].shape[0] >= 7
+
+
+def _sees_discount(meta_params: MetaParams) -> bool:
+    """Whether an LPG sees the discount, which is one input, where age and horizon are two."""
+    return meta_params["input_kernel"].shape[0] % 2 == 0
 
 
 def _ages(longest_life: int, temporal: bool) -> dict[str, Progress]:

@@ -27,7 +27,7 @@ def actor_critic_weights(
     in the linear part of tanh: for advantages and values that are not far above 1 and `largest_value`.
 
     `params` are those of the network at birth, of at least `UNITS` units and discount and age as its only context. The
-    other units stay as they are, but nothing listens to them yet.
+    other units, of the GRU and of phi, stay as they are, but nothing listens to them yet.
     """
     hidden, bins = params["y_hat"]["kernel"].shape
     values = jnp.linspace(-largest_value, largest_value, bins)
@@ -47,9 +47,9 @@ def actor_critic_weights(
     gates = jnp.repeat(jnp.array([_OPEN, -_OPEN, 0.0]), UNITS)
 
     # phi(y) = V(y): one relu holds V(y) + largest_value, which is never negative
-    embed_hidden, embed = (jax.tree.map(jnp.zeros_like, params[name]) for name in ("embed_hidden", "embed"))
-    embed_hidden = {**embed_hidden, "kernel": embed_hidden["kernel"].at[:, 0].set(values + largest_value)}
-    embed = {"kernel": embed["kernel"].at[0].set(1.0), "bias": embed["bias"] - largest_value}
+    born, listens = params["embed_hidden"], jnp.zeros_like(params["embed"]["kernel"])
+    embed_hidden = {**born, "kernel": born["kernel"].at[:, 0].set(values + largest_value)}
+    embed = {"kernel": listens.at[0].set(1.0), "bias": jnp.full_like(params["embed"]["bias"], -largest_value)}
 
     # the heads read relu(state), so a number is the difference of two units
     size = jnp.concatenate([sign / _SMALL, sign / slight])

@@ -24,7 +24,11 @@ def test_environments_have_families(name, kind):
     env = envs.make(name).environment
     found = family(name, env)
     assert found in ((TABULAR, GRIDWORLD) if kind is None else (kind,))
-    build(a2c(found, {"num_envs": 2, "rollout_length": 2})).inner_loop(env)  # its parts fit
+    rule = {"objective": {"discount": 0.9}, "experience": {"num_envs": 2, "rollout_length": 2}}
+    recipe = a2c(found, rule)
+    assert recipe["objective"]["discount"] == 0.9 and recipe["experience"] == rule["experience"]
+    assert a2c(found, {**rule, "objective": {}})["objective"]["discount"] == 0.99
+    build(recipe).inner_loop(env)  # its parts fit
 
 
 def test_a_rule_keeps_its_optimizer_in_its_own_family_and_gets_that_of_another_one():

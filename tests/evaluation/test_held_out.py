@@ -12,6 +12,8 @@ from metarl.evaluation.families import a2c, family
 from metarl.evaluation.held_out import Judge, held_out_report, horizon_report
 from metarl.rules import build
 
+SMALL = {"objective": {}, "experience": {"num_envs": 2, "rollout_length": 2}}
+
 
 def test_intervals_over_horizons_are_the_hand_worked_ones():
     """Of several rules of a kind by Student's t over rules; of one, over levels and evaluation seeds."""
@@ -59,7 +61,7 @@ def test_a_reference_that_is_not_above_random_leaves_returns_as_they_are(capsys)
 @pytest.fixture(scope="module")
 def judge():
     levels = envs.make("mdp/random", 2)
-    recipe = a2c(family("mdp/random", levels.environment), {"num_envs": 2, "rollout_length": 2})
+    recipe = a2c(family("mdp/random", levels.environment), SMALL)
     inner = build(recipe).inner_loop(levels.environment, num_eval_episodes=2)
     return Judge(levels, ("a2c", inner), num_levels=2, num_seeds=2, batch_size=4)
 
@@ -75,7 +77,7 @@ def test_random_scores_zero_and_the_optimal_policy_one(judge):
 def test_rewards_that_are_not_finite_are_no_score():
     """Not even of agents that "diverged": a newborn agent cannot."""
     levels = envs.make("mdp/random", 2)
-    inner = build(a2c(family("mdp/random", levels.environment), {"num_envs": 2, "rollout_length": 2})).inner_loop(
+    inner = build(a2c(family("mdp/random", levels.environment), SMALL)).inner_loop(
         levels.environment, num_eval_episodes=2
     )
 

@@ -173,6 +173,7 @@ def test_the_learning_rate_falls_to_its_last_and_never_rises(decay, last, expect
 def test_learning_rate_warms_up_and_falls_to_the_end_of_the_run(warm_up, last, expected):
     part = parts.ClippedAdam(learning_rate=0.8, learning_rate_warm_up=warm_up, last_learning_rate=last)
     np.testing.assert_allclose([float(part.at(step, 3)) for step in range(3)], expected, rtol=1e-6)
+    assert float(part.at(9, 3)) == pytest.approx(min(last, 0.8))  # a run that goes on for longer than it said
     optimizer, params = part.make(3), jnp.zeros(2)
     state = optimizer.init(params)
     for rate in expected:

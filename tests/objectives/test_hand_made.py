@@ -51,7 +51,9 @@ def test_other_units_stay_as_they_are_born_and_can_learn():
     others = jnp.concatenate([jnp.arange(UNITS, 8) + gate * 8 for gate in range(3)])
     for name in ("input_kernel", "input_bias", "recurrent_kernel"):
         chex.assert_trees_all_equal(started[name][..., others], born[name][..., others])
-    assert (started["pi_hat"]["kernel"][UNITS:] == 0).all() and (started["y_hat"]["kernel"][UNITS:] == 0).all()
+    chex.assert_trees_all_equal(started["embed_hidden"]["kernel"][:, 1:], born["embed_hidden"]["kernel"][:, 1:])
+    assert (started["pi_hat"]["kernel"][UNITS:] == 0).all() and (started["embed"]["kernel"][1:] == 0).all()
+    assert (started["y_hat"]["kernel"][UNITS:] == 0).all()
     inner = metarl.rl_inner_loop(
         LEVELS.env,
         metarl.networks.tabular,
@@ -65,7 +67,7 @@ def test_other_units_stay_as_they_are_born_and_can_learn():
     after, _ = jax.jit(meta.step)(before, jax.random.key(1))
     moved = jax.tree.map(lambda x, y: x != y, before.params["objective"], after.params["objective"])
     assert moved["pi_hat"]["kernel"][UNITS:].any() and moved["y_hat"]["kernel"][UNITS:].any()
-    assert moved["input_kernel"][..., :UNITS].any() is not None
+    assert moved["input_kernel"][..., :UNITS].any() and moved["embed"]["kernel"][1:].any()
 
 
 _STARTS = ("actor_critic", "scratch")
