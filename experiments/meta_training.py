@@ -55,6 +55,7 @@ def make(objectives: Objectives, config: Any) -> Meta:
     Raises ValueError for levels without an environment, and for what their score or mutation needs and they lack.
     """
     levels = config.distribution.make()
+    _check_lives(config, levels)
     learner, critic = build(objectives.recipe(config)), _critic(config, levels)
     antagonist = build(a2c(config)[1]).inner_loop(levels.environment) if config.replay.score == "regret" else None
     judge = learner.value_judge(levels.environment, critic) if critic and config.replay.needs_critic else None
@@ -99,6 +100,13 @@ def report(objectives: Objectives, config: Any, state: Any, log: Log, directory:
         lives = config.distribution.lifetimes
         write_horizon_report(found, directory, lives if isinstance(lives, tuple) else None)
     return held_out_report(judge, players)
+
+
+def _check_lives(config: Any, levels: Levels) -> None:
+    """Raises ValueError for a set of levels with longer lives than `longest_life`, at which evolution would stop."""
+    longest, path = config.distribution.longest_life, config.replay.level_set
+    if path and longest and longest < (there := int(metarl.load_levels(path, levels).horizon.max())):
+        raise ValueError(f"longest_life must be 0 or at least {there}, the longest in {path}, got {longest}")
 
 
 def _evolves(config: Any) -> bool:

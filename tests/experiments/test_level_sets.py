@@ -250,6 +250,10 @@ def test_the_file_of_levels_must_be_there_and_of_the_distribution(tmp_path, caps
     bandits = envs.make("bandit/bernoulli")
     metarl.save_levels(tmp_path / "mine", jax.vmap(bandits.sample)(jax.random.split(jax.random.key(0), 2)))
     assert "levels of another kind" in one_line(capsys, lambda: lpg.main(words(**options)))
+    own = envs.make(SIZE["levels"], 7)
+    metarl.save_levels(tmp_path / "mine", jax.vmap(own.sample)(jax.random.split(jax.random.key(0), 2)))
+    said = one_line(capsys, lambda: lpg.main(words(**{**options, "longest_life": 6})))
+    assert "longest_life must be 0 or at least 7, the longest in" in said
     assert not (tmp_path / "x").exists()
 
 
