@@ -103,10 +103,12 @@ def report(objectives: Objectives, config: Any, state: Any, log: Log, directory:
 
 
 def _check_lives(config: Any, levels: Levels) -> None:
-    """Raises ValueError for a set of levels with longer lives than `longest_life`, at which evolution would stop."""
+    """Raises ValueError for evolution on a set of levels with longer lives than `longest_life`, where it would stop."""
     longest, path = config.distribution.longest_life, config.replay.level_set
-    if path and longest and longest < (there := int(metarl.load_levels(path, levels).horizon.max())):
-        raise ValueError(f"longest_life must be 0 or at least {there}, the longest in {path}, got {longest}")
+    if not (path and longest and _evolves(config)):
+        return
+    if longest < (there := int(metarl.load_levels(path, levels).horizon.max())):
+        raise ValueError(f"longest_life must be at least {there}, the longest in {path}, got {longest}")
 
 
 def _evolves(config: Any) -> bool:

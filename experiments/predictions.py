@@ -1,4 +1,4 @@
-"""What the prediction y of a rule is for: does the rule use it, and which values does it encode?
+"""Whether a learned rule uses its prediction y, and which values y encodes.
 
 python -m experiments.predictions --rule lpg-gridworld --levels gridworld/all_shortlife
 python -m experiments.predictions --rule runs/lpg-0 --levels gridworld/small --horizons 25 250

@@ -14,7 +14,7 @@ from toy import assert_same
 
 import envs
 import metarl
-from experiments import level_sets, lpg
+from experiments import level_sets, lpg, ta_lpg
 from experiments.level_sets import RANDOM, Kind
 from metarl.curricula.replay import fingerprint
 from metarl.evaluation import compare
@@ -252,8 +252,9 @@ def test_the_file_of_levels_must_be_there_and_of_the_distribution(tmp_path, caps
     assert "levels of another kind" in one_line(capsys, lambda: lpg.main(words(**options)))
     own = envs.make(SIZE["levels"], 7)
     metarl.save_levels(tmp_path / "mine", jax.vmap(own.sample)(jax.random.split(jax.random.key(0), 2)))
-    said = one_line(capsys, lambda: lpg.main(words(**{**options, "longest_life": 6})))
-    assert "longest_life must be 0 or at least 7, the longest in" in said
+    options = {name: options[name] for name in ("levels", "hidden", "score", "level_set", "directory")}
+    said = one_line(capsys, lambda: ta_lpg.main(words(**options, longest_life=6, shortest_life=6, batch_size=0)))
+    assert "longest_life must be at least 7, the longest in" in said
     assert not (tmp_path / "x").exists()
 
 

@@ -32,8 +32,9 @@ def finished(tmp_path_factory):
 
 def test_a_run_leaves_curves_checkpoints_and_results(finished):
     files = {path.name for path in finished.iterdir()}
-    figures = {"curves.png", "report.png", "update.png"}
-    assert files == {"metrics.csv", "results.json", "rule.safetensors", "checkpoints", "log"} | figures
+    figures = {"curves.png", "report.png", "update.png", "horizons.png"}
+    others = {"metrics.csv", "results.json", "rule.safetensors", "horizons.json", "checkpoints", "log"}
+    assert files == others | figures
     assert all((finished / name).read_bytes().startswith(PNG) for name in figures)
     results = json.loads((finished / "results.json").read_text())
     assert results["experiment"] == "lpg" and results["config"]["hidden"] == 4
