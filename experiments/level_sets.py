@@ -120,7 +120,7 @@ PRESETS = {
     "small": _from(lpg.Config(), Sets(), levels="gridworld/all_shortlife", steps=1500, held_out_seeds=2),
     "paper": _from(lpg.PRESETS["paper"], Sets(num_seeds=10, candidate_batch=256)),
 }
-EXPERIMENT = lpg.EXPERIMENT._replace(report=None)  # the rules are compared when all of them are there
+TRAINING = lpg.EXPERIMENT._replace(report=None)  # the rules are compared when all of them are there
 
 
 class Kind(NamedTuple):
@@ -195,7 +195,7 @@ def meta_train(config: Config, seed: int, folder: Path, kind: Kind) -> compare.R
     """The finished run on one set, which lies in a folder of the kind's name beside the file of the set."""
     directory = folder / str(kind)
     own = launch.placed(config.training(seed, folder / f"{kind}.safetensors"), directory)
-    launch.run(EXPERIMENT, own)
+    launch.run(TRAINING, own)
     return compare.load(str(directory))
 
 
@@ -257,7 +257,7 @@ def compare_sets(config: Config) -> None:
     """
     run = compare.load(config.sets.rule)
     find = {by: finder(config, run, by) for by in config.sets.by}
-    meta = EXPERIMENT.make(config.training(config.run.seed))
+    meta = TRAINING.make(config.training(config.run.seed))
     jax.eval_shape(meta.init, jax.random.key(0))  # what cannot be traced is refused before anything is scored
     with cli.directory_of_runs(config.run, "level_sets") as directory:
         runs: dict[Kind, list[compare.Run]] = {}

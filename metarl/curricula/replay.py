@@ -160,7 +160,7 @@ def _replays(
     """
     free = jnp.where(buffer.active, -jnp.inf, weights)
     order = jnp.argsort(-(free + jax.random.gumbel(order_key, free.shape)))  # the Gumbel trick
-    wanted = needed & jax.random.bernoulli(replay_key, options.probability, needed.shape)
+    wanted = needed & jax.random.bernoulli(replay_key, jnp.float32(options.probability), needed.shape)
     rank = jnp.cumsum(wanted) - 1
     replays = wanted & _ready(options, buffer) & (rank < jnp.isfinite(free).sum())
     return replays, jnp.where(replays, order[rank], options.capacity)
@@ -175,7 +175,7 @@ def _edits(
     parents = jax.random.categorical(parent_key, weights, shape=fresh.shape)
     chosen = jax.tree.map(lambda x: x[parents], buffer.levels)
     children = jax.vmap(options.levels.mutate)(jax.random.split(edit_key, len(fresh)), chosen)
-    wanted = jax.random.bernoulli(mutation_key, options.mutation_probability, fresh.shape)
+    wanted = jax.random.bernoulli(mutation_key, jnp.float32(options.mutation_probability), fresh.shape)
     edited = fresh & _ready(options, buffer) & wanted
     return edited, select(edited, children, new)
 

@@ -141,7 +141,7 @@ def test_the_first_lifetimes_are_on_the_levels_of_the_file_and_rules_begin_as_on
     states = []
     for config in seen[0][:2]:
         level_set = loaded(config.replay.level_set)
-        state = jax.jit(level_sets.EXPERIMENT.make(config).init)(jax.random.key(config.run.seed))
+        state = jax.jit(level_sets.TRAINING.make(config).init)(jax.random.key(config.run.seed))
         jax.tree.map(np.testing.assert_array_equal, state.curriculum, level_set)
         reward = np.asarray(state.lifetimes.level.problem.reward)
         assert all((x == np.asarray(level_set.problem.reward)).all(tuple(range(1, x.ndim + 1))).any() for x in reward)

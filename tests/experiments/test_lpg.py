@@ -124,15 +124,16 @@ def test_presets_grow():
 
 # --- what it learns -----------------------------------------------------------------------------------------
 
-LEARNS = {"num_lifetimes": 16, "num_envs": 8, "hidden": 16, "updates": 4}
+LEARNS = {"num_lifetimes": 16, "num_envs": 8, "hidden": 16, "updates": 4, "longest_life": 50, "steps": 120}
+LEARNS |= {"learning_rate": 3e-3, "learning_rate_warm_up": 5}
 
 
 @pytest.fixture(scope="module")
 def learned():
     """A short meta-training on gridworlds, and its report."""
     config = replace(lpg.Config(), **LEARNS)
-    levels = envs.make(config.distribution.levels)
-    state, log = train(lpg.EXPERIMENT.make(config), seed=0, steps=80)
+    levels = config.distribution.make()
+    state, log = train(lpg.EXPERIMENT.make(config), seed=0, steps=120)
     inner = meta_training.inner_loop(lpg.OBJECTIVES, config, levels)
     a2c = metarl.rules.build(meta_training.a2c(config)[1]).inner_loop(levels.environment)
     judge = Judge(levels, ("a2c", a2c), num_levels=24, num_seeds=4, batch_size=256)
@@ -161,4 +162,4 @@ def test_agents_improve_while_the_rule_learns(learned):
     _, log = learned
     returns = log["episode_return"]
     assert returns[-20:].mean() > returns[:10].mean() + 0.1
-    assert log["lifetime_loss"].shape == (80, 16)
+    assert log["lifetime_loss"].shape == (120, 16)
