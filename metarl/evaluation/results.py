@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -70,34 +70,14 @@ class Evaluation(NamedTuple):
 
     def improvement(self) -> dict[str, Table]:
         """How likely one rule is better than another, `{suite: {"x over y": {"probability of improvement": ...}}}`."""
-        return {
-            name: {
-                f"{x} over {y}": {
-                    "probability of improvement": statistics.probability_of_improvement(
-                        self.scores(x, places), self.scores(y, places)
-                    )
-                }
-                for x, y in itertools.combinations(self.rules if places else (), 2)
-            }
-            for name, places in self._groups().items()
-        }
+        return self._pairs("over", "probability of improvement", statistics.probability_of_improvement)
 
     def differences(self) -> dict[str, Table]:
         """Differences of mean final scores, `{suite: {"x minus y": {"paired difference": interval}}}`.
 
         Agents of the same seed live on the same levels, so the 95 % t-interval is over the differences of seeds.
         """
-        return {
-            name: {
-                f"{x} minus {y}": {
-                    "paired difference": statistics.over_runs(
-                        (self.scores(x, places) - self.scores(y, places)).mean(axis=1)
-                    )
-                }
-                for x, y in itertools.combinations(self.rules if places else (), 2)
-            }
-            for name, places in self._groups().items()
-        }
+        return self._pairs("minus", "paired difference", lambda x, y: statistics.over_runs((x - y).mean(axis=1)))
 
     def scores(self, rule: str, places: Sequence[Place]) -> np.ndarray:
         """Final scores [seeds, places] of the agents of a rule."""
@@ -158,6 +138,16 @@ class Evaluation(NamedTuple):
                 }
                 for name in aggregates
             },
+        }
+
+    def _pairs(self, word: str, title: str, compare: Callable[[np.ndarray, np.ndarray], Interval]) -> dict[str, Table]:
+        """What `compare` says of the scores of each pair of rules, `{suite: {"x word y": {title: interval}}}`."""
+        return {
+            name: {
+                f"{x} {word} {y}": {title: compare(self.scores(x, places), self.scores(y, places))}
+                for x, y in itertools.combinations(self.rules if places else (), 2)
+            }
+            for name, places in self._groups().items()
         }
 
     def _profiles(self, places: Sequence[Place]) -> Figure:
