@@ -21,6 +21,7 @@ from metarl.inner.rl import Experience, ValueJudge, rl_inner_loop, value_judge
 from metarl.meta import InnerLoop
 from metarl.optimizers.learned import LearnedOptimizer, as_learned
 from metarl.pretrained import load_params, reading, save_params, tuples
+from metarl.pretrained.disco import load_disco
 from metarl.rl import networks
 from metarl.rl.critic import Critic
 from metarl.rl.networks import NetworkFactory
@@ -36,9 +37,16 @@ Recipe = Mapping[str, Part]
 
 
 def _adam(
-    learning_rate: Array | float, max_norm: Array | float | None = None, eps: float = 1e-8
+    learning_rate: Array | float,
+    max_norm: Array | float | None = None,
+    eps: float = 1e-8,
+    max_update: float | None = None,
 ) -> optax.GradientTransformation:
-    return _clipped(optimizers.adam(learning_rate, eps=eps), max_norm)
+    """Adam, with gradients of at most this norm, and entries of the update, over the learning rate, of at most that."""
+    if max_update is None:
+        return _clipped(optimizers.adam(learning_rate, eps=eps), max_norm)
+    steps = (optimizers.scale_by_adam(eps=eps), optax.clip(max_update), optax.scale_by_learning_rate(learning_rate))
+    return _clipped(optax.chain(*steps), max_norm)
 
 
 def _sgd(learning_rate: Array | float, max_norm: Array | float | None = None) -> optax.GradientTransformation:
@@ -66,6 +74,7 @@ COMPONENTS: dict[str, dict[str, Callable[..., Any]]] = {
         "sgd": _sgd,
     },
     "network": {
+        "action_model": networks.action_model,
         "gru": networks.gru,
         "minatar_conv": networks.minatar_conv,
         "mlp": networks.mlp,
@@ -195,11 +204,13 @@ def save_rule(path: str | Path, params: MetaParams, recipe: Recipe, metadata: Ma
 def load_rule(name: str | Path) -> Rule:
     """The rule in a file of `save_rule` or in the directory of a finished run, or the one that is shipped as `name`.
 
+    An `.npz` file is read as the published weights of DiscoRL (`metarl.pretrained.disco.load_disco`).
+
     Raises FileNotFoundError for neither, with the names that are most alike; ValueError for a file that is damaged, not
     of a rule, or of another version.
     """
     path = _find(name)
-    params, card = load_params(path)
+    params, card = load_disco(path) if path.suffix == ".npz" else load_params(path)
     where = f"{path} (metarl {card.get('metarl_version')}, here {metarl.__version__})"
     if "recipe" not in card:
         raise ValueError(

@@ -73,11 +73,11 @@ def learned_weights(hidden=16):
             "log_entropy": jnp.log(jnp.array([0.3, 0.3])),
         }
 
-    def targets(meta_params, params, model, rollout, progress):
+    def targets(meta_params, memory, params, model, rollout, progress):
         found = actor_critic_targets(params, model, rollout, discount=0.99, gae_lambda=0.95)
         advantage, age = normalise(found.advantage), progress.step / progress.horizon
         weighed = weight(meta_params, advantage, age) * advantage
-        return Weighed(weighed, found.returns, entropy_coef(meta_params, age)), jnp.zeros(())
+        return Weighed(weighed, found.returns, entropy_coef(meta_params, age)), jnp.zeros(()), memory
 
     def loss(meta_params, params, model, rollout, targets, progress):
         outputs, _ = unroll(model, params, rollout)

@@ -63,8 +63,8 @@ def lied_to(objective, age):
     def told(progress):
         return progress._replace(step=jnp.where(jnp.isnan(age), progress.step, age * progress.horizon))
 
-    def targets(meta_params, params, model, rollout, progress):
-        return objective.targets(meta_params, params, model, rollout, told(progress))
+    def targets(meta_params, memory, params, model, rollout, progress):
+        return objective.targets(meta_params, memory, params, model, rollout, told(progress))
 
     return objective._replace(targets=targets)
 

@@ -60,7 +60,7 @@ def answer(reward, terminated, prob=0.5, y_next=0.0):
         episode_return=reward,
         carry=(),
     )
-    targets, _ = rule.objective.targets({}, params, probe, rollout, metarl.Progress(jnp.int32(0), jnp.int32(1)))
+    targets, *_ = rule.objective.targets({}, (), params, probe, rollout, metarl.Progress(jnp.int32(0), jnp.int32(1)))
     return targets.pi_hat
 
 

@@ -71,12 +71,16 @@ OBJECTIVES = {
     "metric complex": (objective(lambda x, m: (x, {"a": x + 0j})), f"the metrics that {LOSS} {{a: complex64[]}}, wan"),
     "loss None": (objective(lambda x, m: (None, m)), f"the loss that {LOSS} None, wanted float[]"),
     "targets": (
-        A2C._replace(targets=lambda *args: A2C.targets(*args)[0]._replace(value=None)),
-        "Objective.targets (<lambda>) returned 3 values, wanted 2: (targets, objective)",
+        A2C._replace(targets=lambda *args: A2C.targets(*args)[:2]),
+        "Objective.targets (<lambda>) returned 2 values, wanted 3: (targets, objective, memory)",
     ),
     "regulariser": (
-        A2C._replace(targets=lambda *args: (A2C.targets(*args)[0], jnp.ones(3))),
+        A2C._replace(targets=lambda *args: (A2C.targets(*args)[0], jnp.ones(3), ())),
         "the objective that Objective.targets (<lambda>) returned float32[3], wanted float[]",
+    ),
+    "memory": (
+        A2C._replace(init_memory=lambda params: jnp.zeros(2), targets=lambda *args: (*A2C.targets(*args)[:2], ())),
+        "the memory that Objective.targets (<lambda>) returned (), wanted float32[2]",
     ),
     **{
         f"metric {name}": (

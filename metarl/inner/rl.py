@@ -17,11 +17,12 @@ from metarl.optimizers.learned import LearnedOptimizer, as_learned, check_fits, 
 from metarl.rl.critic import Critic, CriticState, Targets, init_critic, update_critic
 from metarl.rl.environment import trace_environment
 from metarl.rl.networks import NetworkFactory
-from metarl.rl.objective import Objective, checked_loss, checked_targets
+from metarl.rl.objective import Objective, checked_loss, checked_regulariser, checked_targets
 from metarl.rl.returns import normalise
 from metarl.rl.rollout import (
     Actors,
     Model,
+    PerAction,
     Rollout,
     evaluate,
     layers,
@@ -57,6 +58,7 @@ class Agent(NamedTuple):
     level: Level
     step: Array  # () int32, updates so far
     critic: CriticState | tuple[()]  # of the meta-objective; () without a critic
+    memory: PyTree  # what the objective remembers of this lifetime; () for most
 
 
 class Parts(NamedTuple):
@@ -189,7 +191,9 @@ def _check_objective(objective: Objective) -> None:
     for name, size in objective.outputs.items():
         if name == "policy":
             raise ValueError("Objective.outputs must not have 'policy', which every network has: rename it")
-        checks.within(int, COUNT, **{f"Objective.outputs[{name!r}]": size})
+        number = size.size if isinstance(size, PerAction) else size
+        if number is not None:
+            checks.within(int, COUNT, **{f"Objective.outputs[{name!r}]": number})
 
 
 def _check_critic(critic: Critic) -> None:
@@ -213,7 +217,7 @@ def _init(parts: Parts, key: Key, level: Level) -> Agent:
     critic: CriticState | tuple[()] = ()
     if parts.critic is not None and parts.critic_model is not None:
         critic = init_critic(parts.critic, parts.critic_model, critic_key)
-    return Agent(params, opt_state, actors, level, jnp.int32(0), critic)
+    return Agent(params, opt_state, actors, level, jnp.int32(0), critic, parts.objective.init_memory(params))
 
 
 def _step(parts: Parts, meta_params: MetaParams, lifetime: Agent, key: Key) -> Update:
@@ -222,8 +226,8 @@ def _step(parts: Parts, meta_params: MetaParams, lifetime: Agent, key: Key) -> U
     critic, critic_metrics = lifetime.critic, Metrics()
     if parts.critic is not None:
         _, critic, critic_metrics = _update_critic(parts, lifetime, data)
-    params, opt_state, objective, metrics = _learn(parts, meta_params, lifetime, data, update_key)
-    agent = Agent(params, opt_state, actors, lifetime.level, lifetime.step + 1, critic)
+    params, opt_state, memory, objective, metrics = _learn(parts, meta_params, lifetime, data, update_key)
+    agent = Agent(params, opt_state, actors, lifetime.level, lifetime.step + 1, critic, memory)
     rewards = {"reward": data.reward.mean(), "episode_return": jnp.nanmean(data.episode_return)}
     own = {**critic_metrics, **rewards, **_cost(parts)}
     return Update(agent, objective, interface.merged(objective=metrics, agent=own))
@@ -235,7 +239,17 @@ def _loss(parts: Parts, meta_params: MetaParams, lifetime: Agent, key: Key) -> U
     outputs, _ = unroll(parts.agent, lifetime.params, data)
     log_prob = parts.agent.policy.distribution(outputs["policy"]).log_prob(data.action)
     value = -(normalise(targets.advantage) * log_prob).mean()
-    return Update(lifetime._replace(actors=actors, critic=critic), value, {"agent_loss": value, **_cost(parts)})
+    rule = _rule(parts, meta_params)
+    regulariser = checked_regulariser(
+        parts.objective, parts.objective.regulariser(rule, lifetime.params, parts.agent, data)
+    )
+    after = lifetime._replace(actors=actors, critic=critic)
+    return Update(after, value + regulariser, {"agent_loss": value, **_cost(parts)})
+
+
+def _rule(parts: Parts, meta_params: MetaParams) -> MetaParams:
+    """The meta-parameters of the objective; files leave out what is not learned."""
+    return interface.meta_params("objective", meta_params, parts.objective.init)
 
 
 def _fitness(
@@ -268,14 +282,16 @@ def _update_critic(parts: Parts, lifetime: Agent, data: Rollout) -> tuple[Target
 
 def _learn(
     parts: Parts, meta_params: MetaParams, lifetime: Agent, data: Rollout, key: Key
-) -> tuple[Params, PyTree, Array, Metrics]:
-    """One agent update on the rollout `data`: new parameters and optimizer state, meta-objective, metrics."""
-    rule = interface.meta_params("objective", meta_params, parts.objective.init)  # files leave out what is not learned
+) -> tuple[Params, PyTree, PyTree, Array, Metrics]:
+    """One agent update on the rollout `data`: new parameters, optimizer state and memory, meta-objective, metrics."""
+    rule = _rule(parts, meta_params)
     optimizer = transform(parts.optimizer, meta_params)
     progress = Progress(lifetime.step, lifetime.level.horizon)
     epochs, minibatches = parts.experience.epochs, parts.experience.minibatches
-    targets, objective = checked_targets(
-        parts.objective, parts.objective.targets(rule, lifetime.params, parts.agent, data, progress)
+    targets, objective, memory = checked_targets(
+        parts.objective,
+        parts.objective.targets(rule, lifetime.memory, lifetime.params, parts.agent, data, progress),
+        lifetime.memory,
     )
 
     def gradient_step(
@@ -304,7 +320,7 @@ def _learn(
     learner = (lifetime.params, lifetime.opt_state)
     if epochs == minibatches == 1:
         learner, metrics = gradient_step(learner, (data, targets), key)
-        return *learner, objective, metrics
+        return *learner, memory, objective, metrics
 
     batch = (data._replace(carry=()), targets)
     if not parts.agent.recurrent:  # every step can be shuffled by itself
@@ -320,7 +336,7 @@ def _learn(
 
     indices = jnp.arange(epochs * minibatches).reshape(epochs, minibatches)
     learner, metrics = jax.lax.scan(epoch, learner, (jax.random.split(key, epochs), indices))
-    return *learner, objective, jax.tree.map(jnp.mean, metrics)
+    return *learner, memory, objective, jax.tree.map(jnp.mean, metrics)
 
 
 def _minibatches(key: Key, batch: PyTree, carry: PyTree, count: int) -> tuple[PyTree, PyTree]:

@@ -1,8 +1,9 @@
 """What agents minimise: each function here returns a `metarl.Objective`."""
 
 from metarl.objectives.actor_critic import a2c, ppo
+from metarl.objectives.disco import disco
 from metarl.objectives.fixed import fixed
 from metarl.objectives.lpg import lpg
 from metarl.objectives.lpo import dpo, lpo
 
-__all__ = ["a2c", "dpo", "fixed", "lpg", "lpo", "ppo"]
+__all__ = ["a2c", "disco", "dpo", "fixed", "lpg", "lpo", "ppo"]

@@ -12,7 +12,7 @@ from metarl.rl.critic import Targets, actor_critic_targets
 from metarl.rl.objective import Objective
 from metarl.rl.returns import normalise
 from metarl.rl.rollout import Model, Rollout, unroll
-from metarl.types import Array, Key, MetaParams, Metrics, Params, Progress
+from metarl.types import Array, Key, MetaParams, Metrics, Params, Progress, PyTree
 
 # (meta_params, log pi(a|s) [T, E], the same when acting [T, E], advantage [T, E], progress) -> loss per sample [T, E]
 PolicyLoss = Callable[[MetaParams, Array, Array, Array, Progress], Array]
@@ -88,9 +88,9 @@ def actor_critic(
     """The mean of `policy_loss` plus value and entropy terms as in `a2c`. `init` makes its meta-parameters."""
 
     def targets(
-        meta_params: MetaParams, params: Params, model: Model, rollout: Rollout, progress: Progress
-    ) -> tuple[Targets, Array]:
-        return actor_critic_targets(params, model, rollout, discount, gae_lambda), jnp.zeros(())
+        meta_params: MetaParams, memory: PyTree, params: Params, model: Model, rollout: Rollout, progress: Progress
+    ) -> tuple[Targets, Array, PyTree]:
+        return actor_critic_targets(params, model, rollout, discount, gae_lambda), jnp.zeros(()), memory
 
     def loss(
         meta_params: MetaParams, params: Params, model: Model, rollout: Rollout, targets: Targets, progress: Progress

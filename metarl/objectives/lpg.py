@@ -18,7 +18,7 @@ from metarl.objectives.hand_made import UNITS, actor_critic_weights
 from metarl.objectives.temporal import temporal_features
 from metarl.rl.objective import Objective
 from metarl.rl.rollout import Model, Rollout, unroll
-from metarl.types import Array, MetaParams, Metrics, Params, Progress
+from metarl.types import Array, MetaParams, Metrics, Params, Progress, PyTree
 
 Start = Literal["scratch", "actor_critic"]
 
@@ -173,8 +173,8 @@ def lpg(
         return actor_critic_weights(params, discount, gae_lambda, largest_value)
 
     def targets(
-        meta_params: MetaParams, params: Params, model: Model, rollout: Rollout, progress: Progress
-    ) -> tuple[LPGTargets, Array]:
+        meta_params: MetaParams, memory: PyTree, params: Params, model: Model, rollout: Rollout, progress: Progress
+    ) -> tuple[LPGTargets, Array, PyTree]:
         outputs, next_outputs = unroll(model, params, rollout)
         policy = model.policy.distribution(outputs["policy"])
         y, y_next = jax.nn.softmax(outputs["y"]), jax.nn.softmax(next_outputs["y"])
@@ -191,7 +191,7 @@ def lpg(
         ]
         # the term of a coefficient that is the number 0 is not computed
         terms = [coef * value() for coef, value in regularisers if not (isinstance(coef, int | float) and coef == 0)]
-        return result, sum(terms, jnp.zeros(()))
+        return result, sum(terms, jnp.zeros(())), memory
 
     def loss(
         meta_params: MetaParams, params: Params, model: Model, rollout: Rollout, targets: LPGTargets, progress: Progress

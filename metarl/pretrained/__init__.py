@@ -27,7 +27,7 @@ def save_params(path: str | Path, params: Params, metadata: Mapping[str, Any]) -
     from metarl import __version__
 
     flat = dict(_flatten(params))
-    header = json.dumps({**metadata, "metarl_version": __version__, "content_hash": _hash(flat)})
+    header = json.dumps({**metadata, "metarl_version": __version__, "content_hash": content_hash(flat)})
     with replaced(Path(path)) as unfinished:
         unfinished.write_bytes(save(flat, {"metarl": header, "metarl_hash": _hash_of_text(header)}))
 
@@ -58,7 +58,7 @@ def load_params(path: str | Path) -> tuple[Params, dict[str, Any]]:
         raise ValueError(f"{path} is damaged: its metadata are no JSON ({error})") from error
     if not isinstance(metadata, dict):
         raise ValueError(f"{path} is damaged: its metadata must be a JSON object, got {type(metadata).__name__}")
-    if metadata.get("content_hash") != _hash(flat):
+    if metadata.get("content_hash") != content_hash(flat):
         raise ValueError(f"{path} is damaged: its contents do not match its content hash")
     inside = {name[:i] for name in flat for i, letter in enumerate(name) if letter == "/"}
     if both := inside & flat.keys():
@@ -111,7 +111,8 @@ def _hash_of_text(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _hash(flat: Mapping[str, np.ndarray]) -> str:
+def content_hash(flat: Mapping[str, np.ndarray]) -> str:
+    """A hash of the names, shapes, dtypes and values of `flat`."""
     digest = hashlib.sha256()
     for name in sorted(flat):
         digest.update(f"{name}:{flat[name].dtype}{flat[name].shape}".encode())

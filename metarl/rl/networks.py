@@ -1,9 +1,15 @@
-"""Agent networks. Every output (policy, value, prediction) has its own network, so each can learn at its own rate."""
+"""Agent networks. Every output (policy, value, prediction) has its own network, so each can learn at its own rate.
+
+The exception is `action_model`, whose outputs share one network. Sizes of outputs are numbers, or shapes (A, n) of
+outputs that have n numbers for each of A actions.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -16,7 +22,7 @@ class Network(NamedTuple):
     """A function of one observation (callers vmap) and, if it is recurrent, of the earlier ones."""
 
     init: Callable[[Key], Params]  # {output: parameters}
-    # (params, obs, first, carry) -> {output: [size]}, carry; `first` () bool marks the first step of an episode
+    # (params, obs, first, carry) -> {output: [*shape]}, carry; `first` () bool marks the first step of an episode
     apply: Callable[[Params, Array, Array, PyTree], tuple[dict[str, Array], PyTree]]
     carry: PyTree  # before the first step; a feed-forward network has one without leaves
     # `apply` with a third result: the parameters' tree with an `Activity` in the place of each layer's parameters
@@ -43,8 +49,14 @@ def as_layers(activities: PyTree, actor: bool) -> PyTree:
     return jax.tree.map(layer, activities, is_leaf=lambda x: isinstance(x, Activity))
 
 
+Size = int | tuple[int, int]  # of an output: n numbers, or n numbers for each of A actions, (A, n)
 # (observation space, {output: size}) -> Network: users choose the network of agents by such a function
-NetworkFactory = Callable[[Any, Mapping[str, int]], Network]
+NetworkFactory = Callable[[Any, Mapping[str, Size]], Network]
+
+
+def shape(size: Size) -> tuple[int, ...]:
+    """The shape of an output of this size."""
+    return size if isinstance(size, tuple) else (size,)
 
 
 class PolicyHead(NamedTuple):
@@ -76,7 +88,7 @@ def policy_head(action_space: Any) -> PolicyHead:
     raise ValueError(f"action space must be Discrete or a one-dimensional Box, got {action_space!r}")
 
 
-def tabular(observation_space: Any, outputs: Mapping[str, int]) -> Network:
+def tabular(observation_space: Any, outputs: Mapping[str, Size]) -> Network:
     """One table per output, for integer observations. Tables start at zero, which is a uniform policy.
 
     Raises ValueError if the observation space is not discrete.
@@ -85,7 +97,7 @@ def tabular(observation_space: Any, outputs: Mapping[str, int]) -> Network:
         raise ValueError(f"a tabular network needs a Discrete observation space, got {observation_space!r}")
 
     def init(key: Key) -> Params:
-        return {name: jnp.zeros((observation_space.n, size)) for name, size in outputs.items()}
+        return {name: jnp.zeros((observation_space.n, *shape(size))) for name, size in outputs.items()}
 
     def watch(params: Params, obs: Array, first: Array, carry: PyTree) -> tuple[dict[str, Array], PyTree, PyTree]:
         results = {name: params[name][obs] for name in outputs}
@@ -114,12 +126,50 @@ def minatar_conv(channels: int = 16, size: int = 128) -> NetworkFactory:
 def gru(size: int = 64) -> NetworkFactory:
     """A dense tanh layer and a gated recurrent unit, both of `size`. Its state is reset where an episode starts."""
 
-    def factory(observation_space: Any, outputs: Mapping[str, int]) -> Network:
+    def factory(observation_space: Any, outputs: Mapping[str, Size]) -> Network:
         modules = {name: _Recurrent(size, n, _output_scale(name)) for name, n in outputs.items()}
         carry = {name: jnp.zeros(size) for name in outputs}
         return _network(observation_space, lambda x: x.reshape(-1), modules, carry)
 
     return factory
+
+
+def action_model(sizes: Sequence[int] = (512, 512), hidden: int = 128, channels: int | None = None) -> NetworkFactory:
+    """One network for all outputs, which looks one step ahead for those per action.
+
+    A torso of dense layers with relu between them (none after the last) reads the flattened observation, or the output
+    of a 3x3 convolution of `channels` channels for boards [height, width, c]. On discrete observations the first layer
+    is a table; without `sizes` every layer that reads the torso is one. Outputs of numbers are linear in the torso, and
+    nearly 0 at birth. For outputs per action, one step of an LSTM of width `hidden` reads the action (a model as that
+    of Muesli, Hessel et al. 2021, arXiv 2104.06159), and each output has a relu layer of `hidden` units on top.
+
+    It is the network of Oh et al. 2025 (doi 10.1038/s41586-025-09761-x).
+    """
+
+    def factory(observation_space: Any, outputs: Mapping[str, Size]) -> Network:
+        module = _ActionModel(tuple(sizes), hidden, channels, tuple(outputs.items()))
+        features = partial(_features, observation_space, lambda x: x if channels else x.reshape(-1))
+
+        def init(key: Key) -> Params:
+            return module.init(key, features(jnp.zeros(observation_space.shape, observation_space.dtype)))["params"]
+
+        def apply(params: Params, obs: Array, first: Array, carry: PyTree) -> tuple[dict[str, Array], PyTree]:
+            return cast(dict[str, Array], module.apply({"params": params}, features(obs))), carry
+
+        return Network(init, apply, ())
+
+    return factory
+
+
+def lstm_step(gates: Array, cell: Array) -> tuple[Array, Array]:
+    """Hidden state and cell [..., H] after one step of an LSTM (Hochreiter and Schmidhuber 1997).
+
+    `gates` [..., 4H] are linear in the input and the last hidden state: input, candidate, forget, output side by side.
+    The forget gate has a bias of 1 beside its own.
+    """
+    enter, candidate, forget, leave = jnp.split(gates, 4, axis=-1)
+    cell = jax.nn.sigmoid(forget + 1.0) * cell + jax.nn.sigmoid(enter) * jnp.tanh(candidate)
+    return jax.nn.sigmoid(leave) * jnp.tanh(cell), cell
 
 
 def _kernel(gain: float) -> nn.initializers.Initializer:
@@ -154,7 +204,7 @@ class _Stack(nn.Module):
 
     layers: Callable[[], Sequence[Any]]
     activation: Callable[[Array], Array]
-    size: int
+    size: Size
     scale: float
 
     @nn.compact
@@ -165,28 +215,72 @@ class _Stack(nn.Module):
                 x = x.reshape(-1)
             x = self.activation(layer(x))
             activities[layer.name] = _activity(x, i, len(layers))
-        output = nn.Dense(self.size, kernel_init=_kernel(self.scale))
+        output = nn.Dense(math.prod(shape(self.size)), kernel_init=_kernel(self.scale))
         x = output(x)
-        return carry, x, {**activities, output.name: _activity(x, 1, 1)}
+        return carry, x.reshape(shape(self.size)), {**activities, output.name: _activity(x, 1, 1)}
 
 
 class _Recurrent(nn.Module):
     """A dense layer, a gated recurrent unit, then one linear output."""
 
     hidden: int
-    size: int
+    size: Size
     scale: float
 
     @nn.compact
     def __call__(self, carry: Array, x: Array) -> tuple[Array, Array, PyTree]:
         first = nn.Dense(self.hidden, kernel_init=_HIDDEN)
         cell = nn.GRUCell(self.hidden, recurrent_kernel_init=_kernel(1.0))
-        output = nn.Dense(self.size, kernel_init=_kernel(self.scale))
+        output = nn.Dense(math.prod(shape(self.size)), kernel_init=_kernel(self.scale))
         x = nn.tanh(first(x))
         carry, state = cell(carry, x)
         y = output(state)
         activations = {first.name: x, cell.name: state, output.name: y}
-        return carry, y, {name: _activity(x, i, 2) for i, (name, x) in enumerate(activations.items())}
+        watched = {name: _activity(x, i, 2) for i, (name, x) in enumerate(activations.items())}
+        return carry, y.reshape(shape(self.size)), watched
+
+
+def cut_normal(deviation: float | None = None) -> nn.initializers.Initializer:
+    """A normal distribution, cut at two deviations. The deviation before the cut is 1 / sqrt(inputs) if it is None."""
+
+    def init(key: Key, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
+        scale = deviation or 1.0 / math.sqrt(shape[0])
+        return scale * jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype)
+
+    return init
+
+
+class _ActionModel(nn.Module):
+    """The network of `action_model`. Returns {output: [*shape]}."""
+
+    sizes: tuple[int, ...]
+    hidden: int
+    channels: int | None
+    outputs: tuple[tuple[str, Size], ...]
+
+    @nn.compact
+    def __call__(self, x: Array) -> dict[str, Array]:
+        def dense(size: int, name: str, deviation: float | None = None) -> nn.Dense:
+            return nn.Dense(size, kernel_init=cut_normal(deviation), name=name)
+
+        if self.channels:
+            conv = nn.Conv(self.channels, (3, 3), padding="VALID", kernel_init=_HIDDEN, name="convolution")
+            x = nn.relu(conv(x)).reshape(-1)
+        for i, size in enumerate(self.sizes):
+            x = dense(size, f"torso_{i}")(nn.relu(x) if i else x)
+        found = {name: dense(n, name, 0.01)(x) for name, n in self.outputs if isinstance(n, int)}
+        per_action = {name: size for name, size in self.outputs if isinstance(size, tuple)}
+        if per_action:
+            cell = dense(self.hidden, "root")(x)
+            num_actions = next(iter(per_action.values()))[0]
+            # the LSTM's input is the action, one-hot, so its product with the kernel is the kernel itself
+            deviation = (num_actions + self.hidden) ** -0.5
+            by_action = self.param("lstm_action", cut_normal(deviation), (num_actions, 4 * self.hidden))
+            gates = by_action + dense(4 * self.hidden, "lstm", deviation)(jnp.tanh(cell))
+            state, _ = lstm_step(gates, cell)
+            for name, (_, size) in per_action.items():
+                found[name] = dense(size, name)(nn.relu(dense(self.hidden, f"{name}_hidden")(state)))
+        return found
 
 
 def _feedforward(
@@ -194,18 +288,22 @@ def _feedforward(
     layers: Callable[[], Sequence[Any]],
     activation: Callable[[Array], Array],
 ) -> NetworkFactory:
-    def factory(observation_space: Any, outputs: Mapping[str, int]) -> Network:
+    def factory(observation_space: Any, outputs: Mapping[str, Size]) -> Network:
         modules = {name: _Stack(layers, activation, size, _output_scale(name)) for name, size in outputs.items()}
         return _network(observation_space, prepare, modules, {name: () for name in outputs})
 
     return factory
 
 
+def _features(observation_space: Any, prepare: Callable[[Array], Array], obs: Array) -> Array:
+    """What the first layer sees of an observation: one-hot if it is discrete."""
+    if hasattr(observation_space, "n"):
+        return jax.nn.one_hot(obs, observation_space.n)
+    return prepare(obs.astype(jnp.float32))
+
+
 def _network(observation_space: Any, prepare: Callable, modules: Mapping[str, nn.Module], carry: PyTree) -> Network:
-    def features(obs: Array) -> Array:
-        if hasattr(observation_space, "n"):
-            return jax.nn.one_hot(obs, observation_space.n)
-        return prepare(obs.astype(jnp.float32))
+    features = partial(_features, observation_space, prepare)
 
     def init(key: Key) -> Params:
         keys = jax.random.split(key, len(modules))

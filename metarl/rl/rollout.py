@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from metarl import interface
 from metarl.checks import checked
-from metarl.rl.networks import Network, NetworkFactory, PolicyHead, as_layers, policy_head
+from metarl.rl.networks import Network, NetworkFactory, PolicyHead, Size, as_layers, policy_head, shape
 from metarl.tree import select
 from metarl.types import Array, Environment, Key, Params, PyTree
 
@@ -27,15 +27,26 @@ class Model(NamedTuple):
         return bool(jax.tree.leaves(self.network.carry))
 
 
+class PerAction(NamedTuple):
+    """Size of an output that has `size` numbers for each of the environment's A discrete actions: shape [A, size]."""
+
+    size: int | None  # None: as many as there are actions
+
+
+OutputSize = int | PerAction  # what an objective asks of a network, which does not know the environment's actions yet
+
+
 @checked
-def model(env: Environment, network: NetworkFactory, outputs: Mapping[str, int]) -> Model:
+def model(env: Environment, network: NetworkFactory, outputs: Mapping[str, OutputSize]) -> Model:
     """A network for `env` with the output "policy" and the further `outputs` {name: size}.
 
-    Raises ValueError if the network does not take the environment's observations, or does not give these outputs.
+    Raises ValueError if the network does not take the environment's observations, or does not give these outputs, and
+    for an output per action if the actions are not discrete.
     """
-    head = policy_head(env.action_space(env.default_params))
+    actions = env.action_space(env.default_params)
+    head = policy_head(actions)
     space = env.observation_space(env.default_params)
-    sizes = {"policy": head.size, **outputs}
+    sizes = {"policy": head.size, **{name: _size(name, size, actions) for name, size in outputs.items()}}
     try:
         agent = network(space, sizes)
     except TypeError as error:
@@ -54,9 +65,17 @@ def model(env: Environment, network: NetworkFactory, outputs: Mapping[str, int])
     for name, size in sizes.items():
         if not isinstance(found, Mapping) or name not in found:
             raise ValueError(f"{what} returned {interface.shown(found)}, wanted the outputs {list(sizes)}")
-        interface.array(f"the output {name!r} that {what}", found[name], (size,))
+        interface.array(f"the output {name!r} that {what}", found[name], shape(size))
     interface.same(f"the carry that {what}", carry, agent.carry)
     return Model(agent, head)
+
+
+def _size(name: str, size: OutputSize, actions: Any) -> Size:
+    if not isinstance(size, PerAction):
+        return size
+    if not hasattr(actions, "n"):
+        raise ValueError(f"the output {name!r}, which has a size per action, needs discrete actions, got {actions!r}")
+    return (actions.n, size.size or actions.n)
 
 
 class Actors(NamedTuple):

@@ -35,12 +35,12 @@ class Critic(NamedTuple):
 def categorical_critic(gae_lambda=0.0):
     """TD(lambda) whose value is a distribution y over two bins, and a policy gradient with or without that value."""
 
-    def targets(critic, params, model, data, progress):
+    def targets(critic, memory, params, model, data, progress):
         value, next_value = (jax.nn.softmax(x["y"]) @ RANGE for x in unroll(model, params, data))
         error = gae(data, value, next_value, critic.discount, gae_lambda)
         y = jnp.stack([RANGE[1] - value - error, value + error - RANGE[0]], axis=-1) / (RANGE[1] - RANGE[0])
         advantage = critic.uses_y * error + (1.0 - critic.uses_y) * data.reward
-        return {"y": y, "advantage": advantage}, jnp.zeros(())
+        return {"y": y, "advantage": advantage}, jnp.zeros(()), memory
 
     def loss(_, params, model, data, targets, progress):
         outputs, _ = unroll(model, params, data)

@@ -116,8 +116,8 @@ def counting(rollout_length, num_envs):
     """Every sample has a number, and its own bias of the output "count" goes up by 1 whenever it is learned from."""
     samples = rollout_length * num_envs
 
-    def targets(meta_params, params, model, rollout, progress):
-        return jnp.arange(samples).reshape(rollout_length, num_envs), jnp.zeros(())
+    def targets(meta_params, memory, params, model, rollout, progress):
+        return jnp.arange(samples).reshape(rollout_length, num_envs), jnp.zeros(()), memory
 
     def loss(meta_params, params, model, rollout, number, progress):
         outputs, _ = unroll(model, params, rollout)

@@ -34,7 +34,7 @@ def test_targets_are_the_advantages_and_returns_of_an_actor_critic(temporal):
     _, data = rollout(LEVELS.env, agent, params, actors, level.problem, jax.random.key(4), T)
     data = data._replace(reward=0.2 * data.reward)  # advantages of which tanh is nearly linear
     assert data.terminated.any() or data.done.any()
-    targets, _ = objective.targets(meta_params, params, agent, data, metarl.Progress(jnp.int32(3), jnp.int32(8)))
+    targets, *_ = objective.targets(meta_params, (), params, agent, data, metarl.Progress(jnp.int32(3), jnp.int32(8)))
     outputs, next_outputs = unroll(agent, params, data)
     value, next_value = (jax.nn.softmax(x["y"]) @ VALUES for x in (outputs, next_outputs))
     advantage = gae(data, value, next_value, jnp.float32(DISCOUNT), jnp.float32(LAMBDA))

@@ -116,7 +116,7 @@ def by_age(objective, progress):
 
     @jax.jit
     def pi_hat(step, horizon):
-        return objective.targets(meta_params, params, agent, data, metarl.Progress(step, horizon))[0].pi_hat
+        return objective.targets(meta_params, (), params, agent, data, metarl.Progress(step, horizon))[0].pi_hat
 
     return [np.asarray(pi_hat(jnp.int32(step), jnp.int32(horizon))) for step, horizon in progress]
 
@@ -193,8 +193,8 @@ def test_agent_loss_and_its_gradient_are_the_hand_worked_ones():
     problem = levels.sample(jax.random.key(0)).problem
     actors = reset(levels.env, agent, problem, jax.random.key(1), 3)
     _, data = rollout(levels.env, agent, params, actors, problem, jax.random.key(2), 4)
-    targets, _ = objective.targets(
-        objective.init(jax.random.key(3)), params, agent, data, metarl.Progress(jnp.int32(0), jnp.int32(8))
+    targets, *_ = objective.targets(
+        objective.init(jax.random.key(3)), (), params, agent, data, metarl.Progress(jnp.int32(0), jnp.int32(8))
     )
     pi = np.array([1.0, np.e]) / (1.0 + np.e)
     y = np.array([np.e, 1.0]) / (1.0 + np.e)

@@ -23,8 +23,8 @@ from metarl.finetune import Controller, Credit, TokenCritic, controllers, credit
 from metarl.finetune import policies as sequences
 from metarl.inner.mixture import mixed_levels, mixture
 from metarl.inner.supervised import supervised_inner_loop, task_levels
-from metarl.objectives import a2c, dpo, lpg, lpo, ppo
-from metarl.rl.networks import gru, mlp, tabular
+from metarl.objectives import a2c, disco, dpo, lpg, lpo, ppo
+from metarl.rl.networks import action_model, gru, mlp, tabular
 
 HORIZON, LIFETIMES = 6, 3
 MDP = mdp.distribution(num_states=4, num_actions=3, max_steps=5, horizon=HORIZON, terminate=0.1)
@@ -52,6 +52,10 @@ def lpg_sgd(rate):
 
 def small_lpg():
     return lpg(bins=3, hidden=8)
+
+
+def small_disco():
+    return disco(predictions=3, hidden=6, lifetime_hidden=4, largest_value=2)
 
 
 def two_agents():
@@ -95,6 +99,7 @@ INNER_LOOPS: dict[str, Callable[[], tuple[metarl.InnerLoop, metarl.Levels]]] = {
         lpo(temporal=True, start="scratch", hidden=8), tabular, optimizers.adam(0.3), epochs=3
     ),
     "dpo": lambda: agent(dpo(), tabular, optax.adam(0.1), **HAND_MADE),
+    "disco": lambda: agent(small_disco(), action_model((8,), hidden=4), optimizers.adam(1e-2)),
     "supervised": lambda: supervised(tasks.quadratic(dim=3, noise=0.1), optimizers.schedule(0.1, 0.5, knots=2)),
     "supervised network": lambda: supervised(tasks.mlp_digits(hidden=3, batch=4), optimizers.no_features(width=4)),
     "in context": lambda: (in_context.in_context(), in_context.levels(HORIZON)),
@@ -141,6 +146,7 @@ OBJECTIVES: dict[str, Callable[[], metarl.Objective]] = {
     "lpo": partial(lpo, hidden=8),
     "lpo temporal": partial(lpo, temporal=True, start="scratch", hidden=8),
     "dpo": dpo,
+    "disco": small_disco,
 }
 
 # optax transformations and `LearnedOptimizer`s

@@ -32,7 +32,7 @@ def learned(request):
         acting, rule = jax.random.split(step_key)[0], meta_params["objective"]
         _, data = rollout(MDP.env, agent, lifetime.params, lifetime.actors, lifetime.level.problem, acting, TIMES)
         progress = Progress(lifetime.step, lifetime.level.horizon)
-        targets, added = objective.targets(rule, lifetime.params, agent, data, progress)
+        targets, added, _ = objective.targets(rule, lifetime.memory, lifetime.params, agent, data, progress)
         value_and_grad = jax.value_and_grad(objective.loss, argnums=1, has_aux=True)
         (loss, metrics), gradient = value_and_grad(rule, lifetime.params, agent, data, targets, progress)
         return {
