@@ -37,8 +37,9 @@ def family(name: str, env: Environment) -> Family:
 def in_family(recipe: Recipe, kind: Family) -> Recipe:
     """The agents of `recipe` with the network of `kind`.
 
-    If that is another than their own, an objective without a value (LPG) gets the optimizer of `kind` as well: step
-    sizes for tables are not those for dense layers. A learned optimizer stays.
+    If that is another than their own, an objective without a value gets other step sizes as well, because those for
+    tables are not those for dense layers: the optimizer of `kind` if y is its only output (LPG), else the learning rate
+    of `kind`. A learned optimizer stays.
     Raises ValueError for a recipe of no agents.
     """
     learner = build(recipe)
@@ -46,8 +47,11 @@ def in_family(recipe: Recipe, kind: Family) -> Recipe:
         raise ValueError("the rule has no agents: its recipe has an optimizer only")
     other = tuples(recipe["network"]) != tuples(kind.network)
     hand_made = not isinstance(learner.optimizer, LearnedOptimizer)
-    optimizer = kind.optimizer if other and hand_made and "value" not in learner.objective.outputs else None
-    return {**recipe, "network": kind.network, "optimizer": optimizer or recipe["optimizer"]}
+    optimizer = recipe["optimizer"]
+    if other and hand_made and "value" not in learner.objective.outputs:
+        only_y = learner.objective.outputs.keys() == {"y"}
+        optimizer = kind.optimizer if only_y else {**optimizer, "learning_rate": kind.learning_rate}
+    return {**recipe, "network": kind.network, "optimizer": optimizer}
 
 
 def a2c(kind: Family, recipe: Recipe) -> Recipe:

@@ -1,4 +1,4 @@
-"""What a learned objective computes, as surfaces: LPG's policy target of a single step, and LPO's drift."""
+"""What a learned objective computes, as surfaces: policy targets of a single step (LPG, DiscoRL), and LPO's drift."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from metarl import plot
+from metarl.objectives.disco_network import Seen, meta_network, newborn
+from metarl.objectives.disco_values import Steps, Values
 from metarl.objectives.lpg import LPGInputs, LPGNetwork, LPGTargets, lpg_context
 from metarl.objectives.lpo import Start, lpo_drift
 from metarl.types import Array, MetaParams, Progress
@@ -71,6 +73,41 @@ def lpo_surface(meta_params: MetaParams, progress: Progress, start: Start = "ppo
     log_ratio, advantage = jnp.linspace(-jnp.log(2.0), jnp.log(2.0), POINTS), jnp.linspace(-3.0, 3.0, POINTS)
     log_ratios, advantages = jnp.meshgrid(log_ratio, advantage)  # [rows, columns] each
     return Surface(jnp.exp(log_ratio), advantage, lpo_drift(meta_params, log_ratios, advantages, progress, start, clip))
+
+
+def disco_surface(meta_params: MetaParams) -> Surface:
+    """How far DiscoRL's policy target moves an action: pi_hat(a) - pi(a) over pi(a) (x) and its advantage (y).
+
+    It is that of a single step with two actions and no reward, in the second update of a lifetime whose first one was
+    the same step without an advantage. The step does not end an episode. Predictions are uniform, values are 0 but for
+    that of the action, and the target network is the agent's. `meta_params` are those of `objectives.disco`.
+    """
+    prob, advantage = jnp.linspace(0.02, 0.98, POINTS), jnp.linspace(-2.0, 2.0, POINTS)
+    probs, advantages = (x.reshape(1, -1) for x in jnp.meshgrid(prob, advantage))
+    nothing, no = jnp.zeros_like(probs), jnp.zeros(probs.shape, bool)
+    policy = jnp.stack([probs, 1.0 - probs], axis=-1)
+    bins = meta_params["y_hat"]["bias"].size
+    y, z = jnp.full((*probs.shape, bins), 1.0 / bins), jnp.full((*policy.shape, bins), 1.0 / bins)
+
+    def seen(advantage: Array) -> Seen:
+        of_actions = jnp.stack([advantage, nothing], axis=-1)
+        values = Values(nothing, nothing, of_actions, advantage, advantage, of_actions, advantage)
+        steps = Steps(jnp.log(policy), jnp.zeros(probs.shape, int), nothing, no, no)
+        return Seen(steps, policy, policy, policy, policy, values, advantage, of_actions, (y,) * 4, (z,) * 4)
+
+    # at birth the state of the lifetime is 0, and with it all targets but their biases
+    state = newborn(meta_params["lifetime"]["lstm"]["bias"].size // 4)
+    _, state = meta_network(meta_params, state, seen(nothing))
+    targets, _ = meta_network(meta_params, state, seen(advantages))
+    change = jax.nn.softmax(targets.policy)[..., 0] - probs
+    return Surface(prob, advantage, change.reshape(POINTS, POINTS))
+
+
+def draw_disco(meta_params: MetaParams) -> Figure:
+    """`disco_surface`."""
+    found = disco_surface(meta_params)
+    label = r"$\hat\pi(a) - \pi(a)$"
+    return plot.surfaces({"second update": found.values}, found.x, found.y, r"$\pi(a|s)$", "advantage of $a$", label)
 
 
 def draw_lpg(meta_params: MetaParams, longest_life: int, discount: float | None = None) -> Figure:

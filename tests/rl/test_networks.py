@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metarl.rl.networks import gru, minatar_conv, mlp, policy_head, tabular
+from metarl.rl.networks import action_model, gru, minatar_conv, mlp, policy_head, tabular
 from metarl.types import Box, Discrete
 
 OUTPUTS = {"policy": 3, "value": 1, "y": 4}
+PER_ACTION = {"policy": 3, "z": (3, 4), "q": (3, 5)}
 FLAT, BOARD = Box(-1.0, 1.0, (6,)), Box(0.0, 1.0, (10, 10, 4))
 FIRST, LATER = jnp.bool_(True), jnp.bool_(False)
 KINDS = {
@@ -49,6 +50,42 @@ def test_outputs_share_no_parameters(network):
     for name in OUTPUTS:
         reached = {k: any(bool((x != 0).any()) for x in jax.tree.leaves(g)) for k, g in gradient(name).items()}
         assert reached == {k: k == name for k in OUTPUTS}
+
+
+SHARED = {
+    "action model": (action_model((8,), 4), FLAT),
+    "action model on indices": (action_model((), 4), Discrete(7)),
+    "action model on boards": (action_model((8,), 4, channels=2), BOARD),
+}
+
+
+@pytest.mark.parametrize("name", [*KINDS, *SHARED])
+def test_an_output_may_have_numbers_for_each_action(name):
+    factory, space = {**KINDS, **SHARED}[name]
+    net, obs = factory(space, PER_ACTION), some_obs(space, jax.random.key(1))
+    outputs, _ = net.apply(net.init(jax.random.key(0)), obs, FIRST, net.carry)
+    shapes = {name: x.shape for name, x in outputs.items()}
+    assert shapes == {"policy": (3,), "z": (3, 4), "q": (3, 5)}
+    assert np.ptp(jax.nn.softmax(outputs["policy"])) < 0.1
+
+
+def test_an_action_model_looks_one_action_ahead():
+    """By hand: the torso, the root, one step of an LSTM that reads a one-hot action, and a head."""
+    net = action_model((5, 6), 2)(FLAT, PER_ACTION)
+    params, obs = jax.tree.map(lambda x: x + 0.1, net.init(jax.random.key(0))), 0.3 * jnp.arange(6.0)
+    outputs, _ = net.apply(params, obs, FIRST, ())
+    torso = dense(params["torso_1"], jax.nn.relu(dense(params["torso_0"], obs)))
+    np.testing.assert_allclose(outputs["policy"], dense(params["policy"], torso), rtol=1e-5)
+    cell = dense(params["root"], torso)
+    for action in range(3):
+        enter, candidate, forget, leave = jnp.split(
+            dense(params["lstm"], jnp.tanh(cell)) + jnp.eye(3)[action] @ params["lstm_action"], 4
+        )
+        after = jax.nn.sigmoid(forget + 1.0) * cell + jax.nn.sigmoid(enter) * jnp.tanh(candidate)
+        state = jax.nn.sigmoid(leave) * jnp.tanh(after)
+        for name in ("z", "q"):
+            wanted = dense(params[name], jax.nn.relu(dense(params[f"{name}_hidden"], state)))
+            np.testing.assert_allclose(outputs[name][action], wanted, rtol=1e-5)
 
 
 def test_a_table_is_the_product_with_a_one_hot_vector():

@@ -1,0 +1,159 @@
+"""Meta-train a DiscoRL rule (Oh et al. 2025) by truncated meta-gradients, and report on held-out levels.
+
+python -m experiments.disco                      # Catch, about half an hour on a laptop CPU
+python -m experiments.disco --preset paper       # the sizes of Disco103, on the levels of your choice
+
+`experiments.disco_es` trains it by evolution. `metarl.load_rule` reads the published rule: docs/how-to/disco.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Annotated, Any
+
+from experiments import launch, meta_training, parts
+from metarl import checks
+from metarl.checks import COUNT, COUNT_OR_ZERO, NOT_NEGATIVE, RATE, SEVERAL, SHARE, WIDTH
+from metarl.evaluation.surfaces import draw_disco
+from metarl.rules import Part, Recipe
+from metarl.run.options import replace
+from metarl.types import MetaParams
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """The learned rule."""
+
+    predictions: Annotated[int, SEVERAL] = 600
+    """Size of the agent's predictions y of states and z of actions."""
+    hidden: Annotated[int, WIDTH] = 256
+    """Width of the meta-network's LSTM over rollouts."""
+    lifetime_hidden: Annotated[int, WIDTH] = 128
+    """Width of the meta-network's LSTM over lifetimes."""
+    largest_value: Annotated[int, COUNT] = 300
+    """Action values have bins from minus this to this, in a space that brings large values closer together."""
+    discount: Annotated[float, SHARE] = 0.997
+    """Discount of the returns that action values learn, and of the advantages in a differentiable meta-objective."""
+    retrace_lambda: Annotated[float, SHARE] = 0.95
+    """How long these returns look ahead (1: to the end of the rollout)."""
+    value_coef: Annotated[float, NOT_NEGATIVE] = 0.2
+    """Weight of the action values in the agent's loss."""
+    target_rate: Annotated[float, SHARE] = 0.1
+    """How far the target network moves to the agent's with every update."""
+    target_size_coef: Annotated[float, NOT_NEGATIVE] = 1e-3
+    """Weight of the squared means of the rule's targets in the meta-objective."""
+    policy_change_coef: Annotated[float, NOT_NEGATIVE] = 1e-2
+    """Weight of the divergence of the policy targets from the target network's policy in the meta-objective."""
+
+    def __post_init__(self) -> None:
+        checks.fields(self)
+
+    def recipe(self) -> Part:
+        return {"name": "disco", **vars(self)}
+
+    def draw(self, params: MetaParams, longest_life: int) -> Figure:
+        """What the rule computes, of its meta-parameters."""
+        return draw_disco(params)
+
+
+@dataclasses.dataclass(frozen=True)
+class Entropy:
+    """How a differentiable meta-objective keeps agents random."""
+
+    policy_entropy_coef: Annotated[float, NOT_NEGATIVE] = 1e-2
+    """Weight of the updated agents' policy entropy in the meta-objective."""
+    prediction_entropy_coef: Annotated[float, NOT_NEGATIVE] = 1e-3
+    """Weight of the updated agents' prediction entropy in the meta-objective."""
+
+    def __post_init__(self) -> None:
+        checks.fields(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class AgentNetwork:
+    """The network of agents, and how it learns."""
+
+    torso: tuple[Annotated[int, WIDTH], ...] = (512, 512)
+    """Widths of the dense layers that all outputs share."""
+    channels: Annotated[int, COUNT_OR_ZERO] = 0
+    """Channels of a 3x3 convolution before them, for boards (0: none)."""
+    model_width: Annotated[int, WIDTH] = 128
+    """Width of the model that looks one action ahead."""
+    agent_learning_rate: Annotated[float, RATE] = 5e-4
+    """Adam's learning rate for the agents."""
+
+    def __post_init__(self) -> None:
+        checks.fields(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """DiscoRL, meta-trained by backpropagation through a few agent updates."""
+
+    run: parts.Run = parts.Run()
+    sweep: parts.Sweep = parts.Sweep()
+    distribution: parts.Distribution = parts.Distribution("Catch-bsuite", longest_life=1000)
+    agents: parts.Agents = parts.Agents(num_envs=32, rollout_length=16)
+    rule: Rule = Rule()
+    entropy: Entropy = Entropy()
+    agent_network: AgentNetwork = AgentNetwork()
+    estimator: parts.Backprop = parts.Backprop(updates=2)
+    optimizer: parts.ClippedAdam = parts.ClippedAdam(learning_rate=5e-4)
+    replay: parts.Replay = parts.Replay()
+    held_out: parts.HeldOut = parts.HeldOut()
+
+
+SMALL_RULE = {"predictions": 16, "hidden": 64, "lifetime_hidden": 32, "largest_value": 10}
+SMALL_AGENT = {"torso": (64,), "model_width": 32, "agent_learning_rate": 5e-3}
+PRESETS = {
+    "quick": replace(
+        Config(),
+        **SMALL_RULE,
+        **SMALL_AGENT,
+        steps=1_000,
+        longest_life=100,
+        num_lifetimes=16,
+        num_envs=16,
+        updates=5,
+        held_out_levels=16,
+    ),
+    "paper": replace(Config(), levels="gridworld/all", steps=10_000, num_lifetimes=128, updates=20),
+}
+
+
+def recipe(config: Config) -> Recipe:
+    """Agents with a one-step model, whose objective is learned."""
+    return agents(config, {**config.rule.recipe(), **vars(config.entropy)})
+
+
+def agents(config: Any, objective: Part) -> Recipe:
+    """The agents of `config`, with this objective."""
+    network = config.agent_network
+    return {
+        "objective": objective,
+        "optimizer": {"name": "adam", "learning_rate": network.agent_learning_rate, "max_update": 1.0},
+        "network": {
+            "name": "action_model",
+            "sizes": network.torso,
+            "hidden": network.model_width,
+            "channels": network.channels or None,
+        },
+        "policy": {"name": "by_action_space"},
+        "experience": vars(config.agents),
+    }
+
+
+LOSSES = tuple(f"{name}_loss" for name in ("policy", "y", "z", "next_policy", "q"))
+CURVES = ("episode_return", "meta_loss", "critic_loss", *LOSSES, "policy_entropy", "meta_gradient_norm")
+EXPERIMENT = meta_training.experiment("disco", meta_training.Objectives(recipe, meta_training.a2c), CURVES)
+
+
+def main(argv: list[str] | None = None) -> None:
+    launch.main(EXPERIMENT, Config, PRESETS, argv)
+
+
+if __name__ == "__main__":
+    main()

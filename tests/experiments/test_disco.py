@@ -1,0 +1,100 @@
+"""DiscoRL as a user runs it, by meta-gradients and by evolution: the command line from end to end, and bad input."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from commands import PNG, assert_agents_are_alike, columns, one_line, restored, words
+from toy import assert_same
+
+import envs
+import metarl
+from experiments import disco, disco_es, meta_training
+from metarl.rules import build
+from metarl.run.options import replace
+from metarl.run.train import train
+
+TINY = {
+    **{"levels": "mdp/random", "num_envs": 2, "rollout_length": 4, "predictions": 3, "hidden": 4, "largest_value": 2},
+    **{"lifetime_hidden": 3, "torso": (4,), "model_width": 3, "longest_life": 4},
+}
+REPORT = {"held_out_levels": 2, "held_out_seeds": 1}
+MODULES = {disco: {"num_lifetimes": 2, "updates": 2}, disco_es: {"num_pairs": 2, "batch_size": 1, "eval_episodes": 2}}
+
+
+def options(module):
+    return {**TINY, **MODULES[module], "last_learning_rate": 1e-3, "learning_rate": 1e-3}
+
+
+def config(module):
+    return replace(module.PRESETS["quick"], **options(module), steps=3)
+
+
+@pytest.fixture(scope="module", params=MODULES, ids=["backprop", "es"])
+def finished(request, tmp_path_factory):
+    """A run of 3 meta-steps with its report, from the command line."""
+    directory = tmp_path_factory.mktemp("disco") / "run"
+    lives = {"held_out_horizons": (2, 4)} if request.param is disco_es else {}
+    request.param.main(words(**options(request.param), **REPORT, **lives, directory=directory, steps=3))
+    return request.param, directory
+
+
+def test_a_run_leaves_curves_checkpoints_and_a_report(finished):
+    module, directory = finished
+    for name in ("curves.png", "report.png", "update.png"):
+        assert (directory / name).read_bytes().startswith(PNG)
+    results = json.loads((directory / "results.json").read_text())
+    assert results["experiment"] == module.EXPERIMENT.name and results["config"]["predictions"] == 3
+    assert set(results["report"]) == {"trained", "untrained", "a2c", "random", "optimal"}
+    log = columns(directory)
+    assert log["step"].tolist() == [1, 2, 3] and set(module.EXPERIMENT.curves) & log.keys()
+    assert np.isfinite(log["meta_gradient_norm"]).all() and (log["meta_gradient_norm"] > 0).all()
+
+
+def test_the_rule_of_a_run_loads_as_what_was_trained(finished):
+    module, directory = finished
+    rule, levels = metarl.load_rule(directory), envs.make("mdp/random")
+    state = restored(module.EXPERIMENT, config(module), directory)
+    jax.tree.map(np.testing.assert_array_equal, rule.params, {"objective": state.params["objective"]})
+    assert rule.card["recipe"]["network"] == {"name": "action_model", "sizes": [4], "hidden": 3, "channels": None}
+    objectives = meta_training.Objectives(module.recipe, meta_training.a2c)
+    inner = meta_training.inner_loop(objectives, config(module), levels)
+    assert_agents_are_alike((inner, state.params), (rule.inner_loop(levels.environment), {}), levels)
+
+
+def test_a_resumed_run_is_an_uninterrupted_one_bit_for_bit(finished, tmp_path):
+    """With what the rule remembers of unfinished lifetimes."""
+    module, directory = finished
+    if module is disco_es:
+        pytest.skip("its lifetimes end with every meta-step")
+    shutil.copytree(directory, tmp_path / "run")
+    more = {**options(module), "directory": tmp_path / "run", "resume": True, "held_out_seeds": 0}
+    module.main(words(**more, steps=5))
+    state, _ = train(module.EXPERIMENT.make(replace(config(module), steps=5)), seed=0, steps=5)
+    found = restored(module.EXPERIMENT, replace(config(module), steps=5), tmp_path / "run")
+    assert_same(found, state)
+    assert any((x != 0).any() for x in jax.tree.leaves(found.lifetimes.memory.rule))
+
+
+def test_evolution_asks_for_no_entropy_of_agents():
+    recipe = disco_es.recipe(config(disco_es))
+    assert {name: x for name, x in recipe["objective"].items() if x == 0} == {
+        **{"policy_entropy_coef": 0.0, "prediction_entropy_coef": 0.0},
+        **{"target_size_coef": 0.0, "policy_change_coef": 0.0},
+    }
+    build(recipe)
+
+
+BAD = {
+    "continuous actions": ({"levels": "Pendulum-v1"}, "the output 'z', which has a size per action, needs discrete"),
+    "no board": ({"channels": 4}, "the network does not fit observations of shape ()"),
+    "too few predictions": ({"predictions": 1}, "predictions must be at least 2, got 1"),
+}
+
+
+@pytest.mark.parametrize("fault", BAD)
+def test_bad_input_is_refused_in_one_line(fault, capsys):
+    bad, message = BAD[fault]
+    assert message in one_line(capsys, lambda: disco.main(words(**{**options(disco), **bad}, steps=1)))
