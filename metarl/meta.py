@@ -66,7 +66,7 @@ class InnerLoop(NamedTuple):
     # `Update.objective` of `step` is the whole meta-objective
     loss: Callable[[MetaParams, Any, Key], Update] | None
     fitness: Callable[[MetaParams, Any, Key], Array] | None  # () the black-box meta-objective, higher is better
-    # `step` with the same values, whose derivative goes forward over reverse (`metarl.gradients`); None if there is none
+    # `step` with the same values, whose derivative goes forward over reverse (`metarl.gradients`); None without one
     mixed_step: Callable[[MetaParams, Any, Key], Update] | None = None
 
 

@@ -43,9 +43,7 @@ def mixture(inners: Sequence[InnerLoop], scales: Sequence[Array | float]) -> Inn
     def with_keys(lifetime: MixedLifetime, key: Key) -> Iterator[tuple[InnerLoop, Any, Key]]:
         return zip(inners, lifetime.parts, jax.random.split(key, len(inners)), strict=True)
 
-    def step(
-        step_of: Callable[[InnerLoop], Any], meta_params: MetaParams, lifetime: MixedLifetime, key: Key
-    ) -> Update:
+    def step(step_of: Callable[[InnerLoop], Any], meta_params: MetaParams, lifetime: MixedLifetime, key: Key) -> Update:
         updates = [step_of(inner)(meta_params, part, key) for inner, part, key in with_keys(lifetime, key)]
         following = MixedLifetime(tuple(x.lifetime for x in updates), lifetime.level, lifetime.step + 1)
         return Update(
