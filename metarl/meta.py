@@ -153,11 +153,12 @@ def summary(metrics: Metrics) -> Metrics:
     return {name: x.sum() if name in COUNTED else jnp.nanmean(x) for name, x in metrics.items()}
 
 
-def require(inner: InnerLoop, *names: Literal["loss", "fitness", "mixed_step"]) -> None:
-    """Raises ValueError if `inner` lacks one of the functions `names`, which an estimator needs."""
-    for name in names:
-        if getattr(inner, name) is None:
-            raise ValueError(f"the estimator needs `{name}`, which this inner loop lacks: {_REMEDIES[name]}")
+def needed(inner: InnerLoop, name: Literal["loss", "fitness", "mixed_step"]) -> Callable[..., Any]:
+    """The function `name` of `inner`, which an estimator needs. Raises ValueError if `inner` lacks it."""
+    function: Callable[..., Any] | None = getattr(inner, name)
+    if function is None:
+        raise ValueError(f"the estimator needs `{name}`, which this inner loop lacks: {_REMEDIES[name]}")
+    return function
 
 
 _REMEDIES = {
@@ -189,7 +190,9 @@ def compose(
     interface.part("estimator", estimator, Estimator)
     interface.part("curriculum", curriculum, Curriculum, {"Levels": "give metarl.curricula.uniform(levels)"})
     interface.optimizer("optimizer", optimizer)
-    require(inner, estimator.needs, *["mixed_step"] * estimator.mixed)
+    needed(inner, estimator.needs)
+    if estimator.mixed:
+        needed(inner, "mixed_step")
 
     def draw(key: Key, state: PyTree, needed: Array) -> tuple[Level, PyTree]:
         what = interface.title("Curriculum.sample", curriculum.sample)

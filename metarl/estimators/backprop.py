@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from metarl import interface
 from metarl.checks import COUNT, checked
 from metarl.estimators.population import gradient_metrics
-from metarl.meta import COUNTED, Estimator, InnerLoop, Lifetimes, advance, checked_update, done, require, summary
+from metarl.meta import COUNTED, Estimator, InnerLoop, Lifetimes, advance, checked_update, done, needed, summary
 from metarl.parallel import Placement
 from metarl.tree import select
 from metarl.types import Array, Key, MetaParams, Metrics, PyTree
@@ -43,9 +43,7 @@ def backprop(
     def estimate(
         inner: InnerLoop, meta_params: MetaParams, state: PyTree, lifetimes: Lifetimes, key: Key
     ) -> tuple[MetaParams, PyTree, Lifetimes, Metrics]:
-        if mixed:
-            require(inner, "mixed_step")
-            inner = inner._replace(step=inner.mixed_step)
+        inner = inner._replace(step=needed(inner, "mixed_step")) if mixed else inner
 
         def truncation(meta_params: MetaParams, lifetime: Any, key: Key) -> tuple[Array, tuple[Any, Metrics]]:
             return _truncation(inner, steps, remat, meta_params, lifetime, key)
