@@ -1,5 +1,7 @@
 """The two ways to differentiate a gradient again: equal, right, and different in what they store."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,17 +52,31 @@ def slopes(x64):
     return found
 
 
-def many(loss):
-    """The mean over a batch of meta-parameters and starts, of which one is the same for all."""
-    return lambda meta_params, start: jax.vmap(
-        lambda scale: loss(jax.tree.map(lambda x: scale * x, meta_params), start)
-    )(jnp.array([1.0, 0.5])).mean()
+def many(loops):
+    """-> a wrapper: the mean over scaled meta-parameters, of learners that start at the same place."""
+
+    def wrapped(loss):
+        def scaled(meta_params, start):
+            one = lambda scale: loss(jax.tree.map(lambda x: scale * x, meta_params), start)  # noqa: E731
+            return loops(one)(jnp.array([1.0, 0.5])).mean()
+
+        return scaled
+
+    return wrapped
 
 
-@pytest.mark.parametrize("wrapped", [lambda loss: loss, many, jax.checkpoint], ids=["alone", "vmap", "checkpoint"])
-def test_both_ways_are_equal(slopes, wrapped):
+WRAPPERS = {
+    "alone": lambda loss: loss,
+    "vmap": many(jax.vmap),
+    "map": many(lambda one: partial(jax.lax.map, one)),
+    "checkpoint": jax.checkpoint,
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_both_ways_are_equal(slopes, wrapper):
     """For what is read inside and outside of a scan, also through the metrics, which depend on both."""
-    one, other = (slopes(way, wrapped) for way in WAYS)
+    one, other = (slopes(way, WRAPPERS[wrapper]) for way in WAYS)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-13), one, other)
 
 
