@@ -33,8 +33,8 @@ def forward_over_reverse(loss: Loss) -> Callable[[Params], tuple[Params, PyTree]
     (dL / dtheta, dL / dx) along v in theta, because second derivatives are symmetric. So one forward pass over the
     gradient does what a backward pass through it would do (MixFlow-MG, Kemaev et al. 2025, arXiv 2505.00793).
 
-    Everything that `loss` closes over counts as x, also arrays of an outer `vmap`, `scan` or `grad`. The result can be
-    differentiated once, in reverse: `jax.jvp` of it raises TypeError.
+    Everything that `loss` closes over counts as x, also arrays of an outer `vmap`, `scan` or `grad`. The result has
+    derivatives in reverse mode only: `jax.jvp` of it raises TypeError.
     """
 
     def gradient(params: Params) -> tuple[Params, PyTree]:
