@@ -59,6 +59,7 @@ def test_optimizers(capsys):
     assert len(figures["ratios"]) == 5 and all(x > 0 for x in figures["ratios"].values())
 
 
+@pytest.mark.slow  # four programs
 def test_ways_to_a_meta_gradient(capsys):
     sizes = {"num_lifetimes": 2, "updates": 2, "hidden": 4, "agent_width": 16, "levels": "mdp/random"}
     _, figures = printed(capsys, "metagradients", **SMALL, **sizes)
