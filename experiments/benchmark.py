@@ -7,6 +7,7 @@ python -m experiments.benchmark groove
 python -m experiments.benchmark tokens --batch 256
 python -m experiments.benchmark optimizers
 python -m experiments.benchmark sweep
+python -m experiments.benchmark metagradients --hidden 256
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ import jax.numpy as jnp
 import optax
 
 import envs
+import metarl
 from experiments import cli, groove, lpg, meta_training, parts
-from metarl import checks, networks, objectives, optimizers
+from metarl import checks, curricula, estimators, networks, objectives, optimizers
 from metarl.checks import COUNT, COUNT_OR_ZERO, WIDTH
 from metarl.estimators.population import live
 from metarl.evaluation.families import family
@@ -35,11 +37,19 @@ from metarl.inner.rl import Experience, rl_inner_loop
 from metarl.meta import InnerLoop, Meta, MetaState
 from metarl.parallel import Placement, dividing, one_device_per_core
 from metarl.rl import rollout
-from metarl.rules import build_part
+from metarl.rules import Part, build, build_part
 from metarl.run.files import circumstances
 from metarl.run.options import replace, with_values
 from metarl.run.sweep import side_by_side
 from metarl.types import Array, Key, MetaParams
+
+LearnedObjective = Literal["lpg", "lpo", "disco"]
+# What `MetaGradients` compares: an objective whose meta-network has a given width
+WITH_META_NETWORK: dict[str, Callable[[int], Part]] = {
+    "lpg": lambda hidden: {"name": "lpg", "hidden": hidden},
+    "lpo": lambda hidden: {"name": "lpo", "hidden": hidden},
+    "disco": lambda hidden: {"name": "disco", "hidden": hidden},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,9 +203,42 @@ class Sweep:
             raise ValueError("members must have at least one number")
 
 
+@dataclasses.dataclass(frozen=True)
+class MetaGradients:
+    """A meta-step with each way to compute the meta-gradient by backpropagation, and the memory that it takes."""
+
+    objectives: tuple[LearnedObjective, ...] = ("lpg",)
+    """Learned objectives, one benchmark each."""
+    levels: str = "gridworld/small"
+    """Distribution of levels: any name of envs.names()."""
+    agent_width: Annotated[int, COUNT_OR_ZERO] = 0
+    """Width of the hidden layers of the agents' networks (0: the network of their family of environments)."""
+    agent_layers: Annotated[int, COUNT] = 2
+    """How many hidden layers of `agent_width` they have."""
+    hidden: Annotated[int, WIDTH] = lpg.PRESETS["quick"].rule.hidden
+    """Width of the meta-network."""
+    num_lifetimes: Annotated[int, COUNT] = lpg.PRESETS["quick"].estimator.num_lifetimes
+    """Agents that live side by side."""
+    num_envs: Annotated[int, COUNT] = lpg.PRESETS["quick"].agents.num_envs
+    """Environments of each agent."""
+    rollout_length: Annotated[int, COUNT] = lpg.PRESETS["quick"].agents.rollout_length
+    """Environment steps between two agent updates."""
+    updates: Annotated[int, COUNT] = lpg.PRESETS["quick"].estimator.updates
+    """Agent updates that the meta-gradient flows through (K)."""
+    repeats: Annotated[int, COUNT] = 5
+    """Timed calls of each program, taken in turns."""
+
+    def __post_init__(self) -> None:
+        checks.fields(self)
+        envs.check(levels=self.levels)
+        if not self.agent_width:
+            parts.refuse_inert(self, ("agent_layers",), "without agent_width")
+
+
 def time_side_by_side(programs: dict[str, tuple[Callable[..., Any], Any]], repeats: int) -> dict[str, dict[str, Any]]:
     """Seconds of each program `name: (function, argument)`: to compile, and min and median of `repeats` runs.
 
+    `temporary_mib` is the memory in MiB that a program takes beside its argument and result, as the compiler plans it.
     The runs take turns, so that what slows the machine down for a while slows all of them. A function's
     result is its next argument.
     """
@@ -204,6 +247,8 @@ def time_side_by_side(programs: dict[str, tuple[Callable[..., Any], Any]], repea
         start = time.perf_counter()
         compiled[name] = jax.jit(function).lower(argument).compile()
         results[name] = {"compile_seconds": time.perf_counter() - start}
+        planned = compiled[name].memory_analysis()  # None where the compiler does not say
+        results[name]["temporary_mib"] = planned.temp_size_in_bytes / 2**20 if planned else float("nan")
         arguments[name] = jax.block_until_ready(compiled[name](argument))
     seconds: dict[str, list[float]] = {name: [] for name in programs}
     for _ in range(repeats):
@@ -523,6 +568,40 @@ def benchmark_sweep(config: Sweep, name: str) -> dict[str, Any]:
     }
 
 
+def benchmark_metagradients(config: MetaGradients, name: str) -> dict[str, Any]:
+    """Times and memory of one learned objective; its agents follow Adam."""
+    levels = envs.make(config.levels)
+    kind, sizes = family(config.levels, levels.environment), (config.agent_width,) * config.agent_layers
+    learner = build(
+        {
+            "objective": WITH_META_NETWORK[name](config.hidden),
+            "optimizer": {"name": "adam", "learning_rate": kind.learning_rate, "max_norm": 0.5},
+            "network": {"name": "mlp", "sizes": sizes} if any(sizes) else kind.network,
+            "experience": {"num_envs": config.num_envs, "rollout_length": config.rollout_length},
+        }
+    )
+    inner = learner.inner_loop(levels.environment, critic=metarl.Critic(build_part("optimizer", kind.critic)))
+    ways = {"plain": (False, False), "remat": (True, False), "mixed": (False, True), "both": (True, True)}
+    programs: dict[str, tuple[Callable[..., Any], Any]] = {}
+    for way, (remat, mixed) in ways.items():
+        estimator = estimators.backprop(config.updates, remat=remat, mixed=mixed)
+        meta = metarl.compose(inner, estimator, optax.adam(1e-3), curricula.uniform(levels), config.num_lifetimes)
+        programs[way] = partial(meta_steps, meta, 1), jax.jit(meta.init)(jax.random.key(0))
+    times = time_side_by_side(programs, config.repeats)
+
+    def ratios(what: str) -> dict[str, float]:
+        return {f"{way} / plain": times[way][what] / times["plain"][what] for way in ways if way != "plain"}
+
+    agents = programs["plain"][1].lifetimes.params
+    return {
+        "objective": name,
+        "agent_parameters": sum(x.size for x in jax.tree.leaves(agents)) // config.num_lifetimes,
+        **times,
+        "ratios": {"time": ratios("min_seconds"), "temporary memory": ratios("temporary_mib")},
+        "peak_memory_mib": _peak_memory(),
+    }
+
+
 def _peak_memory() -> float:
     """MiB: of the accelerator where there is one, else of this process so far."""
     stats = jax.devices()[0].memory_stats() or {}
@@ -537,7 +616,9 @@ BENCHMARKS: dict[type, Callable[[Any, str], dict[str, Any]]] = {
     Tokens: benchmark_tokens,
     Optimizers: benchmark_optimizers,
     Sweep: benchmark_sweep,
+    MetaGradients: benchmark_metagradients,
 }
+SUBJECTS = {Tokens: "policies", MetaGradients: "objectives"}  # options with one benchmark each; of others, `levels`
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -545,7 +626,7 @@ def main(argv: list[str] | None = None) -> None:
         config = cli.subcommands({kind.__name__.lower(): kind for kind in BENCHMARKS}, __doc__, argv)
         if isinstance(config, ES | Sweep):
             one_device_per_core()
-        names = config.policies if isinstance(config, Tokens) else config.levels
+        names = getattr(config, SUBJECTS.get(type(config), "levels"))
         benchmarks = [BENCHMARKS[type(config)](config, name) for name in names]
         result = {"configuration": dataclasses.asdict(config), **circumstances(), "benchmarks": benchmarks}
         print(json.dumps(jax.tree.map(lambda x: float(f"{x:.4g}") if isinstance(x, float) else x, result), indent=2))

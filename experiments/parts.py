@@ -181,6 +181,9 @@ class Backprop:
     one). A run resumes bit for bit on as many, and up to rounding on others."""
     remat: bool = False
     """Recompute agent updates backwards instead of storing them; less memory, more time."""
+    mixed: bool = False
+    """Differentiate the agents' gradients forward over reverse (MixFlow-MG): the same meta-gradient up to rounding;
+    less memory with large networks of agents, more time with small ones."""
 
     def __post_init__(self) -> None:
         checks.fields(self)
@@ -193,7 +196,7 @@ class Backprop:
     def make(self) -> Estimator:
         devices = training_devices(self.num_lifetimes // (self.batch_size or 1), self.devices)
         return estimators.backprop(
-            self.updates, remat=self.remat, placement=Placement(devices, self.batch_size or None)
+            self.updates, remat=self.remat, mixed=self.mixed, placement=Placement(devices, self.batch_size or None)
         )
 
 

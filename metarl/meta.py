@@ -66,6 +66,8 @@ class InnerLoop(NamedTuple):
     # `Update.objective` of `step` is the whole meta-objective
     loss: Callable[[MetaParams, Any, Key], Update] | None
     fitness: Callable[[MetaParams, Any, Key], Array] | None  # () the black-box meta-objective, higher is better
+    # `step` with the same values, whose derivative goes forward over reverse (`metarl.gradients`); None without one
+    mixed_step: Callable[[MetaParams, Any, Key], Update] | None = None
 
 
 def no_loss(meta_params: MetaParams, lifetime: Any, key: Key) -> Update:
@@ -91,6 +93,7 @@ class Estimator(NamedTuple):
     # (inner, meta_params, state, lifetimes, key) -> gradient, state, lifetimes, metrics (sums of the `COUNTED` ones)
     estimate: Callable[[InnerLoop, MetaParams, PyTree, Lifetimes, Key], tuple[MetaParams, PyTree, Lifetimes, Metrics]]
     needs: Literal["loss", "fitness"]  # the function of the inner loop that it calls
+    mixed: bool = False  # whether it calls `InnerLoop.mixed_step` instead of `step`
 
 
 class MetaState(NamedTuple):
@@ -150,6 +153,21 @@ def summary(metrics: Metrics) -> Metrics:
     return {name: x.sum() if name in COUNTED else jnp.nanmean(x) for name, x in metrics.items()}
 
 
+def needed(inner: InnerLoop, name: Literal["loss", "fitness", "mixed_step"]) -> Callable[..., Any]:
+    """The function `name` of `inner`, which an estimator needs. Raises ValueError if `inner` lacks it."""
+    function: Callable[..., Any] | None = getattr(inner, name)
+    if function is None:
+        raise ValueError(f"the estimator needs `{name}`, which this inner loop lacks: {_REMEDIES[name]}")
+    return function
+
+
+_REMEDIES = {
+    "loss": "give rl_inner_loop a critic, or use es, pes or ask_tell of metarl.estimators",
+    "fitness": "use metarl.estimators.backprop",
+    "mixed_step": "use backprop without mixed=True, or give the loop one with metarl.gradients.forward_over_reverse",
+}
+
+
 @checked
 def compose(
     inner: InnerLoop,
@@ -172,12 +190,9 @@ def compose(
     interface.part("estimator", estimator, Estimator)
     interface.part("curriculum", curriculum, Curriculum, {"Levels": "give metarl.curricula.uniform(levels)"})
     interface.optimizer("optimizer", optimizer)
-    if getattr(inner, estimator.needs) is None:
-        remedy = {
-            "loss": "give rl_inner_loop a critic, or use es, pes or ask_tell of metarl.estimators",
-            "fitness": "use metarl.estimators.backprop",
-        }[estimator.needs]
-        raise ValueError(f"the estimator needs `{estimator.needs}`, which this inner loop lacks: {remedy}")
+    needed(inner, estimator.needs)
+    if estimator.mixed:
+        needed(inner, "mixed_step")
 
     def draw(key: Key, state: PyTree, needed: Array) -> tuple[Level, PyTree]:
         what = interface.title("Curriculum.sample", curriculum.sample)

@@ -1,10 +1,12 @@
 """The smallest inner loop whose meta-gradient is known: noisy gradient descent on a quadratic with a learned rate."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from metarl.gradients import forward_over_reverse, reverse_over_reverse
 from metarl.meta import InnerLoop, Update
 from metarl.types import Level, Levels
 
@@ -24,11 +26,14 @@ def quadratic(noise: float = 0.0) -> InnerLoop:
     def value(lifetime):
         return 0.5 * (lifetime.level.problem[0] * lifetime.x**2).sum()
 
-    def step(meta_params, lifetime, key):
-        h, _ = lifetime.level.problem
-        gradient = h * lifetime.x + noise * jax.random.normal(key, h.shape)
+    def step(gradient_of, meta_params, lifetime, key):
+        def measured(x):
+            return (loss := value(lifetime._replace(x=x))), loss
+
+        gradient, loss = gradient_of(measured)(lifetime.x)
+        gradient = gradient + noise * jax.random.normal(key, lifetime.x.shape)
         older = lifetime._replace(x=lifetime.x - meta_params["rate"] * gradient, step=lifetime.step + 1)
-        return Update(older, jnp.zeros(()), {"loss": value(lifetime)})
+        return Update(older, jnp.zeros(()), {"loss": loss})
 
     def loss(meta_params, lifetime, key):
         return Update(lifetime, value(lifetime), {})
@@ -39,7 +44,8 @@ def quadratic(noise: float = 0.0) -> InnerLoop:
     def init_meta(key):
         return {"rate": jnp.float32(0.1)}
 
-    return InnerLoop(init_meta, init, step, loss, fitness)
+    plain, mixed = partial(step, reverse_over_reverse), partial(step, forward_over_reverse)
+    return InnerLoop(init_meta, init, plain, loss, fitness, mixed)
 
 
 def levels(horizon: int, h: Any = (1.0, 3.0), spread: float = 0.0) -> Levels:

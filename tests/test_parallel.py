@@ -56,6 +56,9 @@ for make in (backprop, es, pes):
     assert_close(sharded, expected)
     assert compiled == 2, compiled  # for a state on one device, then for one on all
 
+mixed = partial(backprop, mixed=True)
+assert_close(steps(mixed, placement=everywhere)[0], steps(backprop, placement=alone)[0])
+
 state, _ = steps(backprop)[0]
 assert_close(steps(backprop, placement=Placement(devices))[0][0], state)
 

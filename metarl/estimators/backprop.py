@@ -10,14 +10,20 @@ import jax.numpy as jnp
 from metarl import interface
 from metarl.checks import COUNT, checked
 from metarl.estimators.population import gradient_metrics
-from metarl.meta import COUNTED, Estimator, InnerLoop, Lifetimes, advance, checked_update, done, summary
+from metarl.meta import COUNTED, Estimator, InnerLoop, Lifetimes, advance, checked_update, done, needed, summary
 from metarl.parallel import Placement
 from metarl.tree import select
 from metarl.types import Array, Key, MetaParams, Metrics, PyTree
 
 
 @checked
-def backprop(steps: Annotated[int, COUNT], *, remat: bool = False, placement: Placement = Placement()) -> Estimator:  # noqa: B008
+def backprop(
+    steps: Annotated[int, COUNT],
+    *,
+    remat: bool = False,
+    mixed: bool = False,
+    placement: Placement = Placement(),  # noqa: B008
+) -> Estimator:
     """The exact gradient of the truncated objective (Oh et al. 2020, arXiv 2007.08794, section 4.2).
 
     Every lifetime makes `steps` inner updates. Its meta-loss is `inner.loss` after them plus the mean of their
@@ -25,15 +31,20 @@ def backprop(steps: Annotated[int, COUNT], *, remat: bool = False, placement: Pl
     flows through all `steps` updates, but not into the updates of the meta-step before.
 
     `placement` is that of lifetimes; its `batch_size` must divide their number on each device. `remat` recomputes each
-    inner update in the backward pass instead of storing it. Both trade time for memory. The variance of the gradients
-    of lifetimes (`meta_gradient_variance`) is estimated from batches; without a `batch_size` it is NaN.
+    inner update in the backward pass instead of storing it. Both trade time for memory. `mixed` differentiates the
+    gradients of learners forward over reverse (MixFlow-MG, Kemaev et al. 2025, arXiv 2505.00793). The meta-gradient is
+    the same up to rounding; large networks of learners take less memory, small ones more time. The variance of the
+    gradients of lifetimes (`meta_gradient_variance`) is estimated from batches; without a `batch_size` it is NaN.
 
-    Raises ValueError if `steps` is not positive, or if the devices or the batches do not divide the lifetimes.
+    Raises ValueError if `steps` is not positive, if the devices or the batches do not divide the lifetimes, or, with
+    `mixed`, for an inner loop without a `mixed_step`.
     """
 
     def estimate(
         inner: InnerLoop, meta_params: MetaParams, state: PyTree, lifetimes: Lifetimes, key: Key
     ) -> tuple[MetaParams, PyTree, Lifetimes, Metrics]:
+        inner = inner._replace(step=needed(inner, "mixed_step")) if mixed else inner
+
         def truncation(meta_params: MetaParams, lifetime: Any, key: Key) -> tuple[Array, tuple[Any, Metrics]]:
             return _truncation(inner, steps, remat, meta_params, lifetime, key)
 
@@ -56,14 +67,14 @@ def backprop(steps: Annotated[int, COUNT], *, remat: bool = False, placement: Pl
                 raise ValueError(f"batch_size must divide num_lifetimes = {num_lifetimes}{per_device}, got {size}")
             if size == count:
                 return jax.tree.map(lambda x: x[None], batch(meta_params, part))
-            parts = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), part)
+            parts = jax.tree.map(lambda x: x.reshape(count // size, size, *x.shape[1:]), part)
             return jax.lax.map(lambda part: batch(meta_params, part), parts)
 
         num_lifetimes = len(lifetimes.level.horizon)
         parts = (lifetimes, jax.random.split(key, num_lifetimes))
         gradients, losses, lifetimes, metrics = placement.shard(batches, meta_params, parts)
         gradient = jax.tree.map(lambda x: x.mean(0), gradients)
-        losses, lifetimes = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (losses, lifetimes))
+        losses, lifetimes = jax.tree.map(lambda x: jax.lax.collapse(x, 0, 2), (losses, lifetimes))
         lived = summary(metrics)
         measured = {
             "meta_loss": losses.mean(),
@@ -74,7 +85,10 @@ def backprop(steps: Annotated[int, COUNT], *, remat: bool = False, placement: Pl
         metrics = interface.merged(inner_loop=lived, estimator=measured)
         return gradient, gradient, lifetimes, metrics
 
-    return Estimator(lambda meta_params, lifetimes: jax.tree.map(jnp.zeros_like, meta_params), estimate, needs="loss")
+    def init(meta_params: MetaParams, lifetimes: Lifetimes) -> PyTree:
+        return jax.tree.map(jnp.zeros_like, meta_params)
+
+    return Estimator(init, estimate, needs="loss", mixed=mixed)
 
 
 def _truncation(

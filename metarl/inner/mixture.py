@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import jax
@@ -41,8 +43,8 @@ def mixture(inners: Sequence[InnerLoop], scales: Sequence[Array | float]) -> Inn
     def with_keys(lifetime: MixedLifetime, key: Key) -> Iterator[tuple[InnerLoop, Any, Key]]:
         return zip(inners, lifetime.parts, jax.random.split(key, len(inners)), strict=True)
 
-    def step(meta_params: MetaParams, lifetime: MixedLifetime, key: Key) -> Update:
-        updates = [inner.step(meta_params, part, key) for inner, part, key in with_keys(lifetime, key)]
+    def step(step_of: Callable[[InnerLoop], Any], meta_params: MetaParams, lifetime: MixedLifetime, key: Key) -> Update:
+        updates = [step_of(inner)(meta_params, part, key) for inner, part, key in with_keys(lifetime, key)]
         following = MixedLifetime(tuple(x.lifetime for x in updates), lifetime.level, lifetime.step + 1)
         return Update(
             following, _scaled_mean([x.objective for x in updates], scales), _named([x.metrics for x in updates])
@@ -62,9 +64,10 @@ def mixture(inners: Sequence[InnerLoop], scales: Sequence[Array | float]) -> Inn
     return InnerLoop(
         inners[0].init_meta,
         init,
-        step,
+        partial(step, attrgetter("step")),
         loss if all(inner.loss for inner in inners) else None,
         fitness if all(inner.fitness for inner in inners) else None,
+        partial(step, attrgetter("mixed_step")) if all(inner.mixed_step for inner in inners) else None,
     )
 
 

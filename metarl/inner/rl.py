@@ -12,6 +12,7 @@ import optax
 
 from metarl import checks, interface
 from metarl.checks import COUNT, COUNT_OR_ZERO, checked
+from metarl.gradients import GradientOf, forward_over_reverse, reverse_over_reverse
 from metarl.meta import InnerLoop, Update, advance
 from metarl.optimizers.learned import LearnedOptimizer, as_learned, check_fits, init_learner, transform
 from metarl.rl.critic import Critic, CriticState, Targets, init_critic, update_critic
@@ -106,9 +107,10 @@ def rl_inner_loop(
     return InnerLoop(
         init_meta=partial(_init_meta, parts),
         init=partial(_init, parts),
-        step=partial(_step, parts),
+        step=partial(_step, parts, reverse_over_reverse),
         loss=partial(_loss, parts) if critic else None,
         fitness=partial(_fitness, parts, num_eval_episodes, max_episode_steps),
+        mixed_step=partial(_step, parts, forward_over_reverse),
     )
 
 
@@ -220,13 +222,13 @@ def _init(parts: Parts, key: Key, level: Level) -> Agent:
     return Agent(params, opt_state, actors, level, jnp.int32(0), critic, parts.objective.init_memory(params))
 
 
-def _step(parts: Parts, meta_params: MetaParams, lifetime: Agent, key: Key) -> Update:
+def _step(parts: Parts, gradient_of: GradientOf, meta_params: MetaParams, lifetime: Agent, key: Key) -> Update:
     rollout_key, update_key = jax.random.split(key)
     actors, data = _collect(parts.env, parts.agent, parts.experience, lifetime, rollout_key)
     critic, critic_metrics = lifetime.critic, Metrics()
     if parts.critic is not None:
         _, critic, critic_metrics = _update_critic(parts, lifetime, data)
-    params, opt_state, memory, objective, metrics = _learn(parts, meta_params, lifetime, data, update_key)
+    params, opt_state, memory, objective, metrics = _learn(parts, gradient_of, meta_params, lifetime, data, update_key)
     agent = Agent(params, opt_state, actors, lifetime.level, lifetime.step + 1, critic, memory)
     rewards = {"reward": data.reward.mean(), "episode_return": jnp.nanmean(data.episode_return)}
     own = {**critic_metrics, **rewards, **_cost(parts)}
@@ -281,7 +283,7 @@ def _update_critic(parts: Parts, lifetime: Agent, data: Rollout) -> tuple[Target
 
 
 def _learn(
-    parts: Parts, meta_params: MetaParams, lifetime: Agent, data: Rollout, key: Key
+    parts: Parts, gradient_of: GradientOf, meta_params: MetaParams, lifetime: Agent, data: Rollout, key: Key
 ) -> tuple[Params, PyTree, PyTree, Array, Metrics]:
     """One agent update on the rollout `data`: new parameters, optimizer state and memory, meta-objective, metrics."""
     rule = _rule(parts, meta_params)
@@ -298,11 +300,10 @@ def _learn(
         learner: tuple[Params, PyTree], part: tuple[Rollout, PyTree], key: Key, index: Array | int = 0
     ) -> tuple[Any, Metrics]:
         params, opt_state = learner
-        gradient, metrics = jax.grad(
+        gradient, metrics = gradient_of(
             lambda params: checked_loss(
                 parts.objective, parts.objective.loss(rule, params, parts.agent, *part, progress)
-            ),
-            has_aux=True,
+            )
         )(params)
         updates, opt_state = interface.follow(
             "optimizer",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ import optax
 
 from metarl import interface
 from metarl.checks import COUNT, checked
+from metarl.gradients import GradientOf, forward_over_reverse, reverse_over_reverse
 from metarl.meta import InnerLoop, Update
 from metarl.optimizers.learned import LearnedOptimizer, as_learned, check_fits, init_learner, transform
 from metarl.tree import all_finite
@@ -39,8 +41,10 @@ def supervised_inner_loop(task: Task, optimizer: optax.GradientTransformation | 
     learned = as_learned(optimizer)
     check_fits(learned, lambda key: task.init(key, task.sample(key)), "the task's parameters")
 
-    def measured(params: Params, problem: PyTree, key: Key) -> Array:
-        return interface.array(interface.title("Task.loss", task.loss), task.loss(params, problem, key), ())
+    def measured(problem: PyTree, key: Key, params: Params) -> tuple[Array, Array]:
+        """The loss, and the loss again as what else is of interest."""
+        found = interface.array(interface.title("Task.loss", task.loss), task.loss(params, problem, key), ())
+        return found, found
 
     def init_meta(key: Key) -> MetaParams:
         return {"objective": (), "optimizer": learned.init(key)}
@@ -50,10 +54,10 @@ def supervised_inner_loop(task: Task, optimizer: optax.GradientTransformation | 
         params, opt_state = init_learner(learned, lambda key: task.init(key, level.problem), param_key, optimizer_key)
         return Training(params, opt_state, level, jnp.int32(0))
 
-    def step(meta_params: MetaParams, training: Training, key: Key) -> Update:
+    def step(gradient_of: GradientOf, meta_params: MetaParams, training: Training, key: Key) -> Update:
         batch_key, optimizer_key = jax.random.split(key)
         params, problem = training.params, training.level.problem
-        value, gradient = jax.value_and_grad(measured)(params, problem, batch_key)
+        gradient, value = gradient_of(partial(measured, problem, batch_key))(params)
         updates, opt_state = interface.follow(
             "optimizer",
             transform(learned, meta_params).update,
@@ -75,7 +79,14 @@ def supervised_inner_loop(task: Task, optimizer: optax.GradientTransformation | 
         value = task.test(training.params, training.level.problem)
         return jnp.where(all_finite(training.params), -value, jnp.nan)
 
-    return InnerLoop(init_meta, init, step, loss, fitness)
+    return InnerLoop(
+        init_meta,
+        init,
+        step=partial(step, reverse_over_reverse),
+        loss=loss,
+        fitness=fitness,
+        mixed_step=partial(step, forward_over_reverse),
+    )
 
 
 @checked

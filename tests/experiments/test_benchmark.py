@@ -41,7 +41,7 @@ def test_scores(capsys):
     sizes = {"num_lifetimes": 2, "hidden": 4, "meta_steps": 2, "scores": "regret", "levels": "mdp/random"}
     _, figures = printed(capsys, "groove", **SMALL, **sizes)
     assert list(figures["ratios"]) == ["regret / uniform"] and figures["ratios"]["regret / uniform"] > 0
-    assert {"compile_seconds", "min_seconds", "median_seconds"} == set(figures["uniform"])
+    assert {"compile_seconds", "temporary_mib", "min_seconds", "median_seconds"} == set(figures["uniform"])
 
 
 def test_policies_of_tokens(capsys):
@@ -57,6 +57,17 @@ def test_optimizers(capsys):
     sizes = {"sizes": 2, "epochs": 1, "minibatches": 1, "levels": "bandit/bernoulli"}
     _, figures = printed(capsys, "optimizers", **SMALL, **sizes)
     assert len(figures["ratios"]) == 5 and all(x > 0 for x in figures["ratios"].values())
+
+
+@pytest.mark.slow  # four programs
+def test_ways_to_a_meta_gradient(capsys):
+    sizes = {"num_lifetimes": 2, "updates": 2, "hidden": 4, "agent_width": 16, "levels": "mdp/random"}
+    _, figures = printed(capsys, "metagradients", **SMALL, **sizes)
+    ways = ["both / plain", "mixed / plain", "remat / plain"]
+    assert figures["objective"] == "lpg" and figures["agent_parameters"] > 2 * 16 * 16
+    assert [sorted(ratios) for ratios in figures["ratios"].values()] == [ways, ways]
+    memory = {way: figures[way]["temporary_mib"] for way in ("plain", "remat", "mixed", "both")}
+    assert memory["mixed"] < memory["plain"] and memory["both"] < memory["plain"]
 
 
 @pytest.mark.slow  # a program of full-size agents for each number of members
@@ -75,6 +86,7 @@ def test_members_of_a_sweep(capsys):
         ("es --devices -1", "devices must be at least 0, got -1"),
         ("sweep --members 0", "members[0] must be at least 1, got 0"),
         ("lpg --levels mdp/rondom", "unknown levels 'mdp/rondom'; did you mean mdp/random"),
+        ("metagradients --agent-layers 3", "agent_layers has no effect without agent_width: leave it at 2, got 3"),
         ("horses", "horses"),
     ],
 )

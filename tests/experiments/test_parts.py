@@ -189,7 +189,8 @@ def test_meta_gradients_are_clipped_by_their_norm():
 
 
 def test_estimators_are_of_their_kind():
-    assert parts.Backprop().make().needs == "loss"
+    assert parts.Backprop().make().needs == "loss" and not parts.Backprop().make().mixed
+    assert parts.Backprop(mixed=True).make().mixed
     assert parts.Evolution().make(10).needs == "fitness"
     lifetimes = jax.vmap(quadratic().init)(
         keys := jax.random.split(jax.random.key(0), 4), jax.vmap(levels(9).sample)(keys)

@@ -233,32 +233,34 @@ def test_fitness_is_nan_for_parameters_that_are_not_finite():
 # --- meta-gradients and meta-training -----------------------------------------------------------------------
 
 
-def first_estimate(inner, lifetimes, rate, steps):
+def first_estimate(inner, lifetimes, rate, steps, **options):
     """Meta-gradient and meta-loss by backpropagation."""
-    meta_params, estimator = {"objective": (), "optimizer": {"rate": rate}}, estimators.backprop(steps)
+    meta_params, estimator = {"objective": (), "optimizer": {"rate": rate}}, estimators.backprop(steps, **options)
     gradient, *_, metrics = estimator.estimate(
         inner, meta_params, estimator.init(meta_params, lifetimes), lifetimes, jax.random.key(1)
     )
     return gradient["optimizer"]["rate"], metrics["meta_loss"]
 
 
-def test_the_meta_gradient_of_a_rate_is_the_closed_form(x64):
+@pytest.mark.parametrize("mixed", [False, True])
+def test_the_meta_gradient_of_a_rate_is_the_closed_form(mixed, x64):
     """With every curvature 1, the distance shrinks by 1 - rate in every update."""
     task = quadratic(dim=3, condition=(1.0, 1.0))
     inner = supervised_inner_loop(task, learned_rate())
     lifetimes, rates = newborn(inner, task, 4), np.array([0.05, 0.5, 1.3])
-    slopes, losses = jax.jit(jax.vmap(lambda rate: first_estimate(inner, lifetimes, rate, HORIZON)))(rates)
+    slopes, losses = jax.jit(jax.vmap(lambda rate: first_estimate(inner, lifetimes, rate, HORIZON, mixed=mixed)))(rates)
     square = ((lifetimes.params["x"] - lifetimes.level.problem.minimum) ** 2).sum(1).mean()
     np.testing.assert_allclose(losses, square * (1 - rates) ** (2 * HORIZON) / 2, rtol=1e-6)
     np.testing.assert_allclose(slopes, -square * HORIZON * (1 - rates) ** (2 * HORIZON - 1), rtol=1e-6)
 
 
-def test_the_meta_gradient_through_a_network_is_the_finite_difference(x64):
+@pytest.mark.parametrize("mixed", [False, True])
+def test_the_meta_gradient_through_a_network_is_the_finite_difference(mixed, x64):
     task = mlp_digits(hidden=4, batch=8)
     double = task._replace(init=lambda *args: jax.tree.map(lambda x: x.astype(float), task.init(*args)))
     inner = supervised_inner_loop(double, learned_rate())
     lifetimes = newborn(inner, double, 2)
-    estimate = jax.jit(lambda rate: first_estimate(inner, lifetimes, rate, 3))
+    estimate = jax.jit(lambda rate: first_estimate(inner, lifetimes, rate, 3, mixed=mixed))
     (slope, _), (_, up), (_, down) = (estimate(rate) for rate in (0.5, 0.5 + 1e-5, 0.5 - 1e-5))
     assert abs(slope) > 1e-3
     np.testing.assert_allclose(slope, (up - down) / 2e-5, rtol=1e-5)

@@ -266,7 +266,7 @@ def test_meta_gradient_survives_gradients_that_are_exactly_zero():
     assert all(jnp.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient))
 
 
-def test_batches_of_lifetimes_and_rematerialisation_change_nothing():
+def test_batches_of_lifetimes_rematerialisation_and_mixed_differentiation_change_nothing():
     inner, meta = tiny()
     state, key = jax.jit(meta.init)(jax.random.key(0)), jax.random.key(1)
 
@@ -277,9 +277,11 @@ def test_batches_of_lifetimes_and_rematerialisation_change_nothing():
     in_batches = run(placement=metarl.Placement(batch_size=1))
     assert in_batches[3].pop("meta_gradient_variance") > 0
     assert np.isnan(whole[3].pop("meta_gradient_variance"))  # only batches tell
+    mixed = run(remat=True, mixed=True, placement=metarl.Placement(batch_size=1))
+    del mixed[3]["meta_gradient_variance"]
     with_remat = run(remat=True)
     del with_remat[3]["meta_gradient_variance"]
-    for other in (in_batches, with_remat):
+    for other in (in_batches, with_remat, mixed):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), whole, other)
 
 

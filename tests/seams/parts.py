@@ -120,6 +120,7 @@ def strategy(solution):
 # name -> (number of updates, options) -> estimator
 ESTIMATORS: dict[str, Callable[..., metarl.Estimator]] = {
     "backprop": estimators.backprop,
+    "mixed backprop": partial(estimators.backprop, mixed=True),
     "es": partial(estimators.es, sigma=0.5, shaping="none"),
     "pes": partial(estimators.pes, sigma=0.5),
     "ask_tell": partial(estimators.ask_tell, strategy),

@@ -27,7 +27,8 @@ import metarl
 from metarl.curricula import uniform
 from metarl.meta import InnerLoop, compose, no_loss
 
-FITNESS = [name for name in ESTIMATORS if name != "backprop"]
+BACKPROP = ("backprop", "mixed backprop")
+FITNESS = [name for name in ESTIMATORS if name not in BACKPROP]
 
 
 class Run(NamedTuple):
@@ -118,6 +119,7 @@ def regularised(scale=1e3):
         step=step,
         loss=no_loss,
         fitness=lambda meta_params, lifetime, key: jnp.zeros(()),
+        mixed_step=step,
     )
 
 
@@ -141,7 +143,7 @@ def test_every_estimator_follows_the_objective_of_updates(name, options):
     cosine = estimate @ gradient / (jnp.linalg.norm(estimate) * jnp.linalg.norm(gradient))
     assert cosine > 0.95
     if name != "ask_tell" and not options:  # those that say how steep it is
-        np.testing.assert_allclose(estimate, gradient, rtol=1e-5 if name == "backprop" else 0.25, atol=50.0)
+        np.testing.assert_allclose(estimate, gradient, rtol=1e-5 if name in BACKPROP else 0.25, atol=50.0)
 
 
 @pytest.mark.parametrize("name", FITNESS)
@@ -164,11 +166,25 @@ def test_a_member_is_charged_the_mean_over_the_updates_that_it_made(name):
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_a_loop_that_lacks_what_an_estimator_needs_is_refused(name):
     inner, levels = INNER_LOOPS["quadratic"]()
-    lacks = "loss" if name == "backprop" else "fitness"
+    lacks = "loss" if name in BACKPROP else "fitness"
     parts = ESTIMATORS[name](2), optax.sgd(1.0), uniform(levels), 2
     with pytest.raises(ValueError, match=f"the estimator needs `{lacks}`, which this inner loop lacks: .*use "):
         compose(inner._replace(**{lacks: None}), *parts)
     compose(inner._replace(**{"loss" if lacks == "fitness" else "fitness": None}), *parts)
+
+
+def test_a_loop_without_a_mixed_step_is_refused_by_mixed_backprop_alone():
+    inner, levels = INNER_LOOPS["in context"]()
+    mixed = metarl.estimators.backprop(2, mixed=True)
+    with pytest.raises(
+        ValueError, match="the estimator needs `mixed_step`, which this inner loop lacks: use backprop "
+    ):
+        compose(inner, mixed, optax.sgd(1.0), uniform(levels), 2)
+    with pytest.raises(ValueError, match="needs `mixed_step`"):  # nor is it ignored by those who compose by hand
+        mixed.estimate(
+            inner, {}, (), inner.init(jax.random.key(0), levels.sample(jax.random.key(0))), jax.random.key(0)
+        )
+    compose(inner, metarl.estimators.backprop(2), optax.sgd(1.0), uniform(levels), 2)
 
 
 def test_a_run_needs_a_lifetime():
