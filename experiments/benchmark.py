@@ -37,19 +37,13 @@ from metarl.inner.rl import Experience, rl_inner_loop
 from metarl.meta import InnerLoop, Meta, MetaState
 from metarl.parallel import Placement, dividing, one_device_per_core
 from metarl.rl import rollout
-from metarl.rules import Part, build, build_part
+from metarl.rules import build, build_part
 from metarl.run.files import circumstances
 from metarl.run.options import replace, with_values
 from metarl.run.sweep import side_by_side
 from metarl.types import Array, Key, MetaParams
 
 LearnedObjective = Literal["lpg", "lpo", "disco"]
-# What `MetaGradients` compares: an objective whose meta-network has a given width
-WITH_META_NETWORK: dict[str, Callable[[int], Part]] = {
-    "lpg": lambda hidden: {"name": "lpg", "hidden": hidden},
-    "lpo": lambda hidden: {"name": "lpo", "hidden": hidden},
-    "disco": lambda hidden: {"name": "disco", "hidden": hidden},
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -574,7 +568,7 @@ def benchmark_metagradients(config: MetaGradients, name: str) -> dict[str, Any]:
     kind, sizes = family(config.levels, levels.environment), (config.agent_width,) * config.agent_layers
     learner = build(
         {
-            "objective": WITH_META_NETWORK[name](config.hidden),
+            "objective": {"name": name, "hidden": config.hidden},
             "optimizer": {"name": "adam", "learning_rate": kind.learning_rate, "max_norm": 0.5},
             "network": {"name": "mlp", "sizes": sizes} if any(sizes) else kind.network,
             "experience": {"num_envs": config.num_envs, "rollout_length": config.rollout_length},

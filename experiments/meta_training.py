@@ -1,4 +1,4 @@
-"""What the experiments share that meta-train an agent objective: LPG, TA-LPG, GROOVE and LPO.
+"""What the experiments share that meta-train an agent objective: LPG, TA-LPG, GROOVE, LPO and DiscoRL.
 
 Their configurations have the parts `run`, `sweep`, `distribution`, `agents`, `rule`, `estimator`, `optimizer`, `replay`
 and `held_out`. `rule` has `recipe()` and `draw(params, longest_life)`; the others are those of `experiments.parts`.

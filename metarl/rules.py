@@ -10,13 +10,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import optax
 
 import metarl.pretrained
 from metarl import objectives, optimizers
+from metarl.checks import NOT_NEGATIVE, POSITIVE, RATE, checked
 from metarl.inner.rl import Experience, ValueJudge, rl_inner_loop, value_judge
 from metarl.meta import InnerLoop
 from metarl.optimizers.learned import LearnedOptimizer, as_learned
@@ -36,16 +37,17 @@ Part = Mapping[str, Any]
 Recipe = Mapping[str, Part]
 
 
+@checked
 def _adam(
-    learning_rate: Array | float,
-    max_norm: Array | float | None = None,
-    eps: float = 1e-8,
-    max_update: float | None = None,
+    learning_rate: Annotated[Array | float, RATE],
+    max_norm: Annotated[Array | float, POSITIVE] | None = None,
+    eps: Annotated[float, NOT_NEGATIVE] = 1e-8,
+    max_update: Annotated[float, POSITIVE] | None = None,
 ) -> optax.GradientTransformation:
-    """Adam, with gradients of at most this norm, and entries of the update, over the learning rate, of at most that."""
-    if max_update is None:
-        return _clipped(optimizers.adam(learning_rate, eps=eps), max_norm)
-    steps = (optimizers.scale_by_adam(eps=eps), optax.clip(max_update), optax.scale_by_learning_rate(learning_rate))
+    """Adam. Gradients are scaled down to `max_norm`; what Adam makes of them is clipped to `max_update`."""
+    steps = [optimizers.scale_by_adam(eps=eps), optax.scale_by_learning_rate(learning_rate)]
+    if max_update is not None:
+        steps.insert(1, optax.clip(max_update))
     return _clipped(optax.chain(*steps), max_norm)
 
 
@@ -255,6 +257,8 @@ def _find(name: str | Path) -> Path:
         return found
     if Path(name).is_dir():
         raise FileNotFoundError(f"no {RULE_FILE} in {str(name)!r}: no run has finished there")
+    if Path(name).suffix == ".npz":
+        raise FileNotFoundError(f"no file at {str(name)!r}; the published weights of DiscoRL do not come with metarl")
     alike = difflib.get_close_matches(str(name), shipped()) or shipped()
     raise FileNotFoundError(f"no rule at {str(name)!r}, and none is shipped as that; did you mean {', '.join(alike)}?")
 

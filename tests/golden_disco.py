@@ -8,12 +8,15 @@ import pytest
 
 from metarl.objectives.disco import DiscoState
 from metarl.objectives.disco_network import LifetimeState
-from metarl.objectives.disco_values import Moments, Said
+from metarl.objectives.disco_values import Moments, Outputs
 from metarl.pretrained.disco import LAYERS
 
 FOLDER = Path(__file__).parents[2] / "shared" / "data" / "disco"
 WEIGHTS = FOLDER / "disco_103.npz"
-needed = pytest.mark.skipif(not WEIGHTS.is_file(), reason="the published weights and fixtures of DiscoRL are not here")
+FILES = (WEIGHTS, FOLDER / "golden_rule.npz", FOLDER / "golden_agent.npz")
+needed = pytest.mark.skipif(
+    not all(path.is_file() for path in FILES), reason="the published weights and fixtures of DiscoRL are not here"
+)
 
 OUTPUTS = {"policy": "logits", "y": "y", "z": "z", "next_policy": "aux_pi", "q": "q"}  # our names, the reference's
 
@@ -30,9 +33,9 @@ def arrays(name):
     return under
 
 
-def said(found, rows):
+def outputs_of(found, rows):
     """What a network says of some rows of a rollout."""
-    return Said(**{ours: found[theirs][rows] for ours, theirs in OUTPUTS.items()})
+    return Outputs(**{ours: found[theirs][rows] for ours, theirs in OUTPUTS.items()})
 
 
 def state(found):

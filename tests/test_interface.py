@@ -106,6 +106,15 @@ def test_objectives(fault):
     says(start, lambda: train(wrong))
 
 
+def test_the_regulariser_of_the_updated_agent():
+    wrong = A2C._replace(regulariser=lambda *args: jnp.ones(2))
+    inner = metarl.rl_inner_loop(ENV, tabular, wrong, optax.sgd(0.1), EXPERIENCE, critic=metarl.Critic(optax.sgd(0.1)))
+    says(
+        "the regulariser that Objective.regulariser (<lambda>) returned float32[2], wanted float[]",
+        lambda: jax.eval_shape(lambda key: inner.loss({}, inner.init(key, LEVELS.sample(key)), key), jax.random.key(0)),
+    )
+
+
 def test_a_loss_is_checked_in_minibatches_too():
     wrong = objective(lambda x, m: (x[None], m))
     says(f"the loss that {LOSS} float32[1]", lambda: train(wrong, experience=Experience(2, 3, minibatches=2)))

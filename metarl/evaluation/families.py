@@ -39,7 +39,7 @@ def in_family(recipe: Recipe, kind: Family) -> Recipe:
 
     If that is another than their own, an objective without a value gets other step sizes as well, because those for
     tables are not those for dense layers: the optimizer of `kind` if y is its only output (LPG), else the learning rate
-    of `kind`. A learned optimizer stays.
+    of `kind`, for Adam if it had none. A learned optimizer stays.
     Raises ValueError for a recipe of no agents.
     """
     learner = build(recipe)
@@ -50,7 +50,8 @@ def in_family(recipe: Recipe, kind: Family) -> Recipe:
     optimizer = recipe["optimizer"]
     if other and hand_made and "value" not in learner.objective.outputs:
         only_y = learner.objective.outputs.keys() == {"y"}
-        optimizer = kind.optimizer if only_y else {**optimizer, "learning_rate": kind.learning_rate}
+        adam = optimizer if "learning_rate" in optimizer else {"name": "adam"}
+        optimizer = kind.optimizer if only_y else {**adam, "learning_rate": kind.learning_rate}
     return {**recipe, "network": kind.network, "optimizer": optimizer}
 
 

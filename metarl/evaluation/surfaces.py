@@ -78,9 +78,10 @@ def lpo_surface(meta_params: MetaParams, progress: Progress, start: Start = "ppo
 def disco_surface(meta_params: MetaParams) -> Surface:
     """How far DiscoRL's policy target moves an action: pi_hat(a) - pi(a) over pi(a) (x) and its advantage (y).
 
-    It is that of a single step with two actions and no reward, in the second update of a lifetime whose first one was
-    the same step without an advantage. The step does not end an episode. Predictions are uniform, values are 0 but for
-    that of the action, and the target network is the agent's. `meta_params` are those of `objectives.disco`.
+    Every point of the grid is a step of its own, with two actions, no reward and no end of an episode. Predictions are
+    uniform, values of states are 0, advantages are not normalised, and the target network is the agent's. The lifetime
+    has had one update on all steps without advantages: before the first one, the state of the lifetime is 0, and with
+    it all targets but their biases. `meta_params` are those of `objectives.disco`.
     """
     prob, advantage = jnp.linspace(0.02, 0.98, POINTS), jnp.linspace(-2.0, 2.0, POINTS)
     probs, advantages = (x.reshape(1, -1) for x in jnp.meshgrid(prob, advantage))
@@ -88,14 +89,32 @@ def disco_surface(meta_params: MetaParams) -> Surface:
     policy = jnp.stack([probs, 1.0 - probs], axis=-1)
     bins = meta_params["y_hat"]["bias"].size
     y, z = jnp.full((*probs.shape, bins), 1.0 / bins), jnp.full((*policy.shape, bins), 1.0 / bins)
+    first = jnp.zeros(probs.shape, int)
+    steps = Steps(behaviour=jnp.log(policy), action=first, reward=nothing, terminated=no, done=no)
 
     def seen(advantage: Array) -> Seen:
         of_actions = jnp.stack([advantage, nothing], axis=-1)
-        values = Values(nothing, nothing, of_actions, advantage, advantage, of_actions, advantage)
-        steps = Steps(jnp.log(policy), jnp.zeros(probs.shape, int), nothing, no, no)
-        return Seen(steps, policy, policy, policy, policy, values, advantage, of_actions, (y,) * 4, (z,) * 4)
+        values = Values(
+            value=nothing,
+            next_value=nothing,
+            target_action_value=of_actions,
+            returns=advantage,
+            advantage=advantage,
+            action_advantage=of_actions,
+        )
+        return Seen(
+            steps=steps,
+            behaviour=policy,
+            policy=policy,
+            next_policy=policy,
+            target_policy=policy,
+            values=values,
+            normalised_advantage=advantage,
+            normalised_action_advantage=of_actions,
+            y=(y,) * 4,
+            z=(z,) * 4,
+        )
 
-    # at birth the state of the lifetime is 0, and with it all targets but their biases
     state = newborn(meta_params["lifetime"]["lstm"]["bias"].size // 4)
     _, state = meta_network(meta_params, state, seen(nothing))
     targets, _ = meta_network(meta_params, state, seen(advantages))
@@ -104,7 +123,7 @@ def disco_surface(meta_params: MetaParams) -> Surface:
 
 
 def draw_disco(meta_params: MetaParams) -> Figure:
-    """`disco_surface`."""
+    """`disco_surface` in colour."""
     found = disco_surface(meta_params)
     label = r"$\hat\pi(a) - \pi(a)$"
     return plot.surfaces({"second update": found.values}, found.x, found.y, r"$\pi(a|s)$", "advantage of $a$", label)

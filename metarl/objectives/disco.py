@@ -17,21 +17,20 @@ from metarl.checks import COUNT, NOT_NEGATIVE, SEVERAL, SHARE, WIDTH, checked
 from metarl.objectives.disco_network import (
     DiscoTargets,
     LifetimeState,
-    Seen,
     init_weights,
     meta_network,
     newborn,
+    seen_of,
 )
 from metarl.objectives.disco_values import (
     Moments,
-    Said,
+    Outputs,
     Steps,
     Values,
-    judged,
-    moved,
     no_moments,
-    normalised,
+    rollout_values,
     taken,
+    updated,
     value_loss,
 )
 from metarl.rl.objective import Objective
@@ -65,10 +64,10 @@ def disco_targets(
     weights: MetaParams,
     state: DiscoState,
     steps: Steps,
-    now: Said,
-    after: Said,
-    target: Said,
-    target_after: Said,
+    now: Outputs,
+    after: Outputs,
+    target: Outputs,
+    target_after: Outputs,
     discount: Array | float = 0.997,
     retrace_lambda: Array | float = 0.95,
 ) -> tuple[DiscoTargets, Values, DiscoState]:
@@ -77,23 +76,9 @@ def disco_targets(
     `now` and `after` are what the agent's network says of obs and of next_obs, `target` and `target_after` what the
     target network says. The meta-gradient goes through predictions and the state of the lifetime only.
     """
-    values = judged(steps, now, after, target, target_after, jnp.asarray(discount), jnp.asarray(retrace_lambda))
-    moments = moved(state.advantage, values.advantage)
-    everyone = (now, after, target, target_after)
-    logits = (steps.behaviour, now.policy, after.policy, target.policy)
-    behaviour, policy, next_policy, target_policy = (jax.lax.stop_gradient(jax.nn.softmax(x)) for x in logits)
-    seen = Seen(
-        steps=steps,
-        behaviour=behaviour,
-        policy=policy,
-        next_policy=next_policy,
-        target_policy=target_policy,
-        values=values,
-        normalised_advantage=normalised(moments, values.advantage),
-        normalised_action_advantage=normalised(moments, values.action_advantage),
-        y=tuple(jax.nn.softmax(said.y) for said in everyone),
-        z=tuple(jax.nn.softmax(said.z) for said in everyone),
-    )
+    values = rollout_values(steps, now, after, target, target_after, jnp.asarray(discount), jnp.asarray(retrace_lambda))
+    moments = updated(state.advantage, values.advantage)
+    seen = seen_of(steps, values, moments, now, after, target, target_after)
     targets, lifetime = meta_network(weights, state.lifetime, seen)
     return targets, values, DiscoState(lifetime, moments)
 
@@ -108,7 +93,7 @@ class DiscoLosses(NamedTuple):
     q: Array
 
 
-def disco_losses(now: Said, targets: AgentTargets, action: Array, terminated: Array) -> DiscoLosses:
+def disco_losses(now: Outputs, targets: AgentTargets, action: Array, terminated: Array) -> DiscoLosses:
     """How far the agent is from its `targets`: KL divergences, with the target first; of the value a cross-entropy."""
     next_policy = divergence(jax.lax.stop_gradient(targets.next_policy), taken(now.next_policy, action))
     return DiscoLosses(
@@ -188,8 +173,8 @@ def disco(
     ) -> tuple[AgentTargets, Array, PyTree]:
         if model.recurrent:
             raise ValueError("disco does not support recurrent agents: give a network without memory")
-        now, after = said(model, params, rollout)
-        target, target_after = said(model, memory.target_params, rollout)
+        now, after = outputs_of(model, params, rollout)
+        target, target_after = outputs_of(model, memory.target_params, rollout)
         # targets are computed once per rollout with the parameters that acted, so the policy is the behaviour
         steps = Steps(now.policy, rollout.action, rollout.reward, rollout.terminated, rollout.done)
         learned, values, state = disco_targets(
@@ -212,21 +197,21 @@ def disco(
         targets: AgentTargets,
         progress: Progress,
     ) -> tuple[Array, Metrics]:
-        now, _ = said(model, params, rollout)
+        now, _ = outputs_of(model, params, rollout)
         terms = DiscoLosses(*(x.mean() for x in disco_losses(now, targets, rollout.action, rollout.terminated)))
         metrics = {f"{name}_loss": x for name, x in terms._asdict().items()}
         total = sum(terms[:-1], value_coef * terms.q)
         return total, {**metrics, "policy_entropy": entropy(now.policy).mean()}
 
     def regulariser(meta_params: MetaParams, params: Params, model: Model, rollout: Rollout) -> Array:
-        now, _ = said(model, params, rollout)
+        now, _ = outputs_of(model, params, rollout)
         predictions = entropy(now.y).mean() + entropy(taken(now.z, rollout.action)).mean()
         return -policy_entropy_coef * entropy(now.policy).mean() - prediction_entropy_coef * predictions
 
     return Objective(init, outputs, targets, loss, init_memory, regulariser)
 
 
-def said(model: Model, params: Params, rollout: Rollout) -> tuple[Said, Said]:
+def outputs_of(model: Model, params: Params, rollout: Rollout) -> tuple[Outputs, Outputs]:
     """What the network says of `obs` and of `next_obs`."""
-    now, after = unroll(model, params, rollout)
-    return Said(**{name: now[name] for name in Said._fields}), Said(**{name: after[name] for name in Said._fields})
+    now, after = (Outputs(**{name: x[name] for name in Outputs._fields}) for x in unroll(model, params, rollout))
+    return now, after

@@ -1,7 +1,6 @@
 """The meta-network of `metarl.objectives.disco`: what agents should predict and do, from what they did and predicted.
 
-Its weights are nested dicts; a layer has a "kernel" [in, out] and a "bias" [out]. Section numbers are those of Oh et
-al. 2025 (doi 10.1038/s41586-025-09761-x), Methods.
+Its weights are nested dicts; a layer has a "kernel" [in, out] and a "bias" [out].
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metarl.objectives.disco_values import Steps, Values, taken
+from metarl.objectives.disco_values import Moments, Outputs, Steps, Values, normalised, taken
 from metarl.rl.networks import cut_normal, lstm_step
 from metarl.types import Array, Key, MetaParams
 
@@ -51,6 +50,33 @@ class DiscoTargets(NamedTuple):
     policy: Array  # [T, E, A] pi_hat
     y: Array  # [T, E, N] y_hat
     z: Array  # [T, E, N] z_hat, of the action taken
+
+
+def seen_of(
+    steps: Steps,
+    values: Values,
+    advantage: Moments,
+    now: Outputs,
+    after: Outputs,
+    target: Outputs,
+    target_after: Outputs,
+) -> Seen:
+    """What there is to see of a rollout, with the moments of all advantages of the lifetime, those in it included."""
+    logits = (steps.behaviour, now.policy, after.policy, target.policy)
+    behaviour, policy, next_policy, target_policy = (jax.lax.stop_gradient(jax.nn.softmax(x)) for x in logits)
+    all_outputs = (now, after, target, target_after)
+    return Seen(
+        steps=steps,
+        behaviour=behaviour,
+        policy=policy,
+        next_policy=next_policy,
+        target_policy=target_policy,
+        values=values,
+        normalised_advantage=normalised(advantage, values.advantage),
+        normalised_action_advantage=normalised(advantage, values.action_advantage),
+        y=tuple(jax.nn.softmax(outputs.y) for outputs in all_outputs),
+        z=tuple(jax.nn.softmax(outputs.z) for outputs in all_outputs),
+    )
 
 
 def init_weights(key: Key, predictions: int, hidden: int, lifetime_hidden: int) -> MetaParams:
@@ -102,10 +128,12 @@ def meta_network(weights: MetaParams, state: LifetimeState, seen: Seen) -> tuple
     per_action = jnp.broadcast_to(x[..., None, :], (*actions.shape[:-1], x.shape[-1]))
     block = _over_actions(weights["policy_actions"], jnp.concatenate([per_action, actions], axis=-1))
     targets = DiscoTargets(_linear(weights["policy_hat"], block)[..., 0], y_hat, z_hat)
-    return targets, _lived(weights["lifetime"], state, seen, _linear(weights["summary"], x), y_hat)
+    return targets, _lifetime_step(weights["lifetime"], state, seen, _linear(weights["summary"], x), y_hat)
 
 
-def _lived(weights: MetaParams, state: LifetimeState, seen: Seen, summary: Array, y_hat: Array) -> LifetimeState:
+def _lifetime_step(
+    weights: MetaParams, state: LifetimeState, seen: Seen, summary: Array, y_hat: Array
+) -> LifetimeState:
     """One step of the LSTM of the lifetime, on the mean over the rollout of what its own feature network sees."""
     features, _ = embedded(weights, seen)
     features = jnp.concatenate([features, summary, _mlp(weights["embed_y"], jax.nn.softmax(y_hat))], axis=-1)
@@ -127,7 +155,7 @@ def embedded(weights: MetaParams, seen: Seen) -> tuple[Array, Array]:
     block = _over_actions(weights["actions_0"], jnp.stack(of_actions, axis=-1))
     actions = _over_actions(weights["actions_1"], block)
 
-    def looks(now: Array, following: Array) -> list[Array]:
+    def over_actions(now: Array, following: Array) -> list[Array]:
         """Of the action taken; the mean under the policy and the maximum over actions, at this step and at the next."""
         means = [(policy * now).sum(-1), (next_policy * following).sum(-1)]
         return [taken(now, action), *means, now.max(-1), following.max(-1)]
@@ -136,7 +164,7 @@ def embedded(weights: MetaParams, seen: Seen) -> tuple[Array, Array]:
         *(taken(policy, action), taken(behaviour, action), _signed_log(steps.reward), 1.0 - steps.terminated),
         *(_signed_log(values.value), _signed_log(values.next_value)),
         *(_signed_log(values.advantage), seen.normalised_advantage, taken(seen.target_policy, action)),
-        *(y, y_next, target_y, target_y_next, *looks(z, z_next), *looks(target_z, target_z_next)),
+        *(y, y_next, target_y, target_y_next, *over_actions(z, z_next), *over_actions(target_z, target_z_next)),
     ]
     features = [jnp.stack(of_step, axis=-1), actions.mean(-2), taken(actions, action)]
     return jnp.concatenate(features, axis=-1), actions

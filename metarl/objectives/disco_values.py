@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from metarl.types import Array
 
 SHRINKAGE = 1e-3  # the epsilon of `shrunk`
+DECAY = 0.99  # of `Moments`
 
 
 def shrunk(x: Array) -> Array:
@@ -63,11 +64,11 @@ def no_moments() -> Moments:
     return Moments(jnp.zeros(()), jnp.zeros(()), jnp.ones(()))
 
 
-def moved(moments: Moments, x: Array, decay: float = 0.99) -> Moments:
+def updated(moments: Moments, x: Array) -> Moments:
     """`moments` after the numbers `x` [...]."""
-    mean = decay * moments.mean + (1.0 - decay) * x.mean()
-    square = decay * moments.square + (1.0 - decay) * jnp.square(x).mean()
-    return Moments(mean, square, decay * moments.decay)
+    mean = DECAY * moments.mean + (1.0 - DECAY) * x.mean()
+    square = DECAY * moments.square + (1.0 - DECAY) * jnp.square(x).mean()
+    return Moments(mean, square, DECAY * moments.decay)
 
 
 def normalised(moments: Moments, x: Array) -> Array:
@@ -86,7 +87,6 @@ class Values(NamedTuple):
     returns: Array  # Retrace, under the target network
     advantage: Array  # returns minus the target network's value
     action_advantage: Array  # [T, E, A] of the target network: action value minus value
-    td: Array  # returns minus the agent's action value
 
 
 def taken(per_action: Array, action: Array) -> Array:
@@ -95,7 +95,7 @@ def taken(per_action: Array, action: Array) -> Array:
     return jnp.take_along_axis(per_action, index, action.ndim).squeeze(action.ndim)
 
 
-class Said(NamedTuple):
+class Outputs(NamedTuple):
     """What a network says of the states of a rollout: logits, with the names of the outputs of `disco`."""
 
     policy: Array  # [T, E, A]
@@ -138,24 +138,29 @@ def retrace(
     return jax.lax.scan(step, jnp.zeros_like(target_q[0]), xs, reverse=True)[1]
 
 
-def judged(
-    steps: Steps, now: Said, after: Said, target: Said, target_after: Said, discount: Array, retrace_lambda: Array
+def rollout_values(
+    steps: Steps,
+    now: Outputs,
+    after: Outputs,
+    target: Outputs,
+    target_after: Outputs,
+    discount: Array,
+    retrace_lambda: Array,
 ) -> Values:
     """Values of a rollout under the agent's network and the target network, on obs and on next_obs."""
     steps, now, after, target, target_after = jax.lax.stop_gradient((steps, now, after, target, target_after))
     policy, next_policy = jax.nn.softmax(now.policy), jax.nn.softmax(after.policy)
-    q, target_q = expected_value(now.q), expected_value(target.q)
+    target_q = expected_value(target.q)
     # all values are those of the agent's policy
     target_value = (policy * target_q).sum(-1)
     next_target_value = (next_policy * expected_value(target_after.q)).sum(-1)
     ratio = taken(policy / jax.nn.softmax(steps.behaviour), steps.action)
     returns = retrace(steps, next_target_value, taken(target_q, steps.action), ratio, discount, retrace_lambda)
     return Values(
-        value=(policy * q).sum(-1),
+        value=(policy * expected_value(now.q)).sum(-1),
         next_value=(next_policy * expected_value(after.q)).sum(-1),
         target_action_value=target_q,
         returns=returns,
         advantage=returns - target_value,
         action_advantage=target_q - target_value[..., None],
-        td=returns - taken(q, steps.action),
     )

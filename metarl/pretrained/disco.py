@@ -6,15 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
-from metarl.pretrained import content_hash
+from metarl.objectives.disco_network import init_weights
+from metarl.pretrained import content_hash, reading
 from metarl.types import MetaParams
 
-PREDICTIONS, HIDDEN, LIFETIME_HIDDEN = 600, 256, 128
+SIZES = {"predictions": 600, "hidden": 256, "lifetime_hidden": 128}
 # Agents as in the evaluation on Catch: the network of the paper's small experiments, and its learning rate.
 RECIPE = {
-    "objective": {"name": "disco"},
+    "objective": {"name": "disco", **SIZES, "largest_value": 300, "discount": 0.997, "retrace_lambda": 0.95},
     "optimizer": {"name": "adam", "learning_rate": 1e-2, "max_update": 1.0},
     "network": {"name": "action_model", "sizes": (512, 512), "hidden": 128},
     "policy": {"name": "by_action_space"},
@@ -56,29 +58,33 @@ LAYERS: Mapping[tuple[str, ...], str] = {
 def load_disco(path: str | Path) -> tuple[MetaParams, dict[str, Any]]:
     """Meta-parameters and the card of the published rule in the `.npz` file at `path`.
 
-    Raises FileNotFoundError if there is no such file, ValueError if it has arrays of other names, or is no archive of
-    arrays.
+    Raises FileNotFoundError if there is no such file, ValueError if it is damaged, or has arrays of other names, shapes
+    or dtypes.
     """
-    try:
-        with np.load(path) as file:
-            found = {name: np.asarray(file[name]) for name in file.files}
-    except (ValueError, OSError, EOFError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        raise ValueError(f"{path} is no archive of numpy arrays: {error}") from error
-    wanted = {f"{name}/{part}" for name in LAYERS.values() for part in "wb"}
-    if odd := sorted(wanted ^ found.keys()):
-        raise ValueError(
-            f"{path} is not the published file of DiscoRL, whose {len(wanted)} arrays have other names: "
-            f"{odd[0]!r} is {'missing' if odd[0] in wanted else 'not one of them'}"
-        )
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file at {path}")
+    with reading(f"{path} is no archive of numpy arrays"), np.load(path) as file:
+        found = {name: np.asarray(file[name]) for name in file.files}
+    born = jax.eval_shape(lambda key: init_weights(key, **SIZES), jax.random.key(0))
+    where = f"{path} is not the published file of DiscoRL"
+    if odd := sorted({f"{name}/{part}" for name in LAYERS.values() for part in "wb"} ^ found.keys()):
+        raise ValueError(f"{where}: {odd[0]!r} is {'no array of it' if odd[0] in found else 'missing'}")
     weights: dict[str, Any] = {}
     for (*parents, last), name in LAYERS.items():
-        node = weights
+        node, wanted = weights, born
         for parent in parents:
-            node = node.setdefault(parent, {})
-        kernel = found[f"{name}/w"]
+            node, wanted = node.setdefault(parent, {}), wanted[parent]
+        kernel, bias = found[f"{name}/w"], found[f"{name}/b"]
         # the convolutions over actions have a window of 1
-        node[last] = {"kernel": kernel[0] if kernel.ndim == 3 else kernel, "bias": found[f"{name}/b"]}
+        layer = {"kernel": kernel[0] if kernel.ndim == 3 and len(kernel) == 1 else kernel, "bias": bias}
+        for part, x in layer.items():
+            if (x.shape, x.dtype) != (wanted[last][part].shape, wanted[last][part].dtype):
+                raise ValueError(f"{where}: the {part} of {name!r} is {_kind(x)}, wanted {_kind(wanted[last][part])}")
+        node[last] = layer
     card = {"recipe": RECIPE, "source": SOURCE, "content_hash": content_hash(found)}
     return {"objective": weights}, card
+
+
+def _kind(x: Any) -> str:
+    return f"{x.dtype}{list(x.shape)}"

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Annotated, Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from metarl.checks import WIDTH, checked
 from metarl.types import Array, Key, Layer, Params, PyTree
 
 
@@ -134,7 +135,12 @@ def gru(size: int = 64) -> NetworkFactory:
     return factory
 
 
-def action_model(sizes: Sequence[int] = (512, 512), hidden: int = 128, channels: int | None = None) -> NetworkFactory:
+@checked
+def action_model(
+    sizes: Sequence[Annotated[int, WIDTH]] = (512, 512),
+    hidden: Annotated[int, WIDTH] = 128,
+    channels: Annotated[int, WIDTH] | None = None,
+) -> NetworkFactory:
     """One network for all outputs, which looks one step ahead for those per action.
 
     A torso of dense layers with relu between them (none after the last) reads the flattened observation, or the output
@@ -144,6 +150,8 @@ def action_model(sizes: Sequence[int] = (512, 512), hidden: int = 128, channels:
     of Muesli, Hessel et al. 2021, arXiv 2104.06159), and each output has a relu layer of `hidden` units on top.
 
     It is the network of Oh et al. 2025 (doi 10.1038/s41586-025-09761-x).
+
+    Raises ValueError for a width that is not positive.
     """
 
     def factory(observation_space: Any, outputs: Mapping[str, Size]) -> Network:
@@ -244,7 +252,7 @@ def cut_normal(deviation: float | None = None) -> nn.initializers.Initializer:
     """A normal distribution, cut at two deviations. The deviation before the cut is 1 / sqrt(inputs) if it is None."""
 
     def init(key: Key, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
-        scale = deviation or 1.0 / math.sqrt(shape[0])
+        scale = 1.0 / math.sqrt(shape[0]) if deviation is None else deviation
         return scale * jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype)
 
     return init

@@ -7,23 +7,26 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden_disco import assert_near, needed
-from seams.parts import MDP, assert_close
+from seams.parts import MDP, assert_close, perturbed
 
 import metarl
 from metarl import networks, optimizers
+from metarl.evaluation.surfaces import disco_surface
 from metarl.objectives import disco
-from metarl.objectives.disco import AgentTargets, disco_losses, disco_targets
-from metarl.objectives.disco_network import DiscoTargets, Seen, embedded
+from metarl.objectives.disco import AgentTargets, DiscoState, disco_losses, disco_targets
+from metarl.objectives.disco_network import DiscoTargets, LifetimeState, embedded, meta_network, newborn, seen_of
 from metarl.objectives.disco_values import (
     Moments,
+    Outputs,
     Steps,
     expected_value,
-    moved,
     no_moments,
     normalised,
     retrace,
     shrunk,
+    taken,
     unshrunk,
+    updated,
     value_loss,
 )
 from metarl.pretrained.disco import load_disco
@@ -49,14 +52,14 @@ def steps_of(found):
     return Steps(found["behaviour_logits"][NOW], found["actions"][NOW], found["rewards"], ended, ended)
 
 
-def everyone(agent, target):
+def all_outputs(agent, target):
     """What both networks say of obs and of next_obs."""
-    return [golden.said(x, rows) for x in (agent, target) for rows in (NOW, AFTER)]
+    return [golden.outputs_of(x, rows) for x in (agent, target) for rows in (NOW, AFTER)]
 
 
 @jax.jit
 def followed(weights, state, inputs, agent, target):
-    return disco_targets(weights, state, steps_of(inputs), *everyone(agent, target))
+    return disco_targets(weights, state, steps_of(inputs), *all_outputs(agent, target))
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +83,6 @@ def test_targets_and_values_are_the_references(rule, outputs, at):
         "z_hat": targets.z,
         "adv": values.advantage,
         "q_target": values.returns,
-        "q_td": values.td,
     }
     for name, found in wanted.items():
         assert_near(found, out[name], TOLERANCE, name)
@@ -98,7 +100,10 @@ def test_the_state_of_the_lifetime_is_the_references(rule, outputs, at):
     assert_near(state.lifetime.hidden, after["rnn_hidden"], TOLERANCE, "hidden")
     assert_near(state.lifetime.cell, after["rnn_cell"], TOLERANCE, "cell")
     # the reference also has the moments of td, for a log
-    td = moved(Moments(*(before[f"td_{x}"] for x in ("moment1", "moment2", "decay_product"))), values.td)
+    td = rule(*at, "out")["q_td"]
+    q = taken(rule(*at, "mid")["q_value"][NOW], rule(*at, "in")["actions"][NOW])
+    assert_near(values.returns - q, td, TOLERANCE)
+    td = updated(Moments(*(before[f"td_{x}"] for x in ("moment1", "moment2", "decay_product"))), td)
     for name, moments in {"adv": state.advantage, "td": td}.items():
         for ours, theirs in zip(moments, ("moment1", "moment2", "decay_product"), strict=True):
             assert_near(ours, after[f"{name}_{theirs}"], TOLERANCE, f"{name} {theirs}")
@@ -112,16 +117,8 @@ def test_features_are_the_references(rule, weights, outputs, at):
     """Of both copies of the feature network."""
     _, values, state = outputs[at]
     inputs = rule(*at, "in")
-    agent, after, target, target_after = everyone(rule(*at, "in", "agent"), rule(*at, "in", "target"))
-    steps = steps_of(inputs)
-    seen = Seen(
-        steps,
-        *(jax.nn.softmax(x) for x in (steps.behaviour, agent.policy, after.policy, target.policy)),
-        values,
-        normalised(state.advantage, values.advantage),
-        normalised(state.advantage, values.action_advantage),
-        *(tuple(jax.nn.softmax(getattr(x, name)) for x in (agent, after, target, target_after)) for name in "yz"),
-    )
+    agent, after, target, target_after = all_outputs(rule(*at, "in", "agent"), rule(*at, "in", "target"))
+    seen = seen_of(steps_of(inputs), values, state.advantage, agent, after, target, target_after)
     mid = rule(*at, "mid")
     for copy, name in ((weights, "rule"), (weights["lifetime"], "meta_rnn")):
         features, actions = embedded(copy, seen)
@@ -138,7 +135,7 @@ def losses_of(rule, at, agent):
         out["q_target"],
     )
     steps = steps_of(inputs)
-    return disco_losses(golden.said(agent, NOW), targets, steps.action, steps.terminated)
+    return disco_losses(golden.outputs_of(agent, NOW), targets, steps.action, steps.terminated)
 
 
 def total(terms):
@@ -180,7 +177,7 @@ def test_the_meta_gradient_goes_where_the_references_goes(rule, weights):
     def weighed(weights, hidden, cell, rewards, agent, target):
         state = golden.state({**before, "rnn_hidden": hidden, "rnn_cell": cell})
         steps = steps_of({**inputs, "rewards": rewards})
-        targets, _, after = disco_targets(weights, state, steps, *everyone(agent, target))
+        targets, _, after = disco_targets(weights, state, steps, *all_outputs(agent, target))
         found = {
             "pi_hat": targets.policy,
             "y_hat": targets.y,
@@ -228,7 +225,7 @@ def test_a_value_is_learned_in_two_bins(value):
 
 def test_moving_moments_are_corrected_for_their_start():
     x = jnp.array([1.0, 3.0])
-    moments = moved(no_moments(), x)
+    moments = updated(no_moments(), x)
     np.testing.assert_allclose(normalised(moments, x), [-1.0, 1.0], rtol=1e-3)
 
 
@@ -245,9 +242,75 @@ def test_retrace_bootstraps_where_an_episode_is_cut_off():
     np.testing.assert_allclose(found, [first, second, 3.0, 4.0 + 0.5 * 40.0], rtol=1e-6)
 
 
-def small(network, env=MDP.env):
-    objective = disco(predictions=3, hidden=4, lifetime_hidden=4, largest_value=2)
-    return metarl.rl_inner_loop(env, network, objective, optimizers.adam(0.1), metarl.Experience(2, 3))
+SMALL = {"predictions": 3, "hidden": 4, "lifetime_hidden": 4}
+
+
+def small(network, env=MDP.env, critic=None, **options):
+    objective = disco(**SMALL, largest_value=2, **options)
+    return metarl.rl_inner_loop(env, network, objective, optimizers.adam(0.1), metarl.Experience(2, 3), critic=critic)
+
+
+def test_a_truncated_step_is_no_end_but_the_lstm_forgets():
+    """What follows it leaves no trace in targets; the step itself has a next value, and its next policy is learned."""
+    keys = iter(jax.random.split(jax.random.key(0), 99))
+    sizes = {"policy": (2,), "y": (3,), "z": (2, 3), "next_policy": (2, 2), "q": (2, 5)}
+
+    def outputs():
+        return Outputs(**{name: jax.random.normal(next(keys), (3, 1, *size)) for name, size in sizes.items()})
+
+    said = [outputs() for _ in range(4)]
+    weights = perturbed(disco(**SMALL, largest_value=2).init(jax.random.key(1)))
+    state = DiscoState(LifetimeState(jnp.ones(4), jnp.ones(4)), updated(no_moments(), jnp.array([-1.0, 1.0])))
+
+    def told(last_reward, done, terminated):
+        """Targets of the first two steps, features and losses of the second."""
+        rows = (jnp.array(x)[:, None] for x in ([0.1, 0.2, last_reward], terminated, done))
+        steps = Steps(said[0].policy, jnp.array([[0], [1], [0]]), *rows)
+        targets, values, _ = disco_targets(weights, state, steps, *said)
+        seen = seen_of(steps, values, state.advantage, *said)  # the same moments for all: they see every step
+        wanted = AgentTargets(targets, said[1].policy, values.returns)
+        losses = disco_losses(said[0], wanted, steps.action, steps.terminated)
+        return meta_network(weights, state.lifetime, seen)[0].y[:2], embedded(weights, seen)[0][1, 0], losses
+
+    no, second = [False, False, False], [False, True, False]
+    cut, features, losses = told(0.3, done=second, terminated=no)
+    np.testing.assert_allclose(cut, told(9.0, done=second, terminated=no)[0], rtol=1e-5)
+    assert jnp.abs(told(0.3, done=no, terminated=no)[0] - told(9.0, done=no, terminated=no)[0]).max() > 1e-3
+    assert features[3] == 1.0 and losses.next_policy[1, 0] > 0.0
+    _, features, losses = told(0.3, done=second, terminated=second)
+    assert features[3] == 0.0 and losses.next_policy[1, 0] == 0.0
+
+
+def test_a_fresh_rule_has_the_published_scales():
+    weights = disco().init(jax.random.key(0))
+    cut = 0.88  # of the deviation of a normal distribution that is cut at two deviations
+    scales = {"gate": 1.0, "y_hat": 0.3, "z_hat": 0.3, "summary": 0.3, "policy_hat": 0.3, "lstm": 283**-0.5}
+    for name, scale in scales.items():
+        kernel = weights[name]["kernel"]
+        assert abs(kernel.std() / (cut * scale) - 1.0) < (0.5 if kernel.size < 300 else 0.03), name
+        assert (weights[name]["bias"] == 0.0).all()
+    assert (newborn(128).hidden @ weights["gate"]["kernel"] == 0.0).all()
+
+
+@needed
+def test_the_published_rule_reinforces_actions_with_an_advantage(weights):
+    surface = disco_surface(weights)
+    assert (surface.values[-1] - surface.values[0] > 0.05).mean() > 0.9
+
+
+@pytest.mark.parametrize(("policy", "predictions"), [(0.5, 0.0), (0.0, 0.5)])
+def test_the_meta_objective_keeps_the_updated_agent_random(policy, predictions):
+    """By hand: the entropies of newborn tables, whose distributions are uniform, lower it."""
+    critic = metarl.Critic(optimizers.adam(0.1))
+    level, key = MDP.sample(jax.random.key(2)), jax.random.key(3)
+
+    def meta_objective(policy, predictions):
+        options = {"policy_entropy_coef": policy, "prediction_entropy_coef": predictions}
+        inner = small(networks.tabular, critic=critic, **options)
+        return inner.loss(inner.init_meta(key), inner.init(jax.random.key(1), level), key).objective
+
+    wanted = -policy * jnp.log(MDP.env.action_space(None).n) - predictions * 2.0 * jnp.log(3.0)
+    np.testing.assert_allclose(meta_objective(policy, predictions) - meta_objective(0.0, 0.0), wanted, rtol=1e-4)
 
 
 @pytest.mark.parametrize("network", [networks.tabular, networks.mlp((4,)), networks.action_model((), 4)])

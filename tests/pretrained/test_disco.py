@@ -1,5 +1,7 @@
 """The published file of DiscoRL: read, used, saved as a rule of ours, and refused where it is another file."""
 
+import re
+
 import golden_disco as golden
 import jax
 import numpy as np
@@ -8,7 +10,8 @@ from golden_disco import needed
 
 import envs
 import metarl
-from metarl.pretrained.disco import LAYERS, load_disco
+from metarl.objectives import disco
+from metarl.pretrained.disco import LAYERS
 
 
 @needed
@@ -26,36 +29,53 @@ def test_the_published_file_is_a_rule(tmp_path):
     assert again.card["source"] == rule.card["source"]
 
 
-def written(path, change=lambda arrays: arrays):
-    """A file with the names of the published one, and arrays of one number."""
-    kernel, bias = np.ones((1, 1), "float32"), np.ones(1, "float32")
-    arrays = {f"{name}/{part}": x for name in LAYERS.values() for part, x in (("w", kernel), ("b", bias))}
-    np.savez(path, **change(arrays))
+def written(path, change):
+    """A file with the names, shapes and dtypes of the published one, but for a change."""
+    born = jax.eval_shape(disco().init, jax.random.key(0))
+    arrays = {}
+    for place, name in LAYERS.items():
+        layer = born
+        for part in place:
+            layer = layer[part]
+        kernel = np.zeros(layer["kernel"].shape, "float32")
+        arrays[f"{name}/w"] = kernel[None] if "conv" in name else kernel
+        arrays[f"{name}/b"] = np.zeros(layer["bias"].shape, "float32")
+    np.savez(path, **{**arrays, **change})
     return path
 
 
-def without(arrays):
-    del arrays["lstm/linear/w"]
-    return arrays
-
-
 BAD = {
-    "missing": (without, "whose 42 arrays have other names: 'lstm/linear/w' is missing"),
-    "more": (lambda arrays: {**arrays, "lstm/x": arrays["lstm/linear/w"]}, "'lstm/x' is not one of them"),
-    "shapes": (lambda arrays: arrays, "the parameters are not those of its recipe"),
+    "more": ({"lstm/x": np.ones(1)}, "'lstm/x' is no array of it"),
+    "shape": (
+        {"lstm/linear/w": np.ones((3, 256), "float32")},
+        "the kernel of 'lstm/linear' is float32[3, 256], ",
+    ),
+    "window": ({"lstm/sequential/conv1_d/w": np.ones((5, 18, 16), "float32")}, "is float32[5, 18, 16], wanted"),
+    "dtype": ({"lstm/linear/b": np.ones(256, int)}, "the bias of 'lstm/linear' is int64[256], wanted float32[256]"),
 }
 
 
 @pytest.mark.parametrize("fault", BAD)
 def test_other_files_are_refused(fault, tmp_path):
     change, message = BAD[fault]
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=re.escape(message)):
         metarl.load_rule(written(tmp_path / "other.npz", change))
 
 
+def test_a_file_with_too_few_arrays_is_refused(tmp_path):
+    np.savez(tmp_path / "other.npz", **{"lstm/linear/w": np.ones(1)})
+    with pytest.raises(ValueError, match="is missing"):
+        metarl.load_rule(tmp_path / "other.npz")
+
+
 def test_what_is_no_archive_is_refused(tmp_path):
-    (tmp_path / "no.npz").write_bytes(b"nothing of the kind")
-    with pytest.raises(ValueError, match="is no archive of numpy arrays"):
-        metarl.load_rule(tmp_path / "no.npz")
-    with pytest.raises(FileNotFoundError):
-        load_disco(tmp_path / "missing.npz")
+    whole = written(tmp_path / "whole.npz", {}).read_bytes()
+    with (tmp_path / "array.npz").open("wb") as file:
+        np.save(file, np.ones(3))
+    (tmp_path / "text.npz").write_bytes(b"nothing of the kind")
+    (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
+    for name in ("array", "text", "cut"):
+        with pytest.raises(ValueError, match="is no archive of numpy arrays"):
+            metarl.load_rule(tmp_path / f"{name}.npz")
+    with pytest.raises(FileNotFoundError, match="the published weights of DiscoRL do not come with metarl"):
+        metarl.load_rule(tmp_path / "missing.npz")
