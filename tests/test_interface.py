@@ -108,10 +108,10 @@ def test_objectives(fault):
 
 def test_the_regulariser_of_the_updated_agent():
     wrong = A2C._replace(regulariser=lambda *args: jnp.ones(2))
-    inner = metarl.rl_inner_loop(ENV, tabular, wrong, optax.sgd(0.1), EXPERIENCE, critic=metarl.Critic(optax.sgd(0.1)))
+    inner = agents(wrong, critic=metarl.Critic(optax.sgd(0.1)))
     says(
         "the regulariser that Objective.regulariser (<lambda>) returned float32[2], wanted float[]",
-        lambda: jax.eval_shape(lambda key: inner.loss({}, inner.init(key, LEVELS.sample(key)), key), jax.random.key(0)),
+        lambda: jax.eval_shape(lambda key: inner.loss({}, inner.init(key, LEVEL), key), KEY),
     )
 
 

@@ -117,7 +117,11 @@ def test_a_file_of_an_old_version_is_converted(tmp_path):
         (lambda d: metarl.save_rule(d / "x", born(LPG), {**LPG, "colour": {}}), ValueError, "experience, got 'colour'"),
         (lambda d: rules.build_part("objective", {"name": "lpq"}), ValueError, "got 'lpq'"),
         (lambda d: rules.build_part("objective", {"name": "lpg", "bin": 4}), ValueError, "'bin'"),
-        (lambda d: rules.build_part("network", {}), ValueError, "one of action_model, gru, minatar_conv, mlp, tabular, got None"),
+        (
+            lambda d: rules.build_part("network", {}),
+            ValueError,
+            "one of action_model, gru, minatar_conv, mlp, tabular, got None",
+        ),
         (lambda d: rules.build({}), ValueError, "this one has no objective, optimizer, network, experience"),
         (lambda d: metarl.save_rule(d / "x", born(LPG), OPEN), ValueError, "not those of its recipe"),
     ],
