@@ -32,6 +32,7 @@ LOOPS = {
     "a2c with Adam": lambda: agent(weighted(), networks.mlp((4,)), optimizers.adam(0.1)),
     "a2c with SGD, recurrent": lambda: agent(weighted(), networks.gru(3), optax.sgd(0.5)),
     "lpg": INNER_LOOPS["lpg tabular"],
+    "disco": INNER_LOOPS["disco"],
     "lpo in minibatches": lambda: agent(objectives.lpo(hidden=4), networks.tabular, optimizers.adam(0.3), **TWICE),
     "supervised": INNER_LOOPS["supervised"],
     "supervised network": INNER_LOOPS["supervised network"],
