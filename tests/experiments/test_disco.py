@@ -32,7 +32,9 @@ def config(module):
     return replace(module.PRESETS["quick"], **options(module), steps=3)
 
 
-@pytest.fixture(scope="module", params=MODULES, ids=["backprop", "es"])
+@pytest.fixture(
+    scope="module", params=[pytest.param(disco, id="backprop"), pytest.param(disco_es, id="es", marks=pytest.mark.slow)]
+)
 def finished(request, tmp_path_factory):
     """A run of 3 meta-steps with its report, from the command line."""
     directory = tmp_path_factory.mktemp("disco") / "run"
@@ -64,6 +66,7 @@ def test_the_rule_of_a_run_loads_as_what_was_trained(finished):
     assert_agents_are_alike((inner, state.params), (rule.inner_loop(levels.environment), {}), levels)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_an_uninterrupted_one_bit_for_bit(finished, tmp_path):
     """With what the rule remembers of unfinished lifetimes."""
     module, directory = finished

@@ -29,6 +29,23 @@ def test_the_published_file_is_a_rule(tmp_path):
     assert again.card["source"] == rule.card["source"]
 
 
+@needed
+@pytest.mark.slow
+def test_the_published_rule_learns_catch():
+    """As the reference does within 600 to 950 updates: four agents, of which the best has learned after 900."""
+    updates, levels = 900, envs.make("Catch-bsuite", 900)
+    learner = metarl.load_rule(golden.WEIGHTS).trained._replace(experience=metarl.Experience(16, 17))
+    inner, level = learner.inner_loop(levels.environment), levels.sample(jax.random.key(0))
+
+    def lived(key):
+        return metarl.train_agent(inner, {}, level, key, updates)[1]["episode_return"]
+
+    returns = jax.jit(lambda keys: jax.lax.map(lived, keys))(jax.random.split(jax.random.key(1), 4))
+    first, last = np.nanmean(returns[:, :50], 1), np.nanmean(returns[:, -50:], 1)
+    assert (np.abs(first + 0.6) < 0.1).all()  # the random return
+    assert last.max() > 0.9 and last.mean() > 0.4
+
+
 def written(path, change):
     """A file with the names, shapes and dtypes of the published one, but for a change."""
     born = jax.eval_shape(disco().init, jax.random.key(0))
