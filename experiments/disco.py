@@ -1,6 +1,6 @@
 """Meta-train a DiscoRL rule (Oh et al. 2025) by truncated meta-gradients, and report on held-out levels.
 
-python -m experiments.disco                      # Catch, about half an hour on a laptop CPU
+python -m experiments.disco                      # Catch, half an hour on one core; what it learns: docs/how-to/disco.md
 python -m experiments.disco --preset paper       # the sizes of Disco103, on the levels of your choice
 
 `experiments.disco_es` trains it by evolution. `metarl.load_rule` reads the published rule: docs/how-to/disco.md.
