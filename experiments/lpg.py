@@ -46,6 +46,9 @@ class Rule:
     """How long the advantages of that actor-critic look ahead."""
     largest_value: Annotated[float, POSITIVE] = 4.0
     """Values up to which that actor-critic predicts."""
+    caution: Annotated[float, NOT_NEGATIVE] = 0.0
+    """How much that actor-critic holds back probable actions, less and less over each agent's life if it is temporal.
+    """
     y_coef: Annotated[float, NOT_NEGATIVE] = 0.5
     """Weight of the prediction in the agent's loss."""
     policy_entropy_coef: Annotated[float, NOT_NEGATIVE] = 5e-2
@@ -60,7 +63,7 @@ class Rule:
     def __post_init__(self) -> None:
         checks.fields(self)
         if self.start == "scratch":
-            parts.refuse_inert(self, ("gae_lambda", "largest_value"), "with start scratch")
+            parts.refuse_inert(self, ("gae_lambda", "largest_value", "caution"), "with start scratch")
 
     def recipe(self) -> Part:
         return {"name": "lpg", **vars(self)}

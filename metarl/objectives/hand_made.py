@@ -7,32 +7,38 @@ import jax.numpy as jnp
 
 from metarl.types import Array, MetaParams
 
-UNITS = 4  # of the GRU, which hold A, -A, V and -V
+UNITS = 5  # of the GRU, which hold A, -A, V, -V and how probable the action is
 _SMALL = 0.1  # A_t enters its unit times this, where tanh is nearly linear
+_PROBABLE = 0.3  # the probability enters its unit times this
 _OPEN = 6.0  # the bias of a gate that is 1 up to 0.3 %
-_REWARD, _Y, _Y_NEXT = 0, 3, 4  # rows of the input kernel
+_REWARD, _PROB, _Y, _Y_NEXT, _AGE = 0, 2, 3, 4, 6  # rows of the input kernel
 
 
 def actor_critic_weights(
-    params: MetaParams, discount: Array | float, gae_lambda: Array | float, largest_value: float
+    params: MetaParams, discount: Array | float, gae_lambda: Array | float, largest_value: float, caution: Array | float
 ) -> MetaParams:
     """Weights of an `LPGNetwork` whose targets are those of an actor-critic with a categorical value.
 
     The value that y predicts is V(y) = sum_i y_i v_i, with v evenly spaced from -`largest_value` to `largest_value`, so
     it is 0 at birth. Generalised advantage estimation (Schulman et al. 2015, arXiv 1506.02438, eq. 16) is a recurrence
     backwards in time, as the GRU is:
-    `A_t = r_t + discount V(y_{t+1}) - V(y_t) + discount gae_lambda A_{t+1}`. pi_hat is A_t, and y_hat a discretised
-    normal distribution around the return G_t = A_t + V(y_t), of the spacing of v as its deviation. Agents minimise
+    `A_t = r_t + discount V(y_{t+1}) - V(y_t) + discount gae_lambda A_{t+1}`. y_hat is a discretised normal
+    distribution around the return G_t = A_t + V(y_t), of the spacing of v as its deviation. Agents minimise
     KL(y || y_hat), so their y tends to such a distribution around the mean of G. All of this holds while the units are
     in the linear part of tanh: for advantages and values that are not far above 1 and `largest_value`.
+
+    pi_hat is `A_t - caution max(pi(a_t|s_t) - age, 0)`. The second term keeps the policy from being sure early: in
+    expectation it follows the gradient of `-caution / 2 sum_a max(pi(a|s) - age, 0)^2`. The age goes from 0 to 1 in the
+    agent's life; without it among the inputs, the term stays.
 
     `params` are those of the network at birth, of at least `UNITS` units and discount and age as its only context. The
     other units, of the GRU and of phi, stay as they are, but nothing listens to them yet.
     """
     hidden, bins = params["y_hat"]["kernel"].shape
+    temporal = params["input_kernel"].shape[0] > _AGE
     values = jnp.linspace(-largest_value, largest_value, bins)
     variance = jnp.square(values[1] - values[0])
-    sign, advantage, value = jnp.array([1.0, -1.0]), jnp.arange(2), jnp.arange(2, 4)
+    sign, advantage, value, probable = jnp.array([1.0, -1.0]), jnp.arange(2), jnp.arange(2, 4), 4
     slight = 0.25 / largest_value  # V enters its unit times this
     candidate = 2 * hidden  # the columns of the gates are reset, update, candidate
 
@@ -42,6 +48,9 @@ def actor_critic_weights(
     kernel = kernel.at[_Y_NEXT, candidate + advantage].set(_SMALL * discount * sign)
     kernel = kernel.at[_Y, candidate + advantage].set(-_SMALL * sign)
     kernel = kernel.at[_Y, candidate + value].set(slight * sign)
+    kernel = kernel.at[_PROB, candidate + probable].set(_PROBABLE)
+    if temporal:
+        kernel = kernel.at[_AGE, candidate + probable].set(-_PROBABLE)
     decay = discount * gae_lambda / jax.nn.sigmoid(_OPEN)
     recurrent = params["recurrent_kernel"].at[:, own].set(0.0).at[advantage, candidate + advantage].set(decay)
     gates = jnp.repeat(jnp.array([_OPEN, -_OPEN, 0.0]), UNITS)
@@ -53,6 +62,7 @@ def actor_critic_weights(
 
     # the heads read relu(state), so a number is the difference of two units
     size = jnp.concatenate([sign / _SMALL, sign / slight])
+    pi_hat = jnp.array([1.0 / _SMALL, -1.0 / _SMALL, 0.0, 0.0, -caution / _PROBABLE])
     heads = {name: jnp.zeros_like(params[name]["kernel"]) for name in ("pi_hat", "y_hat")}
     return {
         **params,
@@ -61,9 +71,9 @@ def actor_critic_weights(
         "input_kernel": kernel,
         "input_bias": params["input_bias"].at[own].set(gates),
         "recurrent_kernel": recurrent,
-        "pi_hat": {**params["pi_hat"], "kernel": heads["pi_hat"].at[advantage, 0].set(size[:2])},
+        "pi_hat": {**params["pi_hat"], "kernel": heads["pi_hat"].at[:UNITS, 0].set(pi_hat)},
         "y_hat": {
-            "kernel": heads["y_hat"].at[:UNITS].set(size[:, None] * values / variance),
+            "kernel": heads["y_hat"].at[: len(size)].set(size[:, None] * values / variance),
             "bias": -jnp.square(values) / (2.0 * variance),
         },
     }

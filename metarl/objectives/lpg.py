@@ -134,6 +134,7 @@ def lpg(
     start: Start = "scratch",
     gae_lambda: Annotated[Array | float, SHARE] = 0.95,
     largest_value: Annotated[float, POSITIVE] = 4.0,
+    caution: Annotated[Array | float, NOT_NEGATIVE] = 0.0,
     y_coef: Annotated[Array | float, NOT_NEGATIVE] = 0.5,
     policy_entropy_coef: Annotated[Array | float, NOT_NEGATIVE] = 5e-2,
     y_entropy_coef: Annotated[Array | float, NOT_NEGATIVE] = 1e-3,
@@ -150,11 +151,12 @@ def lpg(
     `gate_bias` is where the bias of the GRU's update gate begins. At 0, a reward's influence on earlier steps halves
     with every step; at 2, the rule remembers a whole rollout at birth. That helps meta-gradients, and hurts evolution.
     The rule that meta-training starts from is a network with random weights ("scratch"), or an actor-critic with this
-    `gae_lambda` and values up to `largest_value` (`hand_made.actor_critic_weights`), which has to see the discount.
+    `gae_lambda`, this `caution` and values up to `largest_value` (`hand_made.actor_critic_weights`), which has to see
+    the discount.
     The entropies are those of the agent before each update, so those before the first update of a truncation have no
     meta-gradient.
 
-    Raises ValueError if `bins` is below 2 or `hidden` below 1, and to start from an actor-critic if `hidden` is below 4
+    Raises ValueError if `bins` is below 2 or `hidden` below 1, and to start from an actor-critic if `hidden` is below 5
     or there is no `discount`.
     """
     if start == "actor_critic":
@@ -170,7 +172,7 @@ def lpg(
         if start == "scratch":
             return params
         assert discount is not None
-        return actor_critic_weights(params, discount, gae_lambda, largest_value)
+        return actor_critic_weights(params, discount, gae_lambda, largest_value, caution)
 
     def targets(
         meta_params: MetaParams, memory: PyTree, params: Params, model: Model, rollout: Rollout, progress: Progress

@@ -23,13 +23,15 @@ OPTIONS = {"bins": BINS, "discount": DISCOUNT, "gae_lambda": LAMBDA, "largest_va
 T, E = 12, 3
 
 
+@pytest.mark.parametrize("caution", [0.0, 0.4], ids=["bold", "cautious"])
 @pytest.mark.parametrize("temporal", [False, True], ids=["blind", "temporal"])
-def test_targets_are_the_advantages_and_returns_of_an_actor_critic(temporal):
-    objective = lpg(hidden=8, temporal=temporal, **OPTIONS)
+def test_targets_are_the_advantages_and_returns_of_an_actor_critic(temporal, caution):
+    objective = lpg(hidden=8, temporal=temporal, caution=caution, **OPTIONS)
     meta_params = objective.init(jax.random.key(2))
     agent, level = model(LEVELS.env, metarl.networks.tabular, {"y": BINS}), LEVELS.sample(jax.random.key(0))
     params = agent.network.init(jax.random.key(1))
-    params["y"] = 2.0 * jax.random.normal(jax.random.key(5), params["y"].shape)
+    for seed, name in enumerate(("y", "policy"), 5):
+        params[name] = 2.0 * jax.random.normal(jax.random.key(seed), params[name].shape)
     actors = reset(LEVELS.env, agent, level.problem, jax.random.key(3), E)
     _, data = rollout(LEVELS.env, agent, params, actors, level.problem, jax.random.key(4), T)
     data = data._replace(reward=0.2 * data.reward)  # advantages of which tanh is nearly linear
@@ -39,7 +41,9 @@ def test_targets_are_the_advantages_and_returns_of_an_actor_critic(temporal):
     value, next_value = (jax.nn.softmax(x["y"]) @ VALUES for x in (outputs, next_outputs))
     advantage = gae(data, value, next_value, jnp.float32(DISCOUNT), jnp.float32(LAMBDA))
     assert jnp.abs(advantage).max() > 0.3
-    np.testing.assert_allclose(targets.pi_hat, advantage, rtol=0.05, atol=0.01)
+    prob = jnp.exp(agent.policy.distribution(outputs["policy"]).log_prob(data.action))
+    cost = caution * jnp.maximum(prob - (3 / 8 if temporal else 0.0), 0.0)
+    np.testing.assert_allclose(targets.pi_hat, advantage - cost, rtol=0.05, atol=0.01)
     returns = np.asarray(advantage + value)[..., None]
     normal = jax.nn.softmax(-((VALUES - returns) ** 2) / (2 * (VALUES[1] - VALUES[0]) ** 2))
     np.testing.assert_allclose(jnp.exp(targets.log_y_hat), normal, atol=0.03)
@@ -78,7 +82,7 @@ def test_agents_that_it_trains_find_the_best_actions():
     inner = metarl.rl_inner_loop(
         LEVELS.env,
         metarl.networks.tabular,
-        lpg(hidden=4, **OPTIONS),
+        lpg(hidden=5, **OPTIONS),
         per_output(policy=adam(0.1), y=optax.sgd(40.0)),
         metarl.Experience(8, 20),
     )
@@ -98,7 +102,7 @@ def test_agents_that_it_trains_find_the_best_actions():
 
 
 def test_what_it_needs():
-    with pytest.raises(ValueError, match="hidden, to start from an actor-critic, must be at least 4, got 3"):
-        lpg(hidden=3, **OPTIONS)
+    with pytest.raises(ValueError, match="hidden, to start from an actor-critic, must be at least 5, got 4"):
+        lpg(hidden=4, **OPTIONS)
     with pytest.raises(ValueError, match="start actor_critic needs a discount, got None"):
         lpg(**{**OPTIONS, "discount": None})
