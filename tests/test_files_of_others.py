@@ -14,7 +14,7 @@ import metarl
 from experiments import compare, ship
 from metarl import rules
 from metarl.evaluation.compare import load, results_of
-from metarl.pretrained import _hash, load_params, save_params
+from metarl.pretrained import content_hash, load_params, save_params
 
 ENV = envs.make("mdp/random").environment
 SMALL = st.none() | st.booleans() | st.integers(-2, 4) | st.sampled_from([float("nan"), 1e30, 0.5, "", "lpg", "name"])
@@ -75,7 +75,7 @@ def test_metadata_that_are_not_those_that_were_written_are_named(tmp_path):
 
 def test_names_that_collide_are_named(tmp_path):
     flat = {"a": np.zeros(1, np.float32), "a/b": np.zeros(1, np.float32)}
-    path = write(tmp_path / "x", json.dumps({"content_hash": _hash(flat)}), flat)
+    path = write(tmp_path / "x", json.dumps({"content_hash": content_hash(flat)}), flat)
     assert "'a' is an array, and has arrays in it" in says(path, lambda: load_params(path))
 
 

@@ -48,7 +48,7 @@ def test_suites_are_found_by_name_and_path(tmp_path):
 def test_what_is_shipped_is_a_suite_and_a_sweep_of_it():
     """With room for ten measurements of every baseline."""
     found = suites.find(["all"])
-    assert list(found) == suites.names() == ["bsuite", "classic", "gridworlds", "mazes", "minatar"]
+    assert list(found) == suites.names() == ["bsuite", "classic", "discrete", "gridworlds", "mazes", "minatar"]
     for name, file in found.items():
         suite = envs.suite(name)
         largest = max(baseline.experience.env_steps for baseline in BASELINES.values())

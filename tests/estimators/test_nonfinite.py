@@ -48,7 +48,7 @@ def learned():
         better = (rollout.action == 1) + 0.0 * rollout.reward  # NaN where the reward is not finite
         return -(meta_params.sum() * better * log_prob).mean(), {}
 
-    return metarl.Objective(lambda key: jnp.zeros(2), {}, lambda *args: ((), jnp.zeros(())), loss)
+    return metarl.Objective(lambda key: jnp.zeros(2), {}, lambda *args: ((), jnp.zeros(()), ()), loss)
 
 
 def agents(critic=None):
