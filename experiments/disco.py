@@ -15,6 +15,7 @@ from experiments import launch, meta_training, parts
 from metarl import checks
 from metarl.checks import COUNT, COUNT_OR_ZERO, NOT_NEGATIVE, RATE, SEVERAL, SHARE, WIDTH
 from metarl.evaluation.surfaces import draw_disco
+from metarl.objectives.disco import DiscoLosses
 from metarl.rules import Part, Recipe
 from metarl.run.options import replace
 from metarl.types import MetaParams
@@ -146,7 +147,7 @@ def agents(config: Any, objective: Part) -> Recipe:
     }
 
 
-LOSSES = tuple(f"{name}_loss" for name in ("policy", "y", "z", "next_policy", "q"))
+LOSSES = tuple(f"{name}_loss" for name in DiscoLosses._fields)
 CURVES = ("episode_return", "meta_loss", "critic_loss", *LOSSES, "policy_entropy", "meta_gradient_norm")
 EXPERIMENT = meta_training.experiment("disco", meta_training.Objectives(recipe, meta_training.a2c), CURVES)
 

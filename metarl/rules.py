@@ -44,11 +44,8 @@ def _adam(
     eps: Annotated[float, NOT_NEGATIVE] = 1e-8,
     max_update: Annotated[float, POSITIVE] | None = None,
 ) -> optax.GradientTransformation:
-    """Adam. Gradients are scaled down to `max_norm`; what Adam makes of them is clipped to `max_update`."""
-    steps = [optimizers.scale_by_adam(eps=eps), optax.scale_by_learning_rate(learning_rate)]
-    if max_update is not None:
-        steps.insert(1, optax.clip(max_update))
-    return _clipped(optax.chain(*steps), max_norm)
+    """`optimizers.adam` of gradients that are scaled down to `max_norm`."""
+    return _clipped(optimizers.adam(learning_rate, eps=eps, max_update=max_update), max_norm)
 
 
 def _sgd(learning_rate: Array | float, max_norm: Array | float | None = None) -> optax.GradientTransformation:

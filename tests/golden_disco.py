@@ -5,6 +5,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from metarl.objectives.disco import DiscoState
 from metarl.objectives.disco_network import LifetimeState
@@ -48,13 +49,8 @@ def state(found):
 
 def by_name(weights):
     """Meta-parameters, or gradients in them, with the names and shapes of the published file."""
-    found = {}
-    for place, name in LAYERS.items():
-        layer = weights
-        for part in place:
-            layer = layer[part]
-        found[f"{name}/w"], found[f"{name}/b"] = layer["kernel"], layer["bias"]
-    return found
+    flat, parts = flatten_dict(weights), {"w": "kernel", "b": "bias"}
+    return {f"{name}/{x}": flat[*place, part] for place, name in LAYERS.items() for x, part in parts.items()}
 
 
 def assert_near(found, wanted, tolerance, name="", size=None):

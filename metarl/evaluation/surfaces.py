@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from metarl import plot
-from metarl.objectives.disco_network import Seen, meta_network, newborn
-from metarl.objectives.disco_values import Steps, Values
+from metarl.objectives.disco_network import Seen, meta_network, newborn, seen_of
+from metarl.objectives.disco_values import Moments, Outputs, Steps, Values
 from metarl.objectives.lpg import LPGInputs, LPGNetwork, LPGTargets, lpg_context
 from metarl.objectives.lpo import Start, lpo_drift
 from metarl.types import Array, MetaParams, Progress
@@ -88,9 +88,11 @@ def disco_surface(meta_params: MetaParams) -> Surface:
     nothing, no = jnp.zeros_like(probs), jnp.zeros(probs.shape, bool)
     policy = jnp.stack([probs, 1.0 - probs], axis=-1)
     bins = meta_params["y_hat"]["bias"].size
-    y, z = jnp.full((*probs.shape, bins), 1.0 / bins), jnp.full((*policy.shape, bins), 1.0 / bins)
+    y, z = jnp.zeros((*probs.shape, bins)), jnp.zeros((*policy.shape, bins))
+    said = Outputs(policy=jnp.log(policy), y=y, z=z, next_policy=nothing, q=nothing)  # the last two are not looked at
+    as_they_are = Moments(mean=jnp.zeros(()), square=jnp.ones(()), decay=jnp.zeros(()))
     first = jnp.zeros(probs.shape, int)
-    steps = Steps(behaviour=jnp.log(policy), action=first, reward=nothing, terminated=no, done=no)
+    steps = Steps(behaviour=said.policy, action=first, reward=nothing, terminated=no, done=no)
 
     def seen(advantage: Array) -> Seen:
         of_actions = jnp.stack([advantage, nothing], axis=-1)
@@ -102,18 +104,7 @@ def disco_surface(meta_params: MetaParams) -> Surface:
             advantage=advantage,
             action_advantage=of_actions,
         )
-        return Seen(
-            steps=steps,
-            behaviour=policy,
-            policy=policy,
-            next_policy=policy,
-            target_policy=policy,
-            values=values,
-            normalised_advantage=advantage,
-            normalised_action_advantage=of_actions,
-            y=(y,) * 4,
-            z=(z,) * 4,
-        )
+        return seen_of(steps, values, as_they_are, said, said, said, said)
 
     state = newborn(meta_params["lifetime"]["lstm"]["bias"].size // 4)
     _, state = meta_network(meta_params, state, seen(nothing))

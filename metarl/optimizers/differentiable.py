@@ -42,9 +42,14 @@ def adam(
     b1: Annotated[float, DECAY] = 0.9,
     b2: Annotated[float, DECAY] = 0.999,
     eps: Annotated[float, NOT_NEGATIVE] = 1e-8,
+    max_update: Annotated[float, POSITIVE] | None = None,
 ) -> optax.GradientTransformation:
-    """`optax.adam` for inner loops with meta-gradients; see `scale_by_adam`."""
-    return optax.chain(scale_by_adam(b1, b2, eps), optax.scale_by_learning_rate(learning_rate))
+    """`optax.adam` for inner loops with meta-gradients; see `scale_by_adam`.
+
+    What Adam makes of each entry of a gradient is clipped to `max_update` before the learning rate, if it is given.
+    """
+    clips = () if max_update is None else (optax.clip(max_update),)
+    return optax.chain(scale_by_adam(b1, b2, eps), *clips, optax.scale_by_learning_rate(learning_rate))
 
 
 @checked

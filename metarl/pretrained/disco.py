@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from metarl.objectives.disco_network import init_weights
 from metarl.pretrained import content_hash, reading
@@ -66,24 +67,22 @@ def load_disco(path: str | Path) -> tuple[MetaParams, dict[str, Any]]:
         raise FileNotFoundError(f"no file at {path}")
     with reading(f"{path} is no archive of numpy arrays"), np.load(path) as file:
         found = {name: np.asarray(file[name]) for name in file.files}
-    born = jax.eval_shape(lambda key: init_weights(key, **SIZES), jax.random.key(0))
+    born = flatten_dict(jax.eval_shape(lambda key: init_weights(key, **SIZES), jax.random.key(0)))
     where = f"{path} is not the published file of DiscoRL"
     if odd := sorted({f"{name}/{part}" for name in LAYERS.values() for part in "wb"} ^ found.keys()):
         raise ValueError(f"{where}: {odd[0]!r} is {'no array of it' if odd[0] in found else 'missing'}")
-    weights: dict[str, Any] = {}
-    for (*parents, last), name in LAYERS.items():
-        node, wanted = weights, born
-        for parent in parents:
-            node, wanted = node.setdefault(parent, {}), wanted[parent]
+    weights: dict[tuple[str, ...], np.ndarray] = {}
+    for place, name in LAYERS.items():
         kernel, bias = found[f"{name}/w"], found[f"{name}/b"]
         # the convolutions over actions have a window of 1
         layer = {"kernel": kernel[0] if kernel.ndim == 3 and len(kernel) == 1 else kernel, "bias": bias}
         for part, x in layer.items():
-            if (x.shape, x.dtype) != (wanted[last][part].shape, wanted[last][part].dtype):
-                raise ValueError(f"{where}: the {part} of {name!r} is {_kind(x)}, wanted {_kind(wanted[last][part])}")
-        node[last] = layer
+            wanted = born[*place, part]
+            if (x.shape, x.dtype) != (wanted.shape, wanted.dtype):
+                raise ValueError(f"{where}: the {part} of {name!r} is {_kind(x)}, wanted {_kind(wanted)}")
+            weights[*place, part] = x
     card = {"recipe": RECIPE, "source": SOURCE, "content_hash": content_hash(found)}
-    return {"objective": weights}, card
+    return {"objective": unflatten_dict(weights)}, card
 
 
 def _kind(x: Any) -> str:

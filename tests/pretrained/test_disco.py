@@ -11,7 +11,6 @@ from golden_disco import needed
 import envs
 import metarl
 from metarl.objectives import disco
-from metarl.pretrained.disco import LAYERS
 
 
 @needed
@@ -48,15 +47,11 @@ def test_the_published_rule_learns_catch():
 
 def written(path, change):
     """A file with the names, shapes and dtypes of the published one, but for a change."""
-    born = jax.eval_shape(disco().init, jax.random.key(0))
-    arrays = {}
-    for place, name in LAYERS.items():
-        layer = born
-        for part in place:
-            layer = layer[part]
-        kernel = np.zeros(layer["kernel"].shape, "float32")
-        arrays[f"{name}/w"] = kernel[None] if "conv" in name else kernel
-        arrays[f"{name}/b"] = np.zeros(layer["bias"].shape, "float32")
+    born = golden.by_name(jax.eval_shape(disco().init, jax.random.key(0)))
+    arrays = {
+        name: np.zeros((1, *x.shape) if "conv" in name and x.ndim == 2 else x.shape, "float32")
+        for name, x in born.items()
+    }
     np.savez(path, **{**arrays, **change})
     return path
 
