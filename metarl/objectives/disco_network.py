@@ -143,13 +143,15 @@ def _lifetime_step(
 
 def embedded(weights: MetaParams, seen: Seen) -> tuple[Array, Array]:
     """Features [T, E, 27] of every step, and [T, E, A, 2] of every action of every step."""
+    from rlax import signed_logp1 as signed_log
+
     steps, values, action = seen.steps, seen.values, seen.steps.action
     behaviour, policy, next_policy = seen.behaviour, seen.policy, seen.next_policy
     y, y_next, target_y, target_y_next = (_mlp(weights["embed_y"], x)[..., 0] for x in seen.y)
     z, z_next, target_z, target_z_next = (_mlp(weights["embed_z"], x)[..., 0] for x in seen.z)
     of_actions = [
         *(policy, behaviour, seen.target_policy, z, target_z),
-        *(_signed_log(values.target_action_value), _signed_log(values.action_advantage)),
+        *(signed_log(values.target_action_value), signed_log(values.action_advantage)),
         *(seen.normalised_action_advantage, jax.nn.one_hot(action, policy.shape[-1])),
     ]
     block = _over_actions(weights["actions_0"], jnp.stack(of_actions, axis=-1))
@@ -161,9 +163,9 @@ def embedded(weights: MetaParams, seen: Seen) -> tuple[Array, Array]:
         return [taken(now, action), *means, now.max(-1), following.max(-1)]
 
     of_step = [
-        *(taken(policy, action), taken(behaviour, action), _signed_log(steps.reward), 1.0 - steps.terminated),
-        *(_signed_log(values.value), _signed_log(values.next_value)),
-        *(_signed_log(values.advantage), seen.normalised_advantage, taken(seen.target_policy, action)),
+        *(taken(policy, action), taken(behaviour, action), signed_log(steps.reward), 1.0 - steps.terminated),
+        *(signed_log(values.value), signed_log(values.next_value)),
+        *(signed_log(values.advantage), seen.normalised_advantage, taken(seen.target_policy, action)),
         *(y, y_next, target_y, target_y_next, *over_actions(z, z_next), *over_actions(target_z, target_z_next)),
     ]
     features = [jnp.stack(of_step, axis=-1), actions.mean(-2), taken(actions, action)]
@@ -182,10 +184,6 @@ def _over_actions(weights: MetaParams, x: Array) -> Array:
     """A layer [..., A, out] of x [..., A, in] that treats actions alike: each sees itself and their mean."""
     mean = jnp.broadcast_to(x.mean(-2, keepdims=True), x.shape)
     return jax.nn.relu(_linear(weights, jnp.concatenate([x, mean], axis=-1)))
-
-
-def _signed_log(x: Array) -> Array:
-    return jnp.sign(x) * jnp.log1p(jnp.abs(x))
 
 
 def _lstm_backwards_in_time(weights: MetaParams, x: Array, done: Array) -> Array:

@@ -21,7 +21,9 @@ def shrunk(x: Array) -> Array:
 
     Pohlen et al. 2018, arXiv 1805.11593.
     """
-    return jnp.sign(x) * (jnp.sqrt(jnp.abs(x) + 1.0) - 1.0) + SHRINKAGE * x
+    import rlax
+
+    return rlax.signed_hyperbolic(x, SHRINKAGE)
 
 
 def unshrunk(x: Array) -> Array:
@@ -123,19 +125,15 @@ def retrace(
     `next_target_value` is [T, E], of next_obs; `target_q` [T, E] is that of the action taken, and `ratio` [T, E] its
     pi / mu. A truncated episode bootstraps from its own last observation.
     """
+    import rlax
+
+    # as in `metarl.rl.returns.gae`: a truncated episode's last value is added to its reward, and nothing follows a step
+    # with `done`
+    continues = jnp.where(steps.done, 0.0, discount)
+    bootstrap = jnp.where(steps.done & ~steps.terminated, discount * next_target_value, 0.0)
     trace = retrace_lambda * jnp.minimum(ratio, 1.0)
-    # at the end of a rollout, as at a truncation, there is no next step
-    following = jax.tree.map(lambda x: jnp.concatenate([x[1:], jnp.zeros_like(x[:1])]), (trace, target_q))
-    ends = steps.done.at[-1].set(True)
-
-    def step(next_return: Array, x: tuple[Array, ...]) -> tuple[Array, Array]:
-        reward, terminated, end, next_value, trace, next_q = x
-        correction = jnp.where(end, 0.0, trace * (next_return - next_q))
-        value = reward + discount * jnp.where(terminated, 0.0, next_value + correction)
-        return value, value
-
-    xs = (steps.reward, steps.terminated, ends, next_target_value, *following)
-    return jax.lax.scan(step, jnp.zeros_like(target_q[0]), xs, reverse=True)[1]
+    returns = jax.vmap(rlax.general_off_policy_returns_from_q_and_v, in_axes=1, out_axes=1)
+    return returns(target_q[1:], next_target_value, steps.reward + bootstrap, continues, trace[1:])
 
 
 def rollout_values(
