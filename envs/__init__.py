@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from envs import bandit, gridworld, mdp, suites, tokens
+from envs.trial import TrialParams, trials
 from metarl import checks
 from metarl.checks import COUNT
 from metarl.evaluation.suites import Entry

@@ -55,6 +55,7 @@ def answer(reward, terminated, prob=0.5, y_next=0.0):
         reward=reward,
         terminated=terminated,
         truncated=no,
+        boundary=no,
         next_obs=zero + 1,
         first=no,
         episode_return=reward,

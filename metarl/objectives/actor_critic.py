@@ -26,6 +26,7 @@ class ActorCriticOptions(TypedDict, total=False):
     value_coef: Array | float
     entropy_coef: Array | float
     normalise_advantage: bool
+    episode_discount: Array | float | None
 
 
 @checked
@@ -35,10 +36,14 @@ def a2c(
     value_coef: Annotated[Array | float, NOT_NEGATIVE] = 0.5,
     entropy_coef: Annotated[Array | float, NOT_NEGATIVE] = 0.01,
     normalise_advantage: bool = False,
+    episode_discount: Annotated[Array | float, SHARE] | None = None,
 ) -> Objective:
     """Advantage actor-critic (Mnih et al. 2016, arXiv 1602.01783) with generalised advantage estimates.
 
     `-mean(A log pi(a|s)) + value_coef / 2 mean((V - G)^2) - entropy_coef mean(H(pi))`
+
+    Within a trial of several episodes (`envs.trials`) the discount is `episode_discount` where an episode ends: 1 for
+    agents that explore in early episodes for the sake of later ones, 0 for each episode by itself. None: `discount`.
     """
 
     def policy_loss(
@@ -53,6 +58,7 @@ def a2c(
         value_coef=value_coef,
         entropy_coef=entropy_coef,
         normalise_advantage=normalise_advantage,
+        episode_discount=episode_discount,
     )
 
 
@@ -84,13 +90,15 @@ def actor_critic(
     value_coef: Annotated[Array | float, NOT_NEGATIVE] = 0.5,
     entropy_coef: Annotated[Array | float, NOT_NEGATIVE] = 0.01,
     normalise_advantage: bool = True,
+    episode_discount: Annotated[Array | float, SHARE] | None = None,
 ) -> Objective:
     """The mean of `policy_loss` plus value and entropy terms as in `a2c`. `init` makes its meta-parameters."""
 
     def targets(
         meta_params: MetaParams, memory: PyTree, params: Params, model: Model, rollout: Rollout, progress: Progress
     ) -> tuple[Targets, Array, PyTree]:
-        return actor_critic_targets(params, model, rollout, discount, gae_lambda), jnp.zeros(()), memory
+        found = actor_critic_targets(params, model, rollout, discount, gae_lambda, episode_discount)
+        return found, jnp.zeros(()), memory
 
     def loss(
         meta_params: MetaParams, params: Params, model: Model, rollout: Rollout, targets: Targets, progress: Progress

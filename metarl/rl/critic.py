@@ -25,12 +25,24 @@ class Targets(NamedTuple):
 
 
 def actor_critic_targets(
-    params: Params, model: Model, rollout: Rollout, discount: Array | float, gae_lambda: Array | float
+    params: Params,
+    model: Model,
+    rollout: Rollout,
+    discount: Array | float,
+    gae_lambda: Array | float,
+    episode_discount: Array | float | None = None,
 ) -> Targets:
     """Advantages (`gae`) and returns of a rollout under the output "value" of `model`. No gradient reaches `params`."""
     outputs, next_outputs = jax.lax.stop_gradient(unroll(model, params, rollout))
     value = outputs["value"][..., 0]
-    advantage = gae(rollout, value, next_outputs["value"][..., 0], jnp.asarray(discount), jnp.asarray(gae_lambda))
+    advantage = gae(
+        rollout,
+        value,
+        next_outputs["value"][..., 0],
+        jnp.asarray(discount),
+        jnp.asarray(gae_lambda),
+        episode_discount,
+    )
     return Targets(advantage, advantage + value, value)
 
 

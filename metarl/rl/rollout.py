@@ -97,6 +97,7 @@ class Rollout(NamedTuple):
     reward: Array
     terminated: Array  # bool, the episode ended in a terminal state
     truncated: Array  # bool, the episode was cut off: its last state has a value
+    boundary: Array  # bool, one of the episodes that make up a trial ended, and the trial goes on (`envs.trials`)
     next_obs: Array  # the true successor, also where the episode ended
     first: Array  # bool, `obs` is the first of its episode
     episode_return: Array  # of the episode that ended at this step; NaN where none did
@@ -129,6 +130,7 @@ def act(
         keys[1:], actors.state, model.policy.clip(action), env_params
     )
     terminated, truncated = terminated.astype(bool), truncated.astype(bool)
+    boundary = jnp.asarray(info.get("boundary", jnp.zeros_like(terminated)), bool)
     reward = reward.astype(jnp.float32)
     done = terminated | truncated
     episode_return = actors.episode_return + reward
@@ -139,6 +141,7 @@ def act(
         reward=reward,
         terminated=terminated,
         truncated=truncated,
+        boundary=boundary,
         next_obs=info["final_observation"],
         first=actors.first,
         episode_return=jnp.where(done, episode_return, jnp.nan),

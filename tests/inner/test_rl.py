@@ -40,7 +40,7 @@ def played(ratio):
     action, zeros = jnp.array([[0, 1], [1, 0]]), jnp.zeros((2, 2))
     prob = jnp.where(action == 0, 0.25, 0.75)
     obs, no = jnp.zeros((2, 2), jnp.int32), jnp.zeros((2, 2), bool)
-    return Rollout(obs, action, jnp.log(prob / jnp.asarray(ratio)), zeros, no, no, obs, no, zeros, {"policy": ()})
+    return Rollout(obs, action, jnp.log(prob / jnp.asarray(ratio)), zeros, no, no, no, obs, no, zeros, {"policy": ()})
 
 
 def loss(objective, rollout, params=PARAMS):
@@ -101,6 +101,19 @@ def lived(inner, key, num_updates=3, level=LEVEL):
 
 def assert_close(one, other, atol=1e-5):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=atol), one, other)
+
+
+@pytest.mark.parametrize("make", [a2c, ppo])
+def test_the_discount_where_an_episode_of_a_trial_ends(make):
+    data = played(np.ones((2, 2)))._replace(reward=jnp.ones((2, 2)))
+    ended = data._replace(boundary=jnp.ones((2, 2), bool))
+
+    def advantage(data, **options):
+        return make(**options).targets((), (), PARAMS, AGENT, data, None)[0].advantage
+
+    np.testing.assert_array_equal(advantage(ended, discount=0.9, episode_discount=0.5), advantage(data, discount=0.5))
+    np.testing.assert_array_equal(advantage(data, discount=0.9, episode_discount=0.5), advantage(data, discount=0.9))
+    np.testing.assert_array_equal(advantage(ended, discount=0.9), advantage(data, discount=0.9))
 
 
 def test_the_first_step_of_ppo_is_that_of_a2c():

@@ -68,6 +68,7 @@ def rollout_of(found):
         reward=found["rewards"][1:],
         terminated=ended,
         truncated=nothing,
+        boundary=nothing,
         next_obs=found["obs"][1:],
         first=nothing,
         episode_return=0.0 * nothing,

@@ -170,7 +170,7 @@ def test_rollouts_carry_on_where_they_stopped(played):
     assert (next_obs[:-1][done[:-1]] != ended).any(axes).all()  # the true successor, not the next episode's first
 
 
-def steps(reward, terminated=None, truncated=None):
+def steps(reward, terminated=None, truncated=None, boundary=None):
     """A rollout of one environment that advantages look at."""
     nothing = np.zeros(len(reward), bool)
     column = lambda x: jnp.asarray(x)[:, None]  # noqa: E731
@@ -178,6 +178,7 @@ def steps(reward, terminated=None, truncated=None):
         reward=column(np.asarray(reward, np.float32)),
         terminated=column(nothing if terminated is None else np.asarray(terminated, bool)),
         truncated=column(nothing if truncated is None else np.asarray(truncated, bool)),
+        boundary=column(nothing if boundary is None else np.asarray(boundary, bool)),
     )
 
 
@@ -204,6 +205,21 @@ def test_advantages_of_an_episode_that_goes_on_are_the_hand_worked_ones(strict):
     half = jnp.float32(0.5)
     advantage = gae(steps([1, 2, 3]), value, next_value, half, half)
     np.testing.assert_allclose(advantage[:, 0], [1.0 + 0.25 * 2.375, 1.75 + 0.25 * 2.5, 2.5])
+
+
+@pytest.mark.parametrize(
+    ("episode_discount", "expected"),
+    [
+        (None, [1.0 + 0.25 * 2.375, 1.75 + 0.25 * 2.5, 2.5]),
+        # at the boundary 2 + 1.5 - 1 = 2.5, and 1 * .5 of what follows counts: 2.5 + .5 * 2.5
+        (1.0, [1.0 + 0.25 * 3.75, 3.75, 2.5]),
+        (0.0, [1.0 + 0.25 * 1.0, 1.0, 2.5]),
+    ],
+)
+def test_the_end_of_an_episode_within_a_trial_has_its_own_discount(strict, episode_discount, expected):
+    value, next_value = jnp.array([[0.5], [1.0], [1.5]]), jnp.array([[1.0], [1.5], [2.0]])
+    half, data = jnp.float32(0.5), steps([1, 2, 3], boundary=[False, True, False])
+    np.testing.assert_allclose(gae(data, value, next_value, half, half, episode_discount)[:, 0], expected)
 
 
 @pytest.mark.parametrize(("discount", "gae_lambda"), [(0.9, 0.8), (1.0, 1.0), (0.5, 0.0)])
