@@ -10,18 +10,7 @@ ROOT = Path(__file__).parent.parent
 # lower layers first: each imports only from its own and from those before it
 LAYERS = (
     *("checks", "types", "interface", "tree", "gradients", "meta", "parallel", "rl", "strategies", "optimizers"),
-    *(
-        "objectives",
-        "inner",
-        "estimators",
-        "curricula",
-        "finetune",
-        "run",
-        "pretrained",
-        "plot",
-        "saved_levels",
-        "rules",
-    ),
+    *("objectives", "inner", "estimators", "curricula", "finetune", "run", "pretrained", "plot", "saved_levels"),
     *("rules", "saved_agents", "evaluation"),
 )
 FILES = {
