@@ -44,7 +44,7 @@ class Population:
     """Environment or distribution of levels: any name of envs.names()."""
     num_seeds: Annotated[int, SEVERAL] = 8
     """Agents, each with its own seed and level."""
-    network: Literal["auto", "tabular", "mlp", "minatar_conv", "gru"] = "auto"
+    network: Literal["auto", "tabular", "mlp", "minatar_conv", "gru", "lstm", "transformer"] = "auto"
     """Their network (auto: that of the papers for this family of environments)."""
     eval_episodes: Annotated[int, COUNT] = 32
     """Episodes of each agent in the evaluation at the end."""

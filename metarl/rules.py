@@ -75,9 +75,11 @@ COMPONENTS: dict[str, dict[str, Callable[..., Any]]] = {
     "network": {
         "action_model": networks.action_model,
         "gru": networks.gru,
+        "lstm": networks.lstm,
         "minatar_conv": networks.minatar_conv,
         "mlp": networks.mlp,
         "tabular": lambda: networks.tabular,
+        "transformer": networks.transformer,
     },
     "policy": {"by_action_space": lambda: networks.policy_head},
     "experience": {"rollouts": Experience},

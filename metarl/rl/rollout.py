@@ -67,7 +67,19 @@ def model(env: Environment, network: NetworkFactory, outputs: Mapping[str, Outpu
             raise ValueError(f"{what} returned {interface.shown(found)}, wanted the outputs {list(sizes)}")
         interface.array(f"the output {name!r} that {what}", found[name], shape(size))
     interface.same(f"the carry that {what}", carry, agent.carry)
+    _check_unroll(agent, params, obs, first, found)
     return Model(agent, head)
+
+
+def _check_unroll(agent: Network, params: Params, obs: Any, first: Any, outputs: Any) -> None:
+    """Raises ValueError if `Network.unroll` does not return for each step what `Network.apply` returns: `outputs`."""
+    if agent.unroll is None:
+        return
+    steps, wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct((2, *x.shape), x.dtype), ((obs, first, obs), outputs))
+    what, names = interface.title("Network.unroll", agent.unroll), ("outputs", "next_outputs", "carry")
+    returned = interface.traced(what, agent.unroll, params, *steps, agent.carry)
+    for name, found in zip(names, interface.values(what, returned, names), strict=True):
+        interface.same(f"the {name} that {what}", found, agent.carry if name == "carry" else wanted)
 
 
 def _size(name: str, size: OutputSize, actions: Any) -> Size:
@@ -170,6 +182,10 @@ def unroll(model: Model, params: Params, rollout: Rollout) -> tuple[dict[str, Ar
 
     XLA removes the computation of the second if the caller does not use it.
     """
+    if model.network.unroll is not None:
+        all_steps = jax.vmap(model.network.unroll, (None, 1, 1, 1, 0), (1, 1, 0))
+        outputs, next_outputs, _ = all_steps(params, rollout.obs, rollout.first, rollout.next_obs, rollout.carry)
+        return outputs, next_outputs
     over_envs = jax.vmap(model.network.apply, (None, 0, 0, 0))
 
     def step(carry: PyTree, x: Rollout) -> tuple[PyTree, tuple[dict[str, Array], dict[str, Array]]]:

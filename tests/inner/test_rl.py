@@ -15,7 +15,7 @@ from metarl.evaluation.measure import final_returns
 from metarl.inner.rl import Experience, rl_inner_loop, train_agent
 from metarl.objectives import a2c, dpo, ppo
 from metarl.rl.critic import Targets
-from metarl.rl.networks import gru, mlp, tabular
+from metarl.rl.networks import gru, mlp, tabular, transformer
 from metarl.rl.objective import Objective
 from metarl.rl.rollout import Rollout, model, unroll
 from metarl.types import constant_levels
@@ -144,13 +144,22 @@ def counting(rollout_length, num_envs):
 
 @pytest.mark.parametrize(
     ("network", "epochs", "minibatches"),
-    [(mlp((4,)), 1, 1), (mlp((4,)), 1, 4), (mlp((4,)), 3, 1), (gru(4), 3, 2)],
-    ids=["mlp-1-1", "mlp-1-4", "mlp-3-1", "gru-3-2"],
+    [
+        (mlp((4,)), 1, 1),
+        (mlp((4,)), 1, 4),
+        (mlp((4,)), 3, 1),
+        (gru(4), 3, 2),
+        (transformer(3, 1, 4, 1), 3, 2),
+        (transformer(1, 1, 4, 1), 1, 4),
+    ],
+    ids=["mlp-1-1", "mlp-1-4", "mlp-3-1", "gru-3-2", "transformer-3-2", "transformer-without-memory-1-4"],
 )
 def test_every_epoch_uses_every_sample_once(network, epochs, minibatches):
     inner = tiny(counting(6, 4), network, epochs=epochs, minibatches=minibatches)
     after, metrics = lived(inner, jax.random.key(0), 2)
-    np.testing.assert_allclose(after.params["count"]["Dense_1"]["bias"], np.full(24, 2.0 * epochs), atol=1e-4)
+    layers = after.params["count"]
+    last = max(name for name in layers if name.startswith("Dense"))
+    np.testing.assert_allclose(layers[last]["bias"], np.full(24, 2.0 * epochs), atol=1e-4)
     assert metrics["samples"].tolist() == [24 / minibatches] * 2
     # the policy did not move, so each part's log-probabilities must be the stored ones: a recurrent network's
     # parts are whole sequences, each with the carry it began with

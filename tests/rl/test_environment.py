@@ -316,7 +316,17 @@ APPLY = "Network.apply (outputs.<lambda>.<lambda>) returned"
         ),
         (
             network(apply=lambda right: lambda *args: (right.apply(*args)[0], jnp.zeros(3))),
-            "the carry that Network.apply (<lambda>.<lambda>) returned float32[3], wanted {policy: ()",
+            "the carry that Network.apply (<lambda>.<lambda>) returned float32[3], wanted ()",
+        ),
+        (
+            network(unroll=lambda right: lambda params, obs, first, next_obs, carry: (obs, carry)),
+            "Network.unroll (<lambda>.<lambda>) returned 2 values, wanted 3: (outputs, next_outputs, carry)",
+        ),
+        (
+            network(
+                unroll=lambda right: lambda p, obs, first, *more: (*[right.apply(p, obs[0], first, ())[0]] * 2, ())
+            ),
+            "the outputs that Network.unroll (<lambda>.<lambda>) returned float32[2] at ['policy'], wanted float32[2,",
         ),
     ],
 )

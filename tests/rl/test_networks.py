@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metarl.rl.networks import action_model, gru, minatar_conv, mlp, policy_head, tabular
+from metarl.rl.networks import action_model, gru, lstm, minatar_conv, mlp, policy_head, tabular, transformer
 from metarl.types import Box, Discrete
 
 OUTPUTS = {"policy": 3, "value": 1, "y": 4}
@@ -18,6 +18,8 @@ KINDS = {
     "mlp on indices": (mlp((8,)), Discrete(7)),
     "conv": (minatar_conv(2, 8), BOARD),
     "gru": (gru(8), FLAT),
+    "lstm": (lstm(8), FLAT),
+    "transformer": (transformer(4, layers=1, width=8, heads=2), FLAT),
 }
 
 
@@ -44,11 +46,11 @@ def test_outputs_share_no_parameters(network):
     net, params, obs = network
     assert set(params) == set(OUTPUTS)
 
-    def gradient(name):
-        return jax.grad(lambda p: net.apply(p, obs, FIRST, net.carry)[0][name].sum())(params)
+    def sums(params):
+        return {name: x.sum() for name, x in net.apply(params, obs, FIRST, net.carry)[0].items()}
 
-    for name in OUTPUTS:
-        reached = {k: any(bool((x != 0).any()) for x in jax.tree.leaves(g)) for k, g in gradient(name).items()}
+    for name, gradient in jax.jit(jax.jacrev(sums))(params).items():
+        reached = {k: any(bool((x != 0).any()) for x in jax.tree.leaves(g)) for k, g in gradient.items()}
         assert reached == {k: k == name for k in OUTPUTS}
 
 
