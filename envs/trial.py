@@ -22,8 +22,10 @@ from jax.custom_batching import custom_vmap
 
 from metarl import checks, interface
 from metarl.checks import COUNT, checked
+from metarl.rl.rollout import Model
+from metarl.strategies import Strategy, Transition
 from metarl.tree import select
-from metarl.types import Array, Box, Key, Level, Levels, PyTree
+from metarl.types import Array, Box, Key, Level, Levels, Params, PyTree
 
 
 class TrialParams(NamedTuple):
@@ -41,6 +43,14 @@ class Shown(NamedTuple):
     reward: Array  # () the last reward
     boundary: Array  # () bool, the last step ended an inner episode
     time: Array  # () int32, steps since the start of the trial
+
+
+class Memory(NamedTuple):
+    """What an agent that plays a trial carries from one step to the next."""
+
+    carry: PyTree  # of its network
+    first: Array  # () bool, nothing has been done yet
+    shown: Shown
 
 
 class TrialState(NamedTuple):
@@ -61,6 +71,7 @@ class Trials:
     episodes: Annotated[int, COUNT] | None
     steps: Annotated[int, COUNT] | None
     share: bool = False
+    switch_after: Annotated[int, COUNT] | None = None
 
     def __post_init__(self) -> None:
         checks.fields(self)
@@ -94,9 +105,7 @@ class Trials:
 
     def reset(self, key: Key, params: TrialParams) -> tuple[Array, TrialState]:
         """Observation and state at the start of a trial."""
-        level_key, reset_key = jax.random.split(key)
-        problem = select(params.fixed, params.problem, self.levels.sample(level_key).problem)
-        obs, inner = self.levels.environment.reset(reset_key, problem)
+        problem, obs, inner = self._draw(key, params)
         state = TrialState(problem, inner, self.start(obs), jnp.int32(0), jnp.zeros(()))
         return self.observe(state.shown), state
 
@@ -110,13 +119,17 @@ class Trials:
         trial goes on), `episode` (index of the inner episode) and `episode_return` (of one that ended, else NaN).
         """
         step_key, reset_key = jax.random.split(key)
+        problem = state.problem
         obs, inner, reward, terminated, truncated, _ = self.levels.environment.step(
-            step_key, state.inner, action, state.problem
+            step_key, state.inner, action, problem
         )
         ended, reward = jnp.asarray(terminated | truncated, bool), jnp.asarray(reward, jnp.float32)
-        shown = Shown(obs, self.show(action), reward, ended, state.shown.time + 1)
         episode, episode_return = state.episode + ended, state.episode_return + reward
-        following = TrialState(state.problem, inner, shown, episode, jnp.where(ended, 0.0, episode_return))
+        if self.switch_after is not None:
+            switches, switch_key = ended & (episode % self.switch_after == 0), jax.random.fold_in(reset_key, 0)
+            problem, obs, inner = _where_needed(self._draw)(switches, (switch_key, params), (problem, obs, inner))
+        shown = Shown(obs, self.show(action), reward, ended, state.shown.time + 1)
+        following = TrialState(problem, inner, shown, episode, jnp.where(ended, 0.0, episode_return))
 
         over = jnp.bool_(False) if self.episodes is None else episode >= self.episodes
         cut = jnp.bool_(False) if self.steps is None else shown.time >= self.steps
@@ -130,6 +143,12 @@ class Trials:
         }
         state = _where_needed(lambda *args: self.reset(*args)[1])(done, (reset_key, params), following)
         return self.observe(state.shown), state, reward, terminated, truncated, info
+
+    def _draw(self, key: Key, params: TrialParams) -> tuple[PyTree, Array, PyTree]:
+        """A level's problem, and the observation and the state of the inner environment at its start."""
+        level_key, reset_key = jax.random.split(key)
+        problem = select(params.fixed, params.problem, self.levels.sample(level_key).problem)
+        return problem, *self.levels.environment.reset(reset_key, problem)
 
     def start(self, obs: Array) -> Shown:
         """What an agent sees at the start of a trial, where nothing has been done yet."""
@@ -152,6 +171,27 @@ class Trials:
         parts = (obs, shown.action, jnp.stack([jnp.asarray(x, jnp.float32) for x in numbers]))
         return jnp.concatenate([jnp.asarray(x, jnp.float32) for x in parts])
 
+    def strategy(self, model: Model, params: Params) -> Strategy:
+        """An agent that was trained in these trials, as a strategy for one task: a level of the *inner* environment.
+
+        `metarl.strategies.play` lets it play there, beside strategies that were not learned.
+        """
+        env = self.levels.environment
+        space = env.observation_space(env.default_params)
+        nothing = self.start(jnp.zeros(space.shape, space.dtype))
+
+        def act(key: Key, obs: Array, memory: Memory) -> tuple[Array, Memory]:
+            shown = memory.shown._replace(obs=obs)
+            outputs, carry = model.network.apply(params, self.observe(shown), memory.first, memory.carry)
+            action = model.policy.distribution(outputs["policy"]).sample(seed=key)
+            return model.policy.clip(action), Memory(carry, jnp.bool_(False), shown)
+
+        def learn(memory: Memory, step: Transition) -> Memory:
+            time = memory.shown.time + 1
+            return memory._replace(shown=Shown(step.next_obs, self.show(step.action), step.reward, step.done, time))
+
+        return Strategy(lambda key: Memory(model.network.carry, jnp.bool_(True), nothing), act, learn)
+
 
 @checked
 def trials(
@@ -160,17 +200,19 @@ def trials(
     steps: Annotated[int, COUNT] | None = None,
     *,
     share: bool = False,
+    switch_after: Annotated[int, COUNT] | None = None,
 ) -> Levels:
     """Trials on `levels`: a level is drawn at every reset, and stays for `episodes` episodes or `steps` steps.
 
     With both, a trial of `episodes` episodes is truncated after `steps` steps. `share` adds to the observation which
-    share of the `steps` is over. To play trials of one level only, give
-    `TrialParams(problem, jnp.bool_(True))` as the problem, so that several methods may meet the same levels.
+    share of the `steps` is over. With `switch_after`, a trial goes on with a new level after as many episodes each,
+    which the agent is not told: if that is 1, nothing of an episode helps in the next. To play trials of one level
+    only, give `TrialParams(problem, jnp.bool_(True))` as the problem, so that several methods may meet the same levels.
 
     Raises ValueError for levels without an environment, neither `episodes` nor `steps`, counts below 1, `share` without
     `steps`, and actions that are neither of a Discrete space nor of a Box of one axis.
     """
-    env = Trials(interface.levels(levels), episodes, steps, share)
+    env = Trials(interface.levels(levels), episodes, steps, share, switch_after)
 
     def sample(key: Key) -> Level:
         level = levels.sample(key)

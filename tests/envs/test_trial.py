@@ -80,6 +80,21 @@ def test_how_a_trial_ends(episodes, steps, terminated, truncated):
     assert obs[np.argmax(ended | cut), -1] == 0
 
 
+@pytest.mark.parametrize("switch_after", [1, 2])
+def test_a_trial_can_go_on_with_other_levels(switch_after):
+    levels = envs.trials(bandits(pulls=2), steps=200, switch_after=switch_after)
+    obs, state, *_, terminated, _, info = play(levels, [0] * 400)
+    best = np.asarray(state.problem.means[:, 1])
+    np.testing.assert_array_equal(np.flatnonzero(terminated), [199, 399])
+    changes = np.flatnonzero(np.diff(best)) + 1
+    assert (changes % (2 * switch_after) == 2 * switch_after - 1).all()  # with the step that ends the last episode
+    assert 0.3 < len(changes) / (400 / (2 * switch_after)) < 0.7
+    np.testing.assert_array_equal(obs[4:10:2, -1], [0, 0, 0])
+    np.testing.assert_array_equal(obs[5:10:2, -1], [1, 1, 1])
+    fixed = play(levels, [0] * 40, FIXED)[1].problem.means
+    assert (fixed == FIXED.problem.means).all()
+
+
 @pytest.mark.parametrize("name", ["gridworld/small", "Pendulum-v1", "mdp/random", "gridworld/rand_small"])
 def test_trials_follow_the_interface(name):
     levels = envs.trials(envs.make(name), episodes=2, steps=30)
@@ -131,7 +146,5 @@ def test_actions_that_cannot_be_shown():
         def action_space(self, params=None):
             return metarl.types.Box(0.0, 1.0, (2, 2))
 
-    with pytest.raises(
-        ValueError, match=r"shows actions of a Discrete space or of a Box of one axis, got Box.*Boards"
-    ):
+    with pytest.raises(ValueError, match=r"shows actions of a Discrete space or of a Box of one axis, got Box.*Boards"):
         envs.trials(Levels(bandits().sample, Boards(2)), episodes=2)

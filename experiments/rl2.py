@@ -1,0 +1,286 @@
+"""Train agents that learn by memory (RL², Duan et al. 2016), and compare them with classical learners on new tasks.
+
+python -m experiments.rl2                        # bandits with 5 arms and 10 pulls, two minutes on a laptop CPU
+python -m experiments.rl2 --preset bandits       # 100 pulls
+python -m experiments.rl2 --preset mdps          # tabular Markov decision processes, 10 episodes
+python -m experiments.rl2 --preset gridworld     # a goal that is not shown
+python -m experiments.rl2 --imitate gittins      # learn from what Gittins indices would do, instead of from reward
+
+A trial is one task: some pulls of a bandit, or several episodes. The agent sees its last action, reward and the end of
+an episode, and its memory lasts for the whole trial. PPO maximises the return of trials. The report is on tasks that
+were never trained on, the same for all learners. `agent.safetensors` is the agent of the best seed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from metarl.strategies.bandits import bandit_strategies
+from metarl.strategies.mdps import mdp_strategies
+
+import envs
+import metarl
+from envs.trial import Trials
+from experiments import agent, launch, parts
+from experiments.agent import State, side_by_side
+from metarl import checks, plot, strategies
+from metarl.checks import COUNT, COUNT_OR_ZERO, SHARE, WIDTH
+from metarl.evaluation.adaptation import Played, draw_tasks, per_episode, play_tasks
+from metarl.evaluation.held_out import HELD_OUT
+from metarl.evaluation.statistics import over_runs
+from metarl.inner.rl import Agent
+from metarl.meta import InnerLoop, Meta
+from metarl.rl.rollout import model
+from metarl.rules import Part, Recipe, build, build_part
+from metarl.run.checkpoint import Log
+from metarl.run.options import replace
+from metarl.strategies import Strategy
+from metarl.types import Levels, Params, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Tasks:
+    """What is learned to be learned."""
+
+    levels: str = "bandit/bernoulli"
+    """Distribution of tasks: any name of envs.names(). An episode of a bandit is one pull."""
+    arms: Annotated[int, COUNT] = 5
+    """Arms of a bandit (only bandits have them)."""
+    trial_steps: Annotated[int, COUNT] = 10
+    """Environment steps on each task: pulls of a bandit."""
+    episode_discount: Annotated[float, SHARE] = 1.0
+    """Weight of the next step's reward where an episode ends (0: each episode is learned by itself)."""
+    show_time: bool = False
+    """Whether agents see which share of a trial is over."""
+    switch_after: Annotated[int, COUNT_OR_ZERO] = 0
+    """Episodes after which training goes on with another task within the trial (0: never). In the report tasks stay."""
+
+    def __post_init__(self) -> None:
+        checks.fields(self)
+        envs.check(levels=self.levels)
+        if not self.bandit:
+            parts.refuse_inert(self, ("arms",), f"with levels {self.levels}")
+
+    @property
+    def bandit(self) -> bool:
+        return self.levels.startswith("bandit/")
+
+    def make(self) -> Levels:
+        """The tasks themselves."""
+        if not self.bandit:
+            return envs.make(self.levels)
+        kind: Any = self.levels.removeprefix("bandit/")
+        return envs.bandit.distribution(kind, num_arms=self.arms, max_steps=1)
+
+    def trials(self) -> Levels:
+        """Trials on these tasks."""
+        switch_after = self.switch_after or None
+        return envs.trials(self.make(), steps=self.trial_steps, share=self.show_time, switch_after=switch_after)
+
+    def classical(self) -> dict[str, Strategy]:
+        """Learners that know what kind of tasks these are."""
+        levels = self.make()
+        env = levels.environment
+        if self.levels == "bandit/bernoulli":
+            return bandit_strategies(self.arms, self.trial_steps)
+        if self.levels == "mdp/noisy":
+            length = int(env.default_params.max_steps)
+            return mdp_strategies(env.num_states, env.num_actions, length, self.trial_steps // length)
+        return {"random": strategies.random(env.action_space(env.default_params))}
+
+
+@dataclasses.dataclass(frozen=True)
+class Learners:
+    """The agents."""
+
+    num_seeds: Annotated[int, COUNT] = 1
+    """Agents, each with its own seed."""
+    network: Literal["gru", "lstm", "transformer"] = "gru"
+    """What they remember with."""
+    width: Annotated[int, WIDTH] = 64
+    """Width of the network."""
+    window: Annotated[int, COUNT_OR_ZERO] = 0
+    """Steps that a transformer attends to (0: the whole trial, 1: no memory)."""
+    layers: Annotated[int, COUNT] = 2
+    """Layers of a transformer."""
+    heads: Annotated[int, COUNT] = 4
+    """Attention heads of a transformer."""
+
+    def __post_init__(self) -> None:
+        checks.fields(self)
+        if self.network != "transformer":
+            parts.refuse_inert(self, ("window", "layers", "heads"), f"with network {self.network}")
+
+    def recipe(self, trial_steps: int) -> Part:
+        """The network, for trials of this many steps."""
+        if self.network != "transformer":
+            return {"name": self.network, "size": self.width}
+        sizes = {"width": self.width, "layers": self.layers, "heads": self.heads}
+        return {"name": "transformer", "window": self.window or trial_steps, **sizes}
+
+
+@dataclasses.dataclass(frozen=True)
+class NewTasks:
+    """The report at the end, on tasks that are never trained on."""
+
+    held_out_tasks: Annotated[int, COUNT_OR_ZERO] = 1000
+    """Tasks of the report (0: no report)."""
+    held_out_batch: Annotated[int, COUNT] = 100
+    """Tasks that are played side by side."""
+
+    def __post_init__(self) -> None:
+        checks.fields(self)
+        if self.held_out_tasks == 1:
+            raise ValueError("held_out_tasks must be 0 or at least 2, got 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """RL²: PPO agents with a memory, in trials."""
+
+    run: parts.Run = parts.Run(steps=200)
+    sweep: parts.Sweep = parts.Sweep()
+    tasks: Tasks = Tasks()
+    learners: Learners = Learners()
+    agents: parts.Agents = parts.Agents(num_envs=512, rollout_length=10)
+    passes: parts.Passes = parts.Passes(epochs=4, minibatches=4)
+    rule: agent.Rule = agent.Rule(discount=0.99, gae_lambda=0.3)
+    new_tasks: NewTasks = NewTasks()
+
+    def __post_init__(self) -> None:
+        if self.learners.window > self.tasks.trial_steps:
+            steps = self.tasks.trial_steps
+            raise ValueError(f"window must be at most trial_steps = {steps}, got {self.learners.window}")
+
+
+GRIDWORLD = {"levels": "gridworld/hidden_goal", "trial_steps": 100, "rollout_length": 100}
+PRESETS = {
+    "quick": Config(),
+    "bandits": replace(Config(), trial_steps=100, rollout_length=100),
+    "mdps": replace(Config(), levels="mdp/noisy", trial_steps=100, rollout_length=100),
+    "gridworld": replace(Config(), **GRIDWORLD),
+}
+
+
+def recipe(config: Config) -> Recipe:
+    """The agents."""
+    rule = config.rule
+    return {
+        "objective": {**rule.recipe(), "episode_discount": config.tasks.episode_discount},
+        "optimizer": {
+            "name": "adam",
+            "learning_rate": rule.learning_rate,
+            "max_norm": rule.max_gradient_norm,
+            "eps": 1e-5,
+        },
+        "network": config.learners.recipe(config.tasks.trial_steps),
+        "policy": {"name": "by_action_space"},
+        "experience": {**vars(config.agents), **vars(config.passes)},
+    }
+
+
+def trials(config: Config) -> Trials:
+    """The environment of the agents."""
+    env = config.tasks.trials().environment
+    assert isinstance(env, Trials)
+    return env
+
+
+def inner_loop(config: Config) -> InnerLoop:
+    """How an agent learns."""
+    return build(recipe(config)).inner_loop(trials(config))
+
+
+def make(config: Config) -> Meta:
+    """Agents of all seeds side by side."""
+    return side_by_side(inner_loop(config), config.tasks.trials(), config.learners.num_seeds)
+
+
+def report(config: Config, state: State, log: Log, directory: Path) -> launch.Report:
+    """The sum of rewards on each new task: mean over tasks and seeds; draws the return of each episode."""
+    save_best(config, state.agents, directory)
+    if not config.new_tasks.held_out_tasks:
+        return {}
+    played = play_new_tasks(config, {**config.tasks.classical(), **strategies_of(config, state.agents.params)})
+    draw(played, optimum(config), directory)
+    return rows(played)
+
+
+def strategies_of(config: Config, params: Params) -> dict[str, Strategy]:
+    """The agents of all seeds, "rl2-0" and so on, of their parameters (leaves [seeds, ...])."""
+    about, env = recipe(config), trials(config)
+    outputs = build_part("objective", about["objective"]).outputs
+    agent_model = model(env, build_part("network", about["network"]), outputs)
+    seeds = range(config.learners.num_seeds)
+    return {f"rl2-{i}": env.strategy(agent_model, jax.tree.map(lambda x, i=i: x[i], params)) for i in seeds}
+
+
+def play_new_tasks(config: Config, players: Mapping[str, Strategy]) -> dict[str, Played]:
+    """What all of them earn on the held-out tasks, each of which stays for a whole trial."""
+    env, key = config.tasks.make().environment, jax.random.key(HELD_OUT - 1)
+    return play_tasks(env, players, problems(config), key, config.tasks.trial_steps, config.new_tasks.held_out_batch)
+
+
+def problems(config: Config) -> PyTree:
+    """The held-out tasks, leaves [n, ...]."""
+    return draw_tasks(config.tasks.make(), jax.random.key(HELD_OUT), config.new_tasks.held_out_tasks).problem
+
+
+def optimum(config: Config) -> float | None:
+    """Mean return of an episode of the best policies for the held-out tasks, if it is known."""
+    best = config.tasks.make().optimal_return
+    return None if best is None else float(jax.jit(partial(jax.lax.map, best))(problems(config)).mean())
+
+
+def rows(played: dict[str, Played]) -> launch.Report:
+    """A row per learner. That of RL² is the mean over seeds on each task, with the means of its worst and best seed."""
+    totals = {name: x.total for name, x in played.items()}
+    seeds = np.stack([totals.pop(name) for name in played if name.startswith("rl2-")])
+    table = {name: over_runs(total)._asdict() for name, total in totals.items()}
+    means = seeds.mean(1)
+    return {**table, "rl2": {**over_runs(seeds.mean(0))._asdict(), "worst": means.min(), "best": means.max()}}
+
+
+def draw(played: dict[str, Played], optimum: float | None, directory: Path) -> None:
+    """The return of each episode of a trial."""
+    curves = {name: np.array([x.mean for x in per_episode(each)]) for name, each in played.items()}
+    lines = {name: (np.arange(1, len(y) + 1), y) for name, y in curves.items()}
+    plot.save(plot.lines(lines, "episode of the trial", "return", reference=optimum), directory / "episodes.png")
+
+
+def save_best(config: Config, agents: Agent, directory: Path) -> None:
+    """Saves the agent that plays best in trials on new training tasks."""
+    fitness, count = inner_loop(config).fitness, config.learners.num_seeds
+    assert fitness is not None
+    keys = jax.random.split(jax.random.key(config.run.seed), count)
+    returns = jax.jit(jax.vmap(partial(fitness, {})))(agents, keys)
+    best: Params = jax.tree.map(
+        lambda x: x[jnp.where(jnp.isfinite(returns), returns, -jnp.inf).argmax()], agents.params
+    )
+    about, card = recipe(config), launch.origin(EXPERIMENT, config)
+    outputs = build_part("objective", about["objective"]).outputs
+    metarl.save_agent(directory / "agent.safetensors", best, trials(config), about["network"], outputs, card)
+
+
+EXPERIMENT = launch.Experiment(
+    "rl2",
+    make,
+    curves=("episode_return", "policy_entropy", "value_loss"),
+    report=report,
+    score="sum of rewards on new tasks",
+)
+
+
+def main(argv: list[str] | None = None) -> None:
+    launch.main(EXPERIMENT, Config, PRESETS, argv)
+
+
+if __name__ == "__main__":
+    main()
