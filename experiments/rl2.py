@@ -31,7 +31,7 @@ from envs.trial import Trials
 from experiments import agent, launch, parts
 from experiments.agent import State, side_by_side
 from metarl import checks, plot, strategies
-from metarl.checks import COUNT, COUNT_OR_ZERO, SHARE, WIDTH
+from metarl.checks import COUNT, COUNT_OR_ZERO, POSITIVE, SHARE, WIDTH
 from metarl.evaluation.adaptation import Played, draw_tasks, per_episode, play_tasks
 from metarl.evaluation.held_out import HELD_OUT
 from metarl.evaluation.statistics import over_runs
@@ -57,6 +57,8 @@ class Tasks:
     """Environment steps on each task: pulls of a bandit."""
     episode_discount: Annotated[float, SHARE] = 1.0
     """Weight of the next step's reward where an episode ends (0: each episode is learned by itself)."""
+    reward_scale: Annotated[float, POSITIVE] = 0.1
+    """Factor on rewards while agents learn: networks are slow to learn values that are far from 1."""
     show_time: bool = False
     """Whether agents see which share of a trial is over."""
     switch_after: Annotated[int, COUNT_OR_ZERO] = 0
@@ -173,7 +175,11 @@ def recipe(config: Config) -> Recipe:
     """The agents."""
     rule = config.rule
     return {
-        "objective": {**rule.recipe(), "episode_discount": config.tasks.episode_discount},
+        "objective": {
+            **rule.recipe(),
+            "episode_discount": config.tasks.episode_discount,
+            "reward_scale": config.tasks.reward_scale,
+        },
         "optimizer": {
             "name": "adam",
             "learning_rate": rule.learning_rate,

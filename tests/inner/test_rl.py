@@ -116,6 +116,13 @@ def test_the_discount_where_an_episode_of_a_trial_ends(make):
     np.testing.assert_array_equal(advantage(ended, discount=0.9), advantage(data, discount=0.9))
 
 
+def test_rewards_are_scaled():
+    data = played(np.ones((2, 2)))._replace(reward=jnp.ones((2, 2)))
+    scaled = a2c(reward_scale=0.5).targets((), (), PARAMS, AGENT, data, None)[0]
+    half = a2c().targets((), (), PARAMS, AGENT, data._replace(reward=0.5 * data.reward), None)[0]
+    jax.tree.map(np.testing.assert_array_equal, scaled, half)
+
+
 def test_the_first_step_of_ppo_is_that_of_a2c():
     """Before the policy has moved, every probability ratio is 1, where nothing is clipped."""
     options = {"discount": 0.9, "gae_lambda": 0.8, "value_coef": 0.3, "entropy_coef": 0.1, "normalise_advantage": True}

@@ -1,0 +1,126 @@
+"""RL²: its files and its table, that it learns to learn, and what it refuses."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from commands import PNG, columns, one_line, words
+
+import metarl
+from experiments import exploitation, rl2
+from metarl.evaluation.adaptation import Played
+from metarl.run.options import replace
+
+OPTIONS = {
+    **{"trial_steps": 6, "arms": 3, "num_seeds": 2, "num_envs": 8, "rollout_length": 6, "width": 8},
+    **{"steps": 4, "chunk": 2, "minibatches": 2, "epochs": 1, "held_out_tasks": 20, "held_out_batch": 7},
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The directory and the results of a small run from the command line's entry."""
+    directory = tmp_path_factory.mktemp("rl2") / "run"
+    rl2.main(words(**OPTIONS, directory=directory))
+    return directory, json.loads((directory / "results.json").read_text())
+
+
+def test_a_run_compares_with_classical_learners_on_new_tasks(finished):
+    directory, results = finished
+    report = results["report"]
+    assert {"rl2", "random", "gittins", "thompson", "ucb1"} <= set(report)
+    for row in report.values():
+        assert row["low"] <= row["mean"] <= row["high"] and 0.0 <= row["mean"] <= 6.0
+    assert report["rl2"]["worst"] <= report["rl2"]["mean"] <= report["rl2"]["best"]
+    log = columns(directory)
+    assert {*rl2.EXPERIMENT.curves} <= set(log) and log["env_steps"][-1] == 4 * 2 * 8 * 6
+    assert (directory / "episodes.png").read_bytes().startswith(PNG)
+
+
+def test_the_best_agent_plays_on_in_trials(finished):
+    directory, _ = finished
+    agent = metarl.load_agent(directory / "agent.safetensors")
+    assert agent.card["experiment"] == "rl2"
+    config = replace(rl2.Config(), **OPTIONS)
+    episodes = agent.play(rl2.trials(config), jax.random.key(0), num_episodes=5)
+    np.testing.assert_array_equal(episodes.length, 6)
+
+
+def test_the_table_has_a_row_per_learner_and_one_of_all_seeds():
+    def played(*totals):
+        return Played(np.zeros(1), np.array(totals, float)[:, None], np.zeros((1, 1)))
+
+    table = rl2.rows({"random": played(1, 3), "rl2-0": played(4, 8), "rl2-1": played(6, 6)})
+    assert list(table) == ["random", "rl2"]
+    assert table["random"]["mean"] == 2.0
+    assert table["rl2"]["mean"] == 6.0 and table["rl2"]["worst"] == table["rl2"]["best"] == 6.0
+    assert table["rl2"]["high"] - 6.0 == pytest.approx(12.706 * 1.0, rel=1e-3)  # of the means 5, 7 over seeds
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"levels": "mdp/random", "arms": 3}, "arms has no effect with levels mdp/random"),
+        ({"network": "gru", "window": 5}, "window has no effect with network gru"),
+        ({"network": "transformer", "window": 11}, "window must be at most trial_steps = 10, got 11"),
+        ({"trial_steps": 0}, "trial_steps must be at least 1, got 0"),
+        ({"held_out_tasks": 1}, "held_out_tasks must be 0 or at least 2, got 1"),
+        ({"levels": "bandit/bernouli"}, "did you mean"),
+    ],
+)
+def test_bad_options(capsys, options, message):
+    assert message in one_line(capsys, lambda: rl2.main(words(**options)))
+
+
+@pytest.mark.slow
+def test_quick_comes_near_the_best_learners(tmp_path):
+    """The paper has 6.7 for RL² and for UCB1, 6.6 for Gittins indices and 5.0 for the random policy."""
+    rl2.main(words(directory=tmp_path / "run"))
+    report = json.loads((tmp_path / "run" / "results.json").read_text())["report"]
+    assert report["rl2"]["mean"] > 6.45
+    assert report["rl2"]["mean"] > report["gittins"]["mean"] - 0.15
+
+
+def test_the_cells_of_the_ablation(tmp_path):
+    config, cells = exploitation.PRESETS["quick"], exploitation.Cell
+    none, whole = (cell.config(config, tmp_path) for cell in (cells(False, False, False), cells(True, True, True)))
+    assert (none.tasks.switch_after, none.learners.window, none.tasks.episode_discount) == (1, 1, 0.0)
+    assert (whole.tasks.switch_after, whole.learners.window, whole.tasks.episode_discount) == (0, 0, 0.95)
+    assert none.run.directory != whole.run.directory
+    assert str(cells(True, False, True)) == "recurring, credit" and str(cells(False, False, False)) == "none"
+
+
+def test_measures_of_exploration():
+    config = replace(exploitation.PRESETS["quick"], arms=2)
+    action = np.array([[0] * 12, [0, 1] * 6])  # of ten pulls on two tasks: one arm, two arms
+    found = exploitation.measures(config, Played(action, np.ones((2, 12)), np.ones((2, 12))))
+    assert found["sum of rewards"] == 12.0 and found["arms tried"] == 1.5
+    assert found["entropy of arms"] == pytest.approx(np.log(2) / 2)  # every second pull is half and half
+
+
+def test_the_ablation_runs_and_resumes(tmp_path, capsys):
+    options = {
+        **{"trial_steps": 3, "arms": 2, "num_seeds": 2, "num_envs": 4, "rollout_length": 3, "width": 8, "heads": 2},
+        **{"layers": 1, "steps": 1, "minibatches": 1, "epochs": 1, "held_out_tasks": 4, "directory": tmp_path / "run"},
+    }
+    exploitation.main(words(**options))
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert len(results["seeds"]) == 8 and "gittins" in results["rows"]
+    first = (tmp_path / "run" / "results.json").read_text()
+    exploitation.main(words(**options, resume=True))
+    again = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert again["seeds"] == json.loads(first)["seeds"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"network": "gru"}, "network must be transformer"),
+        ({"window": 5}, "the experiment sets"),
+        ({"num_seeds": 1}, "must be at least 2"),
+        ({"episode_discount": 0.0}, "episode_discount must be above 0"),
+    ],
+)
+def test_what_the_ablation_refuses(capsys, options, message):
+    assert message in one_line(capsys, lambda: exploitation.main(words(**options)))
