@@ -164,7 +164,7 @@ class HeldOut:
 class Config:
     """A learned initialisation."""
 
-    run: parts.Run = parts.Run(steps=15_000, chunk=500, checkpoint_every=5_000)
+    run: parts.Run = parts.Run(steps=6_000, chunk=500, checkpoint_every=3_000)
     sweep: parts.Sweep = parts.Sweep()
     problems: Problems = Problems()
     adaptation: Adaptation = Adaptation()
@@ -176,7 +176,7 @@ class Config:
     def __post_init__(self) -> None:
         name = self.problems.levels
         if self.problems.supervised:
-            parts.refuse_inert(self.agents, vars(self.agents), f"on {name}, which has no agents")
+            parts.refuse_inert(self.agents, vars(self.agents), f"on {name}, which has no agents", Agents())
             parts.refuse_inert(self.held_out, ("held_out_episodes",), f"on {name}, which has no agents")
         if name != SOURCES:
             parts.refuse_inert(self.sources, ("weights", "weight_rate"), f"on {name}, which has no sources")
@@ -272,7 +272,7 @@ def curriculum(config: Config) -> Curriculum:
     rewards = {"improvement": curricula.improvement, "similarity": curricula.similarity}
     if config.sources.weights == "uniform":
         return curricula.uniform(curricula.pooled(levels))
-    return curricula.sources(
+    return curricula.weighted(
         levels, rewards[config.sources.weights](target, updates), optax.adam(config.sources.weight_rate)
     )
 

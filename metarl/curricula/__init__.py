@@ -2,18 +2,9 @@
 
 from metarl.curricula import scores
 from metarl.curricula.replay import Priority, replay
-from metarl.curricula.sources import improvement, pooled, similarity, sources
 from metarl.curricula.uniform import chosen, fixed, uniform
+from metarl.curricula.weighted import improvement, pooled, similarity, weighted
 
 __all__ = [
-    "Priority",
-    "chosen",
-    "fixed",
-    "improvement",
-    "pooled",
-    "replay",
-    "scores",
-    "similarity",
-    "sources",
-    "uniform",
+    *("Priority", "chosen", "fixed", "improvement", "pooled", "replay", "scores", "similarity", "uniform", "weighted")
 ]

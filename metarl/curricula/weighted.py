@@ -12,6 +12,7 @@ import optax
 
 from metarl import interface
 from metarl.checks import COUNT, SHARE, checked
+from metarl.curricula.features import level_metrics
 from metarl.inner.initial import parameters
 from metarl.meta import Curriculum, InnerLoop, Lifetimes, advance, needed
 from metarl.tree import select
@@ -31,14 +32,14 @@ class SourceState(NamedTuple):
 
 
 @checked
-def sources(
-    levels: Sequence[Levels],
+def weighted(
+    sources: Sequence[Levels],
     reward: Reward,
     optimizer: optax.GradientTransformation = optax.adam(0.03),  # noqa: B008
     *,
     decay: Annotated[Array | float, SHARE] = 0.9,
 ) -> Curriculum:
-    """Draws each level from one of `levels`, a source, with probabilities that earn the most `reward`.
+    """Draws each level from one of `sources`, with probabilities that earn the most `reward`.
 
     The probabilities, at first equal, are a softmax whose logits follow `optimizer` up REINFORCE's gradient: a lifetime
     that ends has a reward, less a moving average with weight `decay` of the past. After Meta-RTL, which weighs the
@@ -48,17 +49,17 @@ def sources(
     All sources must have problems of the same shapes. Raises ValueError if they do not, for no source, and for what is
     no `Levels`.
     """
-    pooled(levels)  # checks them
+    pooled(sources)  # checks them
     interface.optimizer("optimizer", optimizer)
 
     def init(key: Key, num_lifetimes: int) -> SourceState:
-        logits = jnp.zeros(len(levels))
+        logits = jnp.zeros(len(sources))
         return SourceState(logits, optimizer.init(logits), jnp.zeros(()), jnp.zeros(num_lifetimes, jnp.int32))
 
     def sample(key: Key, state: SourceState, needed: Array) -> tuple[Level, SourceState]:
         source_key, level_key = jax.random.split(key)
         drawn = jax.random.categorical(source_key, state.logits, shape=needed.shape)
-        found = jax.vmap(partial(_of_source, levels))(drawn, jax.random.split(level_key, len(needed)))
+        found = jax.vmap(partial(_of_source, sources))(drawn, jax.random.split(level_key, len(needed)))
         return found, state._replace(source=jnp.where(needed, drawn, state.source))
 
     def update(
@@ -77,7 +78,8 @@ def sources(
         after = SourceState(optax.apply_updates(state.logits, updates), opt_state, baseline, state.source)
         after = select(any_ended, after, state)
         weights = jax.nn.softmax(after.logits)
-        return after, {"source_reward": mean, **{f"weight_{i}": x for i, x in enumerate(weights)}}
+        seen = level_metrics(sources[0], lifetimes.level)
+        return after, {**seen, "source_reward": mean, **{f"weight_{i}": x for i, x in enumerate(weights)}}
 
     return Curriculum(init, sample, update)
 
