@@ -53,8 +53,11 @@ def steps(size: float = 2.0) -> Callable[[Key], Curve]:
 
     def draw(key: Key) -> Curve:
         sign_key, place_key = jax.random.split(key)
-        sign, place = jax.random.rademacher(sign_key), jax.random.uniform(place_key, minval=-4.0, maxval=4.0)
-        return lambda x: size * sign * jnp.where(x < place, -1.0, 1.0)
+        sign, place = (
+            jax.random.rademacher(sign_key, dtype=float),
+            jax.random.uniform(place_key, minval=-4.0, maxval=4.0),
+        )
+        return lambda x: size * sign * jnp.sign(x - place)
 
     return draw
 

@@ -84,7 +84,7 @@ COMPONENTS: dict[str, dict[str, Callable[..., Any]]] = {
     },
     "policy": {"by_action_space": lambda: networks.policy_head},
     "experience": {"rollouts": Experience},
-    "initial": {name: partial(str, name) for name in ("random", "learned")},
+    "initial": {name: partial(str, name) for name in ("learned", "random")},
 }
 _OF_AGENTS = ("objective", "optimizer", "network", "experience")  # what a recipe of agents cannot do without
 

@@ -93,7 +93,7 @@ def pooled(levels: Sequence[Levels]) -> Levels:
         raise ValueError("levels must be at least one distribution of levels, got none")
     shapes = [jax.eval_shape(interface.levels(each).sample, jax.random.key(0)) for each in levels]
     for i, other in enumerate(shapes):
-        interface.fits(f"levels[{i}]", other, "levels[0]", shapes[0])
+        interface.same(f"levels[{i}].sample", other, shapes[0])
 
     def sample(key: Key) -> Level:
         return _of_source(levels, jax.random.randint(jax.random.fold_in(key, 1), (), 0, len(levels)), key)
