@@ -34,7 +34,7 @@ from metarl.evaluation.families import family
 from metarl.evaluation.held_out import HELD_OUT
 from metarl.evaluation.measure import learning_curves
 from metarl.evaluation.statistics import over_runs
-from metarl.inner.initial import Initial, starting_at
+from metarl.inner.initial import Initial
 from metarl.inner.supervised import supervised_inner_loop, task_levels
 from metarl.meta import Curriculum, Estimator, InnerLoop, Meta, MetaState
 from metarl.optimizers.learned import LearnedOptimizer, transform
@@ -236,18 +236,13 @@ def inner_loop(
     config: Config,
     optimizer: optax.GradientTransformation | LearnedOptimizer,
     initial: Initial,
-    start: Params | None = None,
 ) -> InnerLoop:
-    """Learners with this optimizer that begin at `start` if that is given, else at random or learned parameters."""
+    """Learners with this optimizer and this initialisation."""
     if config.problems.supervised:
-        task = config.problems.task()
-        begun = task if start is None else task._replace(init=lambda key, problem: start)
-        return supervised_inner_loop(begun, optimizer, initial=initial)
+        return supervised_inner_loop(config.problems.task(), optimizer, initial=initial)
     learner, levels = build(recipe(config)), envs.make(config.problems.levels)
-    assert learner.network is not None
-    network = learner.network if start is None else starting_at(learner.network, start)
     critic = build_part("optimizer", family(config.problems.levels, levels.environment).critic)
-    return learner._replace(optimizer=optimizer, network=network, initial=initial).inner_loop(
+    return learner._replace(optimizer=optimizer, initial=initial).inner_loop(
         levels.environment,
         critic=metarl.Critic(critic, discount=config.agents.discount),
         num_eval_episodes=config.held_out.held_out_episodes,
@@ -283,7 +278,7 @@ def curriculum(config: Config) -> Curriculum:
 class Start(NamedTuple):
     """Where learners begin, and how they go on."""
 
-    params: Params | None  # None: at random
+    initial: Initial
     optimizer: Callable[[Array], optax.GradientTransformation]  # of a rate
 
 
@@ -292,7 +287,7 @@ def report(config: Config, state: MetaState, log: Log, directory: Path) -> launc
     if not config.held_out.held_out_levels:
         return {}
     how, learned = config.adaptation, build(recipe(config)).optimizer
-    tuned = {"random": Start(None, optax.sgd)}
+    tuned = {"random": Start("random", optax.sgd)}
     if how.method != "pretraining":
         tuned["pretraining"] = Start(_pretrained(config), optax.sgd)
     found: dict[str, np.ndarray] = {}
@@ -359,7 +354,7 @@ def _curves(config: Config, start: Start, rates: Array, keys: Key) -> np.ndarray
     pairs = jax.tree.map(lambda x: jnp.tile(x, (len(rates),) + (1,) * (x.ndim - 1)), (levels, keys))
 
     def learner(rate: Array) -> InnerLoop:
-        return inner_loop(config, start.optimizer(rate), "random", start.params)
+        return inner_loop(config, start.optimizer(rate), start.initial)
 
     curves = partial(learning_curves, learner, ends=updates, placement=Placement(batch_size=256))
     found = np.asarray(jax.jit(curves)(every, *pairs), float).reshape(len(rates), len(keys), -1)

@@ -19,7 +19,7 @@ import optax
 import metarl.pretrained
 from metarl import objectives, optimizers
 from metarl.checks import NOT_NEGATIVE, POSITIVE, RATE, checked
-from metarl.inner.initial import Initial, starting_at
+from metarl.inner.initial import Initial
 from metarl.inner.rl import Experience, ValueJudge, rl_inner_loop, value_judge
 from metarl.meta import InnerLoop
 from metarl.optimizers.learned import LearnedOptimizer, as_learned
@@ -96,7 +96,7 @@ class Learner(NamedTuple):
     objective: Objective | None
     optimizer: optax.GradientTransformation | LearnedOptimizer
     experience: Experience | None
-    initial: Initial = "random"  # whether the initial parameters are learned, too
+    initial: Initial = "random"  # where it begins; "learned" if that is learned, too
 
     def inner_loop(
         self,
@@ -151,17 +151,11 @@ class Rule(NamedTuple):
 
     @property
     def trained(self) -> Learner:
-        """The learner with everything learned in place: nothing in it is left to learn.
-
-        Supervised tasks have their own parameters: begin with `task._replace(init=lambda key, problem: initial)`, where
-        `initial` is `rule.params["initial"]`.
-        """
-        network = self.learner.network
-        return Learner(
-            starting_at(network, self.params["initial"]) if network and "initial" in self.params else network,
-            self.objective or self.learner.objective,
-            self.optimizer or self.learner.optimizer,
-            self.learner.experience,
+        """The learner with everything learned in place: nothing in it is left to learn."""
+        return self.learner._replace(
+            objective=self.objective or self.learner.objective,
+            optimizer=self.optimizer or self.learner.optimizer,
+            initial=self.params.get("initial", "random"),
         )
 
     def inner_loop(self, env: Environment, **options: Any) -> InnerLoop:

@@ -7,33 +7,38 @@ lifetime that outlives a meta-step goes on from the initialisation that has chan
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from metarl import interface
+from metarl import checks, interface
 from metarl.meta import InnerLoop, Update
-from metarl.rl.networks import Network, NetworkFactory, Size
 from metarl.tree import select
 from metarl.types import Array, Key, Level, MetaParams, Params
 
-Initial = Literal["random", "learned"]
+# Where learners begin: at random, where meta-parameters say, or always at the same parameters.
+Initial = Literal["random", "learned"] | Params
 Function = Callable[[MetaParams, Any, Key], Any]  # `step`, `mixed_step`, `loss` or `fitness` of an inner loop
 
 
-def learned_initial(
-    inner: InnerLoop, init: Callable[[Key], Params], born: Callable[[MetaParams, Any, Params], Any]
+def with_initial(
+    inner: InnerLoop,
+    initial: Initial,
+    init: Callable[[Key], Params],
+    born: Callable[[MetaParams, Any, Params], Any],
 ) -> InnerLoop:
-    """`inner` with learned initial parameters: meta-parameters have one part more, `{"initial": init(key)}`.
+    """`inner`, and if `initial` is "learned" its meta-parameters have one part more, `{"initial": init(key)}`.
 
     `born(meta_params, lifetime, params)` is the lifetime as it would be if it had been born with these parameters: the
     state of its optimizer begins with them, and so does what its objective remembers.
 
     The functions of the loop raise ValueError when they are traced, for an initialisation of other shapes.
     """
+    if not isinstance(initial, str) or initial != "learned":
+        return inner
 
     def init_meta(key: Key) -> MetaParams:
         return {**inner.init_meta(key), "initial": init(jax.random.fold_in(key, 1))}
@@ -43,7 +48,7 @@ def learned_initial(
         return lifetime._replace(params=jax.tree.map(jnp.zeros_like, lifetime.params))
 
     def whole(meta_params: MetaParams, lifetime: Any) -> tuple[MetaParams, Any]:
-        initial = fitted(meta_params.get("initial", ()), init, "the learners")
+        initial = fitted(meta_params.get("initial", ()), init, "the learners' parameters")
         params = jax.tree.map(jnp.add, initial, lifetime.params)
         grown = lifetime._replace(params=params)
         return initial, select(lifetime.step == 0, born(meta_params, grown, params), grown)
@@ -79,22 +84,20 @@ def parameters(meta_params: MetaParams, lifetime: Any) -> Params:
     return jax.tree.map(jnp.add, initial, lifetime.params) if jax.tree.leaves(initial) else lifetime.params
 
 
-def starting_at(network: NetworkFactory, params: Params) -> NetworkFactory:
-    """`network` whose initial parameters are `params`, for every key.
+def start(initial: Initial, init: Callable[[Key], Params], whose: str) -> Callable[[Key], Params]:
+    """Initial parameters of learners by key: those of `init`, or always the given ones.
 
-    The factory raises ValueError if they are not those of the network for the environment's observations and actions.
+    Raises ValueError if `initial` is neither "random" nor "learned" nor parameters like those of `init`, called `whose`.
     """
-
-    def factory(observation_space: Any, outputs: Mapping[str, Size]) -> Network:
-        built = network(observation_space, outputs)
-        start = fitted(params, built.init, f"the network {interface.name(network)} of these agents")
-        return built._replace(init=lambda key: start)
-
-    return factory
+    if isinstance(initial, str):
+        checks.one_of(("random", "learned"), initial=initial)
+        return init
+    params = fitted(initial, init, whose)
+    return lambda key: params
 
 
 def fitted(params: Params, init: Callable[[Key], Params], whose: str) -> Params:
-    """The initialisation `params` as arrays. Raises ValueError if they are not parameters of `init`, of `whose`."""
+    """The initialisation `params` as arrays. Raises ValueError if they are not parameters of `init`, called `whose`."""
     wanted = jax.eval_shape(init, jax.random.key(0))
-    interface.fits("the learned initialisation", params, whose, wanted)
+    interface.fits("the initialisation", params, whose, wanted)
     return optax.tree.cast_like(jax.tree.map(jnp.asarray, params), wanted)

@@ -12,7 +12,7 @@ import optax
 from metarl import interface
 from metarl.checks import COUNT, checked
 from metarl.gradients import GradientOf, forward_over_reverse, reverse_over_reverse
-from metarl.inner.initial import Initial, learned_initial
+from metarl.inner.initial import Initial, start, with_initial
 from metarl.meta import InnerLoop, Update
 from metarl.optimizers.learned import LearnedOptimizer, as_learned, check_fits, init_learner, transform
 from metarl.tree import all_finite
@@ -34,9 +34,9 @@ def supervised_inner_loop(
 ) -> InnerLoop:
     """One problem of `task` per lifetime. Every update is a gradient step on a new minibatch.
 
-    The meta-parameters are `{"objective": (), "optimizer": ...}`, with `()` unless the optimizer is learned. With a
-    `learned` initialisation (`metarl.inner.initial`) they have a third part, `"initial"`, and `Training.params` is the
-    distance from it.
+    The meta-parameters are `{"objective": (), "optimizer": ...}`, with `()` unless the optimizer is learned.
+    `initial` may be parameters, for all learners to begin with. If it is "learned" (`metarl.inner.initial`) the
+    meta-parameters have a third part, `"initial"`, and `Training.params` is the distance from it.
     The optimizer gets the gradient and the extra arguments `progress`, `epoch_progress` (always 0), `layers` (on the
     minibatch; `()` if the task has none) and a new `key`.
     `loss` is `task.test` of the present parameters. `fitness` is minus that, and NaN if they are not finite.
@@ -49,6 +49,9 @@ def supervised_inner_loop(
     def init_params(key: Key) -> Params:
         return task.init(key, task.sample(key))
 
+    begin = start(initial, init_params, "the task's parameters")
+    if begin is not init_params:
+        task = task._replace(init=lambda key, problem: begin(key))
     check_fits(learned, init_params, "the task's parameters")
 
     def measured(problem: PyTree, key: Key, params: Params) -> tuple[Array, Array]:
@@ -100,7 +103,7 @@ def supervised_inner_loop(
         fitness=fitness,
         mixed_step=partial(step, forward_over_reverse),
     )
-    return inner if initial == "random" else learned_initial(inner, init_params, born)
+    return with_initial(inner, initial, init_params, born)
 
 
 @checked

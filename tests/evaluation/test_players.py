@@ -83,9 +83,7 @@ def test_a_learned_initialisation_comes_with_agents_of_its_own_network(tmp_path)
     assert found.recipe == recipe and found.experience == metarl.Experience(2, 5) and found.tried == 1
     newborn = found.inner.init(jax.random.key(1), MDP.sample(jax.random.key(2)))
     jax.tree.map(np.testing.assert_array_equal, newborn.params, params["initial"])
-    with pytest.raises(
-        ValueError, match="mine cannot train agents in bandit/bernoulli: the learned initialisation does not"
-    ):
+    with pytest.raises(ValueError, match="mine cannot train agents in bandit/bernoulli: the initialisation does not"):
         player("mine", rule, "bandit/bernoulli", Entry(envs.make("bandit/bernoulli"), 640, 2, {}))
 
 

@@ -40,10 +40,10 @@ def test_a_run_reports_its_learners_and_those_of_pretraining(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, rule.params, {x: state.params[x] for x in ("initial", "optimizer")})
     task = experiment.Problems().task()
     inner = supervised_inner_loop(task, rule.learner.optimizer, initial="learned")
-    begun = task._replace(init=lambda key, problem: rule.params["initial"])
+    begun = supervised_inner_loop(task, rule.optimizer, initial=rule.trained.initial)
     level = task_levels(task, 3).sample(jax.random.key(1))
     one, _ = metarl.train_agent(inner, rule.params, level, jax.random.key(2), 3)
-    other, _ = metarl.train_agent(supervised_inner_loop(begun, rule.optimizer), {}, level, jax.random.key(2), 3)
+    other, _ = metarl.train_agent(begun, {}, level, jax.random.key(2), 3)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), metarl.parameters(rule.params, one), other.params
     )
@@ -71,9 +71,7 @@ def test_a_rule_of_agents_begins_where_it_was_trained_to(method, tmp_path):
         for loop, given in ((inner, params), (rule.inner_loop(levels.environment), {}))
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), one, other)
-    with pytest.raises(
-        ValueError, match="the learned initialisation does not fit the network tabular of these agents: it"
-    ):
+    with pytest.raises(ValueError, match="the initialisation does not fit the network tabular of these agents: it"):
         rule.inner_loop(envs.make("mdp/random").environment)
 
 

@@ -13,7 +13,7 @@ from toy import assert_same
 import metarl
 from envs import mdp, regression, tasks
 from metarl import curricula, estimators, networks, optimizers
-from metarl.inner.initial import parameters, starting_at
+from metarl.inner.initial import parameters
 from metarl.inner.rl import value_judge
 from metarl.inner.supervised import supervised_inner_loop, task_levels
 from metarl.objectives import a2c
@@ -126,7 +126,7 @@ def test_agents_are_those_that_are_born_at_the_initialisation():
     objective, optimizer = remembering()
     learned, _ = agent(objective, networks.mlp((4,)), optimizer, initial="learned")
     meta_params, key = learned.init_meta(jax.random.key(0)), jax.random.key(1)
-    born, _ = agent(objective, starting_at(networks.mlp((4,)), meta_params["initial"]), optimizer)
+    born, _ = agent(objective, networks.mlp((4,)), optimizer, initial=meta_params["initial"])
     judge = value_judge(MDP.env, networks.mlp((4,)), objective, metarl.Critic(optax.adam(0.1)), metarl.Experience(4, 4))
 
     @partial(jax.jit, static_argnums=0)
@@ -195,7 +195,11 @@ LEARNED_RATES = optimizers.meta_sgd({"x": (3,)})
             lambda: supervised_inner_loop(TASK, SGD, initial="zero"),
             "initial must be one of random, learned, got 'zero'",
         ),
-        (lambda: agent(a2c(), networks.tabular, SGD, initial=True), "initial must be one of random, learned, got True"),
+        (lambda: agent(a2c(), networks.tabular, SGD, initial="x"), "initial must be one of random, learned, got 'x'"),
+        (
+            lambda: supervised_inner_loop(TASK, SGD, initial=jnp.ones(3)),
+            r"the initialisation does not fit the task's parameters: it has nothing at \['x'\], wanted \(3,\)",
+        ),
         (
             lambda: reptile_on(supervised_inner_loop(TASK, SGD)),
             r"reptile learns an initialisation and nothing else, but here the learned parts are \[\]: give",
@@ -217,7 +221,7 @@ def test_what_cannot_be_is_refused(act, says):
     [
         (
             {"x": jnp.zeros(2)},
-            r"the learned initialisation does not fit the learners: it has \(2,\) at \['x'\], wanted \(3,\)",
+            r"the initialisation does not fit the learners' parameters: it has \(2,\) at \['x'\], wanted \(3,\)",
         ),
         ({"y": jnp.zeros(3)}, r"it has nothing at \['x'\], wanted \(3,\)"),
         ((), r"it has nothing at \['x'\], wanted \(3,\)"),
@@ -238,4 +242,4 @@ def test_an_initialisation_for_other_observations_is_named():
     with pytest.raises(
         ValueError, match=r"the network tabular of these agents: it has \(4, 3\) at \['policy'\], wanted \(7, 2\)"
     ):
-        metarl.rl_inner_loop(mdp.MDP(7, 2), starting_at(networks.tabular, params), a2c(), SGD, metarl.Experience(1, 1))
+        metarl.rl_inner_loop(mdp.MDP(7, 2), networks.tabular, a2c(), SGD, metarl.Experience(1, 1), initial=params)
