@@ -186,7 +186,7 @@ AGENTS = replace(
     Config(), levels="gridworld/hidden_goal", steps=500, chunk=20, checkpoint_every=100, held_out_levels=256
 )
 PRESETS = {
-    "quick": replace(Config(), steps=3_000, updates=5, held_out_levels=200),
+    "quick": replace(Config(), steps=3_000, held_out_levels=200),
     "sinusoid": Config(),
     "gridworld": replace(AGENTS, adaptation_rate=30.0, learning_rate=0.1, rollout_length=16),
     "cartpole": replace(AGENTS, levels="cartpole/varied", adaptation_rate=0.1, learning_rate=3e-3, rollout_length=64),

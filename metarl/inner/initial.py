@@ -87,7 +87,7 @@ def parameters(meta_params: MetaParams, lifetime: Any) -> Params:
 def start(initial: Initial, init: Callable[[Key], Params], whose: str) -> Callable[[Key], Params]:
     """Initial parameters of learners by key: those of `init`, or always the given ones.
 
-    Raises ValueError if `initial` is neither "random" nor "learned" nor parameters like those of `init`, called `whose`.
+    Raises ValueError if `initial` is neither "random" nor "learned" nor parameters as those of `init`, called `whose`.
     """
     if isinstance(initial, str):
         checks.one_of(("random", "learned"), initial=initial)

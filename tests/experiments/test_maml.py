@@ -125,8 +125,8 @@ def test_presets_can_be_made(preset):
 @pytest.mark.slow
 def test_quick_is_far_below_pretraining_after_one_update(tmp_path, monkeypatch):
     monkeypatch.undo()  # all rates
-    experiment.main(words(steps=1500, directory=tmp_path))
+    experiment.main(words(directory=tmp_path))
     rows = json.loads((tmp_path / "results.json").read_text())["report"]
     assert rows["maml after 1"]["high"] < 1.3 < 1.9 < rows["pretraining after 1"]["low"]
-    assert rows["maml after 10"]["mean"] < 0.3 * rows["pretraining after 10"]["mean"]
+    assert rows["maml after 10"]["mean"] < 0.5 * rows["pretraining after 10"]["mean"]
     assert rows["pretraining after 1"]["mean"] < rows["random after 1"]["mean"]
