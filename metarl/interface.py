@@ -132,6 +132,15 @@ def problem(env: Environment, level: Level) -> None:
         )
 
 
+def fits(what: str, found: PyTree, whose: str, wanted: PyTree) -> None:
+    """Checks that `found` has the leaves and shapes of `wanted`. The error names the first place that differs."""
+    shapes, others = dict(_shapes(found)), dict(_shapes(wanted))
+    for place in {**others, **shapes}:
+        if shapes.get(place) != others.get(place):
+            shape, other = (x.get(place, "nothing") for x in (shapes, others))
+            raise ValueError(f"{what} does not fit {whose}: it has {shape} at {place}, wanted {other}")
+
+
 def levels(value: Any) -> Levels:
     """`value` if it is a distribution of levels. A horizon that is equal for all levels is at least 1."""
     checked = part("levels", value, Levels, {"Level": "give Levels(lambda key: level, env)"})

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -18,6 +19,7 @@ import optax
 import metarl.pretrained
 from metarl import objectives, optimizers
 from metarl.checks import NOT_NEGATIVE, POSITIVE, RATE, checked
+from metarl.inner.initial import Initial
 from metarl.inner.rl import Experience, ValueJudge, rl_inner_loop, value_judge
 from metarl.meta import InnerLoop
 from metarl.optimizers.learned import LearnedOptimizer, as_learned
@@ -66,6 +68,7 @@ COMPONENTS: dict[str, dict[str, Callable[..., Any]]] = {
     "optimizer": {
         "adafac": optimizers.adafac,
         "adam": _adam,
+        "meta_sgd": optimizers.meta_sgd,
         "no_features": optimizers.no_features,
         "open_rl": optimizers.open_rl,
         "per_output": _per_output,
@@ -83,6 +86,7 @@ COMPONENTS: dict[str, dict[str, Callable[..., Any]]] = {
     },
     "policy": {"by_action_space": lambda: networks.policy_head},
     "experience": {"rollouts": Experience},
+    "initial": {name: partial(str, name) for name in ("learned", "random")},
 }
 _OF_AGENTS = ("objective", "optimizer", "network", "experience")  # what a recipe of agents cannot do without
 
@@ -94,6 +98,7 @@ class Learner(NamedTuple):
     objective: Objective | None
     optimizer: optax.GradientTransformation | LearnedOptimizer
     experience: Experience | None
+    initial: Initial = "random"  # where it begins; "learned" if that is learned, too
 
     def inner_loop(
         self,
@@ -115,6 +120,7 @@ class Learner(NamedTuple):
             self.optimizer,
             experience,
             critic=critic,
+            initial=self.initial,
             num_eval_episodes=num_eval_episodes,
             max_episode_steps=max_episode_steps,
         )
@@ -149,7 +155,9 @@ class Rule(NamedTuple):
     def trained(self) -> Learner:
         """The learner with everything learned in place: nothing in it is left to learn."""
         return self.learner._replace(
-            objective=self.objective or self.learner.objective, optimizer=self.optimizer or self.learner.optimizer
+            objective=self.objective or self.learner.objective,
+            optimizer=self.optimizer or self.learner.optimizer,
+            initial=self.params.get("initial", "random"),
         )
 
     def inner_loop(self, env: Environment, **options: Any) -> InnerLoop:
@@ -185,15 +193,18 @@ def build(recipe: Recipe) -> Learner:
     for what, x in {"recipe": recipe, **(recipe if isinstance(recipe, Mapping) else {})}.items():
         if not isinstance(x, Mapping):
             raise ValueError(f"{what} must be a mapping, got {x!r}")
-    needed = ("optimizer",) if recipe.keys() == {"optimizer"} else _OF_AGENTS
+    needed = ("optimizer",) if recipe.keys() - {"initial"} == {"optimizer"} else _OF_AGENTS
     parts = {kind: build_part(kind, spec) for kind, spec in recipe.items()}
     if missing := [kind for kind in needed if kind not in parts]:
         raise ValueError(f"the recipe of an agent has {', '.join(_OF_AGENTS)}, this one has no {', '.join(missing)}")
-    return Learner(parts.get("network"), parts.get("objective"), parts["optimizer"], parts.get("experience"))
+    learner = Learner(parts.get("network"), parts.get("objective"), parts["optimizer"], parts.get("experience"))
+    return learner._replace(initial=parts.get("initial", "random"))
 
 
 def save_rule(path: str | Path, params: MetaParams, recipe: Recipe, metadata: Mapping[str, Any] | None = None) -> None:
     """Writes the meta-parameters `{"objective": ..., "optimizer": ...}` of the learner that `recipe` describes.
+
+    If the recipe says `{"initial": {"name": "learned"}}`, they have a part `"initial"`, too.
 
     `metadata` is any JSON-able mapping.
     Raises ValueError for a recipe that `build` does not know, and for parameters that are not those of its learner.
@@ -263,6 +274,11 @@ def _find(name: str | Path) -> Path:
 
 
 def _check(learner: Learner, params: MetaParams) -> None:
+    params = dict(params)
+    has, wants = bool(jax.tree.leaves(params.pop("initial", ()))), learner.initial == "learned"
+    if has != wants:
+        said = ["no learned initialisation", "a learned initialisation"]
+        raise ValueError(f"the parameters have {said[has]}, and their recipe has {said[wants]}")
     learned = {"optimizer": as_learned(learner.optimizer).init}
     if learner.objective is not None:
         learned["objective"] = learner.objective.init

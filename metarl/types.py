@@ -142,7 +142,8 @@ class Task(NamedTuple):
     init: Callable[[Key, PyTree], Params]  # (key, problem) -> initial parameters
     # (params, problem, key) -> () loss on a minibatch, or with noise, which the key draws
     loss: Callable[[Params, PyTree, Key], Array]
-    test: Callable[[Params, PyTree], Array]  # (params, problem) -> () mean of `loss` over all keys
+    # (params, problem) -> () mean of `loss` over all keys; of few-shot problems, the loss beyond the points they show
+    test: Callable[[Params, PyTree], Array]
     # (params, problem, key) -> tree of `Layer` on the minibatch of `loss`; None if the task has no layers
     layers: Callable[[Params, PyTree, Key], PyTree] | None = None
 

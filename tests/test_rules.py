@@ -10,6 +10,7 @@ import pytest
 
 import envs
 import metarl
+from envs import mdp
 from metarl import networks, objectives, optimizers, rules
 from metarl.pretrained import load_params, save_params
 
@@ -76,6 +77,28 @@ def test_optimizers_of_recipes_are_those_of_optax():
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), *moves)
 
 
+def test_a_learned_initialisation_is_in_the_file_and_belongs_to_its_recipe(tmp_path):
+    """Of agents it comes with their network; of supervised tasks it is `params["initial"]`."""
+    recipe = {"objective": {"name": "a2c"}, "initial": {"name": "learned"}, **SGD, **AGENT}
+    start = {"policy": jnp.full((7, 2), 0.5), "value": jnp.ones((7, 1))}
+    metarl.save_rule(tmp_path / "rule.safetensors", {"initial": start}, recipe)
+    rule = metarl.load_rule(tmp_path)
+    assert rule.objective is None and rule.optimizer is None and rule.learner.initial == "learned"
+    env = mdp.MDP(7, 2)
+    assert rule.inner_loop(env).init_meta(jax.random.key(0)) == {"objective": (), "optimizer": ()}
+    newborn = rule.inner_loop(env).init(jax.random.key(1), metarl.constant_levels(env, 1).sample(jax.random.key(0)))
+    jax.tree.map(np.testing.assert_array_equal, newborn.params, start)
+    says = r"does not fit the network tabular of these agents: it has \(7, 2\) at \['policy'\], wanted \(7, 3\)"
+    with pytest.raises(ValueError, match=says):
+        rule.inner_loop(mdp.MDP(7, 3))
+
+    for path, params, parts in (("a", {"initial": start}, {**SGD}), ("b", {}, {**SGD, "initial": {"name": "learned"}})):
+        with pytest.raises(ValueError, match="the parameters have (a|no) learned initialisation, and their recipe has"):
+            metarl.save_rule(tmp_path / path, params, parts)
+    metarl.save_rule(tmp_path / "c", {"initial": {"x": jnp.ones(2)}}, {**SGD, "initial": {"name": "learned"}})
+    assert metarl.load_rule(tmp_path / "c").params["initial"]["x"].tolist() == [1.0, 1.0]
+
+
 def test_every_component_is_named_once_and_the_only_one_of_its_kind_needs_no_name():
     for kind, components in rules.COMPONENTS.items():
         assert list(components) == sorted(components), kind
@@ -114,7 +137,7 @@ def test_a_file_of_an_old_version_is_converted(tmp_path):
         (lambda d: metarl.load_rule("lpg-gridwold"), FileNotFoundError, "did you mean lpg-gridworld"),
         (lambda d: metarl.load_rule(d), FileNotFoundError, "no run has finished there"),
         (lambda d: metarl.load_rule(save_params(d / "x", {"a": jnp.ones(1)}, {}) or d / "x"), ValueError, "no recipe"),
-        (lambda d: metarl.save_rule(d / "x", born(LPG), {**LPG, "colour": {}}), ValueError, "experience, got 'colour'"),
+        (lambda d: metarl.save_rule(d / "x", born(LPG), {**LPG, "colour": {}}), ValueError, "initial, got 'colour'"),
         (lambda d: rules.build_part("objective", {"name": "lpq"}), ValueError, "got 'lpq'"),
         (lambda d: rules.build_part("objective", {"name": "lpg", "bin": 4}), ValueError, "'bin'"),
         (

@@ -70,6 +70,7 @@ _TABLE: dict[str, _Named | _Random | tuple[str, ...]] = {
     ),
     "rand_sparse": _Named(50, (0, 1, 1), (1.0, -1.0), (1.0, 1.0), (1.0, 1.0), 7, tabular=False),
     "rand_very_dense": _Named(2000, (0,), (1.0,), (0.0,), (1.0,), 11, tabular=False),
+    "hidden_goal": _Named(16, (0,), (1.0,), (1.0,), (0.0,), 7),  # ours: to be found, because cells do not show it
     "small": _Random((20, 100), (1, 3), (4, 6), 7, (250, 250)),
     "medium": _Random((100, 250), (2, 4), (6, 8), 10, (1000, 1000)),
     "large": _Random((250, 750), (2, 5), (8, 10), 15, (2500, 2500)),

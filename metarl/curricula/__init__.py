@@ -3,5 +3,8 @@
 from metarl.curricula import scores
 from metarl.curricula.replay import Priority, replay
 from metarl.curricula.uniform import chosen, fixed, uniform
+from metarl.curricula.weighted import improvement, pooled, similarity, weighted
 
-__all__ = ["Priority", "chosen", "fixed", "replay", "scores", "uniform"]
+__all__ = [
+    *("Priority", "chosen", "fixed", "improvement", "pooled", "replay", "scores", "similarity", "uniform", "weighted")
+]

@@ -169,7 +169,8 @@ def positive_value_loss(judge: ValueJudge, batch_size: int = 4) -> Score:
     `judge` is `metarl.inner.rl.value_judge(...)` with the same parts as the agents. Raises ValueError for any other.
     """
     return of_ended(
-        lambda inner, meta_params, lifetime, key: jnp.maximum(judge(lifetime, key)[1].advantage, 0.0).mean(), batch_size
+        lambda inner, meta_params, lifetime, key: jnp.maximum(judge(meta_params, lifetime, key)[1].advantage, 0).mean(),
+        batch_size,
     )
 
 
@@ -177,7 +178,8 @@ def positive_value_loss(judge: ValueJudge, batch_size: int = 4) -> Score:
 def l1_value_loss(judge: ValueJudge, batch_size: int = 4) -> Score:
     """The mean of `|A|` over a rollout, with A and `judge` as in `positive_value_loss`."""
     return of_ended(
-        lambda inner, meta_params, lifetime, key: jnp.abs(judge(lifetime, key)[1].advantage).mean(), batch_size
+        lambda inner, meta_params, lifetime, key: jnp.abs(judge(meta_params, lifetime, key)[1].advantage).mean(),
+        batch_size,
     )
 
 
@@ -196,7 +198,7 @@ def max_monte_carlo(judge: ValueJudge) -> Score:
         inner: InnerLoop, meta_params: MetaParams, best: Array, lifetimes: Lifetimes, ended: Array, key: Key
     ) -> tuple[Array, Array]:
         def look(lifetime: Any, key: Key) -> tuple[Array, Array]:
-            data, targets = judge(lifetime, key)
+            data, targets = judge(meta_params, lifetime, key)
             returns = jnp.where(jnp.isnan(data.episode_return), -jnp.inf, data.episode_return)
             return returns.max(), targets.value.mean()
 

@@ -45,14 +45,14 @@ def backprop(
     ) -> tuple[MetaParams, PyTree, Lifetimes, Metrics]:
         inner = inner._replace(step=needed(inner, "mixed_step")) if mixed else inner
 
-        def truncation(meta_params: MetaParams, lifetime: Any, key: Key) -> tuple[Array, tuple[Any, Metrics]]:
-            return _truncation(inner, steps, remat, meta_params, lifetime, key)
+        def one(meta_params: MetaParams, lifetime: Any, key: Key) -> tuple[Array, tuple[Any, Metrics]]:
+            return truncation(inner, steps, remat, meta_params, lifetime, key)
 
         def batch(
             meta_params: MetaParams, part: tuple[Lifetimes, Array]
         ) -> tuple[MetaParams, Array, Lifetimes, Metrics]:
             def mean_loss(meta_params: MetaParams) -> tuple[Array, tuple[Array, Lifetimes, Metrics]]:
-                losses, (after, metrics) = jax.vmap(truncation, (None, 0, 0))(meta_params, *part)
+                losses, (after, metrics) = jax.vmap(one, (None, 0, 0))(meta_params, *part)
                 return losses.mean(), (losses, after, metrics)
 
             gradient, (losses, after, metrics) = jax.grad(mean_loss, has_aux=True)(meta_params)
@@ -91,7 +91,7 @@ def backprop(
     return Estimator(init, estimate, needs="loss", mixed=mixed)
 
 
-def _truncation(
+def truncation(
     inner: InnerLoop, steps: int, remat: bool, meta_params: MetaParams, lifetime: Any, key: Key
 ) -> tuple[Array, tuple[Any, Metrics]]:
     """The meta-loss () of a lifetime after its next `steps` updates; the lifetime after them, and metrics."""

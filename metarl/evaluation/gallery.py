@@ -12,6 +12,7 @@ import numpy as np
 
 from metarl import plot
 from metarl.curricula.replay import Buffer, ReplayState
+from metarl.inner.initial import parameters
 from metarl.inner.rl import train_agent
 from metarl.meta import MetaState
 from metarl.rl.rollout import Actors, Model, act, model, reset
@@ -69,7 +70,8 @@ def frames(levels: Levels, learner: Learner, params: Any, level: Level) -> list[
         raise ValueError("frames need levels with pictures (Levels.render) and the learner of an agent")
     live = jax.jit(train_agent, static_argnums=(0, 4))
     agent, _ = live(learner.inner_loop(env), params, level, jax.random.key(0), int(level.horizon))
-    states = _episodes(env, model(env, learner.network, learner.objective.outputs), agent.params, level.problem)
+    played = model(env, learner.network, learner.objective.outputs)
+    states = _episodes(env, played, parameters(params, agent), level.problem)
     return [render(level.problem, _at(states, t)) for t in range(FRAMES)]
 
 

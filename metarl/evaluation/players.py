@@ -107,7 +107,8 @@ def agents(rule: str | Rule, name: str, entry: Entry, settings: Settings | None)
 
     They have the network of the environment's family. A learned objective on a policy and a value, and a learned
     optimizer, take the place of PPO's own in PPO's agents. Another learned objective (LPG) is for agents of the rule's
-    recipe: their experience, and their optimizer if they have this network, else the family's.
+    recipe: their experience, and their optimizer if they have this network, else the family's. Agents with a learned
+    initialisation are those of the rule's recipe, with its network.
     Without `settings`, baselines have those of their family, and learned rules the learning rates of their agents.
     Settings may be traced. Raises ValueError for a rule that has no agents, or settings but a learned optimizer.
     """
@@ -119,7 +120,7 @@ def agents(rule: str | Rule, name: str, entry: Entry, settings: Settings | None)
         learned = {part: recipe[part] for part in ("objective", "optimizer") if getattr(rule, part) is not None}
         tuned = entry.tuned.get("ppo")
         recipe = {**baseline("ppo", kind, tuned.settings if tuned else untuned(kind)), **learned}
-    else:
+    elif rule.learner.initial == "random":  # a learned initialisation is for its own network
         recipe = in_family(recipe, kind)
     if settings is None:
         return recipe
@@ -129,8 +130,8 @@ def agents(rule: str | Rule, name: str, entry: Entry, settings: Settings | None)
 
 
 def _is_part_of_ppo(rule: Rule) -> bool:
-    """Whether the rule is a learned optimizer, or a learned objective on a policy and a value."""
-    return rule.objective is None or "value" in rule.objective.outputs
+    """Whether the rule is a learned optimizer, or a learned objective on a policy and a value; no initialisation."""
+    return rule.learner.initial == "random" and (rule.objective is None or "value" in rule.objective.outputs)
 
 
 def learner_of(rule: str | Rule, recipe: Recipe) -> Learner:

@@ -23,6 +23,7 @@ from scipy.sparse.linalg import splu
 from metarl import checks
 from metarl.checks import COUNT, DECAY, SEVERAL, checked
 from metarl.evaluation.measure import live
+from metarl.inner.initial import parameters
 from metarl.optimizers.learned import LearnedOptimizer, as_learned
 from metarl.parallel import Placement
 from metarl.rl.rollout import model, reset, rollout, unroll
@@ -102,7 +103,7 @@ def live_and_visit(
     def visit(meta_params: MetaParams, x: tuple[Level, Key]) -> Visits:
         level, key = x
         live_key, reset_key, act_key = jax.random.split(key, 3)
-        params = live(inner, meta_params, level, live_key).params
+        params = parameters(meta_params, live(inner, meta_params, level, live_key))
         actors = reset(env, agent, level.problem, reset_key, num_envs)
         _, seen = rollout(env, agent, params, actors, level.problem, act_key, num_steps)
         found = unroll(agent, params, seen)[0][output]

@@ -13,6 +13,7 @@ import optax
 from metarl import checks, interface
 from metarl.checks import COUNT, COUNT_OR_ZERO, checked
 from metarl.gradients import GradientOf, forward_over_reverse, reverse_over_reverse
+from metarl.inner.initial import Initial, parameters, start, with_initial
 from metarl.meta import InnerLoop, Update, advance
 from metarl.optimizers.learned import LearnedOptimizer, as_learned, check_fits, init_learner, transform
 from metarl.rl.critic import Critic, CriticState, Targets, init_critic, update_critic
@@ -74,8 +75,8 @@ class Parts(NamedTuple):
     critic_model: Model | None
 
 
-# (agent, key) -> a new rollout of the agent, and its targets under the agent's own critic
-ValueJudge = Callable[[Agent, Key], tuple[Rollout, Targets]]
+# (meta_params, agent, key) -> a new rollout of the agent, and its targets under the agent's own critic
+ValueJudge = Callable[[MetaParams, Agent, Key], tuple[Rollout, Targets]]
 
 
 @checked
@@ -87,6 +88,7 @@ def rl_inner_loop(
     experience: Experience,
     *,
     critic: Critic | None = None,
+    initial: Initial = "random",
     num_eval_episodes: Annotated[int, COUNT] = 16,
     max_episode_steps: Annotated[int, COUNT] = 10_000,
 ) -> InnerLoop:
@@ -94,17 +96,22 @@ def rl_inner_loop(
 
     An update makes `epochs` passes over the rollout, each in `minibatches` shuffled parts. A part holds single steps
     for a feed-forward network, and whole sequences of some environments for a recurrent one.
-    The meta-parameters are `{"objective": ..., "optimizer": ...}`, `()` for what is not learned.
+    The meta-parameters are `{"objective": ..., "optimizer": ...}`, `()` for what is not learned. `initial` may be
+    parameters, for all agents to begin with. If it is "learned" (`metarl.inner.initial`) the meta-parameters have a
+    third part, `"initial"`, and `Agent.params` is the distance from it: `metarl.parameters(meta_params, agent)` are the
+    parameters. `loss` does not depend on the agent's own value function, so backpropagation does not learn initial
+    values of actor-critics, but evolution does.
     `loss` is the policy-gradient loss of the agent on a new rollout, with advantages under `critic`; there is none
     without a critic. `fitness` is the mean return of `num_eval_episodes` episodes of at most `max_episode_steps` steps,
     and NaN for an agent whose parameters are not finite.
 
     Raises ValueError for a non-positive count, `minibatches` that do not divide the batch, an environment that does
-    not follow the interface, or a network or an optimizer that does not fit. Its functions raise ValueError when they
-    are traced, for a level of another environment and for a part that returns something else than its interface says.
+    not follow the interface, or a network, an optimizer or an initialisation that does not fit. Its functions raise
+    ValueError when they are traced, for a level of another environment and for a part that returns something else than
+    its interface says.
     """
-    parts = _parts(env, network, objective, optimizer, experience, critic)
-    return InnerLoop(
+    parts = _parts(env, network, objective, optimizer, experience, critic, initial)
+    inner = InnerLoop(
         init_meta=partial(_init_meta, parts),
         init=partial(_init, parts),
         step=partial(_step, parts, reverse_over_reverse),
@@ -112,6 +119,7 @@ def rl_inner_loop(
         fitness=partial(_fitness, parts, num_eval_episodes, max_episode_steps),
         mixed_step=partial(_step, parts, forward_over_reverse),
     )
+    return with_initial(inner, initial, parts.agent.network.init, partial(_born, parts))
 
 
 def value_judge(
@@ -125,7 +133,8 @@ def value_judge(
     _check_critic(critic)
     agent, critic_model = model(env, network, objective.outputs), model(env, critic.network or network, {"value": 1})
 
-    def judged(lifetime: Agent, key: Key) -> tuple[Rollout, Targets]:
+    def judged(meta_params: MetaParams, lifetime: Agent, key: Key) -> tuple[Rollout, Targets]:
+        lifetime = lifetime._replace(params=parameters(meta_params, lifetime))
         assert isinstance(lifetime.critic, CriticState)
         _, data = _collect(env, agent, experience, lifetime, key)
         return data, update_critic(critic, critic_model, lifetime.critic, data)[0]
@@ -168,6 +177,7 @@ def _parts(
     optimizer: optax.GradientTransformation | LearnedOptimizer,
     experience: Experience,
     critic: Critic | None,
+    initial: Initial,
 ) -> Parts:
     """The parts, after checks that they fit each other. Raises ValueError as `rl_inner_loop` does."""
     trace_environment(env)
@@ -176,6 +186,8 @@ def _parts(
     if critic is not None:
         _check_critic(critic)
     agent = model(env, network, objective.outputs)
+    begin = start(initial, agent.network.init, f"the network {interface.name(network)} of these agents")
+    agent = agent._replace(network=agent.network._replace(init=begin))
     rows = experience.num_envs if agent.recurrent else experience.env_steps
     if rows % experience.minibatches:
         what = "num_envs" if agent.recurrent else "num_envs * rollout_length"
@@ -220,6 +232,12 @@ def _init(parts: Parts, key: Key, level: Level) -> Agent:
     if parts.critic is not None and parts.critic_model is not None:
         critic = init_critic(parts.critic, parts.critic_model, critic_key)
     return Agent(params, opt_state, actors, level, jnp.int32(0), critic, parts.objective.init_memory(params))
+
+
+def _born(parts: Parts, meta_params: MetaParams, agent: Agent, params: Params) -> Agent:
+    """The newborn `agent`, if it had been born with these parameters."""
+    opt_state = transform(parts.optimizer, meta_params).init(params)
+    return agent._replace(params=params, opt_state=opt_state, memory=parts.objective.init_memory(params))
 
 
 def _step(parts: Parts, gradient_of: GradientOf, meta_params: MetaParams, lifetime: Agent, key: Key) -> Update:

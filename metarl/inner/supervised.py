@@ -12,6 +12,7 @@ import optax
 from metarl import interface
 from metarl.checks import COUNT, checked
 from metarl.gradients import GradientOf, forward_over_reverse, reverse_over_reverse
+from metarl.inner.initial import Initial, start, with_initial
 from metarl.meta import InnerLoop, Update
 from metarl.optimizers.learned import LearnedOptimizer, as_learned, check_fits, init_learner, transform
 from metarl.tree import all_finite
@@ -27,10 +28,15 @@ class Training(NamedTuple):
     step: Array  # () int32, updates so far
 
 
-def supervised_inner_loop(task: Task, optimizer: optax.GradientTransformation | LearnedOptimizer) -> InnerLoop:
+@checked
+def supervised_inner_loop(
+    task: Task, optimizer: optax.GradientTransformation | LearnedOptimizer, *, initial: Initial = "random"
+) -> InnerLoop:
     """One problem of `task` per lifetime. Every update is a gradient step on a new minibatch.
 
     The meta-parameters are `{"objective": (), "optimizer": ...}`, with `()` unless the optimizer is learned.
+    `initial` may be parameters, for all learners to begin with. If it is "learned" (`metarl.inner.initial`) the
+    meta-parameters have a third part, `"initial"`, and `Training.params` is the distance from it.
     The optimizer gets the gradient and the extra arguments `progress`, `epoch_progress` (always 0), `layers` (on the
     minibatch; `()` if the task has none) and a new `key`.
     `loss` is `task.test` of the present parameters. `fitness` is minus that, and NaN if they are not finite.
@@ -39,7 +45,14 @@ def supervised_inner_loop(task: Task, optimizer: optax.GradientTransformation | 
     """
     interface.part("task", task, Task)
     learned = as_learned(optimizer)
-    check_fits(learned, lambda key: task.init(key, task.sample(key)), "the task's parameters")
+
+    def init_params(key: Key) -> Params:
+        return task.init(key, task.sample(key))
+
+    begin = start(initial, init_params, "the task's parameters")
+    if begin is not init_params:
+        task = task._replace(init=lambda key, problem: begin(key))
+    check_fits(learned, init_params, "the task's parameters")
 
     def measured(problem: PyTree, key: Key, params: Params) -> tuple[Array, Array]:
         """The loss, and the loss again as what else is of interest."""
@@ -79,7 +92,10 @@ def supervised_inner_loop(task: Task, optimizer: optax.GradientTransformation | 
         value = task.test(training.params, training.level.problem)
         return jnp.where(all_finite(training.params), -value, jnp.nan)
 
-    return InnerLoop(
+    def born(meta_params: MetaParams, training: Training, params: Params) -> Training:
+        return training._replace(params=params, opt_state=transform(learned, meta_params).init(params))
+
+    inner = InnerLoop(
         init_meta,
         init,
         step=partial(step, reverse_over_reverse),
@@ -87,6 +103,7 @@ def supervised_inner_loop(task: Task, optimizer: optax.GradientTransformation | 
         fitness=fitness,
         mixed_step=partial(step, forward_over_reverse),
     )
+    return with_initial(inner, initial, init_params, born)
 
 
 @checked

@@ -2,16 +2,17 @@
 
 import optax
 
-from metarl.optimizers.differentiable import adam, clip_by_global_norm, scale_by_adam
+from metarl.optimizers.differentiable import adam, clip_by_global_norm, first_order, scale_by_adam
 from metarl.optimizers.learned import LearnedOptimizer
+from metarl.optimizers.meta_sgd import meta_sgd, shapes_of
 from metarl.optimizers.mlp import adafac, no_features
 from metarl.optimizers.open import open_rl
 from metarl.optimizers.schedules import schedule
 
 __all__ = [
     "LearnedOptimizer",
-    *("adafac", "adam", "clip_by_global_norm", "no_features", "open_rl"),
-    *("per_output", "scale_by_adam", "schedule"),
+    *("adafac", "adam", "clip_by_global_norm", "first_order", "meta_sgd", "no_features", "open_rl"),
+    *("per_output", "scale_by_adam", "schedule", "shapes_of"),
 ]
 
 

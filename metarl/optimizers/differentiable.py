@@ -52,6 +52,15 @@ def adam(
     return optax.chain(scale_by_adam(b1, b2, eps), *clips, optax.scale_by_learning_rate(learning_rate))
 
 
+def first_order() -> optax.GradientTransformation:
+    """Passes gradients on, but no derivative: `optax.chain(first_order(), optax.sgd(0.1))`.
+
+    Meta-gradients then take the learner's gradients for constants, as first-order MAML does (Finn et al. 2017, arXiv
+    1703.03400, section 5.2): they reach a learned initialisation and learned rates, but no learned objective.
+    """
+    return optax.stateless(lambda gradient, params: jax.lax.stop_gradient(gradient))
+
+
 @checked
 def clip_by_global_norm(max_norm: Annotated[float | Array, POSITIVE]) -> optax.GradientTransformation:
     """`optax.clip_by_global_norm`, same values; its derivative is finite where a gradient is exactly zero."""

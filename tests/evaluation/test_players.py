@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import envs
@@ -13,7 +14,7 @@ from metarl.evaluation.players import player, resolved
 from metarl.evaluation.suites import Entry
 from metarl.evaluation.trials import Settings, Tuned
 from metarl.pretrained import save_params
-from metarl.rules import build
+from metarl.rules import build, save_rule
 from metarl.types import Box, Level
 
 MDP = envs.make("mdp/random")
@@ -64,6 +65,26 @@ def test_what_is_learned_takes_the_place_of_ppos_own_part_and_lpg_keeps_its_expe
     assert lpg.recipe["optimizer"] == metarl.load_rule("ta-lpg-gridworld").card["recipe"]["optimizer"]
     assert all(not jax.tree.leaves(x.inner.init_meta(jax.random.key(0))) for x in (drift, optimizer, lpg))
     assert [x.tried for x in (drift, optimizer, lpg)] == [12, 12, 1]  # PPO's settings were chosen, and are theirs
+
+
+def test_a_learned_initialisation_comes_with_agents_of_its_own_network(tmp_path):
+    """Not in PPO's agents, nor in those of the environment's family; where its network has other shapes, an error."""
+    recipe = {
+        "objective": {"name": "a2c"},
+        "optimizer": {"name": "sgd", "learning_rate": 2.0},
+        "network": {"name": "mlp", "sizes": [3]},
+        "experience": {"num_envs": 2, "rollout_length": 5},
+        "initial": {"name": "learned"},
+    }
+    params = build(recipe).inner_loop(MDP.env).init_meta(jax.random.key(0))
+    save_rule(tmp_path / "rule.safetensors", params, recipe)
+    rule = metarl.load_rule(tmp_path)
+    found = player("mine", rule, "mdp/random", ENTRY)
+    assert found.recipe == recipe and found.experience == metarl.Experience(2, 5) and found.tried == 1
+    newborn = found.inner.init(jax.random.key(1), MDP.sample(jax.random.key(2)))
+    jax.tree.map(np.testing.assert_array_equal, newborn.params, params["initial"])
+    with pytest.raises(ValueError, match="mine cannot train agents in bandit/bernoulli: the initialisation does not"):
+        player("mine", rule, "bandit/bernoulli", Entry(envs.make("bandit/bernoulli"), 640, 2, {}))
 
 
 def test_baselines_are_tuned_where_there_are_settings_and_learners_keep_their_parts():

@@ -18,7 +18,7 @@ import quadratic
 import metarl
 from envs import mdp, tasks
 from metarl import Experience, estimators, optimizers
-from metarl.curricula import fixed, replay, scores, uniform
+from metarl.curricula import fixed, replay, scores, uniform, weighted
 from metarl.finetune import Controller, Credit, TokenCritic, controllers, credit, sources, updates, utilities
 from metarl.finetune import policies as sequences
 from metarl.inner.mixture import mixed_levels, mixture
@@ -30,7 +30,7 @@ HORIZON, LIFETIMES = 6, 3
 MDP = mdp.distribution(num_states=4, num_actions=3, max_steps=5, horizon=HORIZON, terminate=0.1)
 
 
-def agent(objective, network, optimizer, critic=True, **experience):
+def agent(objective, network, optimizer, critic=True, initial="random", **experience):
     """An RL loop on random MDPs, with a critic of the meta-objective unless told otherwise, and its levels."""
     inner = metarl.rl_inner_loop(
         MDP.env,
@@ -39,6 +39,7 @@ def agent(objective, network, optimizer, critic=True, **experience):
         optimizer,
         Experience(4, 4, **experience),
         critic=metarl.Critic(optax.adam(0.1)) if critic else None,
+        initial=initial,
         num_eval_episodes=4,
         max_episode_steps=10,
     )
@@ -63,8 +64,8 @@ def two_agents():
     return mixture([inner for inner, _ in agents], [1.0, 2.0]), mixed_levels([levels for _, levels in agents])
 
 
-def supervised(task, optimizer):
-    return supervised_inner_loop(task, optimizer), task_levels(task, HORIZON)
+def supervised(task, optimizer, **options):
+    return supervised_inner_loop(task, optimizer, **options), task_levels(task, HORIZON)
 
 
 def fine_tuning(controller, **options):
@@ -101,6 +102,10 @@ INNER_LOOPS: dict[str, Callable[[], tuple[metarl.InnerLoop, metarl.Levels]]] = {
     "dpo": lambda: agent(dpo(), tabular, optax.adam(0.1), **HAND_MADE),
     "disco": lambda: agent(small_disco(), action_model((8,), hidden=4), optimizers.adam(1e-2)),
     "supervised": lambda: supervised(tasks.quadratic(dim=3, noise=0.1), optimizers.schedule(0.1, 0.5, knots=2)),
+    "learned initial agent": lambda: agent(small_lpg(), tabular, lpg_sgd(2.0), initial="learned"),
+    "learned initial": lambda: supervised(
+        tasks.quadratic(dim=3, noise=0.1), optimizers.meta_sgd({"x": (3,)}, 0.1), initial="learned"
+    ),
     "supervised network": lambda: supervised(tasks.mlp_digits(hidden=3, batch=4), optimizers.no_features(width=4)),
     "in context": lambda: (in_context.in_context(), in_context.levels(HORIZON)),
     "mixture": two_agents,
@@ -138,6 +143,7 @@ CURRICULA: dict[str, Callable[[metarl.Levels], metarl.Curriculum]] = {
         score=scores.optimal_regret(lambda problem: jnp.zeros(())),
         mutation_probability=0.5,
     ),
+    "weighted": lambda levels: weighted([levels, levels], lambda inner, meta_params, lifetime, key: lifetime.x.sum()),
 }
 
 OBJECTIVES: dict[str, Callable[[], metarl.Objective]] = {
@@ -160,6 +166,7 @@ OPTIMIZERS: dict[str, Callable[[], Any]] = {
     "no features": optimizers.no_features,
     "adafac": optimizers.adafac,
     "schedule": optimizers.schedule,
+    "meta_sgd": lambda: optimizers.meta_sgd({"policy": {"kernel": (2, 2), "bias": (2,)}, "y": (3,)}, 0.1),
 }
 
 # of fine-tuning, by name
