@@ -8,6 +8,7 @@ python -m experiments.benchmark tokens --batch 256
 python -m experiments.benchmark optimizers
 python -m experiments.benchmark sweep
 python -m experiments.benchmark metagradients --hidden 256
+python -m experiments.benchmark memory --num-envs 64
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import envs
 import metarl
 from experiments import cli, groove, lpg, meta_training, parts
 from metarl import checks, curricula, estimators, networks, objectives, optimizers
-from metarl.checks import COUNT, COUNT_OR_ZERO, WIDTH
+from metarl.checks import COUNT, COUNT_OR_ZERO, SEVERAL, WIDTH
 from metarl.estimators.population import live
 from metarl.evaluation.families import family
 from metarl.finetune import policies
@@ -41,7 +42,7 @@ from metarl.rules import build, build_part
 from metarl.run.files import circumstances
 from metarl.run.options import replace, with_values
 from metarl.run.sweep import side_by_side
-from metarl.types import Array, Key, MetaParams
+from metarl.types import Array, Key, MetaParams, Progress
 
 LearnedObjective = Literal["lpg", "lpo", "disco"]
 
@@ -227,6 +228,29 @@ class MetaGradients:
         envs.check(levels=self.levels)
         if not self.agent_width:
             parts.refuse_inert(self, ("agent_layers",), "without agent_width")
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """An A2C update of an agent with a memory, whose network reads the rollout at once, or step by step."""
+
+    networks: tuple[Literal["transformer", "gru", "lstm"], ...] = ("transformer", "gru", "lstm")
+    """Networks with a memory, one benchmark each."""
+    num_envs: Annotated[int, COUNT] = 16
+    """Environments of the agent (CartPole)."""
+    rollout_length: Annotated[int, COUNT] = 100
+    """Environment steps of the rollout."""
+    width: Annotated[int, WIDTH] = 64
+    """Width of the networks."""
+    window: Annotated[int, SEVERAL] = 100
+    """Steps that the transformer sees."""
+    repeats: Annotated[int, COUNT] = 10
+    """Timed calls of each program, taken in turns."""
+
+    def __post_init__(self) -> None:
+        checks.fields(self)
+        if "transformer" not in self.networks:
+            parts.refuse_inert(self, ("window",), "without the transformer")
 
 
 def time_side_by_side(programs: dict[str, tuple[Callable[..., Any], Any]], repeats: int) -> dict[str, dict[str, Any]]:
@@ -596,6 +620,42 @@ def benchmark_metagradients(config: MetaGradients, name: str) -> dict[str, Any]:
     }
 
 
+def benchmark_memory(config: Memory, name: str) -> dict[str, Any]:
+    """Times of one network."""
+    env, key = envs.make("CartPole-v1").environment, jax.random.key(0)
+    options = {"width": config.width, "window": config.window} if name == "transformer" else {"size": config.width}
+    objective, progress = objectives.a2c(), Progress(jnp.int32(0), jnp.int32(1))
+    agent = rollout.model(env, build_part("network", {"name": name, **options}), objective.outputs)
+    params = jax.jit(agent.network.init)(key)
+
+    @jax.jit
+    def played(key: Key) -> rollout.Rollout:
+        actors = rollout.reset(env, agent, env.default_params, key, config.num_envs)
+        return rollout.rollout(env, agent, params, actors, env.default_params, key, config.rollout_length)[1]
+
+    def learn(model: rollout.Model, state: tuple[Any, rollout.Rollout]) -> tuple[Any, rollout.Rollout]:
+        params, data = state
+        targets, *_ = objective.targets((), (), params, model, data, progress)
+        gradient, _ = jax.grad(objective.loss, argnums=1, has_aux=True)((), params, model, data, targets, progress)
+        return jax.tree.map(lambda p, g: p - 1e-3 * g, params, gradient), data
+
+    stepwise = agent._replace(network=agent.network._replace(unroll=None))
+    state = (params, played(key))
+    times = time_side_by_side(
+        {"at_once": (partial(learn, agent), state), "step_by_step": (partial(learn, stepwise), state)}, config.repeats
+    )
+    for result in times.values():
+        result["steps_per_second"] = config.num_envs * config.rollout_length / result["min_seconds"]
+    ratio = times["at_once"]["steps_per_second"] / times["step_by_step"]["steps_per_second"]
+    return {
+        "network": name,
+        "parameters": sum(x.size for x in jax.tree.leaves(params)),
+        **times,
+        "ratios": {"steps per second, at once / step by step": ratio},
+        "peak_memory_mib": _peak_memory(),
+    }
+
+
 def _peak_memory() -> float:
     """MiB: of the accelerator where there is one, else of this process so far."""
     stats = jax.devices()[0].memory_stats() or {}
@@ -611,8 +671,13 @@ BENCHMARKS: dict[type, Callable[[Any, str], dict[str, Any]]] = {
     Optimizers: benchmark_optimizers,
     Sweep: benchmark_sweep,
     MetaGradients: benchmark_metagradients,
+    Memory: benchmark_memory,
 }
-SUBJECTS = {Tokens: "policies", MetaGradients: "objectives"}  # options with one benchmark each; of others, `levels`
+SUBJECTS = {
+    Tokens: "policies",
+    MetaGradients: "objectives",
+    Memory: "networks",
+}  # options with one benchmark each; of others, `levels`
 
 
 def main(argv: list[str] | None = None) -> None:

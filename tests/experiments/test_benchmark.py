@@ -52,6 +52,12 @@ def test_policies_of_tokens(capsys):
         assert figures["cached"]["tokens_per_second"] > 0 and figures["recomputed"]["tokens_per_second"] > 0
 
 
+def test_networks_with_a_memory(capsys):
+    _, figures = printed(capsys, "memory", **SMALL, networks="transformer", width=8, window=2)
+    assert figures["network"] == "transformer" and figures["parameters"] > 0
+    assert all(figures[way]["steps_per_second"] > 0 for way in ("at_once", "step_by_step"))
+
+
 @pytest.mark.slow
 def test_optimizers(capsys):
     sizes = {"sizes": 2, "epochs": 1, "minibatches": 1, "levels": "bandit/bernoulli"}
@@ -87,6 +93,7 @@ def test_members_of_a_sweep(capsys):
         ("sweep --members 0", "members[0] must be at least 1, got 0"),
         ("lpg --levels mdp/rondom", "unknown levels 'mdp/rondom'; did you mean mdp/random"),
         ("metagradients --agent-layers 3", "agent_layers has no effect without agent_width: leave it at 2, got 3"),
+        ("memory --networks gru --window 3", "window has no effect without the transformer: leave it at 100, got 3"),
         ("horses", "horses"),
     ],
 )

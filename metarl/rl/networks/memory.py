@@ -108,11 +108,12 @@ class _Recurrent(nn.Module):
         def step(cell: nn.RNNCellBase, carry: PyTree, now: tuple[Array, Array]) -> tuple[PyTree, tuple[PyTree, Array]]:
             first, x = now
             carry, state = cell(jax.tree.map(lambda c: jnp.where(first, 0.0, c), carry), x)
-            return carry, (carry, state)
+            return carry, carry
 
         x = nn.tanh(dense(x))
         scan = nn.scan(step, variable_broadcast="params", split_rngs={"params": False})
-        carry, (carries, states) = scan(cell, carry, (first, x))
+        carry, carries = scan(cell, carry, (first, x))
+        states = jax.tree.leaves(carries)[-1]
         _, next_states = cell(carries, nn.tanh(dense(next_x)))
         head = nn.Dense(math.prod(shape(self.size)), kernel_init=kernel(output_scale(self.output)))
         y, next_y = head(states), head(next_states)
