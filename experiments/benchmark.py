@@ -34,7 +34,7 @@ from metarl.checks import COUNT, COUNT_OR_ZERO, SEVERAL, WIDTH
 from metarl.estimators.population import live
 from metarl.evaluation.families import family
 from metarl.finetune import policies
-from metarl.inner.rl import Experience, rl_inner_loop
+from metarl.inner.rl import Agent, Experience, rl_inner_loop
 from metarl.meta import InnerLoop, Meta, MetaState
 from metarl.parallel import Placement, dividing, one_device_per_core
 from metarl.rl import rollout
@@ -42,7 +42,7 @@ from metarl.rules import build, build_part
 from metarl.run.files import circumstances
 from metarl.run.options import replace, with_values
 from metarl.run.sweep import side_by_side
-from metarl.types import Array, Key, MetaParams, Progress
+from metarl.types import Array, Key, Levels, MetaParams, Progress
 
 LearnedObjective = Literal["lpg", "lpo", "disco"]
 
@@ -251,6 +251,30 @@ class Memory:
         checks.fields(self)
         if "transformer" not in self.networks:
             parts.refuse_inert(self, ("window",), "without the transformer")
+
+
+@dataclasses.dataclass(frozen=True)
+class Trials:
+    """PPO updates of an agent with a memory in trials, against the same agent in the episodes themselves."""
+
+    levels: tuple[str, ...] = ("bandit/bernoulli", "mdp/random", "gridworld/small")
+    """Distributions of tasks, one benchmark each."""
+    episodes: Annotated[int, COUNT] = 5
+    """Episodes of a trial."""
+    num_envs: Annotated[int, COUNT] = 64
+    """Environments of the agent."""
+    rollout_length: Annotated[int, COUNT] = 100
+    """Environment steps between two updates."""
+    epochs: Annotated[int, COUNT] = 4
+    """Passes over each rollout."""
+    width: Annotated[int, WIDTH] = 64
+    """Width of the agent's GRUs."""
+    repeats: Annotated[int, COUNT] = 10
+    """Timed calls of each program, taken in turns."""
+
+    def __post_init__(self) -> None:
+        checks.fields(self)
+        envs.check(levels=self.levels)
 
 
 def time_side_by_side(programs: dict[str, tuple[Callable[..., Any], Any]], repeats: int) -> dict[str, dict[str, Any]]:
@@ -656,6 +680,25 @@ def benchmark_memory(config: Memory, name: str) -> dict[str, Any]:
     }
 
 
+def benchmark_trials(config: Trials, name: str) -> dict[str, Any]:
+    """Times of one distribution of tasks."""
+    experience, key = Experience(config.num_envs, config.rollout_length, config.epochs), jax.random.key(0)
+
+    def program(levels: Levels) -> tuple[Callable[[Agent], Agent], Agent]:
+        network, optimizer = networks.gru(config.width), optimizers.adam(1e-3)
+        inner = rl_inner_loop(levels.environment, network, objectives.ppo(), optimizer, experience)
+        newborn = jax.jit(lambda key: inner.init(key, levels.sample(key)))(key)
+        return lambda agent: inner.step(inner.init_meta(key), agent, key).lifetime, newborn
+
+    tasks = envs.make(name)
+    programs = {"trials": program(envs.trials(tasks, episodes=config.episodes)), "episodes": program(tasks)}
+    times = time_side_by_side(programs, config.repeats)
+    for result in times.values():
+        result["env_steps_per_second"] = experience.env_steps / result["min_seconds"]
+    ratio = times["trials"]["env_steps_per_second"] / times["episodes"]["env_steps_per_second"]
+    return {"levels": name, **times, "ratios": {"steps per second, trials / episodes": ratio}}
+
+
 def _peak_memory() -> float:
     """MiB: of the accelerator where there is one, else of this process so far."""
     stats = jax.devices()[0].memory_stats() or {}
@@ -672,6 +715,7 @@ BENCHMARKS: dict[type, Callable[[Any, str], dict[str, Any]]] = {
     Sweep: benchmark_sweep,
     MetaGradients: benchmark_metagradients,
     Memory: benchmark_memory,
+    Trials: benchmark_trials,
 }
 SUBJECTS = {
     Tokens: "policies",

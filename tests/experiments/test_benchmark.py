@@ -58,6 +58,12 @@ def test_networks_with_a_memory(capsys):
     assert all(figures[way]["steps_per_second"] > 0 for way in ("at_once", "step_by_step"))
 
 
+def test_trials(capsys):
+    _, figures = printed(capsys, "trials", **SMALL, levels="bandit/bernoulli", width=4, epochs=1)
+    assert all(figures[way]["env_steps_per_second"] > 0 for way in ("trials", "episodes"))
+    assert figures["ratios"]["steps per second, trials / episodes"] > 0
+
+
 @pytest.mark.slow
 def test_optimizers(capsys):
     sizes = {"sizes": 2, "epochs": 1, "minibatches": 1, "levels": "bandit/bernoulli"}
