@@ -48,7 +48,7 @@ def _indices(pulls: int, grid: int, steps: Array) -> Array:
     chance = jnp.minimum((paid + 1) / (played + 2), 1)  # that the arm pays; what cannot be must not grow
 
     def worths(known: Array) -> Array:
-        """[M, n, n] how much more a pull of the unknown arm is worth than one of the known arm, if one may choose later."""
+        """[M, n, n] how much more a pull of the unknown arm is worth than one of the known arm, with a choice later."""
 
         def pull(_: int, worth: Array) -> Array:
             later = jnp.pad(jnp.maximum(worth, 0), (0, 1))  # 0 is that of the choice of the known arm for ever

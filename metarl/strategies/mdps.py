@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from metarl import checks
-from metarl.checks import COUNT, NOT_NEGATIVE, SHARE, checked
+from metarl.checks import COUNT, NOT_NEGATIVE, SHARE, Bound, checked
 from metarl.strategies.sampling import dirichlet
 from metarl.strategies.strategy import Strategy, Transition, exploring
 from metarl.types import Array, Discrete, Key
@@ -153,13 +153,13 @@ def beb(process: Process, bonus: Annotated[Array | float, NOT_NEGATIVE] = 1.0) -
 def ucrl2(
     process: Process,
     scale: Annotated[Array | float, NOT_NEGATIVE] = 0.1,
-    delta: Annotated[Array | float, SHARE] = 0.05,
+    delta: Annotated[Array | float, Bound(0, 1, above=True)] = 0.05,
 ) -> Strategy:
     """Plans with the best of all processes that are likely enough (Jaksch et al. 2010).
 
     Those are within sqrt(7 log(2 S A t / delta) / (2 N)) of the expected rewards and, in L1 distance, within
     sqrt(14 S log(2 A t / delta) / N) of the expected probabilities, both times `scale`, which is 1 in the paper. N is
-    the number of visits, and t of steps, with one visit more than there were, as for the prior of the means.
+    the number of visits, and t of steps, each with one more than there were: the prior counts as a visit.
     """
 
     def imagine(key: Key, beliefs: Beliefs) -> Backup:
@@ -167,14 +167,14 @@ def ucrl2(
         visits, time = 1 + beliefs.visits, 1 + beliefs.visits.sum()
         reward = beliefs.reward + scale * jnp.sqrt(3.5 * jnp.log(2 * states * actions * time / delta) / visits)
         radius = scale * jnp.sqrt(14 * states * jnp.log(2 * actions * time / delta) / visits)
-        transition = beliefs.transition
-
-        def backup(values: Array) -> Array:
-            order = jnp.argsort(-values)
-            likely = transition[..., order].at[..., 0].add(radius / 2)  # more of the best next state
-            above = jnp.cumsum(likely, -1) - likely
-            return reward + jnp.clip(1 - above, 0, likely) @ values[order]  # so less of the worst ones
-
-        return backup
+        return lambda values: reward + best_expectation(beliefs.transition, radius, values)
 
     return planning(process, imagine)
+
+
+def best_expectation(transition: Array, radius: Array, values: Array) -> Array:
+    """The highest expectation [...] of `values` [S] under probabilities in the L1 ball around `transition` [..., S]."""
+    order = jnp.argsort(-values)
+    likely = transition[..., order].at[..., 0].add(radius / 2)  # more of the best state
+    above = jnp.cumsum(likely, -1) - likely
+    return jnp.clip(1 - above, 0, likely) @ values[order]  # and so less of the worst ones
