@@ -113,7 +113,8 @@ def _draws(key: Key, beliefs: Beliefs, samples: int) -> Array:
 def gittins(num_arms: Annotated[int, COUNT], pulls: Annotated[int, Bound(1, of_gittins.MAX_PULLS)]) -> Strategy:
     """Pulls the arm of the highest index of Gittins in a trial of `pulls` pulls (`metarl.strategies.gittins`).
 
-    It would be optimal for discounted rewards without an end; with a known end it is close to it.
+    An index is optimal for discounted rewards without an end; with a known end it is close to that (Lattimore 2016,
+    arXiv 1511.06014).
     """
     table = of_gittins.table(pulls)
 
