@@ -1,7 +1,8 @@
 """Random tabular Markov decision processes (Duan et al. 2016, section 3.2), with exact optimal returns.
 
-Transitions are Dirichlet, the reward of each state and action is N(1, 1), and the start is fixed. After every step the
-episode terminates with the level's probability; it is truncated after `max_steps`.
+Transitions are Dirichlet, the mean reward of each state and action is N(1, 1), and the start is fixed. Rewards have
+normal noise if the level has. After every step the episode terminates with the level's probability; it is truncated
+after `max_steps`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from metarl import checks
-from metarl.checks import COUNT, POSITIVE, SHARE, checked
+from metarl.checks import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, checked
 from metarl.types import Array, Discrete, Key, Level, Levels
 
 
@@ -22,10 +23,11 @@ class MDPParams(NamedTuple):
     """One level with S states and A actions."""
 
     transition: Array  # [S, A, S] float32, probabilities of the next state
-    reward: Array  # [S, A] float32
+    reward: Array  # [S, A] float32, expected
     terminate: Array  # () float32, probability per step that the episode ends
     start: Array  # () int32
     max_steps: Array  # () int32
+    noise: Array  # () float32, standard deviation of the reward
 
 
 class MDPState(NamedTuple):
@@ -57,6 +59,7 @@ class MDP:
             terminate=jnp.float32(0.0),
             start=jnp.int32(0),
             max_steps=jnp.int32(10),
+            noise=jnp.float32(0.0),
         )
 
     def action_space(self, params: MDPParams | None = None) -> Discrete:
@@ -84,7 +87,9 @@ class MDP:
         done = terminated | truncated
         obs = jnp.where(done, params.start, following)
         new = MDPState(jnp.where(done, 0, state.time + 1), obs)
-        return obs, new, params.reward[state.state, action], terminated, truncated, {"final_observation": following}
+        noise = params.noise * jax.random.normal(jax.random.fold_in(key, 0))  # other draws are the same without it
+        reward = params.reward[state.state, action] + noise
+        return obs, new, reward, terminated, truncated, {"final_observation": following}
 
 
 def optimal_return(env: MDP, params: MDPParams) -> Array:
@@ -104,11 +109,13 @@ def distribution(
     horizon: Annotated[int, COUNT] = 250,
     terminate: Annotated[float, SHARE] = 0.0,
     concentration: Annotated[float, POSITIVE] = 1.0,
+    reward_noise: Annotated[float, NOT_NEGATIVE] = 0.0,
 ) -> Levels:
-    """Random processes: transitions Dirichlet(`concentration`), rewards N(1, 1), start uniform, each drawn per level.
+    """Random processes: transitions Dirichlet(`concentration`), mean rewards N(1, 1), start uniform, drawn per level.
 
-    `terminate` is the probability per step that an episode ends, `horizon` the lifetime in agent updates. Raises
-    ValueError for counts below 1, a probability outside [0, 1] and a concentration that is not positive.
+    `terminate` is the probability per step that an episode ends, `horizon` the lifetime in agent updates,
+    `reward_noise` the standard deviation of rewards. Raises ValueError for counts below 1, a probability outside
+    [0, 1], a concentration that is not positive, and negative noise.
     """
     env = MDP(num_states, num_actions)
 
@@ -121,6 +128,7 @@ def distribution(
             terminate=jnp.float32(terminate),
             start=jax.random.randint(start_key, (), 0, num_states),
             max_steps=jnp.int32(max_steps),
+            noise=jnp.float32(reward_noise),
         )
         return Level(params, jnp.int32(horizon))
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from metarl import interface
-from metarl.checks import COUNT, checked
+from metarl.checks import COUNT, SHARE, checked
 from metarl.types import Array, Environment, Key, PyTree
 
 
@@ -41,6 +41,22 @@ def random(action_space: Any) -> Strategy:
         act=lambda key, obs, memory: (action_space.sample(key), memory),
         learn=lambda memory, step: memory,
     )
+
+
+@checked
+def exploring(strategy: Strategy, action_space: Any, epsilon: Annotated[Array | float, SHARE]) -> Strategy:
+    """Acts as `strategy` does, but with probability `epsilon` draws the action uniformly from `action_space`.
+
+    Raises ValueError for a probability outside [0, 1].
+    """
+
+    def act(key: Key, obs: Array, memory: PyTree) -> tuple[Array, PyTree]:
+        own_key, explore_key, action_key = jax.random.split(key, 3)
+        action, memory = strategy.act(own_key, obs, memory)
+        explore = jax.random.uniform(explore_key) < epsilon
+        return jnp.where(explore, action_space.sample(action_key), action), memory
+
+    return strategy._replace(act=act)
 
 
 @checked

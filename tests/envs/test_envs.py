@@ -95,6 +95,18 @@ def test_mdp_steps_follow_the_transition_probabilities():
     assert late[4].all() and not late[0].any() and (late[5]["final_observation"] == 2).all()
 
 
+def test_mdp_rewards_have_the_noise_of_the_level():
+    levels, key = mdp.distribution(num_states=3, num_actions=2, reward_noise=0.5), jax.random.key(0)
+    env, params = levels.env, levels.sample(key).problem
+    assert params.noise == 0.5 and mdp.distribution(3, 2).sample(key).problem.noise == 0
+    keys, state = jax.random.split(key, 4000), mdp.MDPState(jnp.int32(0), jnp.int32(0))
+    step = quick_jit(jax.vmap(env.step, (0, None, None, None)))
+    noisy, quiet = (step(keys, state, jnp.int32(1), params._replace(noise=jnp.float32(x))) for x in (0.5, 0.0))
+    assert (quiet[2] == params.reward[0, 1]).all() and (noisy[0] == quiet[0]).all()
+    assert abs((noisy[2] - quiet[2]).mean()) < 4 * 0.5 / 4000**0.5 and noisy[2].std() == pytest.approx(0.5, rel=0.05)
+    assert abs(np.corrcoef(noisy[2], noisy[0])[0, 1]) < 4 / 4000**0.5  # noise and transitions are independent
+
+
 def test_mdp_optimum_of_the_ring():
     env = mdp.MDP(4, 2)
     params = env.default_params
@@ -187,6 +199,7 @@ def test_bad_arguments():
         lambda: mdp.distribution(num_states=0),
         lambda: mdp.distribution(terminate=1.5),
         lambda: mdp.distribution(concentration=0.0),
+        lambda: mdp.distribution(reward_noise=-1.0),
         lambda: mdp.distribution(horizon=0),
     ):
         with pytest.raises(ValueError):
