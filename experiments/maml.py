@@ -188,8 +188,16 @@ AGENTS = replace(
 PRESETS = {
     "quick": replace(Config(), steps=3_000, held_out_levels=200),
     "sinusoid": Config(),
-    "gridworld": replace(AGENTS, adaptation_rate=30.0, learning_rate=0.1, rollout_length=16),
-    "cartpole": replace(AGENTS, levels="cartpole/varied", adaptation_rate=0.1, learning_rate=3e-3, rollout_length=64),
+    "gridworld": replace(AGENTS, adaptation_rate=50.0, learning_rate=0.1, rollout_length=16),
+    "cartpole": replace(
+        AGENTS,
+        levels="cartpole/varied",
+        adaptation_rate=0.3,
+        learning_rate=3e-3,
+        rollout_length=64,
+        held_out_levels=64,
+        held_out_episodes=4,
+    ),
     "sources": replace(
         Config(),
         levels=SOURCES,
