@@ -33,6 +33,7 @@ from metarl.checks import COUNT, COUNT_OR_ZERO, RATE, SHARE
 from metarl.evaluation.families import family
 from metarl.evaluation.held_out import HELD_OUT
 from metarl.evaluation.measure import learning_curves
+from metarl.evaluation.scales import diverged_as_random
 from metarl.evaluation.statistics import over_runs
 from metarl.inner.initial import Initial
 from metarl.inner.supervised import supervised_inner_loop, task_levels
@@ -188,8 +189,16 @@ AGENTS = replace(
 PRESETS = {
     "quick": replace(Config(), steps=3_000, held_out_levels=200),
     "sinusoid": Config(),
-    "gridworld": replace(AGENTS, adaptation_rate=30.0, learning_rate=0.1, rollout_length=16),
-    "cartpole": replace(AGENTS, levels="cartpole/varied", adaptation_rate=0.1, learning_rate=3e-3, rollout_length=64),
+    "gridworld": replace(AGENTS, adaptation_rate=50.0, learning_rate=0.1, rollout_length=16),
+    "cartpole": replace(
+        AGENTS,
+        levels="cartpole/varied",
+        adaptation_rate=0.3,
+        learning_rate=3e-3,
+        rollout_length=64,
+        held_out_levels=64,
+        held_out_episodes=4,
+    ),
     "sources": replace(
         Config(),
         levels=SOURCES,
@@ -283,7 +292,10 @@ class Start(NamedTuple):
 
 
 def report(config: Config, state: MetaState, log: Log, directory: Path) -> launch.Report:
-    """What learners of unseen tasks are worth after some updates; as a table, a plot and `adaptation.json`."""
+    """What learners of unseen tasks are worth after some updates; as a table, a plot and `adaptation.json`.
+
+    A learner that diverged counts as one at random parameters that has not begun.
+    """
     if not config.held_out.held_out_levels:
         return {}
     how, learned = config.adaptation, build(recipe(config)).optimizer
@@ -302,6 +314,8 @@ def report(config: Config, state: MetaState, log: Log, directory: Path) -> launc
         found[how.method] = measured(config, Start(state.params["initial"], optax.sgd), how.adaptation_rate)
     rates = {name: tune(config, start) for name, start in tuned.items()}
     found |= {name: measured(config, start, rates[name]) for name, start in tuned.items()}
+    untrained = float(found["random"][:, 0].mean())
+    found = {name: diverged_as_random(curves, untrained) for name, curves in found.items()}
 
     updates = config.held_out.held_out_updates
     bands: dict[str, np.ndarray] = {name: np.array([over_runs(x) for x in curves.T]) for name, curves in found.items()}
@@ -333,31 +347,31 @@ def _pretrained(config: Config) -> Params:
 
 def measured(config: Config, start: Start, rate: float = 1.0) -> np.ndarray:
     """Squared errors or returns [tasks, points] of learners of unseen tasks."""
-    keys = jax.random.split(jax.random.key(HELD_OUT), config.held_out.held_out_levels)
-    return _curves(config, start, jnp.float32([rate]), keys)[0]
+    return _curves(config, start, jnp.float32([rate]), jax.random.key(HELD_OUT), config.held_out.held_out_levels)[0]
 
 
 def tune(config: Config, start: Start) -> float:
     """The best of `RATES` for fine-tuning, by the mean over the updates of the report, on tasks as in training."""
-    keys = jax.random.split(jax.random.key(config.run.seed), TUNING_TASKS)
     sign = -1.0 if config.problems.supervised else 1.0
     tested = [i for i, count in enumerate(config.held_out.held_out_updates) if count]
-    values = sign * _curves(config, start, jnp.asarray(RATES, jnp.float32), keys)[..., tested].mean((1, 2))
+    curves = _curves(config, start, jnp.asarray(RATES, jnp.float32), jax.random.key(config.run.seed), TUNING_TASKS)
+    values = sign * curves[..., tested].mean((1, 2))
     return float(RATES[np.where(np.isfinite(values), values, -np.inf).argmax()])
 
 
-def _curves(config: Config, start: Start, rates: Array, keys: Key) -> np.ndarray:
-    """[rates, tasks, points] of one learner for each rate and each task, which `keys` [tasks] draw."""
+def _curves(config: Config, start: Start, rates: Array, key: Key, count: int) -> np.ndarray:
+    """[rates, tasks, points] of one learner for each rate and each of `count` tasks."""
     updates = config.held_out.held_out_updates
-    levels = jax.vmap(config.problems.make(updates[-1]).sample)(keys)
-    every = jnp.repeat(rates, len(keys))
+    level_keys, keys = jax.random.split(key, (2, count))
+    levels = jax.vmap(config.problems.make(updates[-1]).sample)(level_keys)
+    every = jnp.repeat(rates, count)
     pairs = jax.tree.map(lambda x: jnp.tile(x, (len(rates),) + (1,) * (x.ndim - 1)), (levels, keys))
 
     def learner(rate: Array) -> InnerLoop:
         return inner_loop(config, start.optimizer(rate), start.initial)
 
     curves = partial(learning_curves, learner, ends=updates, placement=Placement(batch_size=256))
-    found = np.asarray(jax.jit(curves)(every, *pairs), float).reshape(len(rates), len(keys), -1)
+    found = np.asarray(jax.jit(curves)(every, *pairs), float).reshape(len(rates), count, -1)
     return -found if config.problems.supervised else found
 
 

@@ -75,6 +75,7 @@ def test_a_rule_of_agents_begins_where_it_was_trained_to(method, tmp_path):
         rule.inner_loop(envs.make("mdp/random").environment)
 
 
+@pytest.mark.slow
 def test_agents_are_reported_by_their_returns(tmp_path):
     experiment.main(words(**TINY, **AGENTS, method="pretraining", directory=tmp_path))
     rows = json.loads((tmp_path / "results.json").read_text())["report"]
