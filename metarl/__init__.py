@@ -2,6 +2,7 @@
 
 from metarl import curricula, estimators, objectives, optimizers
 from metarl.evaluation.meta_test import evaluate
+from metarl.inner.in_context import in_context_inner_loop
 from metarl.inner.initial import parameters
 from metarl.inner.mixture import mixed_levels, mixture
 from metarl.inner.rl import Experience, rl_inner_loop, train_agent

@@ -148,6 +148,15 @@ class Task(NamedTuple):
     layers: Callable[[Params, PyTree, Key], PyTree] | None = None
 
 
+class Sequences(NamedTuple):
+    """A distribution of tasks of classification, whose examples come in sequences. Functions take one task."""
+
+    sample: Callable[[Key], PyTree]  # a task: arrays only
+    read: Callable[[PyTree, Key], tuple[Array, Array]]  # (task, key) -> inputs [T, num_inputs], labels [T] int32
+    num_inputs: int
+    num_classes: int
+
+
 class Verdict(NamedTuple):
     """The judgement of one answer to a `TokenTask`."""
 

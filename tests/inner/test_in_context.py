@@ -1,41 +1,87 @@
-"""A learner that is nothing but its meta-parameters: its whole loss is `Update.objective`."""
+"""Learners in context: nothing but meta-parameters, a memory, and a loss that is all in `Update.objective`."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from in_context import in_context, levels
+from in_context import CLASSES, in_context, levels, sequences
 
 import metarl
+from metarl import networks
 from metarl.estimators import backprop, es
+from metarl.inner.in_context import in_context_inner_loop, reader
+
+TRANSFORMER = networks.transformer(4, layers=1, width=8, heads=2)
 
 
 @pytest.mark.parametrize(
-    ("estimator", "rate"), [(backprop(1), 0.03), (es(1, sigma=0.05, shaping="none"), 0.03)], ids=["backprop", "es"]
+    ("network", "estimator", "rate"),
+    [(TRANSFORMER, backprop(1), 0.01), (networks.gru(4), es(1, sigma=0.1, shaping="none"), 0.1)],
+    ids=["backprop", "es"],
 )
-def test_a_learner_in_context_learns(estimator, rate):
-    """At birth it predicts 0, whose error is E[y^2] = dim; then it makes steps of gradient descent."""
+def test_a_learner_in_context_learns(network, estimator, rate):
+    """It has to guess the first label, and then to repeat it."""
     curriculum = metarl.curricula.uniform(levels(1))
-    meta = metarl.compose(in_context(length=16), estimator, optax.adam(rate), curriculum, 64)
-    state, log = metarl.train(meta, steps=120, chunk=40)
-    assert log["error"][:5].mean() == pytest.approx(2.0, rel=0.3)
-    assert log["error"][-20:].mean() < 1.2
-    # to predict by gradient descent on isotropic inputs is to multiply by a number
-    attention = state.params["attention"]
-    assert (jnp.diag(attention) > 0.3).all()
-    np.testing.assert_allclose(attention - jnp.diag(jnp.diag(attention)), 0.0, atol=0.2)
+    meta = metarl.compose(in_context(network=network), estimator, optax.adam(rate), curriculum, 64)
+    _, log = metarl.train(meta, steps=120, chunk=40)
+    assert log["last_accuracy"][:5].mean() == pytest.approx(0.5, abs=0.2)
+    assert log["last_accuracy"][-20:].mean() > 0.95
+    assert log["first_accuracy"][-20:].mean() == pytest.approx(0.5, abs=0.1)
 
 
-def test_its_meta_gradient_is_that_of_the_error():
-    inner, key = in_context(), jax.random.key(0)
-    lifetimes = jax.vmap(inner.init)(jax.random.split(key, 2), jax.vmap(levels(3).sample)(jax.random.split(key, 2)))
-    meta_params, estimator = {"attention": 0.1 * jnp.eye(2)}, backprop(1)
-    gradient, *_ = estimator.estimate(inner, meta_params, estimator.init(meta_params, lifetimes), lifetimes, key)
+@pytest.fixture(scope="module")
+def read():
+    """A sequence, a reader with parameters of order one, and its predictions."""
+    learner = reader(sequences(), TRANSFORMER)
+    params = jax.tree.map(lambda x: x + 0.1, learner.init(jax.random.key(0)))
+    inputs, labels = jax.random.normal(jax.random.key(1), (5, 1)), jnp.array([1, 0, 0, 1, 0])
+    predict = jax.jit(learner.predict)
+    return predict, params, inputs, labels, predict(params, inputs, labels)
 
-    def error(meta_params):
-        keys = [jax.random.split(jax.random.split(k)[0], 1)[0] for k in jax.random.split(key, 2)]
-        steps = [inner.step(meta_params, jax.tree.map(lambda x, i=i: x[i], lifetimes), keys[i]) for i in range(2)]
-        return sum(step.objective for step in steps) / 2
 
-    np.testing.assert_allclose(gradient["attention"], jax.grad(error)(meta_params)["attention"], rtol=1e-5)
+@pytest.mark.parametrize("t", range(5))
+def test_a_prediction_knows_the_inputs_so_far_and_the_labels_before(read, t):
+    predict, params, inputs, labels, logits = read
+    for changed, at in (
+        (predict(params, inputs.at[t].add(1.0), labels), t),
+        (predict(params, inputs, labels.at[t].set(1 - labels[t])), t + 1),
+    ):
+        moved = (jnp.abs(changed - logits) > 1e-5).any(-1).tolist()
+        assert moved[:at] == [False] * at and moved[at : at + 1] in ([True], [])  # the window ends before the last
+
+
+def test_the_objective_is_the_mean_cross_entropy_over_positions_and_sequences():
+    inner, learner, key = in_context(batch=2), reader(sequences(), networks.gru(4)), jax.random.key(0)
+    level = levels(3).sample(jax.random.key(1))
+    params = inner.init_meta(key)
+    update = inner.step(params, inner.init(key, level), key)
+    losses, right = [], []
+    for read_key in jax.random.split(key, 2):
+        inputs, labels = sequences().read(level.problem, read_key)
+        probabilities = jax.nn.softmax(learner.predict(params, inputs, labels))
+        losses.append(-np.log(probabilities[np.arange(5), labels]))
+        right.append(probabilities.argmax(-1) == labels)
+    assert float(update.objective) == pytest.approx(np.mean(losses), rel=1e-5)
+    assert float(update.metrics["accuracy"]) == pytest.approx(np.mean(right))
+    assert float(update.metrics["last_accuracy"]) == pytest.approx(np.mean(right, 0)[-1])
+    assert update.lifetime.step == 1
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: in_context(network=networks.mlp((4,))), "must have `unroll`: a learner in context needs a network"),
+        (lambda: in_context(batch=0), "batch must be at least 1, got 0"),
+        (lambda: in_context_inner_loop(levels(1), TRANSFORMER), "sequences must be a Sequences, got a Levels"),
+        (lambda: in_context(network=networks.gru), "what the network gru returns must be a Network"),
+    ],
+)
+def test_what_cannot_be_is_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_the_tasks_of_these_tests_have_one_label():
+    inputs, labels = sequences(3).read(jnp.int32(1), jax.random.key(0))
+    assert inputs.shape == (3, 1) and labels.tolist() == [1, 1, 1] and CLASSES == 2

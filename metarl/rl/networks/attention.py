@@ -37,13 +37,13 @@ def transformer(
     """
     if width % (2 * heads):
         raise ValueError(f"width must be a multiple of 2 * heads, got width={width} and heads={heads}")
-    empty = _memory(window, layers, width, heads) if window > 1 else ()
 
     def factory(observation_space: Any, outputs: Mapping[str, Size]) -> Network:
         groups = {"shared": dict(outputs)} if shared else {name: {name: size} for name, size in outputs.items()}
         modules = {
             name: _Transformer(window, layers, width, heads, tuple(sizes.items())) for name, sizes in groups.items()
         }
+        empty = _memory(window, layers, width, heads) if window > 1 else ()
         network = remembering(observation_space, modules, empty)
         return network._replace(watch=None)  # it has no activities to show
 
@@ -141,14 +141,17 @@ def _attend(own: Array, keys: Array, values: Array, ages: Array, size: int, late
     """
     query, key, value = own
     length = query.shape[1]
+    query = query / query.shape[-1] ** 0.5
     places = np.arange(length) + later
     before = places[:, None] - np.arange(-size, length)  # [T, M + T] how many steps ago each key was
-    visible = (before >= 1) & (before <= jnp.minimum(ages, size)[:, None])
-    scores = jnp.einsum("htd,hsd->hts", _rotate(query, places), keys)
-    scores = jnp.where(visible, scores, -jnp.inf)
-    scores = jnp.concatenate([scores, (query * key).sum(-1, keepdims=True)], -1)  # equal rotations cancel
-    weights = nn.softmax(scores / query.shape[-1] ** 0.5)
-    attended = jnp.einsum("hts,hsd->htd", weights[..., :-1], values) + weights[..., -1:] * value
+    hidden = (before < 1) | (before > jnp.minimum(ages, size)[:, None])
+    # a softmax over all keys and the own one, which is apart so that nothing is copied to stand beside it
+    scores = jnp.einsum("htd,hsd->hts", _rotate(query, places), keys) + jnp.where(hidden, -1e9, 0.0)
+    own_score = (query * key).sum(-1, keepdims=True)  # equal rotations cancel
+    most = jax.lax.stop_gradient(jnp.maximum(scores.max(-1, keepdims=True), own_score))
+    weights, own_weight = jnp.exp(scores - most), jnp.exp(own_score - most)
+    attended = jnp.einsum("hts,hsd->htd", weights, values) + own_weight * value
+    attended = attended / (weights.sum(-1, keepdims=True) + own_weight)
     return attended.transpose(1, 0, 2).reshape(length, -1)
 
 

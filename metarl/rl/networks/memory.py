@@ -33,7 +33,7 @@ def gru(size: Annotated[int, WIDTH] = 64) -> NetworkFactory:
 
     Raises ValueError for a size that is not positive.
     """
-    return _recurrent(nn.GRUCell, size, jnp.zeros(size))
+    return _recurrent(nn.GRUCell, size, lambda: jnp.zeros(size))
 
 
 @checked
@@ -42,7 +42,7 @@ def lstm(size: Annotated[int, WIDTH] = 64) -> NetworkFactory:
 
     Raises ValueError for a size that is not positive.
     """
-    return _recurrent(nn.OptimizedLSTMCell, size, (jnp.zeros(size), jnp.zeros(size)))
+    return _recurrent(nn.OptimizedLSTMCell, size, lambda: (jnp.zeros(size), jnp.zeros(size)))
 
 
 def remembering(observation_space: Any, modules: Mapping[str, nn.Module], empty: PyTree) -> Network:
@@ -84,10 +84,10 @@ def remembering(observation_space: Any, modules: Mapping[str, nn.Module], empty:
     return Network(init, unwatched(watch), start, watch, unroll)
 
 
-def _recurrent(cell: Callable[..., nn.RNNCellBase], size: int, empty: PyTree) -> NetworkFactory:
+def _recurrent(cell: Callable[..., nn.RNNCellBase], size: int, empty: Callable[[], PyTree]) -> NetworkFactory:
     def factory(observation_space: Any, outputs: Mapping[str, Size]) -> Network:
         modules = {name: _Recurrent(cell, size, name, n) for name, n in outputs.items()}
-        return remembering(observation_space, modules, empty)
+        return remembering(observation_space, modules, empty())
 
     return factory
 
@@ -113,7 +113,7 @@ class _Recurrent(nn.Module):
         x = nn.tanh(dense(x))
         scan = nn.scan(step, variable_broadcast="params", split_rngs={"params": False})
         carry, carries = scan(cell, carry, (first, x))
-        states = jax.tree.leaves(carries)[-1]
+        states = jax.tree.leaves(carries)[-1]  # the output of a cell is the last part of its carry
         _, next_states = cell(carries, nn.tanh(dense(next_x)))
         head = nn.Dense(math.prod(shape(self.size)), kernel_init=kernel(output_scale(self.output)))
         y, next_y = head(states), head(next_states)
