@@ -143,7 +143,7 @@ PRESETS = {
 class Learner(NamedTuple):
     """One policy and its adversary with M instances."""
 
-    params: Params
+    policy: Params
     opt_state: PyTree
     theta: Array  # [M, X]
     ascent: PyTree  # state of the adversary's optimizer
@@ -198,9 +198,9 @@ def make(config: Config) -> Meta:
             by_score = jax.lax.stop_gradient(advantage(played.loss)) * played.log_prob
             return weight @ (played.loss + by_score).mean(1), played
 
-        gradient, played = jax.grad(objective, has_aux=True)(learner.params)
+        gradient, played = jax.grad(objective, has_aux=True)(learner.policy)
         updates, opt_state = descent.update(gradient, learner.opt_state)
-        params = optax.apply_updates(learner.params, updates)
+        params = optax.apply_updates(learner.policy, updates)
         found = played.loss.mean(1)
         loss = LOSS_DECAY * learner.loss + (1.0 - LOSS_DECAY) * found
         theta, ascent = ascend(problem, climb, theta, learner.ascent, played, kind.radii)
@@ -228,15 +228,14 @@ def make(config: Config) -> Meta:
     return Meta(init, step)
 
 
-def worst_losses(config: Config, params: Params) -> dict[str, Array]:
+def worst_losses(config: Config, policies: Params) -> dict[str, Array]:
     """The loss of each policy on the worst instance that its own adversary finds, {name: [seeds, K]}.
 
-    `params` [seeds, K + 2, ...]. "own" is the policy that was trained for the class.
+    `policies` [seeds, K + 2, ...] are those of the learners. "own" is that which was trained for the class.
     """
-    problem, radii = config.task.make(), jnp.array(config.task.radii)
+    problem, radii, options = config.task.make(), jnp.array(config.task.radii), config.held_out
     _, policy = learned(problem, config.learning.width)
-    options, count = config.held_out, len(radii)
-    name, classical = config.task.baseline
+    count, (name, classical) = len(radii), config.task.baseline
 
     def worst(play: Play, key: Key, radius: Array) -> Array:
         _, loss = worst_case(
@@ -251,26 +250,16 @@ def worst_losses(config: Config, params: Params) -> dict[str, Array]:
         )
         return loss
 
-    def of_policy(params: Params, key: Key, radius: Array) -> Array:
-        return worst(partial(play, problem, policy(params)), key, radius)
-
-    def one_seed(given: tuple[Params, Key]) -> dict[str, Array]:
-        params, key = given
-        cases = jax.random.split(key, count), radii  # the same for all policies
-
-        def everywhere(index: int) -> Array:
-            return jax.vmap(of_policy, (None, 0, 0))(jax.tree.map(lambda x: x[index], params), *cases)
-
-        own = jax.vmap(of_policy)(jax.tree.map(lambda x: x[:count], params), *cases)
-        return {
-            "lal": everywhere(count),
-            "average": everywhere(count + 1),
-            name: jax.vmap(partial(worst, classical))(*cases),
-            "own": own,
-        }
+    def one_seed(policies: Params, key: Key) -> dict[str, Array]:
+        keys = jax.random.split(key, count)  # the same for all policies
+        who = jnp.concatenate([jnp.full(count, count), jnp.full(count, count + 1), jnp.arange(count)])
+        cases = jax.tree.map(lambda x: x[who], policies), jnp.tile(keys, 3), jnp.tile(radii, 3)
+        found = jax.lax.map(lambda x: worst(partial(play, problem, policy(x[0])), *x[1:]), cases)
+        losses = dict(zip(("lal", "average", "own"), found.reshape(3, count), strict=True))
+        return losses | {name: jax.lax.map(lambda x: worst(classical, *x), (keys, radii))}
 
     keys = jax.random.split(jax.random.key(HELD_OUT), config.learning.num_seeds)
-    return jax.jit(lambda *given: jax.lax.map(one_seed, given))(params, keys)
+    return jax.jit(partial(jax.lax.map, lambda x: one_seed(*x)))((policies, keys))
 
 
 def report(config: Config, state: Learner, log: Log, directory: Path) -> launch.Report:
@@ -278,7 +267,7 @@ def report(config: Config, state: Learner, log: Log, directory: Path) -> launch.
 
     Means over seeds with Student's 95 % intervals. Differences are within seeds.
     """
-    losses = {name: np.asarray(x) for name, x in worst_losses(config, state.params).items()}
+    losses = {name: np.asarray(x) for name, x in worst_losses(config, state.policy).items()}
     excess = {name: (x - losses["own"]).max(1) for name, x in losses.items() if name != "own"}
     rows = {
         f"{name}, C <= {radius:g}": over_runs(x[:, i])

@@ -124,7 +124,7 @@ PRESETS = {"quick": replace(Config(), steps=40, num_seeds=3), "full": Config()}
 class Talker(NamedTuple):
     """One pair of agents, and its past selves."""
 
-    params: Pair
+    agents: Pair
     opt_state: PyTree
     past: Pair  # leaves [past, ...], the newest first
     reach: Array  # () int32, how many of them it meets
@@ -162,11 +162,11 @@ def make(config: Config) -> Meta:
         def loss(params: Pair) -> Array:
             return imitation_loss(game.speaker(params.speaker), game.listener(params.listener), objects, messages)
 
-        value, gradient = jax.value_and_grad(loss)(talker.params)
+        value, gradient = jax.value_and_grad(loss)(talker.agents)
         return gradient, value
 
     def self_play(talker: Talker, key: Key) -> tuple[Pair, Array]:
-        gradient, picked = jax.grad(games, has_aux=True)(talker.params, key)
+        gradient, picked = jax.grad(games, has_aux=True)(talker.agents, key)
         return gradient, picked
 
     def meta_gradient(talker: Talker, key: Key) -> tuple[Pair, Array]:
@@ -181,7 +181,7 @@ def make(config: Config) -> Meta:
                     return games(partner._replace(**{name: own}), key)
 
                 adapt_key, test_key = jax.random.split(key)
-                own = getattr(talker.params, name)
+                own = getattr(talker.agents, name)
                 gradient, _ = jax.grad(loss, has_aux=True)(own, adapt_key)
                 adapted = jax.tree.map(lambda x, g: x - schedule.adaptation_rate * g, own, gradient)
                 return jax.grad(loss, has_aux=True)(adapted, test_key)  # first-order: of the adapted agent
@@ -197,7 +197,7 @@ def make(config: Config) -> Meta:
         def update(talker: Talker, key: Key) -> tuple[Talker, Array]:
             gradient, metric = gradient_of(talker, key)
             change, opt_state = optimizer.update(gradient, talker.opt_state)
-            return talker._replace(params=optax.apply_updates(talker.params, change), opt_state=opt_state), metric
+            return talker._replace(agents=optax.apply_updates(talker.agents, change), opt_state=opt_state), metric
 
         talker, metrics = jax.lax.scan(update, talker, jax.random.split(key, updates))
         return talker, metrics.mean()
@@ -207,7 +207,7 @@ def make(config: Config) -> Meta:
         talker, loss = phase(imitate, schedule.imitation_updates, talker, keys[0])
         talker, picked = phase(self_play, schedule.game_updates, talker, keys[1])
         talker, adapted = phase(meta_gradient, schedule.meta_updates, talker, keys[2])
-        talker = talker._replace(past=push(talker.past, talker.params))
+        talker = talker._replace(past=push(talker.past, talker.agents))
         return talker, {"imitation_loss": loss, "picked_by_self": picked, "picked_by_past_selves": adapted}
 
     def init(key: Key) -> Talker:
@@ -239,11 +239,11 @@ def accuracies(game: Game, talkers: Talker, objects: Array) -> dict[str, Array]:
         speaks = accuracy(game.speaker(one.speaker), game.human_listener, objects)
         return 0.5 * (speaks + accuracy(game.human_speaker, game.listener(one.listener), objects))
 
-    params, count = talkers.params, len(talkers.reach)
-    crossed = jax.vmap(jax.vmap(both, (None, 0)), (0, None))(params, params)
-    past = jax.vmap(jax.vmap(both, (None, 0)))(params, talkers.past).mean(1)
+    agents, count = talkers.agents, len(talkers.reach)
+    crossed = jax.vmap(jax.vmap(both, (None, 0)), (0, None))(agents, agents)
+    past = jax.vmap(jax.vmap(both, (None, 0)))(agents, talkers.past).mean(1)
     others = (crossed.sum(1) - jnp.diagonal(crossed)) / (count - 1)
-    return {"past selves": past, "other seeds": others, "humans": jax.vmap(human)(params)}
+    return {"past selves": past, "other seeds": others, "humans": jax.vmap(human)(agents)}
 
 
 def report(config: Config, state: Talker, log: Log, directory: Path) -> launch.Report:

@@ -1,6 +1,7 @@
 """Learning to actively learn as a user runs it."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -8,24 +9,34 @@ import numpy as np
 import pytest
 from commands import columns, one_line, restored, words
 
-from experiments import lal
+from experiments import lal, launch
 from metarl.run.options import replace
 
 OPTIONS = {
-    **{"steps": 4, "chunk": 2, "num_seeds": 2, "candidates": 3, "budget": 4, "radii": (4.0, 9.0), "width": 4},
+    **{
+        "steps": 4,
+        "chunk": 2,
+        "checkpoint_every": 2,
+        "num_seeds": 2,
+        "candidates": 3,
+        "budget": 4,
+        "radii": (4.0, 9.0),
+        "width": 4,
+    },
     **{"instances": 3, "episodes": 2, "held_out_starts": 2, "held_out_steps": 2, "held_out_episodes": 2},
 }
 TINY = replace(lal.PRESETS["quick"], **OPTIONS)
-BY_PROBLEM = {
-    "best_arm": ({}, "successive halving"),
-    "twenty_questions": ({"problem": "twenty_questions", "questions": 3}, "information gain"),
-}
+QUESTIONS = {"problem": "twenty_questions", "questions": 3}
+RUNS = [
+    pytest.param(({}, "successive halving"), id="best_arm"),
+    pytest.param((QUESTIONS, "information gain"), id="twenty_questions", marks=pytest.mark.slow),
+]
 
 
-@pytest.fixture(scope="module", params=BY_PROBLEM)
+@pytest.fixture(scope="module", params=RUNS)
 def finished(request, tmp_path_factory):
     """The options, the directory and the classical policy's name of a small run."""
-    more, classical = BY_PROBLEM[request.param]
+    more, classical = request.param
     directory = tmp_path_factory.mktemp("lal") / "run"
     lal.main(words(**OPTIONS, **more, directory=directory))
     return OPTIONS | more, directory, classical
@@ -55,14 +66,14 @@ def test_instances_stay_in_their_classes(finished):
     assert (complexity <= kinds.radii).all()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_an_uninterrupted_one(finished, tmp_path):
     options, directory, _ = finished
-    lal.main(words(**options | {"steps": 2}, directory=tmp_path / "run"))
-    lal.main(words(**options, directory=tmp_path / "run", resume=True))
-    config = replace(lal.PRESETS["quick"], **options)
-    states = [restored(lal.EXPERIMENT, config, x) for x in (directory, tmp_path / "run")]
-    jax.tree.map(np.testing.assert_array_equal, *states)
-    np.testing.assert_array_equal(*(columns(x)["loss_lal"] for x in (directory, tmp_path / "run")))
+    shutil.copytree(directory, tmp_path / "run")
+    config = replace(lal.PRESETS["quick"], **options, directory=str(tmp_path / "run"), resume_from=2)
+    resumed, log, _ = launch.run(lal.EXPERIMENT._replace(report=None), config)
+    jax.tree.map(np.testing.assert_array_equal, restored(lal.EXPERIMENT, config, directory), resumed)
+    np.testing.assert_allclose(columns(directory)["loss_lal"], log["loss_lal"].mean(1), rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -71,11 +82,11 @@ def test_policies_learn_to_find_the_best_arm():
     config = replace(TINY, steps=150, budget=8, radii=(2.0,), instances=8, episodes=16, learning_rate=0.01, width=8)
     meta = lal.make(config)
     state = jax.jit(meta.init)(jax.random.key(0))
-    before = lal.worst_losses(config, state.params)
+    before = lal.worst_losses(config, state.policy)
     state, losses = jax.jit(lambda state, keys: jax.lax.scan(meta.step, state, keys))(
         state, jax.random.split(jax.random.key(1), 150)
     )
-    after = lal.worst_losses(config, state.params)
+    after = lal.worst_losses(config, state.policy)
     assert losses["loss_average"][-20:].mean() < losses["loss_average"][:5].mean() - 0.1
     for name in ("lal", "own"):
         assert float(after[name].mean()) < float(before[name].mean()) - 0.1
