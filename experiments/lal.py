@@ -135,7 +135,13 @@ PRESETS = {
     "quick": replace(Config(), steps=150, num_seeds=2, radii=(4.0, 64.0), held_out_starts=16, held_out_steps=50),
     "best_arm": Config(),
     "twenty_questions": replace(
-        Config(), problem="twenty_questions", candidates=32, questions=10, radii=(25.0, 100.0, 400.0)
+        Config(),
+        problem="twenty_questions",
+        candidates=32,
+        radii=(15.0, 30.0, 100.0),
+        steps=300,
+        held_out_starts=24,
+        held_out_steps=60,
     ),
 }
 
