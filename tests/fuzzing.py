@@ -218,7 +218,7 @@ def alternatives(option: Option, value: Any) -> list[Any]:
         return [not value]
     if kind is int:
         return [x for x in (2 * (value or 4), 1, 2, 3, 5) if x != value and not bound_of(option.hint).fault(x)]
-    return [x for x in (0.5 * value, 0.25, 0.75) if x != value and not bound_of(option.hint).fault(x)]
+    return [x for x in (0.5 * (value or 1.0), 0.25, 0.75) if x != value and not bound_of(option.hint).fault(x)]
 
 
 def draw_valid(config: Any, seed: int, changes: int = 8) -> Any:

@@ -10,8 +10,8 @@ ROOT = Path(__file__).parent.parent
 # lower layers first: each imports only from its own and from those before it
 LAYERS = (
     *("checks", "types", "interface", "tree", "gradients", "meta", "parallel", "rl", "strategies", "optimizers"),
-    *("objectives", "inner", "estimators", "curricula", "finetune", "run", "pretrained", "plot", "saved_levels"),
-    *("rules", "saved_agents", "evaluation"),
+    *("objectives", "inner", "estimators", "curricula", "active", "populations", "finetune", "run", "pretrained"),
+    *("plot", "saved_levels", "rules", "saved_agents", "evaluation"),
 )
 FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path

@@ -1,0 +1,1 @@
+"""Populations of agents that learn to talk to each other, and to others."""
