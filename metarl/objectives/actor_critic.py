@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, TypedDict, Unpack
+from collections.abc import Callable, Mapping
+from typing import Annotated, NamedTuple, TypedDict, Unpack
 
 import jax.numpy as jnp
 
+from metarl import interface
 from metarl.checks import NOT_NEGATIVE, POSITIVE, SHARE, checked
 from metarl.rl.critic import Targets, actor_critic_targets
 from metarl.rl.objective import Objective
 from metarl.rl.returns import normalise
-from metarl.rl.rollout import Model, Rollout, unroll
+from metarl.rl.rollout import Model, OutputSize, Rollout, unroll
 from metarl.types import Array, Key, MetaParams, Metrics, Params, Progress, PyTree
 
 # (meta_params, log pi(a|s) [T, E], the same when acting [T, E], advantage [T, E], progress) -> loss per sample [T, E]
 PolicyLoss = Callable[[MetaParams, Array, Array, Array, Progress], Array]
+
+
+class Auxiliary(NamedTuple):
+    """A further loss of an actor-critic, on outputs of its own: see `metarl.objectives.auxiliary`."""
+
+    outputs: Mapping[str, OutputSize]
+    # ({output: [T, E, ...]}, rollout) -> loss () and metrics
+    loss: Callable[[Mapping[str, Array], Rollout], tuple[Array, Metrics]]
 
 
 class ActorCriticOptions(TypedDict, total=False):
@@ -26,6 +35,7 @@ class ActorCriticOptions(TypedDict, total=False):
     value_coef: Array | float
     entropy_coef: Array | float
     normalise_advantage: bool
+    auxiliary: Auxiliary | None
 
 
 @checked
@@ -35,10 +45,12 @@ def a2c(
     value_coef: Annotated[Array | float, NOT_NEGATIVE] = 0.5,
     entropy_coef: Annotated[Array | float, NOT_NEGATIVE] = 0.01,
     normalise_advantage: bool = False,
+    auxiliary: Auxiliary | None = None,
 ) -> Objective:
     """Advantage actor-critic (Mnih et al. 2016, arXiv 1602.01783) with generalised advantage estimates.
 
-    `-mean(A log pi(a|s)) + value_coef / 2 mean((V - G)^2) - entropy_coef mean(H(pi))`
+    `-mean(A log pi(a|s)) + value_coef / 2 mean((V - G)^2) - entropy_coef mean(H(pi))`, and the `auxiliary` loss if
+    there is one.
     """
 
     def policy_loss(
@@ -53,6 +65,7 @@ def a2c(
         value_coef=value_coef,
         entropy_coef=entropy_coef,
         normalise_advantage=normalise_advantage,
+        auxiliary=auxiliary,
     )
 
 
@@ -84,8 +97,11 @@ def actor_critic(
     value_coef: Annotated[Array | float, NOT_NEGATIVE] = 0.5,
     entropy_coef: Annotated[Array | float, NOT_NEGATIVE] = 0.01,
     normalise_advantage: bool = True,
+    auxiliary: Auxiliary | None = None,
 ) -> Objective:
-    """The mean of `policy_loss` plus value and entropy terms as in `a2c`. `init` makes its meta-parameters."""
+    """The mean of `policy_loss` plus the other terms as in `a2c`. `init` makes its meta-parameters."""
+    if auxiliary is not None:
+        interface.part("auxiliary", auxiliary, Auxiliary)
 
     def targets(
         meta_params: MetaParams, memory: PyTree, params: Params, model: Model, rollout: Rollout, progress: Progress
@@ -103,6 +119,10 @@ def actor_critic(
         value = 0.5 * jnp.square(outputs["value"][..., 0] - targets.returns).mean()
         entropy = policy.entropy().mean()
         metrics = {"policy_loss": actor, "value_loss": value, "policy_entropy": entropy}
-        return actor + value_coef * value - entropy_coef * entropy, metrics
+        total = actor + value_coef * value - entropy_coef * entropy
+        if auxiliary is None:
+            return total, metrics
+        further, own = auxiliary.loss(outputs, rollout)
+        return total + further, {**metrics, **own}
 
-    return Objective(init, {"value": 1}, targets, loss)
+    return Objective(init, {"value": 1, **(auxiliary.outputs if auxiliary else {})}, targets, loss)
