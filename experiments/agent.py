@@ -165,19 +165,23 @@ def inner_loop(config: Config, levels: Levels) -> InnerLoop:
 
 
 def make(config: Config, levels: Levels | None = None) -> Meta:
-    """All agents of `config` as one run, with state and metrics [seeds]; no agent's step depends on another.
-
-    On `levels`, or those called `config.population.env`.
-    """
+    """All agents of `config` as one run, on `levels`, or those called `config.population.env`: see `side_by_side`."""
     levels = envs.make(config.population.env) if levels is None else levels
-    inner, count = inner_loop(config, levels), config.population.num_seeds
+    return side_by_side(inner_loop(config, levels), levels, config.population.num_seeds)
+
+
+def side_by_side(inner: InnerLoop, levels: Levels, count: int) -> Meta:
+    """`count` agents as one run, each on a level of its own, with state and metrics [count].
+
+    No agent's step depends on another.
+    """
 
     def init(key: Key) -> State:
         def newborn(key: Key) -> Agent:
             level_key, agent_key = jax.random.split(key)
             return inner.init(agent_key, levels.sample(level_key)._replace(horizon=jnp.int32(FOREVER)))
 
-        return State(jax.vmap(newborn)(jax.random.split(key, count)), jnp.full(count, jnp.nan))
+        return State(jax.vmap(newborn)(jax.random.split(key, count)), jnp.full(count, jnp.nan, jnp.float32))
 
     def step(state: State, key: Key) -> tuple[State, Metrics]:
         agents, _, metrics = jax.vmap(inner.step, (None, 0, 0))({}, state.agents, jax.random.split(key, count))
