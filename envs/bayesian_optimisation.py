@@ -120,7 +120,7 @@ class BayesianOptimisation:
         self, key: Key, state: Search, action: Array, params: Problem
     ) -> tuple[Array, Search, Array, Array, Array, dict[str, Any]]:
         """One evaluation, with auto-reset. `info["labels"]` are the true values [N] of the episode's function."""
-        chosen = state.chosen.at[state.time].set(action.astype(jnp.int32))
+        chosen = state.chosen.at[state.time].set(jnp.asarray(action, jnp.int32))
         after = Search(state.values, chosen, state.time + 1)
         regret = state.values.max() - _best(after)
         reward = -jnp.log10(jnp.maximum(regret, self.least_regret)) / self.steps

@@ -155,7 +155,7 @@ class Config:
     population: Population = Population()
     passes: parts.Passes = parts.Passes(epochs=2, minibatches=4)
     rule: Rule = Rule()
-    optimizer: parts.ClippedAdam = parts.ClippedAdam(learning_rate=1e-3)
+    optimizer: parts.ClippedAdam = parts.ClippedAdam(learning_rate=3e-3)
     held_out: HeldOut = HeldOut()
 
     def __post_init__(self) -> None:
@@ -165,8 +165,8 @@ class Config:
 
 PRESETS = {
     "quick": replace(Config(), steps=100, held_out_functions=64),
-    "1d": Config(),
-    "2d": replace(Config(), dimensions=2, shortest=0.1, longest=0.6),
+    "1d": replace(Config(), num_seeds=3),
+    "2d": replace(Config(), num_seeds=3, dimensions=2, shortest=0.1, longest=0.6),
 }
 
 

@@ -33,7 +33,8 @@ def gp_ei(
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import RBF
 
-    kernel = RBF(float(np.sqrt(np.prod(scales))), scales)
+    low, high = scales
+    kernel = RBF(float(np.sqrt(low * high)), scales if low < high else "fixed")
     chosen = [int(np.square(points - points.mean(0)).sum(1).argmin())]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the most likely scale is often one of `scales`

@@ -89,7 +89,7 @@ def test_an_episode_is_about_any_function_of_the_level():
 
 def test_functions_are_draws_of_the_process():
     """Neighbours correlate as the kernel of the only length scale says, in both dimensions."""
-    levels = bayesian_optimisation.distribution(2, candidates=9, functions=4000, shortest=0.5, longest=0.5)
+    levels = bayesian_optimisation.distribution(2, candidates=9, steps=3, functions=4000, shortest=0.5, longest=0.5)
     values = np.asarray(jax.jit(levels.sample)(jax.random.key(0)).problem.values)
     points = np.asarray(levels.env.points)
     np.testing.assert_array_equal(points[:4], [[0, 0], [0, 0.5], [0, 1], [0.5, 0]])

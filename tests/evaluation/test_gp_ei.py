@@ -16,10 +16,10 @@ def test_expected_improvement_by_hand():
 
 
 def test_the_search_by_hand():
-    """From 0 in the middle, whose posterior mean is 0 everywhere, the most uncertain candidates are the ends: the first
-    of them comes first. Its value 2 is likely beside it, too."""
-    values = np.array([2.0, 1.9, 0.0, 0.0, 0.0])
-    np.testing.assert_array_equal(gp_ei(POINTS, values, 3, (0.3, 0.3)), [2, 0, 1])
+    """From 0 in the middle, whose posterior is alike to both sides, the ends are the most uncertain: the first of them
+    comes first. It is 0.5, so the expected improvements of those left are 0.09, 0.08 and, at the other end, 0.18."""
+    values = np.array([0.5, 0.4, 0.0, 0.0, 0.0])
+    np.testing.assert_array_equal(gp_ei(POINTS, values, 3, (0.3, 0.3)), [2, 0, 4])
 
 
 def test_one_step_is_that_of_the_posterior_by_hand():

@@ -3,13 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
-from envs import bayesian_optimisation, mdp
-from metarl.inner.rl import Experience, rl_inner_loop
+from envs import bayesian_optimisation
 from metarl.objectives import a2c, dpo, histogram, lpo, ppo
-from metarl.rl.networks import tabular
 from metarl.rl.neural_process import neural_process
 from metarl.rl.rollout import Rollout, model, reset, rollout
 
@@ -35,54 +32,60 @@ def test_the_histogram_loss_by_hand():
 
 @pytest.fixture(scope="module")
 def played():
+    """What the plain and the whole loss are, with gradients, for a rollout with its labels and with others."""
     env, agent = LEVELS.environment, model(LEVELS.environment, NETWORK, {"value": 1, **AUXILIARY.outputs})
-    params = agent.network.init(jax.random.key(0))
-    problem = LEVELS.sample(jax.random.key(1)).problem
-    actors = reset(env, agent, problem, jax.random.key(2), 3)
-    return agent, params, rollout(env, agent, params, actors, problem, jax.random.key(3), 2)[1]
+
+    @jax.jit
+    def play(key):
+        params = agent.network.init(key)
+        problem = LEVELS.sample(key).problem
+        data = rollout(env, agent, params, reset(env, agent, problem, key, 3), problem, key, 2)[1]
+
+        def learn(auxiliary, labels):
+            objective = ppo(auxiliary=auxiliary)
+            seen = data._replace(labels=labels)
+            targets = objective.targets((), (), params, agent, seen, None)[0]
+            return jax.value_and_grad(objective.loss, 1, has_aux=True)((), params, agent, seen, targets, None)
+
+        found = [learn(auxiliary, labels) for auxiliary in (None, AUXILIARY) for labels in (data.labels, -data.labels)]
+        return data, found
+
+    return play(jax.random.key(0))
+
+
+def test_actor_critics_add_the_loss(played):
+    data, (((plain, _), _), _, ((both, metrics), _), _) = played
+    assert data.labels.shape == (2, 3, 4) and float(metrics["histogram_loss"]) > 0.5
+    assert float(both - plain) == pytest.approx(0.5 * float(metrics["histogram_loss"]), rel=1e-3)
 
 
 @pytest.mark.parametrize("make", [a2c, ppo, dpo, lpo])
-def test_actor_critics_add_the_loss(make, played):
-    agent, params, data = played
-    assert data.labels.shape == (2, 3, 4)
-    without, objective = make(), make(auxiliary=AUXILIARY)
-    assert dict(objective.outputs) == {"value": 1, **AUXILIARY.outputs}
-    rule = without.init(jax.random.key(0))
-    targets = without.targets(rule, (), params, agent, data, None)[0]
-    plain, _ = without.loss(rule, params, agent, data, targets, None)
-    both, metrics = objective.loss(rule, params, agent, data, targets, None)
-    assert float(metrics["histogram_loss"]) > 0.5
-    assert float(both - plain) == pytest.approx(0.5 * float(metrics["histogram_loss"]), rel=1e-3)
+def test_every_actor_critic_asks_for_the_outputs(make):
+    assert dict(make(auxiliary=AUXILIARY).outputs) == {"value": 1, **AUXILIARY.outputs}
+    assert dict(make().outputs) == {"value": 1}
 
 
 def test_labels_change_the_histogram_and_nothing_else(played):
     """The gradient of the plain loss is the same whatever the labels are; that of the histogram is not."""
-    agent, params, data = played
-    other = data._replace(labels=-data.labels)
+    _, ((_, plain), (_, plain_of_others), (_, both), (_, both_of_others)) = played
 
-    def gradient(objective, data):
-        targets = objective.targets((), (), params, agent, data, None)[0]
-        return jax.grad(lambda params: objective.loss((), params, agent, data, targets, None)[0])(params)
+    def are_equal(one, other):
+        return all(jax.tree.leaves(jax.tree.map(np.array_equal, one, other)))
 
-    for objective, is_same in ((ppo(), True), (ppo(auxiliary=AUXILIARY), False)):
-        pairs = zip(
-            jax.tree.leaves(gradient(objective, data)), jax.tree.leaves(gradient(objective, other)), strict=True
-        )
-        assert all(np.array_equal(x, y) for x, y in pairs) == is_same
+    assert are_equal(plain, plain_of_others) and not are_equal(both, both_of_others)
 
 
-def test_a_policy_does_not_see_what_it_has_not_evaluated(played):
+def test_a_policy_does_not_see_what_it_has_not_evaluated():
     """Other values where nothing was evaluated leave all observations as they are."""
-    env, state = LEVELS.environment, None
+    env = LEVELS.environment
     values = jnp.array([0.1, -0.4, 0.3, 1.2])
     seen = []
     for hidden in (0.0, 5.0):
         problem = bayesian_optimisation.Problem(jnp.stack([values.at[2:].add(hidden)] * 2))
         _, state = env.reset(jax.random.key(0), problem)
-        obs, *_, info = env.step(jax.random.key(0), state, jnp.int32(1), problem)
-        final = env.step(jax.random.key(0), env.step(jax.random.key(0), state, jnp.int32(1), problem)[1], 0, problem)
-        seen.append((obs, info["final_observation"], final[-1]["final_observation"]))
+        obs, state, *_ = env.step(jax.random.key(0), state, jnp.int32(1), problem)
+        last = env.step(jax.random.key(0), state, jnp.int32(0), problem)
+        seen.append((obs, last[-1]["final_observation"]))
     for x, y in zip(*seen, strict=True):
         np.testing.assert_array_equal(x, y)
 
@@ -92,10 +95,8 @@ def test_bad_input():
         histogram(low=1.0, high=1.0)
     with pytest.raises(ValueError, match="bars must be at least 2, got 1"):
         histogram(bars=1)
-    with pytest.raises(ValueError, match="auxiliary must be a Auxiliary|auxiliary must be an Auxiliary|Auxiliary"):
+    with pytest.raises(ValueError, match=r"auxiliary must be .*Auxiliary.*call histogram\(...\)"):
         ppo(auxiliary=histogram)
-    levels = mdp.distribution(num_states=2, num_actions=2)
-    inner = rl_inner_loop(levels.environment, tabular, ppo(auxiliary=histogram()), optax.sgd(0.1), Experience(2, 2))
-    agent = inner.init(jax.random.key(0), levels.sample(jax.random.key(0)))
-    with pytest.raises(ValueError, match="whose info has 'labels', a number for each of its 2 actions"):
-        inner.step(inner.init_meta(jax.random.key(0)), agent, jax.random.key(0))
+    for labels in ((), jnp.zeros((1, 1, 3))):
+        with pytest.raises(ValueError, match="whose info has 'labels', a number for each of its 2 actions"):
+            AUXILIARY.loss({"bars": jnp.zeros((1, 1, 2, 4))}, labelled(labels))

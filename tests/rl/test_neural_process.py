@@ -13,12 +13,13 @@ SPACE = Box(-1.0, 1.0, (KNOWN + ACTIONS, COLUMNS))
 NETWORK = neural_process(width=8, layers=2, heads=2)(SPACE, {"policy": ACTIONS, "value": 1, "bars": (ACTIONS, 6)})
 # the last row of what is known is not there, and the first action is not allowed
 OBS = jax.random.normal(jax.random.key(0), SPACE.shape).at[:, 0].set(jnp.array([1.0, 1, 0, 0, 1, 1, 1]))
-PARAMS = jax.tree.map(lambda x: x + 0.1 * jnp.cos(jnp.arange(x.size).reshape(x.shape)), NETWORK.init(jax.random.key(1)))
+NEWBORN = jax.jit(NETWORK.init)(jax.random.key(1))
+PARAMS = jax.tree.map(lambda x: x + 0.1 * np.cos(np.arange(x.size).reshape(x.shape)), NEWBORN)
 
 
 @jax.jit
-def outputs(obs):
-    return NETWORK.apply(PARAMS, obs, jnp.bool_(True), ())[0]
+def outputs(obs, params=PARAMS):
+    return NETWORK.apply(params, obs, jnp.bool_(True), ())[0]
 
 
 def changed(row):
@@ -55,7 +56,7 @@ def test_the_order_of_what_is_known_does_not_matter():
 
 
 def test_newborn_policies_are_nearly_uniform():
-    probability = jax.nn.softmax(NETWORK.apply(NETWORK.init(jax.random.key(1)), OBS, jnp.bool_(True), ())[0]["policy"])
+    probability = jax.nn.softmax(outputs(OBS, NEWBORN)["policy"])
     assert np.ptp(probability[1:]) < 0.1
 
 
