@@ -13,7 +13,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from envs import bandit, gridworld, mdp, suites, tokens
+from envs import bandit, bayesian_optimisation, gridworld, mdp, suites, tokens
 from envs.trial import TrialParams, trials
 from metarl import checks
 from metarl.checks import COUNT
@@ -31,6 +31,8 @@ _OURS: dict[str, Callable[[], Levels]] = {
     "cartpole/varied": _varied_cartpole,
     "bandit/bernoulli": partial(bandit.distribution, "bernoulli"),
     "bandit/gaussian": partial(bandit.distribution, "gaussian"),
+    "bayesian_optimisation/1d": bayesian_optimisation.distribution,
+    "bayesian_optimisation/2d": partial(bayesian_optimisation.distribution, dimensions=2),
     "mdp/random": mdp.distribution,
     **{f"gridworld/{name}": partial(gridworld.distribution, name) for name in gridworld.names()},
     **{f"tokens/{name}": partial(tokens.distribution, name) for name in tokens.names()},

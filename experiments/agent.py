@@ -181,7 +181,7 @@ def side_by_side(inner: InnerLoop, levels: Levels, count: int) -> Meta:
             level_key, agent_key = jax.random.split(key)
             return inner.init(agent_key, levels.sample(level_key)._replace(horizon=jnp.int32(FOREVER)))
 
-        return State(jax.vmap(newborn)(jax.random.split(key, count)), jnp.full(count, jnp.nan))
+        return State(jax.vmap(newborn)(jax.random.split(key, count)), jnp.full(count, jnp.nan, jnp.float32))
 
     def step(state: State, key: Key) -> tuple[State, Metrics]:
         agents, _, metrics = jax.vmap(inner.step, (None, 0, 0))({}, state.agents, jax.random.split(key, count))

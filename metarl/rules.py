@@ -25,7 +25,7 @@ from metarl.meta import InnerLoop
 from metarl.optimizers.learned import LearnedOptimizer, as_learned
 from metarl.pretrained import load_params, reading, save_params, tuples
 from metarl.pretrained.disco import load_disco
-from metarl.rl import networks
+from metarl.rl import networks, neural_process
 from metarl.rl.critic import Critic
 from metarl.rl.networks import NetworkFactory
 from metarl.rl.objective import Objective
@@ -81,6 +81,7 @@ COMPONENTS: dict[str, dict[str, Callable[..., Any]]] = {
         "lstm": networks.lstm,
         "minatar_conv": networks.minatar_conv,
         "mlp": networks.mlp,
+        "neural_process": neural_process.neural_process,
         "tabular": lambda: networks.tabular,
         "transformer": networks.transformer,
     },

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, TypedDict, Unpack
+from collections.abc import Callable, Mapping
+from typing import Annotated, NamedTuple, TypedDict, Unpack
 
 import jax.numpy as jnp
 
+from metarl import interface
 from metarl.checks import NOT_NEGATIVE, POSITIVE, SHARE, checked
 from metarl.rl.critic import Targets, actor_critic_targets
 from metarl.rl.objective import Objective
 from metarl.rl.returns import normalise
-from metarl.rl.rollout import Model, Rollout, unroll
+from metarl.rl.rollout import Model, OutputSize, Rollout, unroll
 from metarl.types import Array, Key, MetaParams, Metrics, Params, Progress, PyTree
 
 # (meta_params, log pi(a|s) [T, E], the same when acting [T, E], advantage [T, E], progress) -> loss per sample [T, E]
 PolicyLoss = Callable[[MetaParams, Array, Array, Array, Progress], Array]
+
+
+class Auxiliary(NamedTuple):
+    """A further loss of an actor-critic, on outputs of its own: see `metarl.objectives.auxiliary`."""
+
+    outputs: Mapping[str, OutputSize]
+    # ({output: [T, E, ...]}, rollout) -> loss () and metrics
+    loss: Callable[[Mapping[str, Array], Rollout], tuple[Array, Metrics]]
 
 
 class ActorCriticOptions(TypedDict, total=False):
@@ -28,6 +37,7 @@ class ActorCriticOptions(TypedDict, total=False):
     normalise_advantage: bool
     episode_discount: Array | float | None
     reward_scale: Array | float
+    auxiliary: Auxiliary | None
 
 
 @checked
@@ -39,10 +49,12 @@ def a2c(
     normalise_advantage: bool = False,
     episode_discount: Annotated[Array | float, SHARE] | None = None,
     reward_scale: Annotated[Array | float, POSITIVE] = 1.0,
+    auxiliary: Auxiliary | None = None,
 ) -> Objective:
     """Advantage actor-critic (Mnih et al. 2016, arXiv 1602.01783) with generalised advantage estimates.
 
-    `-mean(A log pi(a|s)) + value_coef / 2 mean((V - G)^2) - entropy_coef mean(H(pi))`
+    `-mean(A log pi(a|s)) + value_coef / 2 mean((V - G)^2) - entropy_coef mean(H(pi))`, and the `auxiliary` loss if
+    there is one.
 
     Within a trial of several episodes (`envs.trials`) the discount is `episode_discount` where an episode ends: 1 for
     agents that explore in early episodes for the sake of later ones, 0 for each episode by itself. None: `discount`.
@@ -64,6 +76,7 @@ def a2c(
         normalise_advantage=normalise_advantage,
         episode_discount=episode_discount,
         reward_scale=reward_scale,
+        auxiliary=auxiliary,
     )
 
 
@@ -97,8 +110,11 @@ def actor_critic(
     normalise_advantage: bool = True,
     episode_discount: Annotated[Array | float, SHARE] | None = None,
     reward_scale: Annotated[Array | float, POSITIVE] = 1.0,
+    auxiliary: Auxiliary | None = None,
 ) -> Objective:
-    """The mean of `policy_loss` plus value and entropy terms as in `a2c`. `init` makes its meta-parameters."""
+    """The mean of `policy_loss` plus the other terms as in `a2c`. `init` makes its meta-parameters."""
+    if auxiliary is not None:
+        interface.part("auxiliary", auxiliary, Auxiliary)
 
     def targets(
         meta_params: MetaParams, memory: PyTree, params: Params, model: Model, rollout: Rollout, progress: Progress
@@ -118,6 +134,10 @@ def actor_critic(
         value = 0.5 * jnp.square(outputs["value"][..., 0] - targets.returns).mean()
         entropy = policy.entropy().mean()
         metrics = {"policy_loss": actor, "value_loss": value, "policy_entropy": entropy}
-        return actor + value_coef * value - entropy_coef * entropy, metrics
+        total = actor + value_coef * value - entropy_coef * entropy
+        if auxiliary is None:
+            return total, metrics
+        further, own = auxiliary.loss(outputs, rollout)
+        return total + further, {**metrics, **own}
 
-    return Objective(init, {"value": 1}, targets, loss)
+    return Objective(init, {"value": 1, **(auxiliary.outputs if auxiliary else {})}, targets, loss)

@@ -114,6 +114,7 @@ class Rollout(NamedTuple):
     first: Array  # bool, `obs` is the first of its episode
     episode_return: Array  # of the episode that ended at this step; NaN where none did
     carry: PyTree  # of a recurrent network, before the first step
+    labels: PyTree = ()  # `info["labels"]`: what auxiliary losses predict, and no network sees; () if there is none
 
     @property
     def done(self) -> Array:
@@ -158,6 +159,7 @@ def act(
         first=actors.first,
         episode_return=jnp.where(done, episode_return, jnp.nan),
         carry=(),
+        labels=info.get("labels", ()),
     )
     return Actors(obs, state, carry, done, jnp.where(done, 0.0, episode_return)), step
 

@@ -174,6 +174,8 @@ def test_names_are_ours_then_all_of_gymnax():
     ours |= {
         "bandit/bernoulli",
         "bandit/gaussian",
+        "bayesian_optimisation/1d",
+        "bayesian_optimisation/2d",
         "mdp/random",
         "cartpole/varied",
     }

@@ -1,0 +1,128 @@
+"""The experiment that meta-trains optimisers of functions: its report, its arms, and that agents learn to search."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from commands import PNG, columns, one_line, words
+
+import metarl
+from experiments import cli, nap
+from metarl.run.options import replace
+
+OPTIONS = {
+    **{"candidates": 8, "evaluations": 3, "functions": 4, "num_envs": 4, "width": 4, "layers": 1, "epochs": 1},
+    **{"minibatches": 1, "bars": 4, "steps": 2, "chunk": 2, "held_out_functions": 3},
+}
+TINY = replace(nap.PRESETS["quick"], **OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The directory and the results of a small run from the command line's entry."""
+    directory = tmp_path_factory.mktemp("nap") / "run"
+    nap.main(words(**OPTIONS, directory=directory))
+    return directory, json.loads((directory / "results.json").read_text())
+
+
+def test_a_run_compares_both_arms_with_random_search_and_gp_ei(finished):
+    directory, results = finished
+    names = ["random", "GP-EI", "NAP without histogram", "NAP"]
+    report = results["report"]
+    assert list(report) == [*names, *(f"NAP minus {name}" for name in names[:-1])]
+    regret = json.loads((directory / "regret.json").read_text())
+    for name, row in report.items():
+        assert row["low"] <= row["mean"] <= row["high"] and len(regret[name]) == 3
+        assert regret[name][-1]["mean"] == pytest.approx(row["mean"])
+    for name in names:
+        means = [x["mean"] for x in regret[name]]
+        assert means == sorted(means, reverse=True) and means[-1] >= 0.0
+    difference = report["NAP"]["mean"] - report["GP-EI"]["mean"]
+    assert report["NAP minus GP-EI"]["mean"] == pytest.approx(difference, abs=1e-5)
+    assert (directory / "regret.png").read_bytes().startswith(PNG)
+    log = columns(directory)
+    assert {*nap.EXPERIMENT.curves, "lifetime_loss"} <= set(log)
+    assert (log["agent_updates"][-1], log["env_steps"][-1]) == (2 * 2 * 2, 2 * 2 * 2 * 4 * 3)
+
+
+def test_the_saved_agent_plays_on(finished):
+    agent = metarl.load_agent(finished[0] / "agent.safetensors")
+    levels = TINY.functions.make(1)
+    episodes = agent.play(levels.environment, jax.random.key(0), levels.sample(jax.random.key(1)).problem)
+    assert (episodes.length == 3).all() and episodes.finished.all()
+
+
+def test_arms_start_alike_and_differ_by_the_histogram_alone():
+    """With no weight of the histogram the arms stay the same; with one, they part in the first step."""
+    meta = nap.make(TINY)
+    state = meta.init(jax.random.key(0))
+    after, metrics = jax.jit(meta.step)(state, jax.random.key(1))
+
+    def are_alike(params):
+        return jax.tree.map(lambda x: bool((x[0] == x[1]).all()), params)
+
+    assert all(jax.tree.leaves(are_alike(state.agents.params)))
+    assert metrics["histogram_loss_plain"].tolist() == metrics["histogram_loss_histogram"].tolist()
+    moved = are_alike(after.agents.params)
+    assert not any(jax.tree.leaves(moved["bars"])) and not any(jax.tree.leaves(moved["known"]))
+    born, later = (x.agents.params["bars"]["kernel"] for x in (state, after))
+    np.testing.assert_array_equal(born[0], later[0])  # the arm without it does not learn it
+
+
+def test_regrets_of_random_orders_are_those_of_the_hypergeometric_maximum():
+    """After one of two evaluations of (0, 1), a half; after both, none."""
+    found = nap.random_regrets(jnp.tile(jnp.array([0.0, 1.0]), (200, 1)), 2, jax.random.key(0))
+    assert found.shape == (nap.ORDERS, 200, 2)
+    assert float(found[..., 0].mean()) == pytest.approx(0.5, abs=0.05) and not found[..., 1].any()
+
+
+def test_differences_are_paired():
+    """Function by function; seed by seed between arms, and less the mean of a method's own runs elsewhere."""
+    plain, own = np.arange(12.0).reshape(2, 3, 2), np.arange(12.0).reshape(2, 3, 2) + 1.0
+    found = nap.differences({"random": plain[:, :, :] * 2, "GP-EI": plain[:1], "plain": plain, "NAP": own})
+    np.testing.assert_array_equal(found["NAP minus plain"], np.ones((2, 3, 2)))
+    np.testing.assert_array_equal(found["NAP minus GP-EI"][0], np.ones((3, 2)))
+    assert {x.shape for x in found.values()} == {(2, 3, 2)}
+
+
+@pytest.mark.parametrize("preset", nap.PRESETS)
+def test_presets_are_valid(preset):
+    config = cli.parse(nap.Config, nap.PRESETS, ["--preset", preset])
+    assert config == nap.PRESETS[preset]
+    jax.eval_shape(nap.make(config).init, jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"candidates": 1}, "candidates must be at least 2, got 1"),
+        ({"evaluations": 9}, "steps must be at most candidates = 8, got 9"),
+        ({"dimensions": 2}, "candidates must be a number to the power of dimensions = 2, got 8"),
+        ({"shortest": 0.7}, "shortest must be at most longest = 0.5, got 0.7"),
+        ({"width": 5}, "heads must divide width = 5, got 2"),
+        ({"arms": ("plain", "plain")}, "arms must be different ones"),
+        ({"arms": ("plain",)}, "bars has no effect without the arm histogram: leave it at 32, got 4"),
+        ({"minibatches": 5}, "minibatches must divide num_envs * rollout_length = 12, got 5"),
+        ({"held_out_functions": 1}, "held_out_functions must be at least 2, got 1"),
+        ({"num_seeds": 1}, "num_seeds must be at least 2, got 1"),
+    ],
+)
+def test_bad_input_is_one_clear_line(options, says, capsys):
+    assert says in one_line(capsys, lambda: nap.main(words(**{**OPTIONS, **options})))
+
+
+@pytest.mark.slow
+def test_agents_learn_to_search():
+    """On smooth functions of 16 candidates, far better than random orders: about 3 minutes."""
+    config = replace(
+        nap.PRESETS["quick"],
+        **{"candidates": 16, "evaluations": 5, "functions": 1024, "shortest": 0.2, "width": 16, "layers": 1},
+        **{"arms": ("histogram",), "steps": 150, "num_envs": 64, "epochs": 4, "learning_rate": 3e-3},
+        held_out_functions=256,
+    )
+    state, log = metarl.train(nap.make(config), seed=0, steps=config.run.steps)
+    assert log["histogram_loss_histogram"][-1].mean() < 0.8 * log["histogram_loss_histogram"][0].mean()
+    found = nap.regrets(config, state)
+    assert found["NAP"][..., -1].mean() < 0.6 * found["random"][..., -1].mean()
