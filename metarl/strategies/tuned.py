@@ -43,6 +43,7 @@ BANDITS: dict[tuple[int, ...], BanditConstants] = {  # by pulls and arms
     (10, 10): BanditConstants(ucb1=0.1, epsilon_greedy=0.005, optimistic_thompson=8, voting_thompson=40),
     (10, 50): BanditConstants(ucb1=0.1, epsilon_greedy=0.005, optimistic_thompson=8, voting_thompson=40),
     (100, 5): BanditConstants(ucb1=0.2, epsilon_greedy=0.005, optimistic_thompson=2, voting_thompson=20),
+    (100, 10): BanditConstants(ucb1=0.2, epsilon_greedy=0.05, optimistic_thompson=8, voting_thompson=20),
 }
 MDPS: dict[tuple[int, ...], MDPConstants] = {  # by episodes
     (10,): MDPConstants(ucrl2=0.01, beb=0.3, epsilon_greedy=0.05, opsrl=2),
