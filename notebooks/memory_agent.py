@@ -87,7 +87,9 @@ for name, found in played.items():
 
 # %%
 pulls = np.arange(1, PULLS + 1)
-curves = {name: (pulls, plot.smoothed(np.array([x.mean for x in per_episode(found)]))) for name, found in played.items()}
+curves = {
+    name: (pulls, plot.smoothed(np.array([x.mean for x in per_episode(found)]))) for name, found in played.items()
+}
 best = float(problems.means.max(-1).mean())
 plot.lines(curves, "pull", "reward", reference=best)
 
