@@ -137,9 +137,9 @@ def citations(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def rules(pictures: Path) -> str:
-    """The card of every shipped rule, with its learning curve and its evaluation as a picture."""
-    sections = []
-    for path in sorted((ROOT / "metarl" / "pretrained").glob("*.md")):
+    """The card of every shipped rule and agent, with its learning curve and its evaluation as a picture."""
+    sections, place = [], ROOT / "metarl" / "pretrained"
+    for path in (*sorted(place.glob("*.md")), *sorted(place.glob("agents/*.md"))):
         card = path.read_text()
         _draw(pictures / f"{path.stem}.png", card, lambda target, card=card: draw_card(target, card))
         title, _, body = card.partition("\n")

@@ -31,6 +31,7 @@ from metarl.meta import InnerLoop, Meta
 from metarl.rules import Part, Recipe, build, build_part
 from metarl.run.checkpoint import Log
 from metarl.run.options import replace
+from metarl.saved_agents import AGENT_FILE
 from metarl.types import Array, Key, Levels, Metrics
 
 FOREVER = 2**31 - 1  # the agents' horizon: no objective here looks at it, and a resumed run may go on longer
@@ -222,7 +223,7 @@ def report(config: Config, state: State, log: Log, directory: Path) -> launch.Re
     best: Any = jax.tree.map(lambda x: x[jnp.where(jnp.isfinite(returns), returns, -jnp.inf).argmax()], trained.params)
     about = recipe(config, levels)
     outputs, card = build_part("objective", about["objective"]).outputs, launch.origin(EXPERIMENT, config)
-    metarl.save_agent(directory / "agent.safetensors", best, levels.environment, about["network"], outputs, card)
+    metarl.save_agent(directory / AGENT_FILE, best, levels.environment, about["network"], outputs, card)
     return results
 
 

@@ -38,6 +38,7 @@ from metarl.rl.rollout import model
 from metarl.rules import Part, Recipe, build, build_part
 from metarl.run.checkpoint import Log
 from metarl.run.options import replace
+from metarl.saved_agents import AGENT_FILE
 from metarl.strategies import Strategy
 from metarl.strategies.mdps import Process
 from metarl.strategies.tuned import bandit_strategies, mdp_strategies
@@ -113,7 +114,7 @@ class Learners:
     heads: Annotated[int, COUNT] = 4
     """Attention heads of a transformer."""
     start: str = ""
-    """File of an agent, or directory of a run, to begin with its parameters (default: random ones)."""
+    """An agent to begin with the parameters of: a file, the directory of a run, or a shipped one's name."""
     imitate: str = ""
     """A classical learner, such as gittins, whose actions are predicted; nothing is learned from reward then."""
 
@@ -169,14 +170,12 @@ class Config:
             steps = self.tasks.trial_steps
             raise ValueError(f"window must be at most trial_steps = {steps}, got {self.learners.window}")
         if self.learners.imitate:
-            checks.one_of(self.tasks.classical(), imitate=self.learners.imitate)
             if self.tasks.switch_after:
                 raise ValueError(
                     f"switch_after has no effect with imitate: leave it at 0, got {self.tasks.switch_after}"
                 )
 
 
-AGENT_FILE = "agent.safetensors"
 CHOICE_TASKS = 200  # on which the best of several seeds is chosen
 LONG = replace(Config(), steps=300, trial_steps=100, num_envs=128, rollout_length=100)
 PRESETS = {
@@ -217,10 +216,9 @@ def trials(config: Config) -> Trials:
 
 def inner_loop(config: Config) -> InnerLoop:
     """How an agent learns."""
-    learner, start = build(recipe(config)), config.learners.start
-    if start:
-        path = Path(start) / AGENT_FILE if Path(start).is_dir() else start
-        learner = learner._replace(initial=metarl.load_agent(path).params)
+    learner = build(recipe(config))
+    if config.learners.start:
+        learner = learner._replace(initial=metarl.load_agent(config.learners.start).params)
     return learner.inner_loop(trials(config))
 
 
@@ -237,7 +235,9 @@ def make(config: Config) -> Meta:
 def imitation(config: Config) -> Meta:
     """A learner in context that predicts the actions of a classical learner, in `num_envs` trials at a time."""
     parts = recipe(config)
-    sequences = trials(config).demonstrations(config.tasks.classical()[config.learners.imitate])
+    teachers = config.tasks.classical()
+    checks.one_of(teachers, imitate=config.learners.imitate)
+    sequences = trials(config).demonstrations(teachers[config.learners.imitate])
     inner = metarl.in_context_inner_loop(sequences, build_part("network", parts["network"]))
     levels = metarl.Levels(lambda key: metarl.Level(sequences.sample(key), jnp.int32(1)))
     optimizer = build_part("optimizer", parts["optimizer"])

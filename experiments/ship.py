@@ -1,6 +1,7 @@
-"""Make a finished run's rule one of those that come with metarl, with a card that says what it is.
+"""Make a finished run's rule or agent one of those that come with metarl, with a card that says what it is.
 
 python -m experiments.ship runs/lpg-0 --name lpg-gridworld
+python -m experiments.ship runs/rl2-0 --name rl2-bandits
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from experiments import cli
 from experiments.__main__ import names
 from experiments.launch import CONTROL, card
 from metarl.evaluation.compare import results_of
-from metarl.pretrained import load_params, reading
-from metarl.rules import RULE_FILE, load_rule, save_rule
+from metarl.pretrained import load_params, reading, save_params
+from metarl.rules import RULE_FILE, load_rule
+from metarl.saved_agents import AGENT_FILE, load_agent
 
 LICENCE = "Apache-2.0"
 GENERATED = "procedurally generated levels of simulated environments, no data set"
@@ -38,11 +40,11 @@ class Options:
     run: tyro.conf.Positional[str]
     """Directory of the finished run."""
     name: str
-    """What the rule is called."""
+    """What the rule or agent is called."""
     note: str = ""
     """A sentence for the card."""
     directory: str = str(Path(metarl.pretrained.__file__).parent)
-    """Where it goes."""
+    """Where it goes; agents into its folder `agents`."""
 
     def __post_init__(self) -> None:
         if not self.name or set(self.name) & set("/\\. "):
@@ -50,13 +52,15 @@ class Options:
 
 
 def ship(options: Options) -> Path:
-    """Writes the rule and its card, and returns where the rule is.
+    """Writes the rule or the agent and its card, and returns where it is.
 
-    Raises FileNotFoundError for a run that is not finished, ValueError for one whose experiment makes no rule.
+    Raises FileNotFoundError for a run that is not finished, ValueError for one whose experiment makes neither.
     """
     run = Path(options.run)
-    recipe = load_rule(run).card["recipe"]
-    params, _ = load_params(run / RULE_FILE)
+    is_agent = (run / AGENT_FILE).is_file()
+    what, folder = ("agent", "agents") if is_agent else ("recipe", "")
+    of = load_agent(run).card if is_agent else load_rule(run).card
+    params, _ = load_params(run / (AGENT_FILE if is_agent else RULE_FILE))
     results = results_of(options.run)
     if results["experiment"] not in names():
         raise ValueError(
@@ -67,9 +71,9 @@ def ship(options: Options) -> Path:
     about = card(results, {name: curve[name] for name in curve.dtype.names or ()})
     about["config"] = {name: x for name, x in about["config"].items() if name not in CONTROL - {"steps", "seed"}}
     about |= {"note": options.note, "licence": LICENCE, "training_data": training_data(about["config"])}
-    path = Path(options.directory) / f"{options.name}.safetensors"
-    save_rule(path, params, recipe, about)
-    path.with_suffix(".md").write_text(card_text(options.name, load_rule(path).card))
+    path = Path(options.directory) / folder / f"{options.name}.safetensors"
+    save_params(path, params, {**about, what: of[what]})
+    path.with_suffix(".md").write_text(card_text(options.name, load_params(path)[1]))
     return path
 
 
@@ -80,7 +84,7 @@ def training_data(config: Mapping[str, Any]) -> str:
 
 
 def card_text(name: str, card: Mapping[str, Any]) -> str:
-    """The card of a rule, in Markdown."""
+    """The card of a rule or an agent, in Markdown."""
     said = " ".join(_argument(key.replace("_", "-"), x) for key, x in card["config"].items() if x not in ("", []))
     rows = [f"| {who} | {x['mean']:.3f} [{x['low']:.3f}, {x['high']:.3f}] |" for who, x in card["evaluation"].items()]
     table = ["| | on held-out levels |", "|---|---|", *rows] if rows else ["None was made in this run."]
@@ -92,7 +96,7 @@ def card_text(name: str, card: Mapping[str, Any]) -> str:
             "",
             f"- Licence: {card['licence']}",
             f"- Training data: {card['training_data']}",
-            f"- Recipe: `{json.dumps(card['recipe'])}`",
+            f"- Recipe: `{json.dumps(card.get('recipe') or card['agent'])}`",
             f"- Command: `python -m experiments.{card['experiment']} {said}`",
             f"- Seed {card['seed']}, {card['date']} on {json.dumps(card['hardware'])}",
             f"- metarl {card['metarl_version']}, content hash `{card['content_hash'][:16]}`",

@@ -22,6 +22,8 @@ from metarl.rl.rollout import Episodes, Model, evaluate
 from metarl.rules import Part, build_part
 from metarl.types import Array, Box, Discrete, Environment, Key, Params, PyTree
 
+AGENT_FILE = "agent.safetensors"  # what a run leaves in its directory
+_SHIPPED = Path(__file__).parent / "pretrained" / "agents"
 _POLICY: Part = {"name": "by_action_space"}
 
 
@@ -93,11 +95,15 @@ def save_agent(
     save_params(path, params, {**(metadata or {}), "agent": about})
 
 
-def load_agent(path: str | Path) -> SavedAgent:
-    """The agent that `save_agent` wrote.
+def load_agent(name: str | Path) -> SavedAgent:
+    """The agent that `save_agent` wrote to a file or to the directory of a run, or the one that is shipped as `name`.
 
-    Raises FileNotFoundError if there is no file, ValueError if it is damaged, of no agent, or of another version.
+    Raises FileNotFoundError if there is none, ValueError if it is damaged, of no agent, or of another version.
     """
+    places = (Path(name), Path(name) / AGENT_FILE, _SHIPPED / f"{name}.safetensors")
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        raise FileNotFoundError(f"no agent at {str(name)!r}; shipped as a name are {', '.join(shipped_agents())}")
     params, card = load_params(path)
     if "agent" not in card:
         kind = "a learned rule (metarl.load_rule reads it)" if "recipe" in card else "something else"
@@ -106,6 +112,11 @@ def load_agent(path: str | Path) -> SavedAgent:
         model = _model(card["agent"])
         _check(model, params)
     return SavedAgent(jax.tree.map(jnp.asarray, params), model, card)  # a table of numpy takes no traced observation
+
+
+def shipped_agents() -> list[str]:
+    """Names of the agents that come with metarl; their cards lie beside them in `metarl/pretrained/agents`."""
+    return sorted(path.stem for path in _SHIPPED.glob("*.safetensors"))
 
 
 def _model(about: Mapping[str, Any]) -> Model:

@@ -74,7 +74,7 @@ def test_an_environment_of_other_spaces_is_refused(saved):
 @pytest.mark.parametrize(
     ("act", "error", "says"),
     [
-        (lambda d: metarl.load_agent(d / "x"), FileNotFoundError, "no parameters at"),
+        (lambda d: metarl.load_agent(d / "x"), FileNotFoundError, "no agent at"),
         (
             lambda d: metarl.load_agent(rules._SHIPPED / "lpg-gridworld.safetensors"),
             ValueError,

@@ -11,6 +11,7 @@ import metarl
 from experiments import exploitation, rl2
 from metarl.evaluation.adaptation import Played
 from metarl.run.options import replace
+from metarl.saved_agents import AGENT_FILE
 
 OPTIONS = {
     **{"trial_steps": 6, "arms": 3, "num_seeds": 2, "num_envs": 8, "rollout_length": 6, "width": 8},
@@ -90,7 +91,7 @@ def test_imitation_trains_the_policy_that_plays(tmp_path):
 def test_training_goes_on_from_an_agent(finished, tmp_path):
     directory, _ = finished
     agent = metarl.load_agent(directory / "agent.safetensors")
-    for start in (directory, directory / "agent.safetensors"):
+    for start in (directory, directory / AGENT_FILE):
         config = replace(rl2.Config(), **OPTIONS, start=str(start))
         newborn = rl2.inner_loop(config).init(jax.random.key(1), config.tasks.trials().sample(jax.random.key(0)))
         jax.tree.map(np.testing.assert_array_equal, newborn.params, dict(agent.params))
@@ -124,6 +125,7 @@ def test_measures_of_exploration():
     assert found["entropy of arms"] == pytest.approx(np.log(2) / 2)  # every second pull is half and half
 
 
+@pytest.mark.slow  # eight programs
 def test_the_ablation_runs_and_resumes(tmp_path, capsys):
     options = {
         **{"trial_steps": 3, "arms": 2, "num_seeds": 2, "num_envs": 4, "rollout_length": 3, "width": 8, "heads": 2},
