@@ -49,7 +49,7 @@ def test_a_run_compares_both_arms_with_random_search_and_gp_ei(finished):
 
 def test_the_saved_agent_plays_on(finished):
     agent = metarl.load_agent(finished[0] / "agent.safetensors")
-    levels = TINY.functions.make(1)
+    levels = TINY.problems.make(1)
     episodes = agent.play(levels.environment, jax.random.key(0), levels.sample(jax.random.key(1)).problem)
     assert (episodes.length == 3).all() and episodes.finished.all()
 
