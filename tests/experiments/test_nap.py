@@ -98,11 +98,11 @@ def test_presets_are_valid(preset):
     ("options", "says"),
     [
         ({"candidates": 1}, "candidates must be at least 2, got 1"),
-        ({"evaluations": 9}, "steps must be at most candidates = 8, got 9"),
+        ({"evaluations": 9}, "evaluations must be at most candidates = 8, got 9"),
         ({"dimensions": 2}, "candidates must be a number to the power of dimensions = 2, got 8"),
         ({"shortest": 0.7}, "shortest must be at most longest = 0.5, got 0.7"),
         ({"width": 5}, "heads must divide width = 5, got 2"),
-        ({"arms": ("plain", "plain")}, "arms must be different ones"),
+        ({"arms": ("plain", "plain")}, "arms must have different values"),
         ({"arms": ("plain",)}, "bars has no effect without the arm histogram: leave it at 32, got 4"),
         ({"minibatches": 5}, "minibatches must divide num_envs * rollout_length = 12, got 5"),
         ({"held_out_functions": 1}, "held_out_functions must be at least 2, got 1"),
@@ -111,6 +111,12 @@ def test_presets_are_valid(preset):
 )
 def test_bad_input_is_one_clear_line(options, says, capsys):
     assert says in one_line(capsys, lambda: nap.main(words(**{**OPTIONS, **options})))
+
+
+@pytest.mark.parametrize("arms", [(), ("plain", "plain"), "plain"])
+def test_arms_are_different_ones(arms):
+    with pytest.raises(ValueError, match="arms must be"):
+        replace(TINY, arms=arms)
 
 
 @pytest.mark.slow
