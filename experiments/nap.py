@@ -1,7 +1,7 @@
 """Meta-train agents that optimise unknown functions (NAP: Maraval et al. 2023), against random search and GP-EI.
 
 python -m experiments.nap                          # about 2 minutes on a laptop CPU
-python -m experiments.nap --preset 1d
+python -m experiments.nap --preset 1d              # about 7 minutes
 python -m experiments.nap --preset 2d --arms histogram
 
 A transformer sees the evaluations so far and chooses the next candidate. It learns by PPO on functions of a Gaussian
@@ -150,7 +150,7 @@ class HeldOut:
 class Config:
     """Agents that optimise unknown functions."""
 
-    run: parts.Run = parts.Run(steps=300)
+    run: parts.Run = parts.Run(steps=200)
     problems: Functions = Functions()
     population: Population = Population()
     passes: parts.Passes = parts.Passes(epochs=2, minibatches=4)
