@@ -114,7 +114,7 @@ def test_arms_are_different_ones(arms):
 
 @pytest.mark.slow
 def test_agents_learn_to_search():
-    """On smooth functions of 16 candidates, far better than random orders: about 3 minutes."""
+    """On smooth functions of 16 candidates, far better than random orders: about a minute."""
     config = replace(
         nap.PRESETS["quick"],
         **{"candidates": 16, "evaluations": 5, "functions": 1024, "shortest": 0.2, "width": 16, "layers": 1},
