@@ -52,7 +52,7 @@ class BayesianOptimisation:
 
     dimensions: Annotated[int, DIMENSIONS] = 1
     candidates: Annotated[int, SEVERAL] = 64  # N
-    steps: Annotated[int, COUNT] = 12  # T
+    evaluations: Annotated[int, COUNT] = 12  # T
     functions: Annotated[int, COUNT] = 1  # M, of each level
     least_regret: Annotated[float, POSITIVE] = 1e-2
 
@@ -62,8 +62,8 @@ class BayesianOptimisation:
             raise ValueError(
                 f"candidates must be a number to the power of dimensions = {self.dimensions}, got {self.candidates}"
             )
-        if self.steps > self.candidates:
-            raise ValueError(f"steps must be at most candidates = {self.candidates}, got {self.steps}")
+        if self.evaluations > self.candidates:
+            raise ValueError(f"evaluations must be at most candidates = {self.candidates}, got {self.evaluations}")
 
     @property
     def _side(self) -> int:
@@ -87,7 +87,7 @@ class BayesianOptimisation:
 
     def observation_space(self, params: Problem | None = None) -> Box:
         """A table [1 + T + N, 4 + 8 dimensions]: see `observe`."""
-        return Box(-10.0, 10.0, (1 + self.steps + self.candidates, 4 + 2 * len(_WAVES) * self.dimensions))
+        return Box(-10.0, 10.0, (1 + self.evaluations + self.candidates, 4 + 2 * len(_WAVES) * self.dimensions))
 
     def observe(self, state: Search) -> Array:
         """The history as a table: a row that is always there, one per evaluation, and one per candidate.
@@ -102,7 +102,7 @@ class BayesianOptimisation:
         waves = jnp.concatenate([jnp.sin(points), jnp.cos(points)], -1).reshape(self.candidates, -1)
 
         def rows(flag: Array, value: Array, waves: Array) -> Array:
-            of_all = jnp.stack([jnp.full(flag.shape, best), jnp.full(flag.shape, state.time / self.steps)], -1)
+            of_all = jnp.stack([jnp.full(flag.shape, best), jnp.full(flag.shape, state.time / self.evaluations)], -1)
             return jnp.concatenate([flag[:, None].astype(jnp.float32), value[:, None], of_all, waves], -1)
 
         first = rows(jnp.ones(1), jnp.zeros(1), jnp.zeros((1, waves.shape[1])))
@@ -113,7 +113,7 @@ class BayesianOptimisation:
     def reset(self, key: Key, params: Problem) -> tuple[Array, Search]:
         """A new episode, about one of the level's functions."""
         values = params.values[jax.random.randint(key, (), 0, self.functions)]
-        state = Search(values, jnp.full(self.steps, self.candidates, jnp.int32), jnp.int32(0))
+        state = Search(values, jnp.full(self.evaluations, self.candidates, jnp.int32), jnp.int32(0))
         return self.observe(state), state
 
     def step(
@@ -123,8 +123,8 @@ class BayesianOptimisation:
         chosen = state.chosen.at[state.time].set(jnp.asarray(action, jnp.int32))
         after = Search(state.values, chosen, state.time + 1)
         regret = state.values.max() - _best(after)
-        reward = -jnp.log10(jnp.maximum(regret, self.least_regret)) / self.steps
-        terminated, obs = after.time >= self.steps, self.observe(after)
+        reward = -jnp.log10(jnp.maximum(regret, self.least_regret)) / self.evaluations
+        terminated, obs = after.time >= self.evaluations, self.observe(after)
         info = {"final_observation": obs, "labels": state.values}
         new = jax.tree.map(partial(jnp.where, terminated), self.reset(key, params), (obs, after))
         return *new, reward, terminated, jnp.zeros((), bool), info
@@ -159,7 +159,7 @@ def optimal_return(env: BayesianOptimisation, params: Problem) -> Array:
 def distribution(
     dimensions: Annotated[int, DIMENSIONS] = 1,
     candidates: Annotated[int, SEVERAL] = 64,
-    steps: Annotated[int, COUNT] = 12,
+    evaluations: Annotated[int, COUNT] = 12,
     functions: Annotated[int, COUNT] = 1,
     shortest: Annotated[float, POSITIVE] = 0.05,
     longest: Annotated[float, POSITIVE] = 0.5,
@@ -175,7 +175,7 @@ def distribution(
     """
     if shortest > longest:
         raise ValueError(f"shortest must be at most longest = {longest}, got {shortest}")
-    env = BayesianOptimisation(dimensions, candidates, steps, functions, least_regret)
+    env = BayesianOptimisation(dimensions, candidates, evaluations, functions, least_regret)
 
     def draw(key: Key) -> Array:
         scale_key, value_key = jax.random.split(key)

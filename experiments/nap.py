@@ -1,7 +1,7 @@
 """Meta-train agents that optimise unknown functions (NAP: Maraval et al. 2023), against random search and GP-EI.
 
 python -m experiments.nap                          # about 2 minutes on a laptop CPU
-python -m experiments.nap --preset 1d
+python -m experiments.nap --preset 1d              # about 7 minutes
 python -m experiments.nap --preset 2d --arms histogram
 
 A transformer sees the evaluations so far and chooses the next candidate. It learns by PPO on functions of a Gaussian
@@ -150,8 +150,8 @@ class HeldOut:
 class Config:
     """Agents that optimise unknown functions."""
 
-    run: parts.Run = parts.Run(steps=300)
-    functions: Functions = Functions()
+    run: parts.Run = parts.Run(steps=200)
+    problems: Functions = Functions()
     population: Population = Population()
     passes: parts.Passes = parts.Passes(epochs=2, minibatches=4)
     rule: Rule = Rule()
@@ -187,13 +187,13 @@ def inner_loop(config: Config, levels: Levels, histogram_coef: Array | float) ->
         build_part("network", population.network()),
         objective,
         config.optimizer.make(gradient_steps),
-        Experience(population.num_envs, config.functions.evaluations, passes.epochs, passes.minibatches),
+        Experience(population.num_envs, config.problems.evaluations, passes.epochs, passes.minibatches),
     )
 
 
 def make(config: Config) -> Meta:
     """All agents as one run, with state [arms, seeds, ...]. Arms differ in the weight of the histogram's loss alone."""
-    levels, arms = config.functions.make(), config.population.arms
+    levels, arms = config.problems.make(), config.population.arms
     coefs = jnp.array([config.rule.histogram_coef if arm == "histogram" else 0.0 for arm in arms])
 
     def population(coef: Array) -> Meta:
@@ -214,9 +214,9 @@ def make(config: Config) -> Meta:
 
 def agents_regrets(config: Config, params: Params, values: Array, key: Key) -> Array:
     """Simple regrets [agents, M, T] of agents, whose parameters are `params` [agents, ...], on functions [M, N]."""
-    env = config.functions.make(1).environment
+    env = config.problems.make(1).environment
     agents = model(env, build_part("network", config.population.network()), {"value": 1})
-    steps = config.functions.evaluations
+    steps = config.problems.evaluations
 
     def search(params: Params, values: Array, key: Key) -> Array:
         reset_key, key = jax.random.split(key)
@@ -240,7 +240,7 @@ def random_regrets(values: Array, steps: int, key: Key) -> Array:
 
 def gp_ei_regrets(config: Config, values: Array) -> Array:
     """Simple regrets [1, M, T] of GP-EI on functions [M, N]; it knows the range of the length scales."""
-    functions = config.functions
+    functions = config.problems
     points = np.asarray(cast(BayesianOptimisation, functions.make(1).environment).points)
     scales = (functions.shortest, functions.longest)
     chosen = [gp_ei(points, each, functions.evaluations, scales, JITTER) for each in np.asarray(values)]
@@ -250,12 +250,12 @@ def gp_ei_regrets(config: Config, values: Array) -> Array:
 def regrets(config: Config, state: State) -> dict[str, np.ndarray]:
     """Simple regrets [runs, M, T] of every method on the same held-out functions."""
     function_keys = jax.random.split(jax.random.key(HELD_OUT), config.held_out.held_out_functions)
-    values = jax.vmap(config.functions.make(1).sample)(function_keys).problem.values[:, 0]
+    values = jax.vmap(config.problems.make(1).sample)(function_keys).problem.values[:, 0]
     random_key, agent_key = jax.random.split(jax.random.key(HELD_OUT - 1))
     arms = {name: x for name, x in state.agents.params.items() if name != "bars"}
     played = jax.jit(jax.vmap(lambda params: agents_regrets(config, params, values, agent_key)))(arms)
     found = {
-        "random": random_regrets(values, config.functions.evaluations, random_key),
+        "random": random_regrets(values, config.problems.evaluations, random_key),
         "GP-EI": gp_ei_regrets(config, values),
         **{NAMES[arm]: x for arm, x in zip(config.population.arms, played, strict=True)},
     }
@@ -263,8 +263,10 @@ def regrets(config: Config, state: State) -> dict[str, np.ndarray]:
 
 
 def differences(regrets: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The last method's regrets less those of the others [runs, M, T], function by function, and those of arms seed by
-    seed; others count by their mean over runs."""
+    """The last method's regrets less those of each other [runs, M, T], function by function.
+
+    Between arms seed by seed; a method with other runs counts by its mean over them.
+    """
     *others, last = regrets
     own = regrets[last]
     return {
@@ -280,29 +282,30 @@ def intervals(regrets: np.ndarray) -> list[Interval]:
 
 
 def report(config: Config, state: State, log: Log, directory: Path) -> launch.Report:
-    """Simple regrets after the last evaluation, and the differences; `regret.json` and `regret.png` have those after
-    each. The better agent on held-out functions is not picked: `agent.safetensors` is that of the last arm's first
-    seed."""
+    """Simple regrets after the last evaluation, and how they differ; saves the first agent of the last arm.
+
+    `regret.json` and `regret.png` have the regrets after each evaluation.
+    """
     found = regrets(config, state)
     curves = {name: intervals(x) for name, x in found.items()}
     between = {name: intervals(x) for name, x in differences(found).items()}
     everything = {name: [x._asdict() for x in row] for name, row in {**curves, **between}.items()}
     write_json(directory / "regret.json", everything)
-    evaluations = np.arange(1, config.functions.evaluations + 1)
+    evaluations = np.arange(1, config.problems.evaluations + 1)
     bands = {name: (evaluations, *np.array(row).T) for name, row in curves.items()}
-    figure = plot.sample_efficiency({f"{config.functions.dimensions}-D": bands}, "evaluations", "simple regret")
+    figure = plot.sample_efficiency({f"{config.problems.dimensions}-D": bands}, "evaluations", "simple regret")
     plot.save(figure, directory / "regret.png")
     save_agent(config, state, directory)
     return {name: row[-1] for name, row in everything.items()}
 
 
 def save_agent(config: Config, state: State, directory: Path) -> None:
-    """Writes the first seed of the last arm, without its histogram, as `agent.safetensors` for `metarl.load_agent`."""
+    """Writes the first agent of the last arm, without its histogram, as `agent.safetensors` for `metarl.load_agent`."""
     params = {name: jax.tree.map(lambda x: x[-1, 0], x) for name, x in state.agents.params.items() if name != "bars"}
     metarl.save_agent(
         directory / "agent.safetensors",
         params,
-        config.functions.make(1).environment,
+        config.problems.make(1).environment,
         config.population.network(),
         {"value": 1},
         launch.origin(EXPERIMENT, config),

@@ -11,24 +11,25 @@ import metarl
 from envs import bayesian_optimisation
 from envs.bayesian_optimisation import BayesianOptimisation, Problem, simple_regret
 
-ENV = BayesianOptimisation(dimensions=1, candidates=3, steps=2, least_regret=1e-3)
+ENV = BayesianOptimisation(dimensions=1, candidates=3, evaluations=2, least_regret=1e-3)
 PROBLEM = Problem(jnp.array([[0.5, -1.0, 2.0]]))
+RESET, STEP = jax.jit(ENV.reset), jax.jit(ENV.step)
 FLAG, VALUE, BEST, TIME = range(4)
 
 
-def searched(env, problem, actions):
-    """What `step` returned after each of `actions`, and the first observation."""
-    obs, state = env.reset(jax.random.key(0), problem)
+def searched(actions):
+    """The first observation, and what `step` returned after each of `actions`."""
+    obs, state = RESET(jax.random.key(0), PROBLEM)
     found = []
     for action in actions:
-        result = env.step(jax.random.key(1), state, jnp.int32(action), problem)
+        result = STEP(jax.random.key(1), state, jnp.int32(action), PROBLEM)
         found.append(result)
         state = result[1]
     return obs, found
 
 
 def test_an_episode_by_hand():
-    first, ((obs, state, reward, terminated, truncated, info), last) = searched(ENV, PROBLEM, [1, 0])
+    first, ((obs, state, reward, terminated, truncated, info), last) = searched([1, 0])
     # the whole, two evaluations, three candidates
     np.testing.assert_array_equal(first[:, FLAG], [1, 0, 0, 1, 1, 1])
     assert not first[:, VALUE:TIME].any() and not first[1:3].any()
@@ -52,7 +53,7 @@ def test_an_episode_by_hand():
 
 
 def test_the_best_return_is_that_of_the_maximum_at_once():
-    _, steps = searched(ENV, PROBLEM, [2, 2])
+    _, steps = searched([2, 2])
     assert sum(float(step[2]) for step in steps) == pytest.approx(3.0)
     assert float(bayesian_optimisation.optimal_return(ENV, PROBLEM)) == pytest.approx(3.0)
     known = {m: bayesian_optimisation.distribution(functions=m).optimal_return is not None for m in (1, 2)}
@@ -73,23 +74,24 @@ def test_random_search_improves_as_often_as_the_harmonic_number():
         assert improvements.mean() == pytest.approx(sum(1 / t for t in range(1, count + 1)), rel=1e-6)
 
 
-@pytest.mark.parametrize("dimensions", [1, 2])
-def test_the_interface(dimensions):
-    levels = bayesian_optimisation.distribution(dimensions, candidates=16, steps=3, functions=2)
+def test_the_interface_in_two_dimensions():
+    levels = bayesian_optimisation.distribution(2, candidates=16, evaluations=3, functions=2)
     metarl.check_environment(levels.env, levels.sample(jax.random.key(0)).problem, steps=10)
 
 
 def test_an_episode_is_about_any_function_of_the_level():
-    env = BayesianOptimisation(candidates=3, steps=2, functions=2)
+    env = BayesianOptimisation(candidates=3, evaluations=2, functions=2)
     problem = Problem(jnp.array([[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]))
-    states = jax.vmap(env.reset, (0, None))(jax.random.split(jax.random.key(0), 64), problem)[1]
+    states = jax.jit(jax.vmap(env.reset, (0, None)))(jax.random.split(jax.random.key(0), 64), problem)[1]
     first = (states.values[:, 0] == 0.0).mean()
     assert 0.3 < first < 0.7 and set(states.values[:, 0].tolist()) == {0.0, 3.0}
 
 
 def test_functions_are_draws_of_the_process():
     """Neighbours correlate as the kernel of the only length scale says, in both dimensions."""
-    levels = bayesian_optimisation.distribution(2, candidates=9, steps=3, functions=4000, shortest=0.5, longest=0.5)
+    levels = bayesian_optimisation.distribution(
+        2, candidates=9, evaluations=3, functions=4000, shortest=0.5, longest=0.5
+    )
     values = np.asarray(jax.jit(levels.sample)(jax.random.key(0)).problem.values)
     points = np.asarray(levels.env.points)
     np.testing.assert_array_equal(points[:4], [[0, 0], [0, 0.5], [0, 1], [0.5, 0]])
@@ -109,7 +111,7 @@ def test_the_smoothest_functions_are_finite():
         ({"dimensions": 0}, "dimensions must be at least 1, got 0"),
         ({"candidates": 1}, "candidates must be at least 2, got 1"),
         ({"dimensions": 2, "candidates": 60}, "candidates must be a number to the power of dimensions = 2, got 60"),
-        ({"candidates": 8, "steps": 9}, "steps must be at most candidates = 8, got 9"),
+        ({"candidates": 8, "evaluations": 9}, "evaluations must be at most candidates = 8, got 9"),
         ({"functions": 0}, "functions must be at least 1, got 0"),
         ({"shortest": 0.6}, "shortest must be at most longest = 0.5, got 0.6"),
         ({"shortest": 0.0}, "shortest must be above 0, got 0.0"),

@@ -10,7 +10,7 @@ from metarl.objectives import a2c, dpo, histogram, lpo, ppo
 from metarl.rl.neural_process import neural_process
 from metarl.rl.rollout import Rollout, model, reset, rollout
 
-LEVELS = bayesian_optimisation.distribution(candidates=4, steps=2, functions=2)
+LEVELS = bayesian_optimisation.distribution(candidates=4, evaluations=2, functions=2)
 NETWORK = neural_process(width=4, layers=1)
 AUXILIARY = histogram(bars=4, low=-2.0, high=2.0, coef=0.5)
 
