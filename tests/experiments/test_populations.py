@@ -80,7 +80,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(finished, tmp_path):
 
 @pytest.mark.slow
 def test_agents_learn_to_talk():
-    config = replace(populations.PRESETS["quick"], num_seeds=2, width=32, learning_rate=0.01)
+    config = replace(populations.PRESETS["full"], num_seeds=2, width=32, learning_rate=0.01)
     meta = populations.make(config)
     state, _ = jax.jit(lambda key: jax.lax.scan(meta.step, meta.init(key), jax.random.split(key, 20)))(
         jax.random.key(0)
