@@ -60,7 +60,7 @@ def test_populations_differ_only_in_their_partners(finished):
     differences = {name: np.abs(x[:, 0] - x[:, 1]).max(-1) for name, x in log.items() if x.ndim == 3}
     assert set(differences) == {"imitation_loss", "picked_by_self", "picked_by_past_selves"}
     for name, x in differences.items():
-        assert x[0] < 1e-6 < 1e-5 < x[2], name
+        assert x[0] < 1e-6 < 1e-5 < x[3], name
     assert differences["picked_by_self"][1] < 1e-6 < differences["picked_by_past_selves"][1]
 
 
