@@ -139,9 +139,9 @@ PRESETS = {
         problem="twenty_questions",
         candidates=32,
         radii=(15.0, 30.0, 100.0),
-        steps=300,
-        held_out_starts=24,
-        held_out_steps=60,
+        steps=200,
+        held_out_starts=16,
+        held_out_steps=50,
     ),
 }
 

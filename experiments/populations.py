@@ -2,6 +2,7 @@
 
 python -m experiments.populations            # a minute on a laptop CPU
 python -m experiments.populations --preset full
+python -m experiments.populations --preset few_objects
 
 A speaker and a listener play a Lewis game. Each meta-step has three phases (Gupta et al. 2021, arXiv 2110.14241):
 1. They learn from a few examples of a "human" code, and from games with each other, in turn (the S2P schedule).
@@ -72,7 +73,7 @@ class Language:
 class Agents:
     """The agents and their seeds."""
 
-    num_seeds: Annotated[int, SEVERAL] = 5
+    num_seeds: Annotated[int, SEVERAL] = 10
     """Independent runs of both populations, side by side."""
     width: Annotated[int, WIDTH] = 64
     """Of the two layers of speakers and listeners."""
@@ -118,7 +119,11 @@ class Config:
     schedule: Schedule = Schedule()
 
 
-PRESETS = {"quick": replace(Config(), steps=40, num_seeds=3), "full": Config()}
+PRESETS = {
+    "quick": replace(Config(), steps=40, num_seeds=3, unseen=48),
+    "full": Config(),
+    "few_objects": replace(Config(), unseen=48),  # 16 are trained on, so unseen ones are not easy
+}
 
 
 class Talker(NamedTuple):

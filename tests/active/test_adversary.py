@@ -33,10 +33,11 @@ def test_the_ascent_follows_the_gradient_of_the_expected_loss():
     assert np.abs(exact).max() > 0.05
 
 
+@pytest.mark.slow
 def test_the_worst_case_is_in_the_class_and_worse_than_most():
-    plays, radius = partial(play, PROBLEM, by_means), jnp.float32(4.0)
+    plays, radius = partial(play, PROBLEM, by_means), jnp.float32(16.0)
     worst, loss = worst_case(PROBLEM, plays, KEY, radius, starts=8, steps=40, count=16, learning_rate=0.1)
-    assert float(PROBLEM.complexity(worst)) <= 4.0
+    assert float(PROBLEM.complexity(worst)) <= 16.0
     others = jax.vmap(lambda key: project(PROBLEM, PROBLEM.sample(key), radius))(jax.random.split(KEY, 64))
     losses = episodes(plays, KEY, others, 128).loss.mean(1)
     assert float(loss) > float(losses.mean()) + 0.05

@@ -60,7 +60,7 @@ def test_populations_differ_only_in_their_partners(finished):
     differences = {name: np.abs(x[:, 0] - x[:, 1]).max(-1) for name, x in log.items() if x.ndim == 3}
     assert set(differences) == {"imitation_loss", "picked_by_self", "picked_by_past_selves"}
     for name, x in differences.items():
-        assert x[0] < 1e-6 < 1e-5 < x[2], name
+        assert x[0] < 1e-6 < 1e-5 < x[3], name
     assert differences["picked_by_self"][1] < 1e-6 < differences["picked_by_past_selves"][1]
 
 
@@ -80,7 +80,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(finished, tmp_path):
 
 @pytest.mark.slow
 def test_agents_learn_to_talk():
-    config = replace(populations.PRESETS["quick"], num_seeds=2, width=32, learning_rate=0.01)
+    config = replace(populations.PRESETS["full"], num_seeds=2, width=32, learning_rate=0.01)
     meta = populations.make(config)
     state, _ = jax.jit(lambda key: jax.lax.scan(meta.step, meta.init(key), jax.random.split(key, 20)))(
         jax.random.key(0)
