@@ -199,15 +199,7 @@ PRESETS = {
         held_out_levels=64,
         held_out_episodes=4,
     ),
-    "sources": replace(
-        Config(),
-        levels=SOURCES,
-        weights="improvement",
-        method="reptile",
-        updates=10,
-        steps=5_000,
-        adaptation_rate=0.02,
-    ),
+    "sources": replace(Config(), levels=SOURCES, weights="improvement", method="reptile", updates=10, steps=2_000),
 }
 
 
