@@ -75,7 +75,7 @@ class Problems:
 
     def task(self) -> Task:
         """The regression to be good at."""
-        return regression.few_shot(regression.TARGET if self.levels == SOURCES else regression.sinusoids(), self.shots)
+        return regression.few_shot(regression.target if self.levels == SOURCES else regression.sinusoids(), self.shots)
 
     def make(self, updates: int) -> Levels:
         """The tasks to be good at, for lives of `updates`."""
