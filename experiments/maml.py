@@ -189,7 +189,7 @@ AGENTS = replace(
 PRESETS = {
     "quick": replace(Config(), steps=3_000, held_out_levels=200),
     "sinusoid": Config(),
-    "gridworld": replace(AGENTS, adaptation_rate=50.0, learning_rate=0.1, rollout_length=16),
+    "gridworld": replace(AGENTS, steps=200, adaptation_rate=50.0, learning_rate=0.1, rollout_length=16),
     "cartpole": replace(
         AGENTS,
         levels="cartpole/varied",
