@@ -62,8 +62,12 @@ def steps(size: float = 2.0) -> Callable[[Key], Curve]:
     return draw
 
 
-TARGET = sinusoids((1.0, 4.0), (0.0, 0.5 * np.pi))
-# Families of curves to learn from for `TARGET`. The first two share its structure.
+def target(key: Key) -> Curve:
+    """A curve of the family that `SOURCES` are to help with: sinusoids of amplitude 1 to 4 and phase 0 to pi / 2."""
+    return sinusoids((1.0, 4.0), (0.0, 0.5 * np.pi))(key)
+
+
+# Families of curves to learn from for `target`. The first two share its structure.
 SOURCES: dict[str, Callable[[Key], Curve]] = {
     "small sinusoids": sinusoids((0.1, 2.0), (0.0, 0.5 * np.pi)),
     "shifted sinusoids": sinusoids((1.0, 4.0), (0.25 * np.pi, 0.75 * np.pi)),

@@ -75,7 +75,7 @@ class Problems:
 
     def task(self) -> Task:
         """The regression to be good at."""
-        return regression.few_shot(regression.TARGET if self.levels == SOURCES else regression.sinusoids(), self.shots)
+        return regression.few_shot(regression.target if self.levels == SOURCES else regression.sinusoids(), self.shots)
 
     def make(self, updates: int) -> Levels:
         """The tasks to be good at, for lives of `updates`."""
@@ -189,7 +189,7 @@ AGENTS = replace(
 PRESETS = {
     "quick": replace(Config(), steps=3_000, held_out_levels=200),
     "sinusoid": Config(),
-    "gridworld": replace(AGENTS, adaptation_rate=50.0, learning_rate=0.1, rollout_length=16),
+    "gridworld": replace(AGENTS, steps=200, adaptation_rate=50.0, learning_rate=0.1, rollout_length=16),
     "cartpole": replace(
         AGENTS,
         levels="cartpole/varied",
@@ -199,15 +199,7 @@ PRESETS = {
         held_out_levels=64,
         held_out_episodes=4,
     ),
-    "sources": replace(
-        Config(),
-        levels=SOURCES,
-        weights="improvement",
-        method="reptile",
-        updates=10,
-        steps=5_000,
-        adaptation_rate=0.02,
-    ),
+    "sources": replace(Config(), levels=SOURCES, weights="improvement", method="reptile", updates=10, steps=2_000),
 }
 
 

@@ -127,7 +127,7 @@ def test_value_losses_are_those_of_the_lifetimes_own_critic():
 
         found = {name: values(name) for name in names}
         found["higher"] = values("max_monte_carlo", found["max_monte_carlo"][1] + 1.0)
-        return *jax.vmap(judge)(lifetimes, keys), found
+        return *jax.vmap(judge, (None, 0, 0))({}, lifetimes, keys), found
 
     data, targets, found = jax.device_get(judged(jax.random.key(3)))
     assert targets.advantage.shape == (3, 8, 4)

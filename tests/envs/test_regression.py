@@ -50,7 +50,7 @@ def test_learners_see_points_and_are_tested_on_the_whole_curve():
 
 def test_all_families_have_problems_of_one_shape():
     shapes = {
-        str(jax.eval_shape(few_shot(draw).sample, jax.random.key(0))) for draw in (*SOURCES.values(), regression.TARGET)
+        str(jax.eval_shape(few_shot(draw).sample, jax.random.key(0))) for draw in (*SOURCES.values(), regression.target)
     }
     assert len(shapes) == 1
 
