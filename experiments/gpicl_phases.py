@@ -162,9 +162,9 @@ def report(config: Config, found: Mapping[str, Gains], directory: Path) -> dict[
 
 
 def transition(gains: Mapping[int, Interval]) -> int:
-    """The number of tasks from which on more than half of the greatest gain is reached."""
+    """The number of tasks from which on more than half of the greatest gain is reached; 0 if there is none."""
     half = 0.5 * max(gain.mean for gain in gains.values())
-    return min(n for n in gains if all(gains[m].mean > half for m in gains if m >= n))
+    return min((n for n in gains if all(gains[m].mean > half for m in gains if m >= n)), default=0)
 
 
 def _draw(rows: Mapping[str, Mapping[int, Interval]], label: str, path: Path) -> None:

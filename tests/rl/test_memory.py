@@ -15,8 +15,7 @@ KINDS = {
     "gru": gru(6),
     "lstm": lstm(6),
     "transformer": transformer(4, layers=2, width=8, heads=2),
-    "shared transformer": transformer(4, layers=2, width=8, heads=2, shared=True),
-    "transformer of a long window": transformer(16, layers=1, width=8, heads=2),
+    "shared transformer": transformer(16, layers=1, width=8, heads=2, shared=True),  # and of a window longer than T
 }
 ENDS = {"no end": (), "first": (0,), "middle": (4,), "often": (2, 3, 7)}
 
