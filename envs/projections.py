@@ -15,6 +15,7 @@ from metarl.types import Array, Key, Sequences
 
 Data = Literal["digits", "clusters"]
 NUM_CLASSES = 10
+_FAMILY = 2**31  # folds the key of the tasks: those of `jax.random.split` of the same key are others
 
 
 class Projection(NamedTuple):
@@ -51,7 +52,8 @@ def projections(
 
     def sample(key: Key) -> Projection:
         if not unlimited:
-            key = jax.random.fold_in(jax.random.key(seed), jax.random.randint(key, (), 0, tasks))
+            family = jax.random.fold_in(jax.random.key(seed), _FAMILY)
+            key = jax.random.fold_in(family, jax.random.randint(key, (), 0, tasks))
         matrix_key, label_key = jax.random.split(key)
         matrix = jax.random.normal(matrix_key, (count, count)) / count**0.5
         return Projection(matrix, jax.random.permutation(label_key, NUM_CLASSES))

@@ -3,6 +3,7 @@
 python -m experiments.gpicl                                       # minutes on a laptop CPU
 python -m experiments.gpicl --tasks 16                            # too few tasks to learn to learn
 python -m experiments.gpicl --preset digits --network lstm --width 256
+python -m experiments.gpicl --preset paper                        # its tokens; hours
 python -m experiments.gpicl_phases                                # over numbers of tasks and sizes of the memory
 
 The network reads examples of a task one after the other, and predicts the class of each (Kirsch et al. 2022, arXiv
@@ -27,7 +28,7 @@ from metarl import checks, curricula, estimators, plot
 from metarl.checks import COUNT, COUNT_OR_ZERO, SEVERAL, WIDTH
 from metarl.evaluation.held_out import HELD_OUT
 from metarl.evaluation.statistics import Interval, over_runs
-from metarl.inner.in_context import in_context_inner_loop, reader
+from metarl.inner.in_context import Tokens, in_context_inner_loop, reader
 from metarl.meta import Meta
 from metarl.rl.networks import NetworkFactory
 from metarl.rules import build_part
@@ -35,6 +36,8 @@ from metarl.run.checkpoint import Log
 from metarl.run.files import write_csv
 from metarl.run.options import replace
 from metarl.types import Array, Key, Level, Levels, MetaParams
+
+NetworkName = Literal["transformer", "lstm", "gru"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +63,11 @@ class Tasks:
 class Learner:
     """What reads."""
 
-    network: Literal["transformer", "lstm", "gru"] = "transformer"
+    network: NetworkName = "transformer"
     """The network."""
+    tokens: Tokens = "pairs"
+    """What it reads: pairs of input and label, with the input of the next pair as a question; or each input with the
+    label of the one before (shifted), as in the paper, which takes much longer to learn."""
     width: Annotated[int, WIDTH] = 64
     """Its width; of an LSTM or a GRU, half of its memory or all of it."""
     layers: Annotated[int, COUNT] = 2
@@ -88,7 +94,7 @@ class Learner:
 class Config:
     """A learner in context, meta-trained on random projections."""
 
-    run: parts.Run = parts.Run(steps=10_000, chunk=200, checkpoint_every=2_000)
+    run: parts.Run = parts.Run(steps=3_000, chunk=200, checkpoint_every=1_000)
     sweep: parts.Sweep = parts.Sweep()
     data: Tasks = Tasks()
     learner: Learner = Learner()
@@ -97,7 +103,8 @@ class Config:
 
 PRESETS = {
     "quick": Config(),
-    "digits": replace(Config(), data="digits", steps=100_000, checkpoint_every=10_000, batch=32),
+    "digits": replace(Config(), data="digits", steps=10_000),
+    "paper": replace(Config(), data="digits", tokens="shifted", steps=100_000, checkpoint_every=10_000, batch=64),
 }
 
 
@@ -105,7 +112,7 @@ def make(config: Config, tasks: Array | int | None = None) -> Meta:
     """The meta-training of `config`, on as many `tasks` as it says if they are None."""
     data = config.data
     sequences = projections(data.data, data.tasks if tasks is None else tasks, data.length)
-    inner = in_context_inner_loop(sequences, config.learner.make(data.length))
+    inner = in_context_inner_loop(sequences, config.learner.make(data.length), tokens=config.learner.tokens)
     levels = Levels(lambda key: Level(sequences.sample(key), jnp.int32(1)))
     optimizer = config.optimizer.make(config.run.steps)
     return metarl.compose(inner, estimators.backprop(1), optimizer, curricula.uniform(levels), data.batch)
@@ -119,7 +126,7 @@ def correct(config: Config, params: MetaParams, tasks: Array | int, held_out: bo
     """
     data = config.data
     sequences = projections(data.data, tasks, data.length, held_out)
-    learner = reader(sequences, config.learner.make(data.length))
+    learner = reader(sequences, config.learner.make(data.length), config.learner.tokens)
 
     def one(key: Key) -> tuple[Array, Array]:
         task_key, read_key = jax.random.split(key)

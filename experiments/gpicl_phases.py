@@ -27,7 +27,7 @@ from metarl import checks, plot
 from metarl.checks import SEVERAL, WIDTH, Bound
 from metarl.evaluation import tables
 from metarl.evaluation.statistics import Interval, over_runs
-from metarl.inner.in_context import reader
+from metarl.inner.in_context import Tokens, reader
 from metarl.parallel import Placement
 from metarl.run.files import circumstances, write_json
 from metarl.run.options import flatten, replace
@@ -50,6 +50,8 @@ class Grid:
     """Widths of transformers."""
     lstms: tuple[Annotated[int, WIDTH], ...] = (64, 256)
     """Widths of LSTMs."""
+    tokens: Tokens = "pairs"
+    """What they read, as in experiments.gpicl."""
     num_seeds: Annotated[int, SEVERAL] = 2
     """Networks of each kind and number of tasks."""
 
@@ -66,7 +68,7 @@ class Config:
     """Learners in context of several kinds, meta-trained on several numbers of tasks."""
 
     grid: Grid = Grid()
-    run: parts.Run = gpicl.PRESETS["quick"].run
+    run: parts.Run = parts.Run(steps=2_000, chunk=200, checkpoint_every=1_000)
     data: gpicl.Tasks = gpicl.Tasks()
     optimizer: parts.ClippedAdam = gpicl.PRESETS["quick"].optimizer
 
@@ -81,15 +83,23 @@ class Config:
 
     @property
     def learners(self) -> dict[str, gpicl.Learner]:
-        transformers = {f"transformer-{n}": gpicl.Learner("transformer", n) for n in self.grid.transformers}
-        return transformers | {f"lstm-{n}": gpicl.Learner("lstm", n) for n in self.grid.lstms}
+        """The networks by their names."""
+        widths: dict[gpicl.NetworkName, tuple[int, ...]] = {
+            "transformer": self.grid.transformers,
+            "lstm": self.grid.lstms,
+        }
+        return {
+            f"{network}-{width}": gpicl.Learner(network, self.grid.tokens, width)
+            for network, several in widths.items()
+            for width in several
+        }
 
     def training(self, learner: gpicl.Learner) -> gpicl.Config:
         return gpicl.Config(run=self.run, data=self.data, learner=learner, optimizer=self.optimizer)
 
 
 PRESETS = {
-    "quick": replace(Config(), powers=(0, 14), lstms=(), steps=2_000),
+    "quick": replace(Config(), powers=(0, 14), lstms=(), steps=1_000),
     "small": Config(),
 }
 
@@ -123,7 +133,7 @@ def measure(config: Config, learner: gpicl.Learner, directory: Path) -> Gains:
         return [accuracy[-1] - accuracy[0] for accuracy in found]
 
     gains = jax.jit(lambda x: jax.lax.map(gain, x))((state.params, counts))
-    kind = reader(projections(data.data, 0, data.length), learner.make(data.length))
+    kind = reader(projections(data.data, 0, data.length), learner.make(data.length), learner.tokens)
     shapes = jax.eval_shape(kind.init, jax.random.key(0))
     memory, parameters = (sum(x.size for x in jax.tree.leaves(tree)) for tree in (kind.memory, shapes))
     unseen, seen = (np.asarray(x, float).reshape(-1, seeds) for x in gains)
@@ -162,9 +172,9 @@ def report(config: Config, found: Mapping[str, Gains], directory: Path) -> dict[
 
 
 def transition(gains: Mapping[int, Interval]) -> int:
-    """The number of tasks from which on more than half of the greatest gain is reached."""
+    """The number of tasks from which on more than half of the greatest gain is reached; 0 if there is none."""
     half = 0.5 * max(gain.mean for gain in gains.values())
-    return min(n for n in gains if all(gains[m].mean > half for m in gains if m >= n))
+    return min((n for n in gains if all(gains[m].mean > half for m in gains if m >= n)), default=0)
 
 
 def _draw(rows: Mapping[str, Mapping[int, Interval]], label: str, path: Path) -> None:

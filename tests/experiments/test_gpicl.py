@@ -35,6 +35,7 @@ def test_the_nearest_neighbour_is_among_the_earlier_inputs():
     assert gpicl.nearest(inputs, jnp.array([5, 6, 7, 8, 9])).tolist() == [-1, 5, 5, 7, 6]
 
 
+@pytest.mark.slow  # two programs and what they are measured by
 def test_phases_are_drawn_over_tasks_and_memories(tmp_path, capsys):
     sizes = {"powers": (0, 3), "transformers": 8, "lstms": 4, "length": 3, "batch": 2, "held_out_tasks": 4, "steps": 2}
     gpicl_phases.main(words(**sizes, directory=tmp_path / "study"))
@@ -57,6 +58,7 @@ def test_the_transition_is_where_half_of_the_greatest_gain_is_kept():
 
     assert at(n1=0.0, n4=0.6, n16=0.2, n64=0.7, n256=0.8) == 64
     assert at(n1=0.5, n4=0.5) == 1
+    assert at(n1=0.5, n4=0.0) == 0
 
 
 @pytest.mark.parametrize(
@@ -72,3 +74,23 @@ def test_the_transition_is_where_half_of_the_greatest_gain_is_kept():
 )
 def test_bad_input_is_one_clear_line(main, options, says, capsys):
     assert says in one_line(capsys, lambda: main(words(**options)))
+
+
+def learned(tmp_path, **options):
+    """The report of a short run of the quick preset."""
+    gpicl.main(words(**options, held_out_tasks=500, directory=tmp_path / "run"))
+    return json.loads((tmp_path / "run" / "results.json").read_text())["report"]
+
+
+@pytest.mark.slow
+def test_with_many_tasks_it_learns_to_learn_those_that_it_has_never_seen(tmp_path):
+    report = learned(tmp_path, steps=600)
+    assert report["unseen tasks, last minus first"]["low"] > 0.3
+    assert report["unseen tasks, first position"]["mean"] < 0.2  # there is nothing to be known of a new task
+
+
+@pytest.mark.slow
+def test_a_single_task_is_memorised(tmp_path):
+    report = learned(tmp_path, steps=400, tasks=1)
+    assert report["seen tasks, first position"]["mean"] > 0.7
+    assert report["unseen tasks, last position"]["mean"] < 0.25

@@ -25,15 +25,15 @@ def test_a_learner_in_context_learns(network, estimator, rate):
     curriculum = metarl.curricula.uniform(levels(1))
     meta = metarl.compose(in_context(network=network), estimator, optax.adam(rate), curriculum, 64)
     _, log = metarl.train(meta, steps=120, chunk=40)
-    assert log["last_accuracy"][:5].mean() == pytest.approx(0.5, abs=0.2)
+    assert log["last_accuracy"][0] == pytest.approx(0.5, abs=0.25)
     assert log["last_accuracy"][-20:].mean() > 0.95
     assert log["first_accuracy"][-20:].mean() == pytest.approx(0.5, abs=0.1)
 
 
-@pytest.fixture(scope="module")
-def read():
+@pytest.fixture(scope="module", params=["pairs", "shifted"])
+def read(request):
     """A sequence, a reader with parameters of order one, and its predictions."""
-    learner = reader(sequences(), TRANSFORMER)
+    learner = reader(sequences(), TRANSFORMER, request.param)
     params = jax.tree.map(lambda x: x + 0.1, learner.init(jax.random.key(0)))
     inputs, labels = jax.random.normal(jax.random.key(1), (5, 1)), jnp.array([1, 0, 0, 1, 0])
     predict = jax.jit(learner.predict)
@@ -72,9 +72,9 @@ def test_the_objective_is_the_mean_cross_entropy_over_positions_and_sequences():
     ("build", "message"),
     [
         (lambda: in_context(network=networks.mlp((4,))), "must have `unroll`: a learner in context needs a network"),
+        (lambda: reader(sequences(), TRANSFORMER, "words"), "tokens must be one of pairs, shifted, got 'words'"),
         (lambda: in_context(batch=0), "batch must be at least 1, got 0"),
         (lambda: in_context_inner_loop(levels(1), TRANSFORMER), "sequences must be a Sequences, got a Levels"),
-        (lambda: in_context(network=networks.gru), "what the network gru returns must be a Network"),
     ],
 )
 def test_what_cannot_be_is_refused(build, message):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metarl.rl.networks import action_model, gru, lstm, minatar_conv, mlp, policy_head, tabular, transformer
+from metarl.rl.networks import action_model, gru, minatar_conv, mlp, policy_head, tabular, transformer
 from metarl.types import Box, Discrete
 
 OUTPUTS = {"policy": 3, "value": 1, "y": 4}
@@ -18,7 +18,6 @@ KINDS = {
     "mlp on indices": (mlp((8,)), Discrete(7)),
     "conv": (minatar_conv(2, 8), BOARD),
     "gru": (gru(8), FLAT),
-    "lstm": (lstm(8), FLAT),
     "transformer": (transformer(4, layers=1, width=8, heads=2), FLAT),
 }
 

@@ -10,7 +10,7 @@ import pytest
 
 from envs import gridworld, mdp
 from metarl.rl.critic import actor_critic_targets
-from metarl.rl.networks import gru, minatar_conv, mlp, tabular, transformer
+from metarl.rl.networks import gru, minatar_conv, mlp, tabular
 from metarl.rl.returns import gae, normalise
 from metarl.rl.rollout import Rollout, evaluate, model, reset, rollout, unroll
 from metarl.types import Box, Discrete
@@ -77,7 +77,6 @@ CASES = [
     ("tabular, continuous", tabular, Walk("index", continuous=True)),
     ("gru", gru(8), Walk("vector")),
     ("gru, continuous", gru(8), Walk("vector", continuous=True)),
-    ("transformer", transformer(4, layers=1, width=8, heads=2), Walk("vector")),
 ]
 
 

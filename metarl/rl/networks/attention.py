@@ -45,7 +45,8 @@ def transformer(
         }
         empty = _memory(window, layers, width, heads) if window > 1 else ()
         network = remembering(observation_space, modules, empty)
-        return network._replace(watch=None)  # it has no activities to show
+        # it has no activities to show, and nothing to read at once if it has no memory
+        return network._replace(watch=None, unroll=network.unroll if window > 1 else None)
 
     return factory
 

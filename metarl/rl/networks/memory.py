@@ -105,9 +105,9 @@ class _Recurrent(nn.Module):
         dense = nn.Dense(self.hidden, kernel_init=HIDDEN)
         cell = self.cell(self.hidden, recurrent_kernel_init=kernel(1.0))
 
-        def step(cell: nn.RNNCellBase, carry: PyTree, now: tuple[Array, Array]) -> tuple[PyTree, tuple[PyTree, Array]]:
+        def step(cell: nn.RNNCellBase, carry: PyTree, now: tuple[Array, Array]) -> tuple[PyTree, PyTree]:
             first, x = now
-            carry, state = cell(jax.tree.map(lambda c: jnp.where(first, 0.0, c), carry), x)
+            carry, _ = cell(jax.tree.map(lambda c: jnp.where(first, 0.0, c), carry), x)
             return carry, carry
 
         x = nn.tanh(dense(x))
