@@ -1,6 +1,6 @@
 """Meta-train a DiscoRL rule (Oh et al. 2025) by truncated meta-gradients, and report on held-out levels.
 
-python -m experiments.disco                      # Catch, half an hour on one core; what it learns: docs/how-to/disco.md
+python -m experiments.disco                      # small gridworlds and agents on tables, minutes on one core
 python -m experiments.disco --preset paper       # the sizes of Disco103, on the levels of your choice
 
 `experiments.disco_es` trains it by evolution. `metarl.load_rule` reads the published rule: docs/how-to/disco.md.
@@ -9,7 +9,7 @@ python -m experiments.disco --preset paper       # the sizes of Disco103, on the
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from experiments import launch, meta_training, parts
 from metarl import checks
@@ -77,6 +77,8 @@ class Entropy:
 class AgentNetwork:
     """The network of agents, and how it learns."""
 
+    network: Literal["action_model", "tabular"] = "action_model"
+    """One network with a model that looks one action ahead, or a table for each output (integer observations)."""
     torso: tuple[Annotated[int, WIDTH], ...] = (512, 512)
     """Widths of the dense layers that all outputs share."""
     channels: Annotated[int, COUNT_OR_ZERO] = 0
@@ -85,9 +87,24 @@ class AgentNetwork:
     """Width of the model that looks one action ahead."""
     agent_learning_rate: Annotated[float, RATE] = 5e-4
     """Adam's learning rate for the agents."""
+    agent_eps: Annotated[float, NOT_NEGATIVE] = 1e-8
+    """Added to the denominator of the agents' Adam. It bounds meta-gradients where the gradients of agents vanish."""
 
     def __post_init__(self) -> None:
         checks.fields(self)
+        if self.network == "tabular":
+            parts.refuse_inert(self, ("torso", "channels", "model_width"), "on tables")
+
+    def recipe(self) -> Part:
+        """The network as a part of a recipe."""
+        if self.network == "tabular":
+            return {"name": "tabular"}
+        return {
+            "name": "action_model",
+            "sizes": self.torso,
+            "hidden": self.model_width,
+            "channels": self.channels or None,
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,19 +124,27 @@ class Config:
     held_out: parts.HeldOut = parts.HeldOut()
 
 
-SMALL_RULE = {"predictions": 16, "hidden": 64, "lifetime_hidden": 32, "largest_value": 10}
-SMALL_AGENT = {"torso": (64,), "model_width": 32, "agent_learning_rate": 5e-3}
+SMALL_RULE = {"predictions": 8, "hidden": 32, "lifetime_hidden": 16, "largest_value": 5}
+TABLES = {"network": "tabular", "agent_learning_rate": 0.3, "agent_eps": 1e-3}
+UNREGULARISED = dict.fromkeys(
+    ("target_size_coef", "policy_change_coef", "policy_entropy_coef", "prediction_entropy_coef"), 0.0
+)
 PRESETS = {
     "quick": replace(
         Config(),
         **SMALL_RULE,
-        **SMALL_AGENT,
-        steps=1_000,
-        longest_life=100,
-        num_lifetimes=16,
+        **TABLES,
+        **UNREGULARISED,
+        levels="gridworld/small",
+        longest_life=50,
         num_envs=16,
+        rollout_length=20,
+        discount=0.99,
+        steps=200,
+        num_lifetimes=16,
         updates=5,
-        held_out_levels=16,
+        learning_rate=3e-3,
+        held_out_seeds=4,
     ),
     "paper": replace(Config(), levels="gridworld/all", steps=10_000, num_lifetimes=128, updates=20),
 }
@@ -135,13 +160,13 @@ def agents(config: Any, objective: Part) -> Recipe:
     network = config.agent_network
     return {
         "objective": objective,
-        "optimizer": {"name": "adam", "learning_rate": network.agent_learning_rate, "max_update": 1.0},
-        "network": {
-            "name": "action_model",
-            "sizes": network.torso,
-            "hidden": network.model_width,
-            "channels": network.channels or None,
+        "optimizer": {
+            "name": "adam",
+            "learning_rate": network.agent_learning_rate,
+            "max_update": 1.0,
+            "eps": network.agent_eps,
         },
+        "network": network.recipe(),
         "policy": {"name": "by_action_space"},
         "experience": vars(config.agents),
     }

@@ -12,6 +12,9 @@ from experiments.parts import EVOLUTION_CURVES
 from metarl.rules import Recipe
 from metarl.run.options import replace
 
+SMALL_RULE = {"predictions": 16, "hidden": 64, "lifetime_hidden": 32, "largest_value": 10}
+SMALL_AGENT = {"torso": (64,), "model_width": 32, "agent_learning_rate": 5e-3}
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -21,8 +24,8 @@ class Config:
     sweep: parts.Sweep = parts.Sweep()
     distribution: parts.Distribution = parts.Distribution("Catch-bsuite", longest_life=100)
     agents: parts.Agents = parts.Agents(num_envs=16, rollout_length=16)
-    rule: disco.Rule = replace(disco.Rule(), **disco.SMALL_RULE, target_size_coef=0.0, policy_change_coef=0.0)
-    agent_network: disco.AgentNetwork = replace(disco.AgentNetwork(), **disco.SMALL_AGENT)
+    rule: disco.Rule = replace(disco.Rule(), **SMALL_RULE, target_size_coef=0.0, policy_change_coef=0.0)
+    agent_network: disco.AgentNetwork = replace(disco.AgentNetwork(), **SMALL_AGENT)
     estimator: parts.Evolution = parts.Evolution(batch_size=4)
     optimizer: parts.DecayedAdam = parts.DecayedAdam()
     replay: parts.Replay = parts.Replay()

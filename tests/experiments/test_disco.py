@@ -18,7 +18,7 @@ from metarl.run.train import train
 
 TINY = {
     **{"levels": "mdp/random", "num_envs": 2, "rollout_length": 4, "predictions": 3, "hidden": 4, "largest_value": 2},
-    **{"lifetime_hidden": 3, "torso": (4,), "model_width": 3, "longest_life": 4},
+    **{"lifetime_hidden": 3, "network": "action_model", "torso": (4,), "model_width": 3, "longest_life": 4},
 }
 REPORT = {"held_out_levels": 2, "held_out_seeds": 1}
 MODULES = {disco: {"num_lifetimes": 2, "updates": 2}, disco_es: {"num_pairs": 2, "batch_size": 1, "eval_episodes": 2}}
@@ -82,6 +82,12 @@ def test_a_resumed_run_is_an_uninterrupted_one_bit_for_bit(finished, tmp_path):
     assert any((x != 0).any() for x in jax.tree.leaves(found.lifetimes.memory.rule))
 
 
+def test_the_preset_has_agents_on_tables():
+    recipe = disco.recipe(disco.PRESETS["quick"])
+    assert recipe["network"] == {"name": "tabular"} and recipe["optimizer"]["eps"] == 1e-3
+    build(recipe)
+
+
 def test_evolution_asks_for_no_entropy_of_agents():
     recipe = disco_es.recipe(config(disco_es))
     assert {name: x for name, x in recipe["objective"].items() if x == 0} == {
@@ -93,6 +99,7 @@ def test_evolution_asks_for_no_entropy_of_agents():
 
 BAD = {
     "continuous actions": ({"levels": "Pendulum-v1"}, "the output 'z', which has a size per action, needs discrete"),
+    "a torso of tables": ({"network": "tabular"}, "torso has no effect on tables: leave it at (512, 512), got (4,)"),
     "no board": ({"channels": 4}, "the network does not fit observations of shape ()"),
     "too few predictions": ({"predictions": 1}, "predictions must be at least 2, got 1"),
 }
