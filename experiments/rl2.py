@@ -170,10 +170,10 @@ class Config:
             steps = self.tasks.trial_steps
             raise ValueError(f"window must be at most trial_steps = {steps}, got {self.learners.window}")
         if self.learners.imitate:
-            if self.tasks.switch_after:
-                raise ValueError(
-                    f"switch_after has no effect with imitate: leave it at 0, got {self.tasks.switch_after}"
-                )
+            of_rewards = [name for name in vars(RULE) if name not in ("learning_rate", "max_gradient_norm")]
+            parts.refuse_inert(self.rule, of_rewards, "with imitate", RULE)
+            parts.refuse_inert(self.passes, vars(PASSES), "with imitate", PASSES)
+            parts.refuse_inert(self.tasks, ("switch_after",), "with imitate")
 
 
 CHOICE_TASKS = 200  # on which the best of several seeds is chosen
@@ -238,7 +238,8 @@ def imitation(config: Config) -> Meta:
     teachers = config.tasks.classical()
     checks.one_of(teachers, imitate=config.learners.imitate)
     sequences = trials(config).demonstrations(teachers[config.learners.imitate])
-    inner = metarl.in_context_inner_loop(sequences, build_part("network", parts["network"]))
+    network = build_part("network", parts["network"])
+    inner = metarl.in_context_inner_loop(sequences, network, tokens="shifted")
     levels = metarl.Levels(lambda key: metarl.Level(sequences.sample(key), jnp.int32(1)))
     optimizer = build_part("optimizer", parts["optimizer"])
     return metarl.compose(inner, estimators.backprop(1), optimizer, curricula.uniform(levels), config.agents.num_envs)
