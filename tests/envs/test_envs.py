@@ -173,6 +173,7 @@ def test_names_are_ours_then_all_of_gymnax():
     ours = {f"gridworld/{n}" for n in envs.gridworld.names()} | {f"tokens/{n}" for n in envs.tokens.names()}
     ours |= {
         "bandit/bernoulli",
+        "bandit/five",
         "bandit/gaussian",
         "bayesian_optimisation/1d",
         "bayesian_optimisation/2d",
