@@ -35,6 +35,7 @@ _OURS: dict[str, Callable[[], Levels]] = {
     "bayesian_optimisation/1d": bayesian_optimisation.distribution,
     "bayesian_optimisation/2d": partial(bayesian_optimisation.distribution, dimensions=2),
     "mdp/random": mdp.distribution,
+    "mdp/noisy": partial(mdp.distribution, reward_noise=1.0),
     **{f"gridworld/{name}": partial(gridworld.distribution, name) for name in gridworld.names()},
     **{f"tokens/{name}": partial(tokens.distribution, name) for name in tokens.names()},
     "tokens/general_points": partial(tokens.distribution, "general_points", tries=5),

@@ -119,12 +119,17 @@ def distribution(
     """
     env = MDP(num_states, num_actions)
 
+    def transitions(key: Key) -> Array:
+        if concentration != 1:
+            return jax.random.dirichlet(key, jnp.full(num_states, concentration), (num_states, num_actions))
+        x = jax.random.exponential(key, (num_states, num_actions, num_states))  # the same in a tenth of the time
+        return x / x.sum(-1, keepdims=True)
+
     def sample(key: Key) -> Level:
         transition_key, reward_key, start_key = jax.random.split(key, 3)
-        alpha, shape = jnp.full(num_states, concentration), (num_states, num_actions)
         params = MDPParams(
-            transition=jax.random.dirichlet(transition_key, alpha, shape),
-            reward=1.0 + jax.random.normal(reward_key, shape),
+            transition=transitions(transition_key),
+            reward=1.0 + jax.random.normal(reward_key, (num_states, num_actions)),
             terminate=jnp.float32(terminate),
             start=jax.random.randint(start_key, (), 0, num_states),
             max_steps=jnp.int32(max_steps),

@@ -4,8 +4,8 @@
     levels = envs.trials(envs.make("mdp/random"), episodes=10)
 
 Any recurrent agent in `levels.env` learns to learn: within a trial its memory goes on from one episode to the next.
-The observation is a vector of the inner observation (one-hot if it is discrete), the last action (one-hot, or as it
-is), the last reward, 1 if the last step ended an inner episode, and on request the share of the trial that is over.
+The observation is a vector of the inner observation (one-hot if it is discrete), the last reward, 1 if the last step
+ended an inner episode, on request the share of the trial that is over, and the last action (one-hot, or as it is).
 The parts that speak of the last step are 0 at the start of a trial.
 """
 
@@ -23,9 +23,9 @@ from jax.custom_batching import custom_vmap
 from metarl import checks, interface
 from metarl.checks import COUNT, checked
 from metarl.rl.rollout import Model
-from metarl.strategies import Strategy, Transition
+from metarl.strategies import Strategy, Transition, play
 from metarl.tree import select
-from metarl.types import Array, Box, Key, Level, Levels, Params, PyTree
+from metarl.types import Array, Box, Key, Level, Levels, Params, PyTree, Sequences
 
 
 class TrialParams(NamedTuple):
@@ -168,7 +168,7 @@ class Trials:
         if self.share:
             assert self.steps is not None
             numbers.append(shown.time / self.steps)
-        parts = (obs, shown.action, jnp.stack([jnp.asarray(x, jnp.float32) for x in numbers]))
+        parts = (obs, jnp.stack([jnp.asarray(x, jnp.float32) for x in numbers]), shown.action)
         return jnp.concatenate([jnp.asarray(x, jnp.float32) for x in parts])
 
     def strategy(self, model: Model, params: Params) -> Strategy:
@@ -191,6 +191,31 @@ class Trials:
             return memory._replace(shown=Shown(step.next_obs, self.show(step.action), step.reward, step.done, time))
 
         return Strategy(lambda key: Memory(model.network.carry, jnp.bool_(True), nothing), act, learn)
+
+    def demonstrations(self, strategy: Strategy) -> Sequences:
+        """What `strategy` sees and does in trials of `steps` steps on the inner levels.
+
+        Inputs are the observations but for the last action, and labels are the actions, so a learner in context
+        (`metarl.in_context_inner_loop`) reads the observations of an agent. Raises ValueError without `steps`, and for
+        actions that are not discrete.
+        """
+        env, actions = self.levels.environment, self.action_space()
+        if self.steps is None or not hasattr(actions, "n"):
+            raise ValueError(f"demonstrations need trials of so many steps and discrete actions, got {actions!r}")
+        steps = self.steps
+
+        def read(problem: PyTree, key: Key) -> tuple[Array, Array]:
+            played = play(env, strategy, problem, key, steps)
+            reward, boundary = (jnp.pad(x[:-1], (1, 0)) for x in (played.reward, played.done))
+
+            def look(obs: Array, reward: Array, boundary: Array, time: Array) -> Array:
+                return self.observe(self.start(obs)._replace(reward=reward, boundary=boundary, time=time))
+
+            seen = jax.vmap(look)(played.obs, reward, boundary, jnp.arange(steps))
+            return seen[:, : -actions.n], played.action.astype(jnp.int32)
+
+        size = self.observation_space().shape[0] - actions.n
+        return Sequences(lambda key: self.levels.sample(key).problem, read, size, actions.n)
 
 
 @checked

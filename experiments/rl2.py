@@ -22,26 +22,25 @@ from typing import Annotated, Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from metarl.strategies.bandits import bandit_strategies
-from metarl.strategies.mdps import mdp_strategies
 
 import envs
 import metarl
 from envs.trial import Trials
 from experiments import agent, launch, parts
-from experiments.agent import State, side_by_side
-from metarl import checks, plot, strategies
+from experiments.agent import side_by_side
+from metarl import checks, curricula, estimators, plot, strategies
 from metarl.checks import COUNT, COUNT_OR_ZERO, POSITIVE, SHARE, WIDTH
 from metarl.evaluation.adaptation import Played, draw_tasks, per_episode, play_tasks
 from metarl.evaluation.held_out import HELD_OUT
 from metarl.evaluation.statistics import over_runs
-from metarl.inner.rl import Agent
 from metarl.meta import InnerLoop, Meta
 from metarl.rl.rollout import model
 from metarl.rules import Part, Recipe, build, build_part
 from metarl.run.checkpoint import Log
 from metarl.run.options import replace
 from metarl.strategies import Strategy
+from metarl.strategies.mdps import Process
+from metarl.strategies.tuned import bandit_strategies, mdp_strategies
 from metarl.types import Levels, Params, PyTree
 
 
@@ -55,9 +54,9 @@ class Tasks:
     """Arms of a bandit (only bandits have them)."""
     trial_steps: Annotated[int, COUNT] = 10
     """Environment steps on each task: pulls of a bandit."""
-    episode_discount: Annotated[float, SHARE] = 1.0
+    episode_discount: Annotated[float, SHARE] = 0.97
     """Weight of the next step's reward where an episode ends (0: each episode is learned by itself)."""
-    reward_scale: Annotated[float, POSITIVE] = 0.1
+    reward_scale: Annotated[float, POSITIVE] = 0.05
     """Factor on rewards while agents learn: networks are slow to learn values that are far from 1."""
     show_time: bool = False
     """Whether agents see which share of a trial is over."""
@@ -88,13 +87,12 @@ class Tasks:
 
     def classical(self) -> dict[str, Strategy]:
         """Learners that know what kind of tasks these are."""
-        levels = self.make()
-        env = levels.environment
+        env: Any = self.make().environment
         if self.levels == "bandit/bernoulli":
             return bandit_strategies(self.arms, self.trial_steps)
         if self.levels == "mdp/noisy":
-            length = int(env.default_params.max_steps)
-            return mdp_strategies(env.num_states, env.num_actions, length, self.trial_steps // length)
+            process = Process(env.num_states, env.num_actions, int(env.default_params.max_steps))
+            return mdp_strategies(process, max(1, self.trial_steps // process.episode_length))
         return {"random": strategies.random(env.action_space(env.default_params))}
 
 
@@ -114,13 +112,19 @@ class Learners:
     """Layers of a transformer."""
     heads: Annotated[int, COUNT] = 4
     """Attention heads of a transformer."""
+    start: str = ""
+    """File of an agent, or directory of a run, to begin with its parameters (default: random ones)."""
+    imitate: str = ""
+    """A classical learner, such as gittins, whose actions are predicted; nothing is learned from reward then."""
 
     def __post_init__(self) -> None:
         checks.fields(self)
         if self.network != "transformer":
             parts.refuse_inert(self, ("window", "layers", "heads"), f"with network {self.network}")
+        if self.imitate:
+            parts.refuse_inert(self, ("num_seeds", "start"), "with imitate")
 
-    def recipe(self, trial_steps: int) -> Part:
+    def network_for(self, trial_steps: int) -> Part:
         """The network, for trials of this many steps."""
         if self.network != "transformer":
             return {"name": self.network, "size": self.width}
@@ -143,31 +147,43 @@ class NewTasks:
             raise ValueError("held_out_tasks must be 0 or at least 2, got 1")
 
 
+RULE = agent.Rule(learning_rate=3e-3, gae_lambda=0.95, entropy_coef=0.003)
+PASSES = parts.Passes(epochs=4, minibatches=4)
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """RL²: PPO agents with a memory, in trials."""
 
-    run: parts.Run = parts.Run(steps=200)
+    run: parts.Run = parts.Run(steps=150)
     sweep: parts.Sweep = parts.Sweep()
     tasks: Tasks = Tasks()
     learners: Learners = Learners()
     agents: parts.Agents = parts.Agents(num_envs=512, rollout_length=10)
-    passes: parts.Passes = parts.Passes(epochs=4, minibatches=4)
-    rule: agent.Rule = agent.Rule(discount=0.99, gae_lambda=0.3)
+    passes: parts.Passes = PASSES
+    rule: agent.Rule = RULE
     new_tasks: NewTasks = NewTasks()
 
     def __post_init__(self) -> None:
         if self.learners.window > self.tasks.trial_steps:
             steps = self.tasks.trial_steps
             raise ValueError(f"window must be at most trial_steps = {steps}, got {self.learners.window}")
+        if self.learners.imitate:
+            checks.one_of(self.tasks.classical(), imitate=self.learners.imitate)
+            if self.tasks.switch_after:
+                raise ValueError(
+                    f"switch_after has no effect with imitate: leave it at 0, got {self.tasks.switch_after}"
+                )
 
 
-GRIDWORLD = {"levels": "gridworld/hidden_goal", "trial_steps": 100, "rollout_length": 100}
+AGENT_FILE = "agent.safetensors"
+CHOICE_TASKS = 200  # on which the best of several seeds is chosen
+LONG = replace(Config(), steps=300, trial_steps=100, num_envs=128, rollout_length=100)
 PRESETS = {
     "quick": Config(),
-    "bandits": replace(Config(), trial_steps=100, rollout_length=100),
-    "mdps": replace(Config(), levels="mdp/noisy", trial_steps=100, rollout_length=100),
-    "gridworld": replace(Config(), **GRIDWORLD),
+    "bandits": LONG,
+    "mdps": replace(LONG, levels="mdp/noisy"),
+    "gridworld": replace(LONG, levels="gridworld/hidden_goal", reward_scale=1.0),
 }
 
 
@@ -186,7 +202,7 @@ def recipe(config: Config) -> Recipe:
             "max_norm": rule.max_gradient_norm,
             "eps": 1e-5,
         },
-        "network": config.learners.recipe(config.tasks.trial_steps),
+        "network": config.learners.network_for(config.tasks.trial_steps),
         "policy": {"name": "by_action_space"},
         "experience": {**vars(config.agents), **vars(config.passes)},
     }
@@ -201,20 +217,48 @@ def trials(config: Config) -> Trials:
 
 def inner_loop(config: Config) -> InnerLoop:
     """How an agent learns."""
-    return build(recipe(config)).inner_loop(trials(config))
+    learner, start = build(recipe(config)), config.learners.start
+    if start:
+        path = Path(start) / AGENT_FILE if Path(start).is_dir() else start
+        learner = learner._replace(initial=metarl.load_agent(path).params)
+    return learner.inner_loop(trials(config))
 
 
 def make(config: Config) -> Meta:
-    """Agents of all seeds side by side."""
+    """Agents of all seeds side by side, or one that learns by imitation.
+
+    Raises FileNotFoundError or ValueError for a `start` that is no such agent.
+    """
+    if config.learners.imitate:
+        return imitation(config)
     return side_by_side(inner_loop(config), config.tasks.trials(), config.learners.num_seeds)
 
 
-def report(config: Config, state: State, log: Log, directory: Path) -> launch.Report:
+def imitation(config: Config) -> Meta:
+    """A learner in context that predicts the actions of a classical learner, in `num_envs` trials at a time."""
+    parts = recipe(config)
+    sequences = trials(config).demonstrations(config.tasks.classical()[config.learners.imitate])
+    inner = metarl.in_context_inner_loop(sequences, build_part("network", parts["network"]))
+    levels = metarl.Levels(lambda key: metarl.Level(sequences.sample(key), jnp.int32(1)))
+    optimizer = build_part("optimizer", parts["optimizer"])
+    return metarl.compose(inner, estimators.backprop(1), optimizer, curricula.uniform(levels), config.agents.num_envs)
+
+
+def agents_of(config: Config, state: Any) -> Params:
+    """The parameters of the trained agents, leaves [seeds, ...]."""
+    if not config.learners.imitate:
+        return state.agents.params
+    newborn = jax.jit(inner_loop(config).init)(jax.random.key(0), config.tasks.trials().sample(jax.random.key(0)))
+    return jax.tree.map(lambda x: x[None], {**newborn.params, "policy": state.params["logits"]})
+
+
+def report(config: Config, state: Any, log: Log, directory: Path) -> launch.Report:
     """The sum of rewards on each new task: mean over tasks and seeds; draws the return of each episode."""
-    save_best(config, state.agents, directory)
+    params = agents_of(config, state)
+    save_best(config, params, directory)
     if not config.new_tasks.held_out_tasks:
         return {}
-    played = play_new_tasks(config, {**config.tasks.classical(), **strategies_of(config, state.agents.params)})
+    played = play_new_tasks(config, {**config.tasks.classical(), **strategies_of(config, params)})
     draw(played, optimum(config), directory)
     return rows(played)
 
@@ -261,24 +305,23 @@ def draw(played: dict[str, Played], optimum: float | None, directory: Path) -> N
     plot.save(plot.lines(lines, "episode of the trial", "return", reference=optimum), directory / "episodes.png")
 
 
-def save_best(config: Config, agents: Agent, directory: Path) -> None:
-    """Saves the agent that plays best in trials on new training tasks."""
-    fitness, count = inner_loop(config).fitness, config.learners.num_seeds
-    assert fitness is not None
-    keys = jax.random.split(jax.random.key(config.run.seed), count)
-    returns = jax.jit(jax.vmap(partial(fitness, {})))(agents, keys)
-    best: Params = jax.tree.map(
-        lambda x: x[jnp.where(jnp.isfinite(returns), returns, -jnp.inf).argmax()], agents.params
-    )
+def save_best(config: Config, params: Params, directory: Path) -> None:
+    """Saves the agent that earns most on new training tasks, of parameters with leaves [seeds, ...]."""
+    tasks, players = config.tasks.make(), strategies_of(config, params)
+    key = jax.random.key(config.run.seed)
+    problems = draw_tasks(tasks, key, CHOICE_TASKS).problem
+    played = play_tasks(tasks.environment, players, problems, key, config.tasks.trial_steps)
+    best = int(np.argmax([x.total.mean() for x in played.values()]))
     about, card = recipe(config), launch.origin(EXPERIMENT, config)
     outputs = build_part("objective", about["objective"]).outputs
-    metarl.save_agent(directory / "agent.safetensors", best, trials(config), about["network"], outputs, card)
+    one = jax.tree.map(lambda x: x[best], params)
+    metarl.save_agent(directory / AGENT_FILE, one, trials(config), about["network"], outputs, card)
 
 
 EXPERIMENT = launch.Experiment(
     "rl2",
     make,
-    curves=("episode_return", "policy_entropy", "value_loss"),
+    curves=("episode_return", "policy_entropy", "value_loss", "accuracy", "meta_loss"),
     report=report,
     score="sum of rewards on new tasks",
 )

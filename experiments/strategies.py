@@ -54,7 +54,7 @@ GRIDS: dict[type, dict[str, tuple[Any, ...]]] = {  # integers are numbers of sam
         "voting_thompson": (5, 10, 20, 40),
     },
     MDPConstants: {
-        "ucrl2": (0.01, 0.02, 0.05, 0.1, 0.15, 0.2),
+        "ucrl2": (0.01, 0.02, 0.03, 0.05, 0.1, 0.2),
         "beb": (0.2, 0.3, 0.5, 0.7, 1.0, 1.4),
         "epsilon_greedy": (0.005, 0.01, 0.02, 0.05, 0.1),
         "opsrl": (2, 4, 8),

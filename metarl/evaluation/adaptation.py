@@ -15,7 +15,7 @@ import numpy as np
 from metarl.checks import COUNT, checked
 from metarl.evaluation.statistics import Interval, over_runs
 from metarl.strategies import Strategy, play, returns
-from metarl.types import Environment, Key, Level, Levels, PyTree
+from metarl.types import Array, Environment, Key, Level, Levels, PyTree
 
 
 class Played(NamedTuple):
@@ -46,9 +46,9 @@ def play_tasks(
     """
     keys = jax.random.split(key, len(jax.tree.leaves(problems)[0]))
 
-    def one(strategy: Strategy, task: tuple[PyTree, Key]) -> Played:
+    def one(strategy: Strategy, task: tuple[PyTree, Key]) -> tuple[Array, Array, Array]:
         found = play(env, strategy, *task, steps)
-        return Played(found.action, found.reward, returns(found, steps))
+        return found.action, found.reward, returns(found, steps)
 
     def played(strategy: Strategy) -> Played:
         found = jax.jit(lambda tasks: jax.lax.map(partial(one, strategy), tasks, batch_size=batch_size))

@@ -28,7 +28,7 @@ def table(pulls: Annotated[int, Bound(1, MAX_PULLS)], grid: Annotated[int, Bound
     """Indices in trials of n = `pulls` pulls: for all numbers of pulls that are left up to 8, in steps of 20 % beyond.
 
     The index of an arm is the mean of a known arm for which the choice between the two is worth nothing: all the pulls
-    that are left may go to the known one just as well (Gittins 1979; with a known end: Lattimore 2016, arXiv 1511.06014).
+    that are left may go to the known one just as well (Gittins 1979; for a known end Lattimore 2016, arXiv 1511.06014).
     What the choice is worth is computed for known arms with means 1 / grid, 2 / grid, ..., 1, and the mean where it
     becomes 0 is interpolated. Takes seconds for 500 pulls. Raises ValueError for counts out of range.
     """

@@ -1,7 +1,8 @@
 """All classical learners of a kind of task, with constants that were tuned for its size.
 
-`python -m experiments.strategies bandits --tune` and `... mdps --tune` print the constants below: the best of a grid on
-1000 tasks that no report draws. Other sizes use those of the closest one.
+The constants below are the best of a grid on 1000 tasks that no report draws: for bandits that of
+`python -m experiments.strategies bandits --tune`, for processes a coarser one than that of `... mdps --tune`. Other
+sizes use those of the closest one.
 """
 
 from __future__ import annotations
@@ -38,10 +39,16 @@ class MDPConstants(NamedTuple):
 
 
 BANDITS: dict[tuple[int, ...], BanditConstants] = {  # by pulls and arms
-    (10, 5): BanditConstants(),
+    (10, 5): BanditConstants(ucb1=0.1, epsilon_greedy=0.005, optimistic_thompson=8, voting_thompson=40),
+    (10, 10): BanditConstants(ucb1=0.1, epsilon_greedy=0.005, optimistic_thompson=8, voting_thompson=40),
+    (10, 50): BanditConstants(ucb1=0.1, epsilon_greedy=0.005, optimistic_thompson=8, voting_thompson=40),
+    (100, 5): BanditConstants(ucb1=0.2, epsilon_greedy=0.005, optimistic_thompson=2, voting_thompson=20),
+    (100, 10): BanditConstants(ucb1=0.2, epsilon_greedy=0.05, optimistic_thompson=8, voting_thompson=20),
 }
 MDPS: dict[tuple[int, ...], MDPConstants] = {  # by episodes
-    (10,): MDPConstants(),
+    (10,): MDPConstants(ucrl2=0.01, beb=0.3, epsilon_greedy=0.05, opsrl=2),
+    (25,): MDPConstants(ucrl2=0.03, beb=1.0, epsilon_greedy=0.05, opsrl=5),
+    (50,): MDPConstants(ucrl2=0.03, beb=1.0, epsilon_greedy=0.05, opsrl=5),
 }
 
 

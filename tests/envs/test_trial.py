@@ -45,7 +45,7 @@ def test_a_trial_shows_the_last_action_reward_and_end_of_an_episode():
     obs, _, reward, terminated, truncated, info = play(levels, [1, 0, 1, 1, 0, 0, 1], FIXED)
     np.testing.assert_array_equal(reward, [1, 0, 1, 1, 0, 0, 1])
     after = np.array(
-        [[1, 0, 1, 1, 0], [1, 1, 0, 0, 0], [1, 0, 1, 1, 1], [1, 0, 1, 1, 0], [1, 1, 0, 0, 0], [1, 1, 0, 0, 1]]
+        [[1, 1, 0, 0, 1], [1, 0, 0, 1, 0], [1, 1, 1, 0, 1], [1, 1, 0, 0, 1], [1, 0, 0, 1, 0], [1, 0, 1, 1, 0]]
     )
     np.testing.assert_array_equal(info["final_observation"][:6], after)
     np.testing.assert_array_equal(obs[:5], after[:5])
@@ -75,9 +75,9 @@ def test_how_a_trial_ends(episodes, steps, terminated, truncated):
     obs, _, _, ended, cut, info = play(envs.trials(bandits(), episodes, steps, share=True), [1] * 5, FIXED)
     np.testing.assert_array_equal(ended, terminated)
     np.testing.assert_array_equal(cut, truncated)
-    np.testing.assert_allclose(info["final_observation"][:2, -1], [1 / steps, 2 / steps])
+    np.testing.assert_allclose(info["final_observation"][:2, 3], [1 / steps, 2 / steps])
     assert not info["boundary"][ended | cut].any()
-    assert obs[np.argmax(ended | cut), -1] == 0
+    assert obs[np.argmax(ended | cut), 3] == 0
 
 
 @pytest.mark.parametrize("switch_after", [1, 2])
@@ -89,8 +89,8 @@ def test_a_trial_can_go_on_with_other_levels(switch_after):
     changes = np.flatnonzero(np.diff(best)) + 1
     assert (changes % (2 * switch_after) == 2 * switch_after - 1).all()  # with the step that ends the last episode
     assert 0.3 < len(changes) / (400 / (2 * switch_after)) < 0.7
-    np.testing.assert_array_equal(obs[4:10:2, -1], [0, 0, 0])
-    np.testing.assert_array_equal(obs[5:10:2, -1], [1, 1, 1])
+    np.testing.assert_array_equal(obs[4:10:2, 2], [0, 0, 0])
+    np.testing.assert_array_equal(obs[5:10:2, 2], [1, 1, 1])
     fixed = play(levels, [0] * 40, FIXED)[1].problem.means
     assert (fixed == FIXED.problem.means).all()
 
@@ -110,7 +110,7 @@ def test_a_vector_is_shown_as_it_is():
     obs, state = env.reset(jax.random.key(0), params)
     assert obs.shape == env.observation_space().shape == (3 + 1 + 2,)
     obs, _, reward, *_ = env.step(jax.random.key(1), state, jnp.array([0.25]), params)
-    np.testing.assert_allclose(obs[3:], [0.25, reward, 0.0])
+    np.testing.assert_allclose(obs[3:], [reward, 0.0, 0.25])
 
 
 def test_batches_of_batches_draw_the_levels_of_single_trials():

@@ -67,10 +67,35 @@ def test_the_table_has_a_row_per_learner_and_one_of_all_seeds():
         ({"trial_steps": 0}, "trial_steps must be at least 1, got 0"),
         ({"held_out_tasks": 1}, "held_out_tasks must be 0 or at least 2, got 1"),
         ({"levels": "bandit/bernouli"}, "did you mean"),
+        ({"imitate": "nobody"}, "imitate must be one of random, gittins"),
+        ({"imitate": "gittins", "entropy_coef": 0.1}, "entropy_coef has no effect with imitate"),
+        ({"imitate": "gittins", "epochs": 2}, "epochs has no effect with imitate"),
+        ({"imitate": "gittins", "num_seeds": 2}, "num_seeds has no effect with imitate"),
+        ({"start": "nowhere"}, "nowhere"),
     ],
 )
 def test_bad_options(capsys, options, message):
     assert message in one_line(capsys, lambda: rl2.main(words(**options)))
+
+
+def test_imitation_trains_the_policy_that_plays(tmp_path):
+    options = {**OPTIONS, "epochs": 4, "minibatches": 4, "num_seeds": 1, "num_envs": 64, "steps": 60, "chunk": 20}
+    rl2.main(words(**options, imitate="gittins", directory=tmp_path / "run"))
+    log = columns(tmp_path / "run")
+    assert log["accuracy"][-1] > log["accuracy"][0] + 0.2
+    report = json.loads((tmp_path / "run" / "results.json").read_text())["report"]
+    assert report["rl2"]["mean"] > report["random"]["mean"]
+
+
+def test_training_goes_on_from_an_agent(finished, tmp_path):
+    directory, _ = finished
+    agent = metarl.load_agent(directory / "agent.safetensors")
+    for start in (directory, directory / "agent.safetensors"):
+        config = replace(rl2.Config(), **OPTIONS, start=str(start))
+        newborn = rl2.inner_loop(config).init(jax.random.key(1), config.tasks.trials().sample(jax.random.key(0)))
+        jax.tree.map(np.testing.assert_array_equal, newborn.params, dict(agent.params))
+    with pytest.raises(ValueError, match="initial"):
+        rl2.inner_loop(replace(rl2.Config(), **{**OPTIONS, "width": 9}, start=str(directory)))
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import pytest
 
 from experiments import strategies
+from metarl.strategies import tuned
 from metarl.strategies.mdps import Process
 from metarl.strategies.tuned import BANDITS, MDPS, BanditConstants, MDPConstants, mdp_strategies
 
@@ -36,7 +37,8 @@ def test_constants_are_tuned_on_other_tasks(monkeypatch):
 
 
 def test_constants_are_those_of_the_closest_size():
-    assert set(strategies.PUBLISHED) == {*BANDITS, *MDPS}
+    assert {*BANDITS, *MDPS} <= set(strategies.PUBLISHED)
+    assert tuned._closest(BANDITS, 12, 40) == BANDITS[10, 50] and tuned._closest(MDPS, 1000) == MDPS[(50,)]
     assert all(x._fields == tuple(strategies.GRIDS[BanditConstants]) for x in BANDITS.values())
     assert all(x._fields == tuple(strategies.GRIDS[MDPConstants]) for x in MDPS.values())
     assert list(mdp_strategies(Process(), 30)) == [*strategies.OF_MDPS]
