@@ -43,12 +43,10 @@ def test_levels_of_tests_and_of_training_are_of_one_environment_and_different_la
     places = np.stack([drawn.start, *drawn.objects.T], 1)
     assert np.take_along_axis(np.asarray(drawn.free), places, 1).all()
     assert all(len(set(cells)) == 3 for cells in places.tolist())
-    assert (
-        len({(x.tobytes(), y.tobytes()) for x, y in zip(np.asarray(drawn.free), np.asarray(drawn.reward), strict=True)})
-        == 45
-    )
+    families = zip(np.asarray(drawn.free), np.asarray(drawn.reward), np.asarray(drawn.respawn), strict=True)
+    assert len({tuple(x.tobytes() for x in family) for family in families}) == 45
 
     new = every[TESTS[1]].sample(jax.random.key(0)).problem
     assert np.asarray(new.free).tobytes() == (~NEW["diamond"]).tobytes()
-    values = jax.jit(jax.vmap(every["ml45"].optimal_return))(jax.tree.map(lambda x: x[:50], drawn))
-    assert (values >= 0.2).all()  # a goal can be reached in time, whatever lies in the way
+    values = jax.jit(jax.vmap(every["ml45"].optimal_return))(jax.tree.map(lambda x: x[:200], drawn))
+    assert (values > 0).all()  # a goal can be reached in time, whatever lies in the way

@@ -55,7 +55,7 @@ def test_updates_are_scaled():
 
 
 def test_learners_have_the_best_factor_on_tasks_of_training(monkeypatch):
-    """Three gradient steps of 2 pulls learn nothing at the one factor, and much at the other."""
+    """Ten gradient steps learn nothing at one factor, and much at the other."""
     monkeypatch.setattr(adaptation, "FACTORS", (1e-6, 1.0))
     recipe = {
         "objective": {"name": "a2c"},
@@ -67,5 +67,5 @@ def test_learners_have_the_best_factor_on_tasks_of_training(monkeypatch):
     training, tasks = (draw_tasks(levels, jax.random.key(i), 30).problem for i in range(2))
     found = learn_tasks(levels.environment, learner, [{}, {}], training, tasks, jax.random.key(2), updates=10)
     assert found.curves.shape == (2, 30, 10) and found.factors == [1.0, 1.0]
-    np.testing.assert_array_equal(*found.curves)  # nothing is learned that differs
+    np.testing.assert_array_equal(*found.curves)  # of equal meta-parameters
     assert found.curves[0, :, -1].mean() > found.curves[0, :, 0].mean() + 0.1
