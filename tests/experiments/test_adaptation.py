@@ -79,25 +79,21 @@ def test_an_interquartile_mean_is_over_seeds_and_test_distributions():
     assert experiment.success(values, np.ones((1, 4, BINS)), tests=2).mean == 1.0
 
 
-MAKERS = {
-    "rl2": (rl2, partial(experiment.of_rl2, "gru")),
-    "rl2_transformer": (rl2, partial(experiment.of_rl2, "transformer")),
-    "maml": (maml, experiment.of_maml),
-    "lpg_initial": (lpg, partial(experiment.of_lpg, True)),
-    "open": (learned_optimizer, experiment.of_open),
-}
-
-
-@pytest.mark.parametrize("name", ["mdp/noisy", "cartpole/varied"])
-@pytest.mark.parametrize("method", MAKERS)
-def test_every_method_can_be_trained_on_tables_and_networks(method, name, tmp_path):
-    module, options = MAKERS[method]
+@pytest.mark.parametrize(
+    ("module", "options", "name"),
+    [
+        (rl2, partial(experiment.of_rl2, "transformer"), "cartpole/varied"),
+        (maml, experiment.of_maml, "cartpole/varied"),
+        (lpg, partial(experiment.of_lpg, True), "mdp/noisy"),
+        (learned_optimizer, experiment.of_open, "cartpole/varied"),
+    ],
+)
+def test_methods_are_trained_on_tables_and_networks(module, options, name, tmp_path):
     place = Place(name, envs.adaptation("full")[name], tmp_path)
     own = options(Config(training_steps=10**7), place)
-    meta = module.make(own) if hasattr(module, "make") else module.EXPERIMENT.make(own)
-    state, metrics = jax.eval_shape(lambda key: meta.step(meta.init(key), key), jax.random.key(0))
-    assert "env_steps" in metrics
-    assert ("initial" in getattr(state, "params", ())) == (method in ("maml", "lpg_initial"))
+    state = jax.eval_shape(module.EXPERIMENT.make(own).init, jax.random.key(0))
+    assert ("initial" in getattr(state, "params", ())) == (module in (maml, lpg))
+    assert own.run.steps * own.run.chunk > 0 and own.run.steps % own.run.chunk == 0
 
 
 def test_methods_have_one_entry_each():
@@ -111,7 +107,7 @@ def test_methods_have_one_entry_each():
         ({"suite": "quik"}, "no suite 'quik'; did you mean quick"),
         ({"num_seeds": 1}, "num_seeds must be at least 2, got 1"),
         ({"training_steps": 0}, "training_steps must be at least 1, got 0"),
-        ({"seed": 2**31 - 1}, "seed + num_seeds - 1"),
+        ({"seed": 2**32 - 1}, "seed + num_seeds - 1"),
     ],
 )
 def test_bad_input_is_one_line(options, says, tmp_path, capsys):
