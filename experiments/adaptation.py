@@ -237,12 +237,13 @@ def contest(config: Config, name: str, tasks: Adaptation, directory: Path) -> di
         played = play_tasks(env, players, new, key, tasks.steps, config.task_batch)
         return {name: curves(x.ended) for name, x in played.items()}
 
-    found = {}
+    found: dict[str, Found] = {}
     for method in config.methods:
         place = Place(name, tasks, directory / name.replace("/", "-") / method)
         players, env_steps = METHODS[method](config, place)
         if isinstance(players, tuple):
-            learned = learn_tasks(env, *players, known, new, key, tasks.updates, config.task_batch)
+            learner, params = players
+            learned = learn_tasks(env, learner, params, known, new, key, tasks.updates, config.task_batch)
             found[method] = Found(learned.curves, env_steps, learned.factors)
         else:
             seeds = play({str(i): strategy for i, strategy in enumerate(players)})
@@ -259,11 +260,12 @@ def report(name: str, tasks: Adaptation, found: Mapping[str, Found]) -> dict[str
     """Prints the table of a distribution, and returns it, JSON-able."""
     rows: dict[str, dict[str, Any]] = {}
     for method, (values, env_steps, _) in found.items():
-        row = {"whole task": over_seeds(values.mean(-1)), "last fifth": over_seeds(values[..., -LAST:].mean(-1))}
+        row: dict[str, Interval | str] = {"whole task": over_seeds(values.mean(-1))}
+        row["last fifth"] = over_seeds(values[..., -LAST:].mean(-1))
         others = {x: y.curves for x, y in found.items() if x not in (method, OPTIMUM)}
         best = max(others, key=lambda x: others[x].mean(), default=None)
         lead = None if best is None or method == OPTIMUM else over_seeds((values - others[best]).mean(-1))
-        row |= {"lead on the best other": lead or "-"}
+        row["lead on the best other"] = lead or "-"
         if OPTIMUM in found:
             row["success"] = success(values, found[OPTIMUM].curves, len(tasks.test))
         rows[method] = row | {"training steps": f"{env_steps:.3g}"}
