@@ -24,6 +24,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.stats
 
 import envs
 from experiments import cli, launch, learned_optimizer, lpg, maml, rl2
@@ -34,7 +35,7 @@ from metarl.evaluation.adaptation import curves, draw_tasks, learn_tasks, over_s
 from metarl.evaluation.baselines import baseline, untuned
 from metarl.evaluation.families import TABULAR, Family, family
 from metarl.evaluation.held_out import HELD_OUT
-from metarl.evaluation.statistics import Interval, aggregates, over_runs
+from metarl.evaluation.statistics import Interval, aggregates
 from metarl.evaluation.suites import BINS, Adaptation
 from metarl.rules import Learner, build
 from metarl.run.files import circumstances, write_json
@@ -282,11 +283,11 @@ def success(values: np.ndarray, optimum: np.ndarray, tests: int) -> Interval:
     """How often the mean return in the last fifth of a task is above half of the optimum.
 
     Success rates are per seed and test distribution, and their summary is the interquartile mean, with an interval over
-    seeds; of a method without seeds, the mean over tasks.
+    seeds; of a method without seeds, the share of all tasks with the exact interval of a binomial.
     """
-    solved = (values[..., -LAST:].mean(-1) > 0.5 * optimum[..., 0]).astype(float)  # [seeds, n]
+    solved = values[..., -LAST:].mean(-1) > 0.5 * optimum[..., 0]  # [seeds, n]
     if len(solved) == 1:
-        return over_runs(solved[0])
+        return Interval(solved.mean(), *scipy.stats.binomtest(solved.sum(), solved.size).proportion_ci())
     return aggregates(solved.reshape(len(solved), tests, -1).mean(-1))["iqm"]
 
 

@@ -15,10 +15,10 @@ from experiments.adaptation import Config, Found, Place
 from metarl.evaluation.suites import BINS
 
 SUITE = """
-steps = 60
-rollout_length = 6
+steps = 40
+rollout_length = 4
 [environments]
-"gridworld/ml1" = { test = ["gridworld/ml_cross", "gridworld/ml_shell"] }
+"mdp/random" = { test = ["mdp/random", "mdp/noisy"] }
 """
 TINY = {"methods": ("rl2", "maml"), "training_steps": 1, "test_tasks": 3}
 
@@ -34,18 +34,18 @@ def test_a_run_compares_all_methods_and_resumes(suite, tmp_path, capsys):
     directory = tmp_path / "run"
     argv = words(**TINY, suite=suite, directory=directory)
     experiment.main(argv)
-    found = json.loads((directory / "results.json").read_text())["on"]["gridworld/ml1"]
+    found = json.loads((directory / "results.json").read_text())["on"]["mdp/random"]
     assert list(found["table"]) == ["rl2", "maml", "random", "optimum"]
     assert {name: len(x) for name, x in found["seeds"].items()} == {"rl2": 2, "maml": 2, "random": 1, "optimum": 1}
     assert found["table"]["optimum"]["success"]["mean"] == 1.0 and len(found["factors"]["maml"]) == 2
-    assert float(found["table"]["rl2"]["training steps"]) == 32 * 60  # one meta-step each
-    assert float(found["table"]["maml"]["training steps"]) == 25 * (5 + 1) * 6
+    assert float(found["table"]["rl2"]["training steps"]) == 32 * 40  # one meta-step each
+    assert float(found["table"]["maml"]["training steps"]) == 25 * (3 + 1) * 4  # first lives are shorter
     assert (directory / "adaptation.png").read_bytes().startswith(PNG)
 
     checkpoints = {path: path.stat().st_mtime_ns for path in directory.rglob("checkpoints/*")}
     experiment.main([*argv, "--resume"])
     assert checkpoints == {path: path.stat().st_mtime_ns for path in directory.rglob("checkpoints/*")} != {}
-    assert json.loads((directory / "results.json").read_text())["on"]["gridworld/ml1"] == found
+    assert json.loads((directory / "results.json").read_text())["on"]["mdp/random"] == found
 
 
 def test_the_table_by_hand(capsys):
@@ -117,7 +117,7 @@ def test_bad_input_is_one_line(options, says, tmp_path, capsys):
 
 
 def test_tasks_of_another_environment_are_refused_before_training(tmp_path, capsys):
-    (tmp_path / "mine.toml").write_text(SUITE.replace("gridworld/ml_cross", "gridworld/small"))
+    (tmp_path / "mine.toml").write_text(SUITE.replace("mdp/noisy", "gridworld/small"))
     argv = words(suite=tmp_path / "mine.toml", directory=tmp_path / "run")
     message = one_line(capsys, lambda: experiment.main(argv))
     assert "gridworld/small must be of the environment" in message and not (tmp_path / "run").exists()
