@@ -7,7 +7,7 @@ python -m experiments.adaptation --suite mine.toml --methods rl2 maml ppo
 
 Every method is meta-trained with the same number of environment steps on the same distribution, and then meets the same
 new tasks for the same number of steps, those of parallel environments together. The tasks are drawn with held-out keys,
-or belong to distributions that are structurally new. Learners that follow gradients multiply their updates by one of 5
+or belong to distributions that are structurally new. Learners that follow gradients multiply their updates by one of 7
 factors, the best on tasks of training. Meta-training runs are those of experiments.rl2, maml, lpg and
 learned_optimizer, in directories of their own.
 """

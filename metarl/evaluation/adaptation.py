@@ -24,7 +24,7 @@ from metarl.rules import Learner
 from metarl.strategies import Strategy, play, returns
 from metarl.types import Array, Environment, Key, Level, Levels, MetaParams, PyTree
 
-FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)  # on the updates of learners, to tune their step sizes
+FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # on the updates of learners, to tune their step sizes
 
 
 class Played(NamedTuple):

@@ -178,6 +178,7 @@ def test_names_are_ours_then_all_of_gymnax():
         "bayesian_optimisation/1d",
         "bayesian_optimisation/2d",
         "mdp/random",
+        "mdp/noisy",
         "cartpole/varied",
     }
     assert len(set(names)) == len(names) and set(names) == ours | set(GYMNAX) | {NEEDS_DOWNLOAD}
