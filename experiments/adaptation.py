@@ -1,7 +1,7 @@
 """One table for all ways of adapting: by memory, from a learned initialisation, by a learned rule, or from scratch.
 
 python -m experiments.adaptation                                        # bandits and a hidden goal, some minutes
-python -m experiments.adaptation --preset full --directory runs/ways    # all methods on all distributions; days
+python -m experiments.adaptation --preset full --directory runs/ways    # all methods and distributions; 17 CPU hours
 python -m experiments.adaptation --preset full --directory runs/ways --resume
 python -m experiments.adaptation --suite mine.toml --methods rl2 maml ppo
 

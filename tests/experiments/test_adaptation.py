@@ -10,7 +10,7 @@ from commands import PNG, one_line, words
 
 import envs
 from experiments import adaptation as experiment
-from experiments import learned_optimizer, lpg, maml, rl2
+from experiments import learned_optimizer, lpg, maml
 from experiments.adaptation import Config, Found, Place
 from metarl.evaluation.suites import BINS
 
@@ -20,7 +20,7 @@ rollout_length = 4
 [environments]
 "mdp/random" = { test = ["mdp/random", "mdp/noisy"] }
 """
-TINY = {"methods": ("rl2", "maml"), "training_steps": 1, "test_tasks": 3}
+TINY = {"training_steps": 1, "test_tasks": 3}
 
 
 @pytest.fixture
@@ -30,16 +30,23 @@ def suite(tmp_path):
     return path
 
 
-def test_a_run_compares_all_methods_and_resumes(suite, tmp_path, capsys):
+# environment steps of one meta-step; the first lives of MAML are shorter
+STEPS = {"rl2": 32 * 40, "maml": 25 * (3 + 1) * 4, "a2c": 0}
+
+
+@pytest.mark.parametrize("methods", [("maml",), pytest.param(("rl2", "a2c"), marks=pytest.mark.slow)])
+def test_a_run_compares_methods_and_resumes(methods, suite, tmp_path):
     directory = tmp_path / "run"
-    argv = words(**TINY, suite=suite, directory=directory)
+    argv = words(**TINY, methods=methods, suite=suite, directory=directory)
     experiment.main(argv)
     found = json.loads((directory / "results.json").read_text())["on"]["mdp/random"]
-    assert list(found["table"]) == ["rl2", "maml", "random", "optimum"]
-    assert {name: len(x) for name, x in found["seeds"].items()} == {"rl2": 2, "maml": 2, "random": 1, "optimum": 1}
-    assert found["table"]["optimum"]["success"]["mean"] == 1.0 and len(found["factors"]["maml"]) == 2
-    assert float(found["table"]["rl2"]["training steps"]) == 32 * 40  # one meta-step each
-    assert float(found["table"]["maml"]["training steps"]) == 25 * (3 + 1) * 4  # first lives are shorter
+    assert list(found["table"]) == [*methods, "random", "optimum"]
+    assert {name: len(x) for name, x in found["seeds"].items() if len(x) > 1} == dict.fromkeys({*methods} - {"a2c"}, 2)
+    assert found["table"]["optimum"]["success"]["mean"] == 1.0
+    assert all(float(found["table"][name]["training steps"]) == STEPS[name] for name in methods)
+    assert {name: len(x) for name, x in found["factors"].items()} == {
+        name: 2 if name == "maml" else 1 for name in {*methods} - {"rl2"}
+    }
     assert (directory / "adaptation.png").read_bytes().startswith(PNG)
 
     checkpoints = {path: path.stat().st_mtime_ns for path in directory.rglob("checkpoints/*")}
@@ -82,7 +89,6 @@ def test_an_interquartile_mean_is_over_seeds_and_test_distributions():
 @pytest.mark.parametrize(
     ("module", "options", "name"),
     [
-        (rl2, partial(experiment.of_rl2, "transformer"), "cartpole/varied"),
         (maml, experiment.of_maml, "cartpole/varied"),
         (lpg, partial(experiment.of_lpg, True), "mdp/noisy"),
         (learned_optimizer, experiment.of_open, "cartpole/varied"),
@@ -94,6 +100,14 @@ def test_methods_are_trained_on_tables_and_networks(module, options, name, tmp_p
     state = jax.eval_shape(module.EXPERIMENT.make(own).init, jax.random.key(0))
     assert ("initial" in getattr(state, "params", ())) == (module in (maml, lpg))
     assert own.run.steps * own.run.chunk > 0 and own.run.steps % own.run.chunk == 0
+
+
+def test_memories_of_long_tasks_are_cut(tmp_path):
+    """And where every step pays alike, each episode is learned by itself."""
+    place = Place("cartpole/varied", envs.adaptation("full")["cartpole/varied"], tmp_path)
+    own = experiment.of_rl2("transformer", Config(), place)
+    assert (own.tasks.trial_steps, own.learners.window, own.agents.rollout_length) == (5120, 100, 100)
+    assert own.tasks.episode_discount == 0.0
 
 
 def test_methods_have_one_entry_each():
