@@ -17,7 +17,7 @@ from envs import bandit, bayesian_optimisation, gridworld, mdp, suites, tokens
 from envs.trial import TrialParams, trials
 from metarl import checks
 from metarl.checks import COUNT
-from metarl.evaluation.suites import Entry
+from metarl.evaluation.suites import Adaptation, Entry
 from metarl.types import Key, Level, Levels
 
 
@@ -30,6 +30,7 @@ def _varied_cartpole() -> Levels:
 _OURS: dict[str, Callable[[], Levels]] = {
     "cartpole/varied": _varied_cartpole,
     "bandit/bernoulli": partial(bandit.distribution, "bernoulli"),
+    "bandit/five": partial(bandit.distribution, "bernoulli", num_arms=5, max_steps=1),  # as RL² is tested on
     "bandit/gaussian": partial(bandit.distribution, "gaussian"),
     "bayesian_optimisation/1d": bayesian_optimisation.distribution,
     "bayesian_optimisation/2d": partial(bayesian_optimisation.distribution, dimensions=2),
@@ -97,6 +98,14 @@ def suite(name: str) -> dict[str, Entry]:
     Raises ValueError for an unknown name, with the closest known ones, and for a file that is not a suite.
     """
     return suites.load(suites.path(name), make)
+
+
+def adaptation(name: str) -> dict[str, Adaptation]:
+    """The suite of tasks to adapt to called `name` (`envs/suites/adaptation/*.toml`), or in the TOML file `name`.
+
+    By the names of the distributions that are trained on. Raises ValueError as `suite` does.
+    """
+    return suites.load_adaptation(suites.path(name, suites.ADAPTATION), make)
 
 
 def _make(name: str) -> Levels:

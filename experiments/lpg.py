@@ -81,6 +81,8 @@ class AgentOptimizer:
     """Adam's learning rate for the agents' policies (0: that of their family of environments)."""
     y_learning_rate: Annotated[float, NOT_NEGATIVE] = 0.0
     """Learning rate of the agents' predictions, SGD's for tables and Adam's for networks (0: that of their family)."""
+    learned_initial: bool = False
+    """Learn the agents' initial parameters together with the rule."""
 
     def __post_init__(self) -> None:
         checks.fields(self)
@@ -152,12 +154,14 @@ PRESETS = {
 def recipe(config: Any) -> Recipe:
     """Agents of the family of the levels, which learn by a learned policy gradient."""
     kind = family(config.distribution.levels, config.distribution.make().environment)
+    learned = {"initial": {"name": "learned"}} if config.agent_optimizer.learned_initial else {}
     return {
         "objective": config.rule.recipe(),
         "optimizer": config.agent_optimizer.recipe(kind),
         "network": kind.network,
         "policy": {"name": "by_action_space"},
         "experience": vars(config.agents),
+        **learned,
     }
 
 

@@ -72,7 +72,8 @@ class Tasks:
 
     @property
     def bandit(self) -> bool:
-        return self.levels.startswith("bandit/")
+        """Whether `arms` says how many arms there are."""
+        return self.levels in ("bandit/bernoulli", "bandit/gaussian")
 
     def make(self) -> Levels:
         """The tasks themselves."""
@@ -89,8 +90,8 @@ class Tasks:
     def classical(self) -> dict[str, Strategy]:
         """Learners that know what kind of tasks these are."""
         env: Any = self.make().environment
-        if self.levels == "bandit/bernoulli":
-            return bandit_strategies(self.arms, self.trial_steps)
+        if self.levels in ("bandit/bernoulli", "bandit/five"):
+            return bandit_strategies(env.num_arms, self.trial_steps)
         if self.levels == "mdp/noisy":
             process = Process(env.num_states, env.num_actions, int(env.default_params.max_steps))
             return mdp_strategies(process, max(1, self.trial_steps // process.episode_length))

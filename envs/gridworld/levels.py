@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs.gridworld.environment import Gridworld, GridworldParams
+from envs.gridworld.families import FAMILIES, SIDE, Family
 from envs.gridworld.mutation import mutate
 from envs.gridworld.optimal import optimal_return
 from envs.gridworld.render import render
@@ -23,7 +24,7 @@ from metarl.types import Array, Key, Level, Levels, Metrics
 
 @dataclass(frozen=True)
 class _Named:
-    """A level of the LPG paper; the start and the objects' cells are drawn for each level."""
+    """A level of the LPG paper or a family; the start and the objects' cells are drawn for each level."""
 
     max_steps: int
     types: tuple[int, ...]  # of each object
@@ -56,13 +57,23 @@ _FOUR_ROOMS = frozenset((row, 5) for row in range(11) if row not in (0, 7)) | fr
 )
 _ALL = _Random((20, 750), (1, 5), (4, 10), 15, (1000, 1000))
 
-# A tuple of names is the uniform mixture of these levels.
-_TABLE: dict[str, _Named | _Random | tuple[str, ...]] = {
+_TABULAR = {
     "dense": _DENSE,
     "sparse": _Named(50, (0, 1), (1.0, -1.0), (1.0, 1.0), (0.0, 0.0), 13),
     "long": _LONG,
     "longer": _Named(2000, (0, 0, 1, 1, 1), (1.0, -1.0), (0.1, 0.8), (0.01, 1.0), 9, _TWO_ROOMS),
     "long_dense": _Named(2000, (0, 0, 0, 0), (1.0,), (0.0,), (0.005,), 11, _FOUR_ROOMS),
+}
+
+
+def _of_family(family: Family) -> _Named:
+    walls = frozenset((int(row), int(column)) for row, column in np.argwhere(family.walls))
+    return _Named(30, (0, 1), *family.kind, SIDE, walls)
+
+
+# A tuple is the uniform mixture of its levels.
+_TABLE: dict[str, _Named | _Random | tuple[_Named, ...]] = {
+    **_TABULAR,
     "rand_dense": replace(_DENSE, tabular=False),
     "rand_long": replace(_LONG, tabular=False),
     "rand_small": _Named(
@@ -78,8 +89,9 @@ _TABLE: dict[str, _Named | _Random | tuple[str, ...]] = {
     "all_shortlife": replace(_ALL, horizon=(250, 250)),
     "all_randlife": replace(_ALL, horizon=(50, 250)),
     "all_vrandlife": replace(_ALL, horizon=(10, 250)),
-    "tabular": ("dense", "sparse", "long", "longer", "long_dense"),
+    "tabular": tuple(_TABULAR.values()),
     "mazes": _Random((25, 50), (3, 3), (13, 13), None, (_LPG_HORIZON, _LPG_HORIZON), rewards_only=True),
+    **{name: tuple(map(_of_family, families)) for name, families in FAMILIES.items()},
 }
 
 
@@ -98,11 +110,10 @@ def distribution(name: str) -> Levels:
     entry = _TABLE[name]
     if isinstance(entry, _Random):
         return _random_levels(entry)
-    members = [entry] if isinstance(entry, _Named) else [m for n in entry if isinstance(m := _TABLE[n], _Named)]
-    return _named_levels(members)
+    return _named_levels((entry,) if isinstance(entry, _Named) else entry)
 
 
-def _named_levels(members: list[_Named]) -> Levels:
+def _named_levels(members: tuple[_Named, ...]) -> Levels:
     env = Gridworld(
         max_side=max(m.side for m in members),
         max_objects=max(len(m.types) for m in members),

@@ -16,30 +16,34 @@ import difflib
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from metarl.evaluation.suites import Entry, Suite
+from metarl.evaluation.suites import Adaptation, Entry, Suite
 from metarl.evaluation.trials import Trial, Tuned, best, trials
 from metarl.types import Levels
 
 ALL = "all"
 _FOLDER = Path(__file__).parent
+ADAPTATION = _FOLDER / "adaptation"
 _FIELDS = ("env_steps", "eval_episodes")
+_ADAPTATION_FIELDS = ("steps", "test", "num_envs", "rollout_length", "maml_rate", "reward_scale", "episode_discount")
+T = TypeVar("T")
 
 
-def names() -> list[str]:
-    """Names of the suites that come with metarl."""
-    return sorted(path.stem for path in _FOLDER.glob("*.toml"))
+def names(folder: Path = _FOLDER) -> list[str]:
+    """Names of the suites that come with metarl, in one of the folders here."""
+    return sorted(path.stem for path in folder.glob("*.toml"))
 
 
-def path(name: str) -> Path:
+def path(name: str, folder: Path = _FOLDER) -> Path:
     """The TOML file of the suite called `name`, or the path `name` itself if it ends with ".toml".
 
     Raises ValueError if there is no such file, with the closest known names.
     """
-    found = Path(name) if name.endswith(".toml") else _FOLDER / f"{name}.toml"
+    found = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
     if not found.is_file():
-        alike = difflib.get_close_matches(name, names()) or names()
+        known = names(folder)
+        alike = difflib.get_close_matches(name, known) or known
         raise ValueError(f"no suite {name!r}; did you mean {', '.join(alike)}? Or give the path of a .toml file")
     return found
 
@@ -70,25 +74,49 @@ def load(file: Path, make: Callable[[str], Levels]) -> dict[str, Entry]:
 
     Raises ValueError for a file that is not a suite, and as `make` does.
     """
+    suite = _entries(file, _FIELDS, lambda name, options: Entry(make(name), **options))
+    return tuned(suite, trials(sweep(file), {name: entry.env_steps for name, entry in suite.items()}))
+
+
+def load_adaptation(file: Path, make: Callable[[str], Levels]) -> dict[str, Adaptation]:
+    """The suite of tasks to adapt to in a TOML file, by the names of the distributions that are trained on.
+
+    The file is as that of `load`, with other fields: `test`, names of the distributions of new tasks (default: the
+    one that is trained on), and the numbers of `metarl.evaluation.suites.Adaptation`.
+
+    Raises ValueError as `load` does, and as `Adaptation` does.
+    """
+
+    def entry(name: str, options: dict[str, Any]) -> Adaptation:
+        test = options.pop("test", [name])
+        if not isinstance(test, list) or not test:
+            raise ValueError(f"test must be a list of names, got {test!r}")
+        return Adaptation(make(name), {each: make(each) for each in test}, **options)
+
+    return _entries(file, _ADAPTATION_FIELDS, entry)
+
+
+def _entries(file: Path, fields: Sequence[str], make: Callable[[str, dict[str, Any]], T]) -> dict[str, T]:
+    """What `make` makes of each environment's name and options, some of which may be the suite's; the first must be."""
     try:
         content = tomllib.loads(file.read_text())
     except ValueError as error:
         raise ValueError(f"{file} is not readable as TOML: {error}") from error
     environments = content.pop("environments", None)
-    _check_fields(f"{file}", content, (*_FIELDS, "environments"))
+    _check_fields(f"{file}", content, (*fields, "environments"))
     if not isinstance(environments, dict) or not environments:
         raise ValueError(f"{file} needs a table [environments] with at least one of envs.names()")
     suite = {}
     for name, options in environments.items():
         try:
-            _check_fields("it", options, _FIELDS)
+            _check_fields("it", options, fields)
             both = {**content, **options}
-            if "env_steps" not in both:
-                raise ValueError("it needs env_steps, its own or the suite's")
-            suite[name] = Entry(make(name), **both)
+            if fields[0] not in both:
+                raise ValueError(f"it needs {fields[0]}, its own or the suite's")
+            suite[name] = make(name, both)
         except ValueError as error:
             raise ValueError(f"{file}, {name}: {error}") from error
-    return tuned(suite, trials(sweep(file), {name: entry.env_steps for name, entry in suite.items()}))
+    return suite
 
 
 def sweep(file: Path) -> Path:

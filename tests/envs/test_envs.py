@@ -173,10 +173,12 @@ def test_names_are_ours_then_all_of_gymnax():
     ours = {f"gridworld/{n}" for n in envs.gridworld.names()} | {f"tokens/{n}" for n in envs.tokens.names()}
     ours |= {
         "bandit/bernoulli",
+        "bandit/five",
         "bandit/gaussian",
         "bayesian_optimisation/1d",
         "bayesian_optimisation/2d",
         "mdp/random",
+        "mdp/noisy",
         "cartpole/varied",
     }
     assert len(set(names)) == len(names) and set(names) == ours | set(GYMNAX) | {NEEDS_DOWNLOAD}

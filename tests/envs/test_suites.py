@@ -61,3 +61,41 @@ def test_what_is_shipped_is_a_suite_and_a_sweep_of_it():
             tuned = suite[place].tuned[key]
             assert tuned.mean == max(means) and tuned.tried == len(same)
     assert all({"a2c", "ppo"} <= entry.tuned.keys() for entry in envs.suite("classic").values())
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('[environments]\n"bandit/five" = {}', "bandit/five: it needs steps"),
+        ('steps = 100\n[environments]\n"bandit/fiv" = {}', "did you mean bandit/five"),
+        (
+            'steps = 110\n[environments]\n"bandit/five" = {}',
+            r"steps must be a multiple of 10 \* num_envs \* rollout_length",
+        ),
+        (
+            'steps = 100\n[environments]\n"bandit/five" = { test = ["mdp/random"] }',
+            "mdp/random must be of the environment",
+        ),
+        ('steps = 100\n[environments]\n"bandit/five" = { test = "bandit/five" }', "test must be a list of names"),
+        ('steps = 100\n[environments]\n"bandit/five" = { env_steps = 1 }', r"unknown fields \['env_steps'\]"),
+        (
+            'steps = 100\nrollout_length = 0\n[environments]\n"bandit/five" = {}',
+            "rollout_length must be at least 1, got 0",
+        ),
+    ],
+)
+def test_a_suite_of_adaptation_says_what_is_wrong_with_it(text, says, tmp_path):
+    (tmp_path / "mine.toml").write_text(text)
+    with pytest.raises(ValueError, match=says):
+        envs.adaptation(str(tmp_path / "mine.toml"))
+
+
+def test_shipped_suites_of_adaptation():
+    known = suites.names(suites.ADAPTATION)
+    full, ml = envs.adaptation("full"), envs.adaptation("ml")
+    assert known == ["full", "ml", "quick"] and set(envs.adaptation("quick")) | set(ml) < set(full)
+    assert list(full["bandit/five"].test) == ["bandit/five"] and full["bandit/five"].updates == 10
+    assert list(ml["gridworld/ml10"].test) == [f"gridworld/ml_{x}" for x in envs.gridworld.families.NEW]
+    assert all(len(x.test) == len(full[name].test) and x.steps == full[name].steps for name, x in ml.items())
+    with pytest.raises(ValueError, match="no suite 'fulll'; did you mean full"):
+        envs.adaptation("fulll")
