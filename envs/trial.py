@@ -196,12 +196,17 @@ class Trials:
         """What `strategy` sees and does in trials of `steps` steps on the inner levels.
 
         Inputs are the observations but for the last action, and labels are the actions, so a learner in context
-        (`metarl.in_context_inner_loop`) reads the observations of an agent. Raises ValueError without `steps`, and for
-        actions that are not discrete.
+        (`metarl.in_context_inner_loop`) reads the observations of an agent. Raises ValueError without `steps`, with
+        `episodes` or `switch_after`, and for actions that are not discrete.
         """
         env, actions = self.levels.environment, self.action_space()
         if self.steps is None or not hasattr(actions, "n"):
             raise ValueError(f"demonstrations need trials of so many steps and discrete actions, got {actions!r}")
+        if self.episodes is not None or self.switch_after is not None:
+            raise ValueError(
+                f"demonstrations are of one task for so many steps, got episodes={self.episodes} and "
+                f"switch_after={self.switch_after}"
+            )
         steps = self.steps
 
         def read(problem: PyTree, key: Key) -> tuple[Array, Array]:

@@ -73,8 +73,8 @@ class Language:
 class Agents:
     """The agents and their seeds."""
 
-    num_seeds: Annotated[int, SEVERAL] = 10
-    """Independent runs of both populations, side by side."""
+    num_seeds: Annotated[int, Bound(3, COUNT.high)] = 10
+    """Independent runs of both populations, side by side; strangers are compared over three or more."""
     width: Annotated[int, WIDTH] = 64
     """Of the two layers of speakers and listeners."""
     learning_rate: Annotated[float, RATE] = 3e-3
@@ -101,7 +101,7 @@ class Schedule:
     past: Annotated[int, SEVERAL] = 8
     """Past selves that are kept."""
     partners: Annotated[int, COUNT] = 4
-    """Of them, in each update; they share its batch."""
+    """Of them, in each update, with a batch of games each."""
     adaptation_rate: Annotated[float, RATE] = 0.1
     """Of the gradient step by which an agent adapts to a partner."""
 
@@ -252,7 +252,10 @@ def accuracies(game: Game, talkers: Talker, objects: Array) -> dict[str, Array]:
 
 
 def report(config: Config, state: Talker, log: Log, directory: Path) -> launch.Report:
-    """Accuracy of both populations with all partners, and the difference within seeds: Student's 95 % intervals."""
+    """Accuracy of both populations with all partners, and the difference within seeds: Student's 95 % intervals.
+
+    Those with other seeds are of pairs of seeds: see `of_pairs`.
+    """
     game, unseen = game_of(config), config.language.unseen
     places = {"trained objects": game.objects[unseen:], "unseen objects": game.objects[:unseen]}
     rows: dict[str, dict[str, float]] = {}
@@ -260,8 +263,20 @@ def report(config: Config, state: Talker, log: Log, directory: Path) -> launch.R
         measured = jax.tree.map(np.asarray, jax.jit(jax.vmap(partial(accuracies, game), (0, None)))(state, objects))
         for partner, (latest, dynamic) in measured.items():
             found = {"latest": latest, "dynamic": dynamic, "dynamic minus latest": dynamic - latest}
+            if partner == "other seeds":
+                found = {name: of_pairs(x) for name, x in found.items()}
             rows |= {f"{name}, {partner}, {place}": over_runs(x)._asdict() for name, x in found.items()}
     return rows
+
+
+def of_pairs(means: np.ndarray) -> np.ndarray:
+    """Scores [n] for an interval over n >= 3 seeds, where `means` [n] are each seed's means over its n - 1 pairs.
+
+    Two seeds share the score of their pair, so their means are not independent. These are the pseudo-values of the
+    jackknife: their mean is that of `means`, and they deviate from it 2 (n - 1) / (n - 2) times as much.
+    """
+    mean, count = means.mean(), len(means)
+    return mean + 2.0 * (count - 1) / (count - 2) * (means - mean)
 
 
 EXPERIMENT = launch.Experiment(

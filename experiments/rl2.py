@@ -40,6 +40,7 @@ from metarl.run.checkpoint import Log
 from metarl.run.options import replace
 from metarl.saved_agents import AGENT_FILE
 from metarl.strategies import Strategy
+from metarl.strategies.gittins import MAX_PULLS
 from metarl.strategies.mdps import Process
 from metarl.strategies.tuned import bandit_strategies, mdp_strategies
 from metarl.types import Levels, Params, PyTree
@@ -69,6 +70,8 @@ class Tasks:
         envs.check(levels=self.levels)
         if not self.bandit:
             parts.refuse_inert(self, ("arms",), f"with levels {self.levels}")
+        if self.levels == "bandit/bernoulli" and self.trial_steps > MAX_PULLS:
+            raise ValueError(f"trial_steps must be at most {MAX_PULLS} for Gittins' index, got {self.trial_steps}")
 
     @property
     def bandit(self) -> bool:
@@ -174,7 +177,7 @@ class Config:
             of_rewards = [name for name in vars(RULE) if name not in ("learning_rate", "max_gradient_norm")]
             parts.refuse_inert(self.rule, of_rewards, "with imitate", RULE)
             parts.refuse_inert(self.passes, vars(PASSES), "with imitate", PASSES)
-            parts.refuse_inert(self.tasks, ("switch_after",), "with imitate")
+            parts.refuse_inert(self.tasks, ("switch_after", "episode_discount"), "with imitate")
 
 
 CHOICE_TASKS = 200  # on which the best of several seeds is chosen
@@ -310,9 +313,9 @@ def draw(played: dict[str, Played], optimum: float | None, directory: Path) -> N
 def save_best(config: Config, params: Params, directory: Path) -> None:
     """Saves the agent that earns most on new training tasks, of parameters with leaves [seeds, ...]."""
     tasks, players = config.tasks.make(), strategies_of(config, params)
-    key = jax.random.key(config.run.seed)
-    problems = draw_tasks(tasks, key, CHOICE_TASKS).problem
-    played = play_tasks(tasks.environment, players, problems, key, config.tasks.trial_steps)
+    task_key, play_key = jax.random.split(jax.random.key(config.run.seed))
+    problems = draw_tasks(tasks, task_key, CHOICE_TASKS).problem
+    played = play_tasks(tasks.environment, players, problems, play_key, config.tasks.trial_steps)
     best = int(np.argmax([x.total.mean() for x in played.values()]))
     about, card = recipe(config), launch.origin(EXPERIMENT, config)
     outputs = build_part("objective", about["objective"]).outputs

@@ -54,6 +54,8 @@ class Critic(NamedTuple):
     discount: Annotated[Array | float, SHARE] = 0.99
     gae_lambda: Annotated[Array | float, SHARE] = 0.95
     network: NetworkFactory | None = None  # None: the agent's
+    # where an episode of a trial ends, as in `metarl.objectives.a2c`; None: `discount`
+    episode_discount: Annotated[Array | float, SHARE] | None = None
 
 
 class CriticState(NamedTuple):
@@ -75,7 +77,9 @@ def update_critic(
     """Targets of the rollout `data` under the present critic, and the critic after it has learned from `data`."""
     # a recurrent critic has its own memory, which is empty at the start of every rollout
     data = jax.lax.stop_gradient(data)._replace(carry=empty_carry(model, data.reward.shape[1]))
-    targets = actor_critic_targets(state.params, model, data, critic.discount, critic.gae_lambda)
+    targets = actor_critic_targets(
+        state.params, model, data, critic.discount, critic.gae_lambda, critic.episode_discount
+    )
 
     def loss(params: Params) -> Array:
         outputs, _ = unroll(model, params, data)

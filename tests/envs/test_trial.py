@@ -7,6 +7,7 @@ import envs
 import metarl
 from envs.bandit import Bandit, BanditParams
 from envs.trial import TrialParams
+from metarl.strategies import bandits as strategies
 from metarl.types import Level, Levels
 
 FIXED = TrialParams(BanditParams(jnp.array([0.0, 1.0]), jnp.float32(1.0), jnp.int32(3)), jnp.bool_(True))
@@ -139,6 +140,13 @@ def test_batches_of_batches_draw_the_levels_of_single_trials():
 def test_bad_input(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("options", [{"episodes": 2}, {"switch_after": 1}])
+def test_demonstrations_are_of_one_task(options):
+    env = envs.trials(bandits(), steps=4, **options).env
+    with pytest.raises(ValueError, match="demonstrations are of one task"):
+        env.demonstrations(strategies.greedy(2))
 
 
 def test_actions_that_cannot_be_shown():

@@ -17,7 +17,7 @@ OPTIONS = {
         "steps": 4,
         "chunk": 2,
         "checkpoint_every": 2,
-        "num_seeds": 2,
+        "num_seeds": 3,
         "width": 4,
         "attributes": 2,
         "values": 2,
@@ -49,7 +49,7 @@ def test_a_run_compares_both_populations_with_all_partners(finished):
 def test_past_selves_are_kept_in_order(finished):
     _, state = finished
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(x, y[:, :, 0]), state.agents, state.past)
-    np.testing.assert_array_equal(state.reach, [[1, 1], [3, 3]])
+    np.testing.assert_array_equal(state.reach, [[1, 1, 1], [3, 3, 3]])
 
 
 def test_populations_differ_only_in_their_partners(finished):
@@ -62,6 +62,16 @@ def test_populations_differ_only_in_their_partners(finished):
     for name, x in differences.items():
         assert x[0] < 1e-6 < 1e-5 < x[3], name
     assert differences["picked_by_self"][1] < 1e-6 < differences["picked_by_past_selves"][1]
+
+
+def test_pairs_of_seeds_are_not_independent():
+    """The scores have the mean of all pairs; their spread is the jackknife's, which leaves out one seed at a time."""
+    pairs = np.random.default_rng(0).normal(size=(5, 5))
+    pairs = np.triu(pairs, 1) + np.triu(pairs, 1).T
+    scores = populations.of_pairs(pairs.sum(1) / 4)
+    left_out = [np.delete(np.delete(pairs, i, 0), i, 1).sum() / 12 for i in range(5)]
+    np.testing.assert_allclose(scores.mean(), pairs.sum() / 20)
+    np.testing.assert_allclose(scores, 5 * scores.mean() - 4 * np.array(left_out))
 
 
 def test_unseen_objects_are_never_examples(finished):
@@ -80,7 +90,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(finished, tmp_path):
 
 @pytest.mark.slow
 def test_agents_learn_to_talk():
-    config = replace(populations.PRESETS["full"], num_seeds=2, width=32, learning_rate=0.01)
+    config = replace(populations.PRESETS["full"], num_seeds=3, width=32, learning_rate=0.01)
     meta = populations.make(config)
     state, _ = jax.jit(lambda key: jax.lax.scan(meta.step, meta.init(key), jax.random.split(key, 20)))(
         jax.random.key(0)
@@ -97,6 +107,7 @@ def test_agents_learn_to_talk():
         ({"vocabulary": 3}, "vocabulary must be at least values = 4, got 3"),
         ({"length": 2}, "length must be at least attributes = 3, got 2"),
         ({"unseen": 63}, "unseen must leave 2 of the 64 objects for training, got 63"),
+        ({"num_seeds": 2}, "num_seeds must be at least 3, got 2"),
         ({"past": 1}, "past must be at least 2, got 1"),
         ({"adaptation_rate": 0.0}, "adaptation_rate must be above 0"),
     ],

@@ -1,6 +1,7 @@
 """Plain agents: losses against hand-worked numbers, the update's bookkeeping, and that they learn."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from envs import gridworld, mdp
 from metarl.evaluation.measure import final_returns
 from metarl.inner.rl import Experience, rl_inner_loop, train_agent
 from metarl.objectives import a2c, dpo, ppo
-from metarl.rl.critic import Targets
+from metarl.rl.critic import Critic, Targets, init_critic, update_critic
 from metarl.rl.networks import gru, mlp, tabular, transformer
 from metarl.rl.objective import Objective
 from metarl.rl.rollout import Rollout, model, unroll
@@ -103,7 +104,16 @@ def assert_close(one, other, atol=1e-5):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=atol), one, other)
 
 
-@pytest.mark.parametrize("make", [a2c, ppo])
+def of_critic(**options):
+    """A new critic in the form of an objective, which has targets."""
+    critic = Critic(optax.sgd(0.1), **options)
+    state = init_critic(critic, AGENT, jax.random.key(0))
+    return SimpleNamespace(
+        targets=lambda rule, memory, params, agent, data, _: update_critic(critic, agent, state, data)
+    )
+
+
+@pytest.mark.parametrize("make", [a2c, ppo, of_critic])
 def test_the_discount_where_an_episode_of_a_trial_ends(make):
     data = played(np.ones((2, 2)))._replace(reward=jnp.ones((2, 2)))
     ended = data._replace(boundary=jnp.ones((2, 2), bool))
