@@ -9,6 +9,7 @@ python -m experiments.benchmark optimizers
 python -m experiments.benchmark sweep
 python -m experiments.benchmark metagradients --hidden 256
 python -m experiments.benchmark memory --num-envs 64
+python -m experiments.benchmark trials
 """
 
 from __future__ import annotations

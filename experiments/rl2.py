@@ -17,7 +17,7 @@ import dataclasses
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -213,9 +213,7 @@ def recipe(config: Config) -> Recipe:
 
 def trials(config: Config) -> Trials:
     """The environment of the agents."""
-    env = config.tasks.trials().environment
-    assert isinstance(env, Trials)
-    return env
+    return cast(Trials, config.tasks.trials().environment)
 
 
 def inner_loop(config: Config) -> InnerLoop:
