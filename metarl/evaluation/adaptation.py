@@ -82,7 +82,8 @@ def draw_tasks(levels: Levels, key: Key, count: int) -> Level:
 def per_episode(played: Played) -> list[Interval]:
     """Mean return of each episode over the tasks that ended it, with its 95 % interval; those of at least two tasks.
 
-    Where episodes differ in length, late ones are of the tasks in which episodes are short."""
+    Where episodes differ in length, late ones are of the tasks in which episodes are short.
+    """
     columns = (column[np.isfinite(column)] for column in played.episodes.T)
     return [over_runs(column) for column in columns if len(column) > 1]
 
