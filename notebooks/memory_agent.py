@@ -99,7 +99,8 @@ plot.lines(curves, "pull", "reward", reference=best)
 # ## What it remembers
 #
 # If the memory has learned something about a bandit, the bandit's payoffs must be readable from it. We fit a linear
-# map from the 64 numbers of the policy's memory to the five payoffs on half of the bandits, and test it on the others.
+# map from the 64 numbers of the policy's memory to the five payoffs on half of 4000 new bandits, and test it on the
+# others.
 
 
 # %%
@@ -114,16 +115,17 @@ def memories(problem, key):
     return jax.lax.scan(go_on, learned.init(key), steps)[1]
 
 
-keys = jax.random.split(jax.random.key(3), len(problems.means))
-remembered = np.asarray(jax.jit(jax.vmap(memories))(problems, keys))
-payoffs, half = np.asarray(problems.means), len(problems.means) // 2
+others = draw_tasks(bandits, jax.random.key(3), 40 if smoke else 4000).problem
+keys = jax.random.split(jax.random.key(4), len(others.means))
+remembered = np.asarray(jax.jit(jax.vmap(memories))(others, keys))
+payoffs, half = np.asarray(others.means), len(others.means) // 2
 
 
 def explained(memory):
     """The share of the payoffs' variance on unseen bandits that a linear map of `memory` [bandits, 64] explains."""
     x = np.concatenate([memory, np.ones((len(memory), 1))], 1)
     train, test = x[:half], x[half:]
-    weights = np.linalg.solve(train.T @ train + 0.1 * np.eye(x.shape[1]), train.T @ payoffs[:half])
+    weights = np.linalg.solve(train.T @ train + 1.0 * np.eye(x.shape[1]), train.T @ payoffs[:half])
     error = ((test @ weights - payoffs[half:]) ** 2).mean()
     return 1 - error / payoffs[half:].var()
 
