@@ -62,7 +62,7 @@ class Language:
 
     def __post_init__(self) -> None:
         checks.fields(self)
-        lewis(Sizes(self.attributes, self.values, self.length, self.vocabulary), 1)
+        Sizes(self.attributes, self.values, self.length, self.vocabulary).check()
         if self.unseen > self.values**self.attributes - 2:
             raise ValueError(
                 f"unseen must leave 2 of the {self.values**self.attributes} objects for training, got {self.unseen}"

@@ -32,6 +32,7 @@ OF_ENVIRONMENTS = {
     "envs/__init__.py": ("metarl.evaluation.suites.",),
     "envs/suites/__init__.py": ("metarl.evaluation.",),
     "envs/tasks.py": ("metarl.rl.networks.",),
+    "envs/trial.py": ("metarl.interface", "metarl.rl.rollout.", "metarl.strategies."),
 }
 FILES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
 

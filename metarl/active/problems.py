@@ -24,7 +24,7 @@ HALVINGS = 30  # of the interval in which `project` searches
 class Problem(NamedTuple):
     """A family of instances theta [X]."""
 
-    codes: Array  # [Z, X], the candidates
+    codes: np.ndarray  # [Z, X] float32, the candidates: of numpy, because to make a problem must not start JAX
     budget: int  # answers before a candidate must be named
     sample: Callable[[Key], Array]  # key -> theta [X] in [-1, 1]: the prior of average-case training
     # theta [X] -> () how many answers an instance takes, up to a factor: it falls if the right code is added to theta
@@ -49,7 +49,7 @@ def best_arm(arms: Annotated[int, SEVERAL] = 5, budget: Annotated[int, COUNT] = 
         return jnp.where(jnp.arange(arms) == best, 0.0, 1.0 / gaps**2).sum()
 
     sample = partial(jax.random.uniform, shape=(arms,), minval=-1.0, maxval=1.0)
-    return Problem(jnp.eye(arms), budget, sample, complexity)
+    return Problem(np.eye(arms, dtype=np.float32), budget, sample, complexity)
 
 
 @checked
@@ -74,17 +74,17 @@ def twenty_questions(
         raise ValueError(f"questions must be at least {bits} to tell {hypotheses} hypotheses apart, got {questions}")
     number = np.arange(hypotheses)[:, None] >> np.arange(bits) & 1
     others = np.random.default_rng(0).integers(2, size=(hypotheses, questions - bits))
-    codes = 2.0 * jnp.asarray(np.concatenate([number, others], 1), jnp.float32) - 1.0
+    codes = 2.0 * np.concatenate([number, others], 1).astype(np.float32) - 1.0
 
     def sample(key: Key) -> Array:
         which, how = jax.random.split(key)
-        return codes[jax.random.randint(which, (), 0, hypotheses)] * jax.random.uniform(how, (questions,))
+        return jnp.asarray(codes)[jax.random.randint(which, (), 0, hypotheses)] * jax.random.uniform(how, (questions,))
 
     def complexity(theta: Array) -> Array:
         products = codes @ theta
         best = jnp.argmax(products)
         gaps = 0.5 * (products[best] - products)
-        different = (codes != codes[best]).sum(1)
+        different = (codes != jnp.asarray(codes)[best]).sum(1)
         return jnp.where(different > 0, questions * different / gaps**2, 0.0).max()
 
     return Problem(codes, budget, sample, complexity)
@@ -98,7 +98,7 @@ def project(problem: Problem, theta: Array, radius: Array | float) -> Array:
     the other arms where they are; it is not the Euclidean projection, whose class is not convex.)
     """
     theta = jnp.clip(theta, -1.0, 1.0)
-    code = problem.codes[problem.right(theta)]
+    code = jnp.asarray(problem.codes)[problem.right(theta)]
 
     def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = ends

@@ -30,6 +30,16 @@ class Sizes(NamedTuple):
     length: Annotated[int, COUNT] = 3
     vocabulary: Annotated[int, SEVERAL] = 8
 
+    def check(self) -> None:
+        """Raises ValueError as `lewis` does."""
+        fields(self)
+        if self.length < self.attributes:
+            raise ValueError(f"length must be at least attributes = {self.attributes}, got {self.length}")
+        if self.vocabulary < self.values:
+            raise ValueError(f"vocabulary must be at least values = {self.values}, got {self.vocabulary}")
+        if (objects := self.values**self.attributes) > 2**16:
+            raise ValueError(f"values ** attributes must be at most {2**16} objects, got {objects}")
+
 
 class Pair(NamedTuple):
     """A speaker and a listener; or their parameters."""
@@ -75,14 +85,8 @@ def lewis(sizes: Sizes, width: Annotated[int, WIDTH] = 64) -> Game:
     Raises ValueError for sizes out of bounds, and if humans lack symbols: they need as long a message as there are
     attributes, and as large a vocabulary as there are values.
     """
-    fields(sizes)
+    sizes.check()
     attributes, values, length, vocabulary = sizes
-    if length < attributes:
-        raise ValueError(f"length must be at least attributes = {attributes}, got {length}")
-    if vocabulary < values:
-        raise ValueError(f"vocabulary must be at least values = {values}, got {vocabulary}")
-    if values**attributes > 2**16:
-        raise ValueError(f"values ** attributes must be at most {2**16} objects, got {values**attributes}")
     order_key, code_key = jax.random.split(jax.random.key(0))
     keys = jax.random.split(code_key, attributes)
     index = jax.random.permutation(order_key, values**attributes)
