@@ -45,6 +45,22 @@ from metarl.strategies.mdps import Process
 from metarl.strategies.tuned import bandit_strategies, mdp_strategies
 from metarl.types import Levels, Params, PyTree
 
+Teacher = Literal[
+    "nobody",
+    "random",
+    "greedy",
+    "epsilon_greedy",
+    "gittins",
+    "thompson",
+    "voting_thompson",
+    "optimistic_thompson",
+    "ucb1",
+    "psrl",
+    "opsrl",
+    "ucrl2",
+    "beb",
+]
+
 
 @dataclasses.dataclass(frozen=True)
 class Tasks:
@@ -117,17 +133,17 @@ class Learners:
     """Layers of a transformer."""
     heads: Annotated[int, COUNT] = 4
     """Attention heads of a transformer."""
-    start: str = ""
+    start_from: str = ""
     """An agent to begin with the parameters of: a file, the directory of a run, or a shipped one's name."""
-    imitate: str = ""
-    """A classical learner, such as gittins, whose actions are predicted; nothing is learned from reward then."""
+    imitate: Teacher = "nobody"
+    """A classical learner of such tasks whose actions are predicted; nothing is learned from reward then."""
 
     def __post_init__(self) -> None:
         checks.fields(self)
         if self.network != "transformer":
             parts.refuse_inert(self, ("window", "layers", "heads"), f"with network {self.network}")
-        if self.imitate:
-            parts.refuse_inert(self, ("num_seeds", "start"), "with imitate")
+        if self.imitate != "nobody":
+            parts.refuse_inert(self, ("num_seeds", "start_from"), "with imitate")
 
     def network_for(self, trial_steps: int) -> Part:
         """The network, for trials of this many steps."""
@@ -173,7 +189,7 @@ class Config:
         if self.learners.window > self.tasks.trial_steps:
             steps = self.tasks.trial_steps
             raise ValueError(f"window must be at most trial_steps = {steps}, got {self.learners.window}")
-        if self.learners.imitate:
+        if self.learners.imitate != "nobody":
             of_rewards = [name for name in vars(RULE) if name not in ("learning_rate", "max_gradient_norm")]
             parts.refuse_inert(self.rule, of_rewards, "with imitate", RULE)
             parts.refuse_inert(self.passes, vars(PASSES), "with imitate", PASSES)
@@ -219,17 +235,17 @@ def trials(config: Config) -> Trials:
 def inner_loop(config: Config) -> InnerLoop:
     """How an agent learns."""
     learner = build(recipe(config))
-    if config.learners.start:
-        learner = learner._replace(initial=metarl.load_agent(config.learners.start).params)
+    if config.learners.start_from:
+        learner = learner._replace(initial=metarl.load_agent(config.learners.start_from).params)
     return learner.inner_loop(trials(config))
 
 
 def make(config: Config) -> Meta:
     """Agents of all seeds side by side, or one that learns by imitation.
 
-    Raises FileNotFoundError or ValueError for a `start` that is no such agent.
+    Raises FileNotFoundError or ValueError for a `start_from` that is no such agent.
     """
-    if config.learners.imitate:
+    if config.learners.imitate != "nobody":
         return imitation(config)
     return side_by_side(inner_loop(config), config.tasks.trials(), config.learners.num_seeds)
 
@@ -249,7 +265,7 @@ def imitation(config: Config) -> Meta:
 
 def agents_of(config: Config, state: Any) -> Params:
     """The parameters of the trained agents, leaves [seeds, ...]."""
-    if not config.learners.imitate:
+    if config.learners.imitate == "nobody":
         return state.agents.params
     newborn = jax.jit(inner_loop(config).init)(jax.random.key(0), config.tasks.trials().sample(jax.random.key(0)))
     return jax.tree.map(lambda x: x[None], {**newborn.params, "policy": state.params["logits"]})

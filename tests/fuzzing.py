@@ -29,7 +29,7 @@ REQUIRED = {
 # Options of text whose values are names that must be known.
 NAMES = {"levels", "more_levels", "env", "suite"}
 # Options of text that may be anything until they are used.
-FREE = {"directory", "sweep", "sweep_by", "rule", "rules", "run", "runs", "name", "note", "level_set"}
+FREE = {"directory", "sweep", "sweep_by", "rule", "rules", "run", "runs", "name", "note", "level_set", "start_from"}
 HUGE = ("1e30", "-1e30", "inf", "-inf", "nan", str(2**70), "99999999999999999999", "-1", "0")
 
 

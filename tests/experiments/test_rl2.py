@@ -69,12 +69,12 @@ def test_the_table_has_a_row_per_learner_and_one_of_all_seeds():
         ({"trial_steps": 2001}, "trial_steps must be at most 2000 for Gittins' index, got 2001"),
         ({"held_out_tasks": 1}, "held_out_tasks must be 0 or at least 2, got 1"),
         ({"levels": "bandit/bernouli"}, "did you mean"),
-        ({"imitate": "nobody", **OPTIONS, "epochs": 4, "minibatches": 4, "num_seeds": 1}, "imitate must be one of"),
+        ({"imitate": "psrl", **OPTIONS, "epochs": 4, "minibatches": 4, "num_seeds": 1}, "imitate must be one of"),
         ({"imitate": "gittins", "entropy_coef": 0.1}, "entropy_coef has no effect with imitate"),
         ({"imitate": "gittins", "epochs": 2}, "epochs has no effect with imitate"),
         ({"imitate": "gittins", "episode_discount": 0.5}, "episode_discount has no effect with imitate"),
         ({"imitate": "gittins", "num_seeds": 2}, "num_seeds has no effect with imitate"),
-        ({"start": "nowhere"}, "nowhere"),
+        ({"start_from": "nowhere"}, "nowhere"),
     ],
 )
 def test_bad_options(capsys, options, message):
@@ -96,11 +96,11 @@ def test_training_goes_on_from_an_agent(finished, tmp_path):
     directory, _ = finished
     agent = metarl.load_agent(directory / "agent.safetensors")
     for start in (directory, directory / AGENT_FILE):
-        config = replace(rl2.Config(), **OPTIONS, start=str(start))
+        config = replace(rl2.Config(), **OPTIONS, start_from=str(start))
         newborn = rl2.inner_loop(config).init(jax.random.key(1), config.tasks.trials().sample(jax.random.key(0)))
         jax.tree.map(np.testing.assert_array_equal, newborn.params, dict(agent.params))
     with pytest.raises(ValueError, match="initial"):
-        rl2.inner_loop(replace(rl2.Config(), **{**OPTIONS, "width": 9}, start=str(directory)))
+        rl2.inner_loop(replace(rl2.Config(), **{**OPTIONS, "width": 9}, start_from=str(directory)))
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ import envs
 import metarl
 from experiments import cli, ship
 from metarl import networks, objectives, rules, saved_agents
+from metarl.run.options import flatten
 
 RECIPE = {"optimizer": {"name": "adafac", "width": 4}}
 RUN = {
@@ -90,4 +91,4 @@ def test_the_command_of_a_shipped_card_is_one(card):
     experiment, options = re.search(r"`python -m experiments\.(\w+) (.*)`", card).groups()
     module = importlib.import_module(f"experiments.{experiment}")
     config = cli.parse(type(module.PRESETS["quick"]), module.PRESETS, shlex.split(options))
-    assert f"--levels {config.distribution.levels} " in options
+    assert f"--levels {flatten(config)['levels']} " in options
