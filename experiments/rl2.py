@@ -252,14 +252,14 @@ def make(config: Config) -> Meta:
 
 def imitation(config: Config) -> Meta:
     """A learner in context that predicts the actions of a classical learner, in `num_envs` trials at a time."""
-    parts = recipe(config)
+    about = recipe(config)
     teachers = config.tasks.classical()
     checks.one_of(teachers, imitate=config.learners.imitate)
     sequences = trials(config).demonstrations(teachers[config.learners.imitate])
-    network = build_part("network", parts["network"])
+    network = build_part("network", about["network"])
     inner = metarl.in_context_inner_loop(sequences, network, tokens="shifted")
     levels = metarl.Levels(lambda key: metarl.Level(sequences.sample(key), jnp.int32(1)))
-    optimizer = build_part("optimizer", parts["optimizer"])
+    optimizer = build_part("optimizer", about["optimizer"])
     return metarl.compose(inner, estimators.backprop(1), optimizer, curricula.uniform(levels), config.agents.num_envs)
 
 
