@@ -148,7 +148,7 @@ def test_the_ablation_runs_and_resumes(tmp_path, capsys):
     ("options", "message"),
     [
         ({"network": "gru"}, "network must be transformer"),
-        ({"window": 5}, "the experiment sets"),
+        ({"window": 5}, "sets switch_after and window itself"),
         ({"num_seeds": 1}, "must be at least 2"),
         ({"episode_discount": 0.0}, "episode_discount must be above 0"),
     ],
