@@ -157,4 +157,4 @@ def test_only_experiments_are_shipped(tmp_path, capsys):
     run = write_run(tmp_path, experiment="os.path")
     with pytest.raises(SystemExit):
         ship.main([run, "--name", "mine", "--directory", str(tmp_path)])
-    assert "is of 'os.path', which is none of ablation, agent" in capsys.readouterr().err
+    assert "is of 'os.path', which is none of ablation, adaptation" in capsys.readouterr().err

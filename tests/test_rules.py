@@ -143,7 +143,7 @@ def test_a_file_of_an_old_version_is_converted(tmp_path):
         (
             lambda d: rules.build_part("network", {}),
             ValueError,
-            "one of action_model, gru, lstm, minatar_conv, mlp, tabular, transformer, got None",
+            "one of action_model, gru, lstm, minatar_conv, mlp, neural_process, tabular, transformer, got None",
         ),
         (lambda d: rules.build({}), ValueError, "this one has no objective, optimizer, network, experience"),
         (lambda d: metarl.save_rule(d / "x", born(LPG), OPEN), ValueError, "not those of its recipe"),
