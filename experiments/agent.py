@@ -88,6 +88,10 @@ class Rule:
         names = (*shared, "clip") if self.objective == "ppo" else shared
         return {"name": self.objective, **{name: getattr(self, name) for name in names}}
 
+    def optimizer(self) -> Part:
+        """How agents follow its gradient."""
+        return {"name": "adam", "learning_rate": self.learning_rate, "max_norm": self.max_gradient_norm, "eps": 1e-5}
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -149,10 +153,9 @@ class State(NamedTuple):
 def recipe(config: Config, levels: Levels) -> Recipe:
     """The agents."""
     kind, rule = family(config.population.env, levels.environment), config.rule
-    optimizer = {"learning_rate": rule.learning_rate, "max_norm": rule.max_gradient_norm, "eps": 1e-5}
     return {
         "objective": rule.recipe(),
-        "optimizer": {"name": "adam", **optimizer},
+        "optimizer": rule.optimizer(),
         "network": kind.network if config.population.network == "auto" else {"name": config.population.network},
         "policy": {"name": "by_action_space"},
         "experience": {**vars(config.agents), **vars(config.passes)},

@@ -28,14 +28,14 @@ from metarl import checks, curricula, estimators, plot
 from metarl.checks import COUNT, COUNT_OR_ZERO, SEVERAL, WIDTH
 from metarl.evaluation.held_out import HELD_OUT
 from metarl.evaluation.statistics import Interval, over_runs
-from metarl.inner.in_context import Tokens, in_context_inner_loop, reader
+from metarl.inner.in_context import Tokens, in_context_inner_loop, reader, sequence_levels
 from metarl.meta import Meta
 from metarl.rl.networks import NetworkFactory
 from metarl.rules import build_part
 from metarl.run.checkpoint import Log
 from metarl.run.files import write_csv
 from metarl.run.options import replace
-from metarl.types import Array, Key, Level, Levels, MetaParams
+from metarl.types import Array, Key, MetaParams
 
 NetworkName = Literal["transformer", "lstm", "gru"]
 
@@ -113,9 +113,8 @@ def make(config: Config, tasks: Array | int | None = None) -> Meta:
     data = config.data
     sequences = projections(data.data, data.tasks if tasks is None else tasks, data.length)
     inner = in_context_inner_loop(sequences, config.learner.make(data.length), tokens=config.learner.tokens)
-    levels = Levels(lambda key: Level(sequences.sample(key), jnp.int32(1)))
-    optimizer = config.optimizer.make(config.run.steps)
-    return metarl.compose(inner, estimators.backprop(1), optimizer, curricula.uniform(levels), data.batch)
+    optimizer, curriculum = config.optimizer.make(config.run.steps), curricula.uniform(sequence_levels(sequences))
+    return metarl.compose(inner, estimators.backprop(1), optimizer, curriculum, data.batch)
 
 
 def correct(config: Config, params: MetaParams, tasks: Array | int, held_out: bool) -> tuple[Array, Array]:

@@ -42,6 +42,7 @@ from metarl.rules import Part, build_part
 from metarl.run.checkpoint import Log
 from metarl.run.files import write_json
 from metarl.run.options import replace
+from metarl.saved_agents import AGENT_FILE
 from metarl.types import Array, Key, Levels, Metrics, Params
 
 ArmName = Literal["plain", "histogram"]
@@ -303,7 +304,7 @@ def save_agent(config: Config, state: State, directory: Path) -> None:
     """Writes the first agent of the last arm, without its histogram, as `agent.safetensors` for `metarl.load_agent`."""
     params = {name: jax.tree.map(lambda x: x[-1, 0], x) for name, x in state.agents.params.items() if name != "bars"}
     metarl.save_agent(
-        directory / "agent.safetensors",
+        directory / AGENT_FILE,
         params,
         config.problems.make(1).environment,
         config.population.network(),

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import envs
@@ -33,6 +32,7 @@ from metarl.checks import COUNT, COUNT_OR_ZERO, POSITIVE, SHARE, WIDTH
 from metarl.evaluation.adaptation import Played, draw_tasks, per_episode, play_tasks
 from metarl.evaluation.held_out import HELD_OUT
 from metarl.evaluation.statistics import over_runs
+from metarl.inner.in_context import sequence_levels
 from metarl.meta import InnerLoop, Meta
 from metarl.rl.rollout import model
 from metarl.rules import Part, Recipe, build, build_part
@@ -208,19 +208,13 @@ PRESETS = {
 
 def recipe(config: Config) -> Recipe:
     """The agents."""
-    rule = config.rule
     return {
         "objective": {
-            **rule.recipe(),
+            **config.rule.recipe(),
             "episode_discount": config.tasks.episode_discount,
             "reward_scale": config.tasks.reward_scale,
         },
-        "optimizer": {
-            "name": "adam",
-            "learning_rate": rule.learning_rate,
-            "max_norm": rule.max_gradient_norm,
-            "eps": 1e-5,
-        },
+        "optimizer": config.rule.optimizer(),
         "network": config.learners.network_for(config.tasks.trial_steps),
         "policy": {"name": "by_action_space"},
         "experience": {**vars(config.agents), **vars(config.passes)},
@@ -258,9 +252,9 @@ def imitation(config: Config) -> Meta:
     sequences = trials(config).demonstrations(teachers[config.learners.imitate])
     network = build_part("network", about["network"])
     inner = metarl.in_context_inner_loop(sequences, network, tokens="shifted")
-    levels = metarl.Levels(lambda key: metarl.Level(sequences.sample(key), jnp.int32(1)))
+    curriculum = curricula.uniform(sequence_levels(sequences))
     optimizer = build_part("optimizer", about["optimizer"])
-    return metarl.compose(inner, estimators.backprop(1), optimizer, curricula.uniform(levels), config.agents.num_envs)
+    return metarl.compose(inner, estimators.backprop(1), optimizer, curriculum, config.agents.num_envs)
 
 
 def agents_of(config: Config, state: Any) -> Params:

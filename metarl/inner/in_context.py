@@ -14,7 +14,7 @@ from metarl import interface
 from metarl.checks import COUNT, checked
 from metarl.meta import InnerLoop, Update, no_loss
 from metarl.rl.networks import Network, NetworkFactory
-from metarl.types import Array, Box, Key, Level, MetaParams, Params, PyTree, Sequences
+from metarl.types import Array, Box, Key, Level, Levels, MetaParams, Params, PyTree, Sequences
 
 Tokens = Literal["pairs", "shifted"]
 
@@ -105,3 +105,8 @@ def in_context_inner_loop(
         loss=no_loss,
         fitness=lambda meta_params, lifetime, key: jnp.zeros(()),
     )
+
+
+def sequence_levels(sequences: Sequences) -> Levels:
+    """Levels whose problems are tasks of `sequences`, with lifetimes of one update: each update has new tasks."""
+    return Levels(lambda key: Level(sequences.sample(key), jnp.int32(1)))
