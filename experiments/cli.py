@@ -181,14 +181,14 @@ def _given(arguments: Sequence[str]) -> list[str]:
 
 
 def _refuse_twice(arguments: Sequence[str]) -> None:
-    """Raises ValueError for an option that is given twice, and for one with a value that it has twice."""
+    """Raises ValueError for an option that is given twice, and for a name that one has twice; layers may be alike."""
     given = _given(arguments)
     for name in given:
         if given.count(name) > 1:
             raise ValueError(f"{name} must be given once, got it {given.count(name)} times")
     starts = [i for i, x in enumerate(arguments) if x.startswith("--")]
     for start, end in itertools.pairwise([*starts, len(arguments)]):
-        values = arguments[start + 1 : end]
+        values = [x for x in arguments[start + 1 : end] if not x.isdecimal()]
         if twice := next((x for x in values if values.count(x) > 1), None):
             raise ValueError(f"{arguments[start]} must have different values, got {twice} {values.count(twice)} times")
 

@@ -77,10 +77,11 @@ class Entropy:
 class AgentNetwork:
     """The network of agents, and how it learns."""
 
-    network: Literal["action_model", "tabular"] = "action_model"
-    """One network with a model that looks one action ahead, or a table for each output (integer observations)."""
+    network: Literal["action_model", "mlp", "tabular"] = "action_model"
+    """One network with a model that looks one action ahead, or a network of dense layers or a table (for integer
+    observations) for each output."""
     torso: tuple[Annotated[int, WIDTH], ...] = (512, 512)
-    """Widths of the dense layers that all outputs share."""
+    """Widths of the dense layers."""
     channels: Annotated[int, COUNT_OR_ZERO] = 0
     """Channels of a 3x3 convolution before them, for boards (0: none)."""
     model_width: Annotated[int, WIDTH] = 128
@@ -94,11 +95,15 @@ class AgentNetwork:
         checks.fields(self)
         if self.network == "tabular":
             parts.refuse_inert(self, ("torso", "channels", "model_width"), "on tables")
+        if self.network == "mlp":
+            parts.refuse_inert(self, ("channels", "model_width"), "without a model that looks one action ahead")
 
     def recipe(self) -> Part:
         """The network as a part of a recipe."""
         if self.network == "tabular":
             return {"name": "tabular"}
+        if self.network == "mlp":
+            return {"name": "mlp", "sizes": self.torso}
         return {
             "name": "action_model",
             "sizes": self.torso,

@@ -11,24 +11,24 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Annotated, Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from envs import bandit, mdp
 from experiments import cli
 from metarl import checks
 from metarl.checks import COUNT, SEVERAL, Bound
 from metarl.evaluation import tables
+from metarl.evaluation.adaptation import draw_tasks, play_tasks
 from metarl.evaluation.held_out import HELD_OUT
 from metarl.evaluation.statistics import Interval, over_runs
-from metarl.strategies import Strategy, bandit_strategies, mdp_strategies, play
+from metarl.strategies import Strategy, bandit_strategies, mdp_strategies
 from metarl.strategies.gittins import MAX_PULLS
 from metarl.strategies.mdps import Process
 from metarl.strategies.tuned import BanditConstants, MDPConstants
-from metarl.types import Array, Key, Levels, PyTree
+from metarl.types import Levels
 
 TUNING = 0  # draws the tasks that constants are tuned on
 OF_BANDITS = ("random", "gittins", "thompson", "voting_thompson", "ucb1", "epsilon_greedy", "greedy")
@@ -133,56 +133,34 @@ def _mdps(episodes: int) -> Setting:
     return Setting(f"{episodes} episodes", levels, episodes * length, strategies, published)
 
 
-def tasks(setting: Setting, seed: int, count: int) -> tuple[PyTree, Key]:
-    """Problems and keys to play them with, leaves [count, ...]."""
-    keys = jax.random.split(jax.random.key(seed), (2, count))
-    return jax.jit(jax.vmap(lambda key: setting.levels.sample(key).problem))(keys[0]), keys[1]
-
-
-def totals(setting: Setting, strategy: Strategy, problems: PyTree, keys: Key) -> Any:
-    """Total rewards [n] of a strategy. Pure: jit it."""
-
-    def one(problem: PyTree, key: Key) -> Any:
-        return play(setting.levels.environment, strategy, problem, key, setting.steps).reward.sum()
-
-    return jax.vmap(one)(problems, keys)
+def totals(setting: Setting, strategies: Mapping[str, Strategy], seed: int, count: int) -> dict[str, np.ndarray]:
+    """Total rewards [count] of each strategy, on the tasks that `seed` draws."""
+    draw_key, play_key = jax.random.split(jax.random.key(seed))
+    problems = draw_tasks(setting.levels, draw_key, count).problem
+    played = play_tasks(setting.levels.environment, strategies, problems, play_key, setting.steps)
+    return {name: x.total for name, x in played.items()}
 
 
 def report(setting: Setting, count: int) -> dict[str, dict[str, Interval | str]]:
     """Mean totals of all learners beside the published ones, and that of the optimum: what the best policy expects."""
-    problems, keys = tasks(setting, HELD_OUT, count)
-    rows = {
-        name: over_runs(jax.jit(partial(totals, setting, strategy))(problems, keys))
-        for name, strategy in setting.strategies(None).items()
-    }
+    found = totals(setting, setting.strategies(None), HELD_OUT, count)
     if optimal := setting.levels.optimal_return:
-        rows["optimum"] = over_runs(setting.steps / problems.max_steps * jax.vmap(optimal)(problems))
+        problems = draw_tasks(setting.levels, jax.random.split(jax.random.key(HELD_OUT))[0], count).problem
+        found["optimum"] = np.asarray(setting.steps / problems.max_steps * jax.vmap(optimal)(problems))
     return {
-        name: {"total reward": total, "in the paper": str(setting.published.get(name, ""))}
-        for name, total in rows.items()
+        name: {"total reward": over_runs(total), "in the paper": str(setting.published.get(name, ""))}
+        for name, total in found.items()
     }
 
 
 def tuned(setting: Setting, kind: Any, count: int) -> dict[str, dict[str, float]]:
     """Mean totals on the tasks for tuning: {learner: {constant: mean}}, of the constants of GRIDS[kind]."""
-    problems, keys = tasks(setting, TUNING, count)
 
-    def mean(name: str, problems: PyTree, keys: Key, value: Any) -> Array:
-        strategy = setting.strategies(kind()._replace(**{name: value}))[name]
-        return totals(setting, strategy, problems, keys).mean()
+    def means(name: str, grid: tuple[Any, ...]) -> dict[str, float]:
+        strategies = {f"{x:g}": setting.strategies(kind()._replace(**{name: x}))[name] for x in grid}
+        return {value: float(total.mean()) for value, total in totals(setting, strategies, TUNING, count).items()}
 
-    def means(name: str, grid: tuple[Any, ...]) -> Any:
-        if isinstance(grid[0], int):  # a program each
-            return [jax.jit(partial(mean, name, value=value))(problems, keys) for value in grid]
-        of = partial(mean, name)
-        return jax.jit(lambda problems, keys, grid: jax.lax.map(partial(of, problems, keys), grid))(
-            problems, keys, jnp.array(grid)
-        )
-
-    return {
-        name: {f"{value:g}": float(x) for value, x in zip(grid, means(name, grid), strict=True)}
-        for name, grid in GRIDS[kind].items()
-    }
+    return {name: means(name, grid) for name, grid in GRIDS[kind].items()}
 
 
 def main(argv: list[str] | None = None) -> None:

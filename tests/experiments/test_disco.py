@@ -11,7 +11,7 @@ from toy import assert_same
 
 import envs
 import metarl
-from experiments import disco, disco_es, meta_training
+from experiments import cli, disco, disco_es, meta_training
 from metarl.rules import build
 from metarl.run.options import replace
 from metarl.run.train import train
@@ -97,9 +97,16 @@ def test_evolution_asks_for_no_entropy_of_agents():
     build(recipe)
 
 
+def test_agents_have_dense_layers_that_may_be_alike():
+    arguments = ["--network", "mlp", "--torso", "8", "8", "--levels", "Catch-bsuite"]
+    network = disco.recipe(cli.parse(disco.Config, disco.PRESETS, arguments))["network"]
+    assert network == {"name": "mlp", "sizes": (8, 8)}
+
+
 BAD = {
     "continuous actions": ({"levels": "Pendulum-v1"}, "the output 'z', which has a size per action, needs discrete"),
     "a torso of tables": ({"network": "tabular"}, "torso has no effect on tables: leave it at (512, 512), got (4,)"),
+    "a model of dense layers": ({"network": "mlp"}, "model_width has no effect without a model that looks one action"),
     "no board": ({"channels": 4}, "the network does not fit observations of shape ()"),
     "too few predictions": ({"predictions": 1}, "predictions must be at least 2, got 1"),
 }
