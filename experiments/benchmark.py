@@ -90,6 +90,8 @@ class ES:
     """Width of the meta-network's GRU."""
     batch_size: Annotated[int, COUNT] = 1
     """Pairs that live at a time on each device."""
+    rank: Annotated[int, COUNT_OR_ZERO] = 0
+    """Rank of the perturbations of matrices (0: normal noise)."""
     devices: Annotated[int, COUNT_OR_ZERO] = 0
     """Devices that pairs are sharded over (0: all that divide their number); on CPU, each core is one."""
     repeats: Annotated[int, COUNT] = 3
@@ -411,7 +413,9 @@ def benchmark_lpg(config: LPG, name: str) -> dict[str, Any]:
 def benchmark_es(config: ES, name: str) -> dict[str, Any]:
     """Times of one distribution of levels: every member of the population lives one whole lifetime."""
     levels = envs.make(name)
-    settings = {k: getattr(config, k) for k in ("num_pairs", "num_envs", "rollout_length", "hidden", "batch_size")}
+    settings = {
+        k: getattr(config, k) for k in ("num_pairs", "num_envs", "rollout_length", "hidden", "batch_size", "rank")
+    }
     key = jax.random.key(0)
     drawn = jax.vmap(levels.sample)(jax.random.split(key, config.num_pairs))
     longest = int(drawn.horizon.max())

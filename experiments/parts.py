@@ -218,6 +218,8 @@ class Evolution:
     """Standard deviation of the perturbations."""
     sigma_decay: Annotated[float, FACTOR] = 1.0
     """Factor on sigma after each meta-step."""
+    rank: Annotated[int, COUNT_OR_ZERO] = 0
+    """Rank of the perturbations of matrices (es only; 0: normal noise). A low rank takes less memory."""
     eval_episodes: Annotated[int, COUNT] = 16
     """Episodes in which an agent's fitness is measured."""
     batch_size: Annotated[int, COUNT_OR_ZERO] = 0
@@ -229,7 +231,7 @@ class Evolution:
     def __post_init__(self) -> None:
         checks.fields(self)
         if self.estimator == "pes":
-            refuse_inert(self, ("measure_every", "shaping"), "with estimator pes")
+            refuse_inert(self, ("measure_every", "shaping", "rank"), "with estimator pes")
             if not self.truncation:
                 raise ValueError("estimator pes needs truncation, the agent updates between two meta-steps, got 0")
         if self.devices and self.num_pairs % self.devices:
@@ -246,7 +248,8 @@ class Evolution:
         if self.estimator == "pes":
             return estimators.pes(self.truncation, **options)
         steps = self.truncation or longest_life
-        return estimators.es(steps, shaping=self.shaping, measure_every=self.measure_every or None, **options)
+        options |= {"shaping": self.shaping, "measure_every": self.measure_every or None, "rank": self.rank or None}
+        return estimators.es(steps, **options)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from metarl.checks import COUNT, FACTOR, POSITIVE, checked
-from metarl.estimators.population import Lived, estimate_metrics, live, pair_gradient, perturb
+from metarl.estimators.population import Lived, estimate_metrics, factorised, live, pair_gradient, perturb
 from metarl.meta import Estimator, InnerLoop, Lifetime, Lifetimes
 from metarl.parallel import Placement
-from metarl.types import Array, Key, MetaParams, Metrics
+from metarl.types import Array, Key, MetaParams, Metrics, PyTree
 
 Shaping = Literal["none", "centred_ranks", "pair_rank"]
 
@@ -32,6 +32,7 @@ def es(
     shaping: Shaping = "pair_rank",
     measure_every: Annotated[int, COUNT] | None = None,
     common_tasks: bool = True,
+    rank: Annotated[int, COUNT] | None = None,
     placement: Placement = Placement(),  # noqa: B008
 ) -> Estimator:
     """Antithetic evolution strategies (OpenES: Salimans et al. 2017, arXiv 1703.03864), with one pair per lifetime.
@@ -50,21 +51,29 @@ def es(
     Fitness is measured at the end, or is the mean over measurements after every `measure_every` updates. The mean
     `Update.objective` of the member's updates is subtracted.
 
+    With a `rank` r, the perturbation of a matrix [m, n] is `A B^T / sqrt(r)` with normal A [m, r] and B [n, r],
+    wherever that takes fewer numbers (EGGROLL: Sarkar et al. 2025, arXiv 2511.16652). The estimate has the same limit
+    for small sigma. The noise of all pairs, which is kept until they have lived, takes r (m + n) numbers a pair.
+
     `sigma` is multiplied by `sigma_decay` after each estimate. `placement` is that of pairs.
 
-    Raises ValueError if an option is out of range, or if the devices do not divide the lifetimes.
+    Raises ValueError if an option is out of range, if the devices do not divide the lifetimes, or, when the estimator
+    begins, if no meta-parameter is a matrix for which the `rank` saves memory.
     """
 
     def init(meta_params: MetaParams, lifetimes: Lifetimes) -> ESState:
+        shapes = [x.shape for x in jax.tree.leaves(meta_params)]
+        if rank is not None and not any(factorised(shape, rank) for shape in shapes):
+            raise ValueError(f"rank {rank} saves nothing: it must be smaller for matrices of shapes {shapes}")
         return ESState(jnp.float32(sigma), jax.tree.map(jnp.zeros_like, meta_params))
 
     def estimate(
         inner: InnerLoop, meta_params: MetaParams, state: ESState, lifetimes: Lifetimes, key: Key
     ) -> tuple[MetaParams, ESState, Lifetimes, Metrics]:
-        def pair(common: tuple[MetaParams, Array], x: tuple[Lifetime, Lifetime, Key]) -> tuple[MetaParams, Lived]:
+        def pair(common: tuple[MetaParams, Array], x: tuple[Lifetime, Lifetime, Key]) -> tuple[PyTree, Lived]:
             one, other, key = x
             noise_key, plus_key, minus_key = jax.random.split(key, 3)
-            noise, members = perturb(noise_key, *common)
+            noise, members = perturb(noise_key, *common, rank)
             starts = jax.tree.map(lambda *pair: jnp.stack(pair), one, other)
             keys = jnp.stack([plus_key, plus_key if common_tasks else minus_key])
 

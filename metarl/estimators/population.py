@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ import optax
 
 from metarl import interface
 from metarl.meta import COUNTED, InnerLoop, Lifetime, advance, done, summary
-from metarl.types import Array, Key, MetaParams, Metrics
+from metarl.types import Array, Key, MetaParams, Metrics, PyTree
 
 
 class Lived(NamedTuple):
@@ -76,24 +77,76 @@ def _add(totals: _Totals, objective: Array, metrics: Metrics) -> _Totals:
     return jax.tree.map(jnp.add, totals, _Totals(objective, numbers, counts))
 
 
-def perturb(key: Key, meta_params: MetaParams, sigma: Array) -> tuple[MetaParams, MetaParams]:
-    """Standard normal noise, and the pair `meta_params +- sigma noise` with leaves [2, ...]."""
-    noise = optax.tree.random_like(key, meta_params, jax.random.normal)
-    return noise, jax.tree.map(lambda p, e: p + jnp.stack([e, -e]) * sigma, meta_params, noise)
+class Factors(NamedTuple):
+    """A matrix of low rank, `left @ right.T / sqrt(r)` [m, n]: noise of EGGROLL (Sarkar et al. 2025, arXiv 2511.16652).
+
+    Entries have mean 0 and variance 1, and are uncorrelated, as those of normal noise. They take r (m + n) numbers
+    instead of m n.
+    """
+
+    left: Array  # [m, r] standard normal
+    right: Array  # [n, r] standard normal
 
 
-def pair_gradient(weights: Array, directions: MetaParams) -> tuple[MetaParams, Array]:
+def perturb(key: Key, meta_params: MetaParams, sigma: Array, rank: int | None = None) -> tuple[PyTree, MetaParams]:
+    """Noise for one pair, and its members `meta_params +- sigma noise` with leaves [2, ...].
+
+    The noise is standard normal. With a `rank`, that of the matrices for which it saves numbers is `Factors`.
+    """
+
+    def draw(key: Key, shape: tuple[int, ...], dtype: Any) -> Array | Factors:
+        if rank is None or not factorised(shape, rank):
+            return jax.random.normal(key, shape, dtype)
+        rows, columns = shape
+        both = jax.random.normal(key, (rows + columns, rank), dtype)
+        return Factors(both[:rows], both[rows:])
+
+    def members(noise: Array | Factors, param: Array) -> Array:
+        e = noise.left @ noise.right.T / rank_scale(noise) if isinstance(noise, Factors) else noise
+        return param + jnp.stack([e, -e]) * sigma
+
+    noise = optax.tree.random_like(key, meta_params, draw)
+    return noise, jax.tree.map(members, noise, meta_params, is_leaf=_is_factors)
+
+
+def factorised(shape: tuple[int, ...], rank: int) -> bool:
+    """Whether noise of this shape and rank is kept as `Factors`: it is that of a matrix, and they take less memory."""
+    return len(shape) == 2 and rank * sum(shape) < math.prod(shape)
+
+
+def pair_gradient(weights: Array, directions: PyTree) -> tuple[MetaParams, Array]:
     """`-mean_i(weights_i directions_i)` over pairs, and the variance of one pair's term, summed over parameters.
 
-    `weights` are [n], with NaN for pairs that are left out, and leaves of `directions` are [n, ...].
+    `weights` are [n], with NaN for pairs that are left out. Leaves of `directions` are [n, ...], or `Factors` of such
+    leaves, whose products are never formed.
     """
     valid = ~jnp.isnan(weights)
     count = valid.sum()
     weights = jnp.where(valid, weights, 0.0)
-    gradient = jax.tree.map(lambda d: -jnp.tensordot(weights, d, 1) / jnp.maximum(count, 1), directions)
-    squares = sum(jnp.square(d.reshape(len(d), -1)).sum(1) for d in jax.tree.leaves(directions))
+
+    def total(d: Array | Factors) -> Array:
+        if isinstance(d, Factors):
+            return jnp.einsum("i,imr,inr->mn", weights, *d) / rank_scale(d)
+        return jnp.tensordot(weights, d, 1)
+
+    def square(d: Array | Factors) -> Array:
+        if isinstance(d, Factors):
+            return jnp.einsum("imr,ims,inr,ins->i", d.left, d.left, d.right, d.right) / jnp.square(rank_scale(d))
+        return jnp.square(d.reshape(len(d), -1)).sum(1)
+
+    gradient = jax.tree.map(lambda d: -total(d) / jnp.maximum(count, 1), directions, is_leaf=_is_factors)
+    squares = sum(square(d) for d in jax.tree.leaves(directions, is_leaf=_is_factors))
     spread = (jnp.square(weights) * squares).sum() - count * jnp.square(optax.global_norm(gradient))
     return gradient, jnp.maximum(spread, 0.0) / jnp.maximum(count - 1, 1)
+
+
+def rank_scale(factors: Factors) -> float:
+    """What the product of the factors is divided by, so that its entries have variance 1."""
+    return math.sqrt(factors.left.shape[-1])
+
+
+def _is_factors(x: Any) -> bool:
+    return isinstance(x, Factors)
 
 
 def estimate_metrics(

@@ -17,7 +17,7 @@ import metarl
 from metarl.curricula import uniform
 from metarl.estimators import backprop, es, pes
 from metarl.estimators.es import better, shape
-from metarl.estimators.population import fitness_metrics, gradient_metrics, live, pair_gradient, perturb
+from metarl.estimators.population import Factors, fitness_metrics, gradient_metrics, live, pair_gradient, perturb
 from metarl.meta import compose
 from metarl.parallel import Placement
 from metarl.run import checkpoint
@@ -555,6 +555,61 @@ def test_perturbations_are_antithetic_and_of_the_tree():
     assert abs(noise["a"].mean()) < 5 / 20000**0.5 and abs(noise["a"].std() - 1) < 5 / 40000**0.5
 
 
+# --- perturbations of low rank ------------------------------------------------------------------------------
+
+
+def bowl(target):
+    """A fitness that is quadratic in a matrix, a vector and a small matrix, whatever the lifetime does."""
+
+    def fitness(meta_params, lifetime, key):
+        return -sum(jnp.square(x - target).sum() for x in jax.tree.leaves(meta_params["weights"]))
+
+    return quadratic()._replace(fitness=fitness)
+
+
+def test_the_estimate_of_low_rank_is_unbiased(x64):
+    weights = {"matrix": jnp.linspace(-1, 1, 48).reshape(8, 6), "vector": jnp.ones(3), "small": jnp.ones((1, 2))}
+    inner, meta_params = bowl(0.5), {**params(), "weights": weights}
+    estimator = es(1, shaping="none", sigma=0.1, rank=1)
+    newborns = newborn(inner, levels(HORIZON), 4000)
+    gradient, _, _, metrics = first(estimator, inner, newborns, meta_params)
+    # antithetic differences of a quadratic have no error of higher order, so the estimate has only its variance; the
+    # norm of the error in all 53 coordinates is close to its deviation
+    allowed = 2 * jnp.sqrt(metrics["meta_gradient_variance"] / 4000)
+    errors = jax.tree.map(lambda g, w: g - 2 * (w - 0.5), gradient["weights"], weights)
+    assert optax.global_norm(errors) < allowed < 0.5 * optax.global_norm(gradient["weights"])
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_noise_of_low_rank_has_variance_one_and_is_kept_as_factors(rank):
+    meta_params = {"a": jnp.zeros((60, 50)), "b": jnp.ones(3), "c": jnp.ones((1, 2)), "d": jnp.ones((9, 9, 9))}
+    noise, members = perturb(jax.random.key(0), meta_params, jnp.float32(0.5), rank)
+    assert noise["a"].left.shape == (60, rank) and noise["a"].right.shape == (50, rank)
+    assert all(noise[x].shape == meta_params[x].shape for x in "bcd")
+    e = 2.0 * members["a"][0]
+    assert jnp.linalg.matrix_rank(e) == rank and (members["a"][0] == -members["a"][1]).all()
+    many = jax.vmap(lambda key: perturb(key, {"a": jnp.zeros((9, 8))}, jnp.float32(1.0), rank)[1]["a"][0])
+    drawn = many(jax.random.split(jax.random.key(1), 4000)).reshape(4000, -1)
+    covariance = drawn.T @ drawn / 4000  # of products of normals: the deviation of one is at most sqrt(8 / 4000)
+    np.testing.assert_allclose(covariance, jnp.eye(72), atol=5 * (8 / 4000) ** 0.5)
+
+
+def test_pair_gradient_of_factors_is_that_of_their_products(x64):
+    weights, keys = jnp.array([1.0, jnp.nan, -2.0]), jax.random.split(jax.random.key(0))
+    left, right = (jax.random.normal(key, (3, n, 2)) for key, n in zip(keys, (5, 7), strict=True))
+    products = jnp.einsum("imr,inr->imn", left, right) / 2**0.5
+    found, expected = (
+        pair_gradient(weights, {"a": a, "b": jnp.ones((3, 2))}) for a in (Factors(left, right), products)
+    )
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-10), found, expected)
+
+
+def test_a_rank_that_saves_nothing_is_refused():
+    inner = quadratic()
+    with pytest.raises(ValueError, match=r"rank 2 saves nothing: .* shapes \[\(\)\]"):
+        first(es(1, rank=2), inner, newborn(inner, levels(HORIZON), 2))
+
+
 # --- lifetimes of different lengths, parts and places -------------------------------------------------------
 
 
@@ -644,6 +699,7 @@ def test_batches_tell_the_variance_of_a_lifetimes_gradient():
         (es, {"steps": 2, "sigma": NAN}, "sigma must be a number, not NaN, got nan"),
         (es, {"steps": 2, "sigma_decay": INF}, "sigma_decay must be at most 1, got inf"),
         (es, {"steps": 2, "measure_every": 0}, "measure_every must be at least 1 or None, got 0"),
+        (es, {"steps": 2, "rank": 0}, "rank must be at least 1 or None, got 0"),
         (es, {"steps": 2, "shaping": "rank"}, "shaping must be one of none, .*, got 'rank'"),
         (pes, {"steps": -1}, "steps must be at least 1, got -1"),
         (pes, {"steps": 2, "sigma": 0}, "sigma must be above 0, got 0"),
