@@ -112,7 +112,7 @@ class Turns:
         def one(kept: Array, key: Key) -> tuple[Array, Array]:
             """A try whose first `kept` tokens are right."""
             wrong_key, start_key, shuffle_key = jax.random.split(key, 3)
-            start = jax.random.randint(start_key, (), kept, jnp.maximum(length, kept + 1))
+            start = jax.random.randint(start_key, (), kept, jnp.maximum(length - 1, kept + 1))
             moves = (place >= start) & (place < length)
             order = jnp.where(moves, start + jax.random.uniform(shuffle_key, place.shape) * (length - start), place)
             shuffled = solution[jnp.argsort(order)]

@@ -136,7 +136,7 @@ def test_mrt_learns_to_be_right_at_once(name):
     data = Data(sources.proven(task, sizes, Prover(2)), sources.demonstrations(task, 1))
     chosen = Losses(reward=losses.ppo_clip() if name == "mrt" else losses.reinforce())
     inner = finetune(
-        LEARNER, LEARNER.init, data, given, controllers.constant(0.0), updates.joint(optax.adam(0.03)), losses=chosen
+        LEARNER, LEARNER.init, data, given, controllers.constant(0.0), updates.joint(optax.adam(0.05)), losses=chosen
     )
 
     @jax.jit
@@ -145,8 +145,8 @@ def test_mrt_learns_to_be_right_at_once(name):
             update = inner.step((), tuning, key)
             return update.lifetime, update.metrics["success"]
 
-        start = inner.init(key, Level((), jnp.int32(60)))
-        tuning, success = jax.lax.scan(step, start, jax.random.split(key, 60))
+        start = inner.init(key, Level((), jnp.int32(40)))
+        tuning, success = jax.lax.scan(step, start, jax.random.split(key, 40))
         batch = data.answers.sample(LEARNER, tuning.params, (), None, sources.Keys(*jax.random.split(key, 3)))
         return success, batch.success_if_stopped.mean(0)
 

@@ -10,10 +10,10 @@ from finetuning import END, Echo, FirstToken
 
 from envs.tokens import Turns
 from metarl.finetune import Prover, Sampling, policies, sources
-from metarl.finetune.policies import Prefix, evaluate_answers, sample
+from metarl.finetune.policies import Prefix, answer_logits, evaluate_answers, sample
 from metarl.finetune.sampling import answered, demonstrated, problems_of
 from metarl.finetune.turns import mask_of, solved, tokens_drawn, turns_of
-from metarl.finetune.utilities import cross_entropy, reward
+from metarl.finetune.utilities import cross_entropy
 from metarl.types import Progress
 
 COUNT, K, T = 24, 3, 3
@@ -29,7 +29,7 @@ GREEDY = Prover(1, 0.0)
 @cache
 def params_of(name):
     """Policies that are not sure of anything, but of more than at birth."""
-    return jax.tree.map(lambda x: 6.0 * x, jax.jit(POLICIES[name].init)(jax.random.key(0)))
+    return jax.tree.map(lambda x: 6.0 * x, jax.jit(POLICIES[name].init)(jax.random.key(4)))
 
 
 @cache
@@ -59,21 +59,21 @@ def test_the_cache_remembers_all_that_was_said(name):
         lambda params: evaluate_answers(POLICIES[name], params, batch.prompts, batch.answers, END, batch.mask)
     )
     found = judge(params_of(name))
-    np.testing.assert_allclose(found.log_prob, batch.old_log_prob, atol=1e-5)
-    np.testing.assert_allclose(found.entropy, batch.entropy, atol=1e-5)
+    np.testing.assert_allclose(found.log_prob, batch.old_log_prob, atol=1e-4)
+    np.testing.assert_allclose(found.entropy, batch.entropy, atol=1e-4)
     assert (batch.turn[batch.mask] > 0).sum() > 5 and (batch.old_log_prob < 0.0)[batch.mask].all()
 
 
 def test_the_verifier_replies_to_each_try_and_a_right_one_is_the_last():
     batch = played()
-    for problem, rows, correct, reward in zip(
+    for problem, rows, correct, earned in zip(
         np.asarray(PROBLEMS.token), frames(batch.answers), batch.correct, batch.reward, strict=True
     ):
         right = [row[0] == problem for row in rows]
         made = right.index(True) + 1 if any(right) else K
         assert rows[:made, -1].tolist() == [4 if x else 5 for x in right[:made]]  # after the four tokens of the task
         assert (rows[made:] == END).all()
-        assert correct == any(right) == reward
+        assert correct == any(right) == earned
     transcripts = jax.vmap(TASK.transcript)(PROBLEMS, frames(batch.answers)[..., :-1])
     np.testing.assert_array_equal(batch.answers, transcripts)
     assert 0 < batch.correct.sum() < COUNT
@@ -139,17 +139,14 @@ def test_sources_count_the_tokens_of_the_forks():
     assert (batch.success_if_stopped[:, 0] == 0.0).all()
 
 
-def test_utilities_look_at_the_tokens_of_the_policy_alone():
-    """Replies have no gradient: a row of the embedding moves if it is read, the bias of a reply's logit does not."""
-    task = Turns(FirstToken(), 2)
-    for utility in (reward(task, Sampling(4, 4)), cross_entropy(task, 8)):
-        gradient, _ = jax.jit(lambda params, u=utility: u.estimate(POLICIES["gru"], params, jax.random.key(0)))(
-            params_of("gru")
-        )
-        assert (
-            all(jnp.isfinite(x).all() for x in jax.tree.leaves(gradient))
-            and (gradient["embedding"]["embedding"] != 0).any()
-        )
+def test_the_utility_of_demonstrations_is_of_the_tokens_of_the_policy_alone():
+    estimate = jax.jit(lambda params, key: cross_entropy(TASK, COUNT).estimate(POLICIES["gru"], params, key)[1])
+    problem_key, shown_key = jax.random.split(jax.random.key(0))
+    shown = demonstrated(TASK, problems_of(TASK, problem_key, COUNT), shown_key)
+    logits = answer_logits(POLICIES["gru"], params_of("gru"), shown.prompts, shown.answers)
+    log_prob = np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), np.asarray(shown.answers)[..., None], -1)
+    expected = log_prob[..., 0][np.asarray(shown.mask)].mean()
+    assert estimate(params_of("gru"), jax.random.key(0)) == pytest.approx(expected, rel=1e-4)
 
 
 SHORT = policies.transformer(TASK.num_tokens, 8, 1, 2, TASK.prompt_length + TASK.answer_length)
