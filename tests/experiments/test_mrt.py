@@ -29,6 +29,16 @@ def test_arms_draw_as_many_tokens(forks):
     assert mrt.sampling(replace(config, num_problems=1), Prover(2)).num_problems == 1
 
 
+def test_a_step_has_the_shapes_of_the_study():
+    config = replace(mrt.Config(), **TINY, arms=("grpo", "mrt_star"))
+    meta, key = mrt.make(config), jax.random.key(0)
+    study = jax.eval_shape(meta.init, key)
+    after, metrics = jax.eval_shape(meta.step, study, key)
+    shapes = jax.tree.map(lambda x: (x.shape, x.dtype), (study, after))
+    assert shapes[0] == shapes[1] and set(study.arms) == {"grpo", "mrt_star"}
+    assert all(x.shape == (2,) for x in metrics.values()) and "success_mrt_star" in metrics
+
+
 def test_measures_by_hand():
     found = mrt.measures(np.array([[0.2, 0.4, 0.6, 0.8], [0.0, 1.0, 1.0, 1.0]]), 2)
     expected = {
@@ -41,6 +51,7 @@ def test_measures_by_hand():
     assert {name: x.tolist() for name, x in found.items()} == {name: pytest.approx(x) for name, x in expected.items()}
 
 
+@pytest.mark.slow
 def test_the_base_policies_come_first_and_arms_begin_from_them():
     config = replace(mrt.Config(), **TINY, arms=("grpo",))
     meta = mrt.make(config)

@@ -129,7 +129,7 @@ def test_star_keeps_correct_answers_and_mrt_star_the_one_with_most_progress():
 LEARNER = policies.gru(6, 8)
 
 
-@pytest.mark.parametrize("name", ["mrt", "star"])
+@pytest.mark.parametrize("name", ["mrt", pytest.param("star", marks=pytest.mark.slow)])
 def test_mrt_learns_to_be_right_at_once(name):
     task = Turns(FirstToken(), 2)
     sizes, given = Sampling(8, 8), {"mrt": mrt(8, 1.0, "episode", "regret"), "star": star(8)}[name]
