@@ -30,12 +30,12 @@ def test_arms_draw_as_many_tokens(forks):
 
 
 def test_a_step_has_the_shapes_of_the_study():
-    config = replace(mrt.Config(), **TINY, arms=("grpo", "mrt_star"))
+    config = replace(mrt.Config(), **TINY, arms=("mrt_star",))
     meta, key = mrt.make(config), jax.random.key(0)
     study = jax.eval_shape(meta.init, key)
     after, metrics = jax.eval_shape(meta.step, study, key)
     shapes = jax.tree.map(lambda x: (x.shape, x.dtype), (study, after))
-    assert shapes[0] == shapes[1] and set(study.arms) == {"grpo", "mrt_star"}
+    assert shapes[0] == shapes[1] and set(study.arms) == {"mrt_star"}
     assert all(x.shape == (2,) for x in metrics.values()) and "success_mrt_star" in metrics
 
 
