@@ -212,7 +212,7 @@ class Test:
 class Config:
     """Fine-tunes policies that have several tries, by their outcome and by the progress of each try."""
 
-    run: parts.Run = parts.Run(steps=450, chunk=50)
+    run: parts.Run = parts.Run(steps=400, chunk=50)
     setting: Setting = Setting()
     base: Base = Base()
     arm: Arm = Arm()
@@ -227,7 +227,7 @@ class Config:
 
 
 PRESETS = {
-    "quick": replace(Config(), num_seeds=2, steps=400, arms=("grpo", "length", "mrt", "mrt_end_regret")),
+    "quick": replace(Config(), num_seeds=2, arms=("grpo", "length", "mrt", "mrt_end_regret")),
     "full": Config(),
 }
 

@@ -80,7 +80,7 @@ def test_the_base_policies_come_first_and_arms_begin_from_them():
     [
         ({"arms": ()}, "arms must be different, and at least one"),
         ({"arms": ("grpo", "grpo")}, "arms must be different"),
-        ({"base_steps": 450}, "base_steps must be below steps = 450, got 450"),
+        ({"base_steps": 400}, "base_steps must be below steps = 400, got 400"),
         ({"shortest": 6}, "shortest must be at most longest = 5, got 6"),
         ({"arms": ("grpo", "mrt"), "cost": 0.2}, "cost has no effect without one of the arms length"),
         ({"arms": ("grpo", "length"), "alpha": 2.0}, "alpha has no effect"),
