@@ -345,6 +345,7 @@ def _check_end(policy: SequencePolicy, end: int) -> None:
 
 
 def check_prefix(prefix: Prefix, batch: int, length: int) -> None:
+    """Raises ValueError for a prefix that is not of `batch` answers of `length` tokens."""
     if prefix.tokens.shape != (batch, length) or prefix.length.shape != (batch,):
         raise ValueError(
             f"the prefix must have tokens [B, length] = {(batch, length)} and length [B] = {(batch,)}, "
