@@ -1,7 +1,8 @@
 """Meta reinforcement fine-tuning (MRT, arXiv 2503.07572): progress of each try against the outcome alone.
 
 python -m experiments.mrt                    # some minutes on one core
-python -m experiments.mrt --preset full      # 5 seeds, all arms: a quarter of an hour
+python -m experiments.mrt --preset full      # 5 seeds, more arms: a quarter of an hour
+python -m experiments.mrt --preset all       # all arms
 python -m experiments.mrt --arms grpo mrt --directory runs/mrt
 
 A small transformer sorts digits in several tries. After each the verifier says where the first wrong token is. Base
@@ -135,7 +136,7 @@ else:
 class Setting:
     """What is compared, and where."""
 
-    arms: tuple[ArmName, ...] = tuple(ARMS)
+    arms: tuple[ArmName, ...] = ("grpo", "length", "mrt", "mrt_regret", "mrt_end_regret", "mrt_own", "mrt_star")
     """What is compared."""
     num_seeds: Annotated[int, SEVERAL] = 5
     """Base policies, and runs of each arm."""
@@ -229,6 +230,7 @@ class Config:
 PRESETS = {
     "quick": replace(Config(), num_seeds=2, arms=("grpo", "length", "mrt", "mrt_end_regret")),
     "full": Config(),
+    "all": replace(Config(), arms=tuple(ARMS)),
 }
 
 # --- problems and policies ------------------------------------------------------------------------------------
