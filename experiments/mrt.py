@@ -1,7 +1,7 @@
 """Meta reinforcement fine-tuning (MRT, arXiv 2503.07572): progress of each try against the outcome alone.
 
-python -m experiments.mrt                    # some minutes on one core
-python -m experiments.mrt --preset full      # 5 seeds, more arms: a quarter of an hour
+python -m experiments.mrt                    # three CPU minutes
+python -m experiments.mrt --preset full      # 5 seeds, more arms: ten CPU minutes
 python -m experiments.mrt --preset all       # all arms
 python -m experiments.mrt --arms grpo mrt --directory runs/mrt
 
