@@ -106,11 +106,8 @@ def test_a_run_leaves_a_table_and_resumes(tmp_path):
     lead = results["mrt_star minus grpo, last try, sampled"]["mean"]
     assert lead == pytest.approx((success - np.array(curves["success"]["grpo"]["sampled"]))[:, 1].mean(), abs=1e-6)
     assert (directory / "success_by_try.png").read_bytes().startswith(b"\x89PNG")
-    mrt.main(words(**{**TINY, "steps": 6}, arms=arms, directory=directory, resume=True))
-    whole = tmp_path / "whole"
-    mrt.main(words(**{**TINY, "steps": 6}, arms=arms, directory=whole))
-    resumed, uninterrupted = (json.loads((x / "results.json").read_text())["report"] for x in (directory, whole))
-    assert resumed == uninterrupted
+    mrt.main(words(**TINY, arms=arms, directory=directory, resume=True))  # a finished run: its report again
+    assert json.loads((directory / "results.json").read_text())["report"] == results
 
 
 @pytest.mark.slow
