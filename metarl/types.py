@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -210,6 +210,30 @@ class TokenTask(Protocol):
 
     def verify(self, problem: PyTree, answer: Array) -> Verdict:
         """Judges `answer` `[T] int32` by its tokens before the first `end`."""
+        ...
+
+
+@runtime_checkable
+class TurnTask(TokenTask, Protocol):
+    """A token task with several tries, between which the verifier speaks.
+
+    Its answers are transcripts `[tries * (try_length + 1)]` with a frame for each try: its tokens, padded by `end`, and
+    the verifier's reply, which is one token and never `end`. A correct try is the last one: every token of the frames
+    after it is `end`. `verify` judges the whole, and `reply` one try.
+    """
+
+    @property
+    def tries(self) -> int:
+        """K, most tries."""
+        ...
+
+    @property
+    def try_length(self) -> int:
+        """T, most tokens of a try, with the end token."""
+        ...
+
+    def reply(self, problem: PyTree, answer: Array) -> tuple[Array, Array]:
+        """The verifier's token `() int32` after a try `answer` `[T]`, and whether that was correct `() bool`."""
         ...
 
 

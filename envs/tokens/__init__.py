@@ -14,6 +14,7 @@ from envs.tokens.digits import Addition, Sorting
 from envs.tokens.environment import TokenEnv, TokenState, optimal_return
 from envs.tokens.general_points import SPLITS, GeneralPoints
 from envs.tokens.rpn import Notation
+from envs.tokens.turns import HintedSorting, Turns
 from metarl import checks
 from metarl.checks import COUNT, checked
 from metarl.types import Key, Level, Levels, TokenTask
@@ -23,10 +24,12 @@ __all__ = [
     "Addition",
     "Countdown",
     "GeneralPoints",
+    "HintedSorting",
     "Notation",
     "Sorting",
     "TokenEnv",
     "TokenState",
+    "Turns",
     "distribution",
     "make_task",
     "names",
@@ -37,6 +40,7 @@ _TASKS: dict[str, Callable[..., TokenTask]] = {
     "general_points": GeneralPoints,
     "countdown": Countdown,
     "sorting": Sorting,
+    "hinted_sorting": HintedSorting,
     "addition": Addition,
 }
 

@@ -1,7 +1,7 @@
 """Any token task as an environment: one token per step, with one or more tries per episode.
 
-The observation has all tokens so far: the prompt, then the answer and the verdict's token of each try. Multi-turn
-General Points (Chu et al. 2025) has five tries.
+The observation has all tokens so far: the prompt, then the answer of each try and the verifier's reply, as in the
+transcripts of `Turns` but without gaps. Multi-turn General Points (Chu et al. 2025) has five tries.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from envs.tokens.turns import reply_to
 from metarl import checks
 from metarl.checks import COUNT
 from metarl.tree import select
-from metarl.types import Array, Box, Discrete, Key, PyTree, TokenTask
+from metarl.types import Array, Box, Discrete, Key, PyTree, TokenTask, TurnTask
 
 
 class TokenState(NamedTuple):
@@ -35,7 +36,7 @@ class TokenEnv:
     The observation `[P + tries * (T + 1)] int32` is all tokens so far, then `padding`. Its vocabulary is the task's
     `num_tokens`, then one token for each kind of verdict, then `padding`. An action is the next token. A try is
     complete when its answer ends or has T tokens: it gets its reward, and a correct or last one terminates the episode.
-    Raises ValueError for less than one try.
+    Raises ValueError for less than one try, or a task that has several itself.
     """
 
     task: TokenTask
@@ -43,6 +44,8 @@ class TokenEnv:
 
     def __post_init__(self) -> None:
         checks.fields(self)
+        if isinstance(self.task, TurnTask):
+            raise ValueError(f"task must have one try: give the task in it, and tries={self.task.tries}")
 
     @property
     def padding(self) -> int:
@@ -83,7 +86,7 @@ class TokenEnv:
         verdict = self.task.verify(params, answer)
         terminated = complete & (verdict.correct | (state.tries + 1 >= self.tries))
 
-        judgement = jnp.where(complete, self.task.num_tokens + verdict.kind, self.padding)
+        judgement = jnp.where(complete, reply_to(self.task, verdict), self.padding)
         following = TokenState(
             tokens=state.tokens.at[state.length].set(action).at[state.length + 1].set(judgement),
             length=state.length + 1 + complete,

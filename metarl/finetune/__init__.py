@@ -5,7 +5,7 @@
 and `utilities` what a controller with a meta-parameter climbs. `finetune` joins them to a `metarl.meta.InnerLoop`.
 """
 
-from metarl.finetune import controllers, credit, losses, policies, sources, terms, updates, utilities
+from metarl.finetune import controllers, credit, losses, policies, progress, sources, terms, updates, utilities
 from metarl.finetune.batch import Batch
 from metarl.finetune.controllers import Controller, Signals, Weights
 from metarl.finetune.credit import Credit
@@ -16,6 +16,7 @@ from metarl.finetune.losses import Context, Losses, TokenStatistics
 from metarl.finetune.policies import SequencePolicy
 from metarl.finetune.sampling import Sampling, success_rate
 from metarl.finetune.sources import Source
+from metarl.finetune.turns import Prover
 from metarl.finetune.updates import GradientUpdate
 from metarl.finetune.utilities import Utility
 
@@ -27,6 +28,7 @@ __all__ = [
     "Data",
     "GradientUpdate",
     "Losses",
+    "Prover",
     "Sampling",
     "SequencePolicy",
     "Signals",
@@ -41,6 +43,7 @@ __all__ = [
     "finetune",
     "losses",
     "policies",
+    "progress",
     "sources",
     "success_rate",
     "terms",

@@ -33,6 +33,10 @@ class SequencePolicy(NamedTuple):
     decode: Callable[[Params, PyTree, Array], tuple[Array, PyTree]]
 
 
+Prefill = Callable[[Array], tuple[Array, PyTree]]  # prompts [B, P] -> logits [B, V], cache
+Decode = Callable[[PyTree, Array], tuple[Array, PyTree]]  # (cache, tokens [B]) -> logits [B, V], cache
+
+
 class Samples(NamedTuple):
     """Answers under a policy. Leaves [B, T].
 
@@ -81,7 +85,10 @@ def transformer(
 
     def empty(room: int) -> _KeyValues:
         if room > max_length:
-            raise ValueError(f"a sequence must be at most max_length={max_length} tokens long, got {room}")
+            raise ValueError(
+                f"a sequence, prompt and answer together, must be at most max_length={max_length} tokens long, "
+                f"got {room}"
+            )
         zeros = (jnp.zeros((heads, room, width // heads)),) * layers
         return _KeyValues(zeros, zeros, jnp.int32(0))
 
@@ -123,14 +130,33 @@ def sample(
     _check_prompts(prompts)
     batch, prompt_length = prompts.shape
     _check_end(policy, end)
-    if prefix is None:
-        prefix = Prefix(jnp.zeros((batch, length), jnp.int32), jnp.zeros(batch, jnp.int32))
-    _check_prefix(prefix, batch, length)
-    prefill, decode = _in_step(policy, params, prompt_length, length - 1)  # the last token is not read
+    if prefix is not None:
+        check_prefix(prefix, batch, length)
+    prefill, decode = in_step(policy, params, prompt_length, length - 1)  # the last token is not read
     # drawn at once: a large draw costs less per number than many small ones
     noise = jax.random.gumbel(key, (length, batch, policy.num_tokens))
+    return answer(decode, *prefill(prompts), jnp.ones(batch, bool), noise, end, temperature, prefix)[0]
+
+
+def answer(
+    decode: Decode,
+    logits: Array,
+    cache: PyTree,
+    alive: Array,
+    noise: Array,
+    end: int,
+    temperature: Array | float = 1.0,
+    prefix: Prefix | None = None,
+) -> tuple[Samples, PyTree]:
+    """One answer of T tokens to what `cache` remembers, and the cache after it, which lacks the last token.
+
+    The first token has `logits` [B, V]; the standard Gumbel `noise` [T, B, V] decides. Sequences that are not `alive`
+    [B] say `end` only, and nothing of it is in the mask.
+    """
+    length, batch = noise.shape[:2]
+    if prefix is None:
+        prefix = Prefix(jnp.zeros((batch, length), jnp.int32), jnp.zeros(batch, jnp.int32))
     forced = jnp.arange(length)[:, None] < prefix.length
-    alive = jnp.ones(batch, bool)
 
     def draw(logits: Array, alive: Array, noise: Array, forced: Array, prefix: Array) -> Samples:
         # arg max (logits / temperature + noise), but defined at 0
@@ -145,11 +171,10 @@ def sample(
         return (cache, drawn.tokens, alive & (drawn.tokens != end)), drawn
 
     xs = (noise, forced, prefix.tokens.T.astype(jnp.int32))
-    logits, cache = prefill(prompts)
     first = draw(logits, alive, *jax.tree.map(lambda x: x[0], xs))
     carry = (cache, first.tokens, alive & (first.tokens != end))
-    _, rest = jax.lax.scan(step, carry, jax.tree.map(lambda x: x[1:], xs))
-    return jax.tree.map(lambda x, more: jnp.concatenate([x[None], more]).T, first, rest)
+    (cache, _, _), rest = jax.lax.scan(step, carry, jax.tree.map(lambda x: x[1:], xs))
+    return jax.tree.map(lambda x, more: jnp.concatenate([x[None], more]).T, first, rest), cache
 
 
 def answer_logits(policy: SequencePolicy, params: Params, prompts: Array, answers: Array) -> Array:
@@ -164,13 +189,17 @@ def answer_logits(policy: SequencePolicy, params: Params, prompts: Array, answer
     return jax.vmap(policy.apply, (None, 0))(params, tokens)[:, prompts.shape[1] - 1 :]
 
 
-def evaluate_answers(policy: SequencePolicy, params: Params, prompts: Array, answers: Array, end: int) -> Samples:
+def evaluate_answers(
+    policy: SequencePolicy, params: Params, prompts: Array, answers: Array, end: int, mask: Array | None = None
+) -> Samples:
     """What the policy thinks of given `answers` [B, T] to `prompts` [B, P]; for its own, what `sample` returned.
 
-    Differentiable in `params`. Raises ValueError as `answer_logits` does, and for an `end` that is no token.
+    Its own tokens are those in `mask` [B, T], by default all up to the first `end`. Differentiable in `params`. Raises
+    ValueError as `answer_logits` does, and for an `end` that is no token.
     """
     _check_end(policy, end)
-    return of_logits(answer_logits(policy, params, prompts, answers), answers, until_end(answers, end))
+    mask = until_end(answers, end) if mask is None else mask
+    return of_logits(answer_logits(policy, params, prompts, answers), answers, mask)
 
 
 def until_end(tokens: Array, end: int) -> Array:
@@ -187,7 +216,7 @@ def of_logits(logits: Array, tokens: Array, mask: Array) -> Samples:
     return Samples(tokens, jnp.where(mask, log_prob, 0.0), jnp.where(mask, entropy, 0.0), mask)
 
 
-def _in_step(policy: SequencePolicy, params: Params, prompt_length: int, room: int) -> tuple[Callable, Callable]:
+def in_step(policy: SequencePolicy, params: Params, prompt_length: int, room: int) -> tuple[Prefill, Decode]:
     """`prefill` of prompts [B, P] and `decode` of tokens [B], with scalars of the cache shared by all B sequences."""
 
     def prefill(prompt: Array) -> tuple[Array, PyTree]:
@@ -315,7 +344,8 @@ def _check_end(policy: SequencePolicy, end: int) -> None:
         raise ValueError(f"end must be a token between 0 and {policy.num_tokens - 1}, got {end}")
 
 
-def _check_prefix(prefix: Prefix, batch: int, length: int) -> None:
+def check_prefix(prefix: Prefix, batch: int, length: int) -> None:
+    """Raises ValueError for a prefix that is not of `batch` answers of `length` tokens."""
     if prefix.tokens.shape != (batch, length) or prefix.length.shape != (batch,):
         raise ValueError(
             f"the prefix must have tokens [B, length] = {(batch, length)} and length [B] = {(batch,)}, "

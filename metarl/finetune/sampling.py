@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from metarl import checks
 from metarl.checks import COUNT, NOT_NEGATIVE, SEVERAL, checked
 from metarl.finetune.batch import Batch
-from metarl.finetune.policies import Prefix, SequencePolicy, sample, until_end
-from metarl.types import Array, Key, Params, PyTree, TokenTask
+from metarl.finetune.policies import Prefix, SequencePolicy, sample
+from metarl.finetune.turns import Prover, mask_of, play, tokens_drawn, turns_of
+from metarl.types import Array, Key, Params, PyTree, TokenTask, TurnTask
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Sampling:
 
     def tokens(self, task: TokenTask) -> int:
         """How many tokens are drawn, those after the ends of answers included."""
-        return self.num_problems * self.group_size * task.answer_length
+        return self.num_problems * self.group_size * tokens_drawn(task)
 
 
 def problems_of(task: TokenTask, key: Key, count: int, copies: int = 1) -> PyTree:
@@ -53,12 +54,13 @@ def demonstrated(task: TokenTask, problems: PyTree, key: Key) -> Batch:
     return Batch(
         prompts=jax.vmap(task.prompt)(problems),
         answers=answers,
-        mask=until_end(answers, task.end),
+        mask=mask_of(task, answers),
         old_log_prob=jnp.zeros(answers.shape),
         reward=verdict.reward,
         correct=verdict.correct,
         prefix_length=jnp.full(len(answers), answers.shape[1], jnp.int32),
         problem=problems,
+        turn=turns_of(task, len(answers)),
     )
 
 
@@ -70,14 +72,20 @@ def answered(
     key: Key,
     temperature: Array | float = 1.0,
     prefix: Prefix | None = None,
+    prover: Prover | None = None,
 ) -> Batch:
     """A batch of one answer, drawn from the policy, to each of the problems, whose leaves are [B, ...].
 
-    No gradient flows through it.
+    No gradient flows through it. Raises ValueError for a `prover` if the task has one try.
     """
-    prompts = jax.vmap(task.prompt)(problems)
-    drawn = sample(policy, params, prompts, key, task.answer_length, task.end, temperature, prefix)
-    drawn = jax.lax.stop_gradient(drawn)
+    prompts, stopped = jax.vmap(task.prompt)(problems), None
+    if isinstance(task, TurnTask):
+        drawn, stopped = play(policy, params, task, problems, prompts, key, temperature, prefix, prover)
+    elif prover is None:
+        drawn = sample(policy, params, prompts, key, task.answer_length, task.end, temperature, prefix)
+    else:
+        raise ValueError(f"a prover needs a task of several tries, got {type(task).__name__}")
+    drawn, stopped = jax.lax.stop_gradient((drawn, stopped))
     verdict = jax.vmap(task.verify)(problems, drawn.tokens)
     return Batch(
         prompts=prompts,
@@ -89,6 +97,8 @@ def answered(
         prefix_length=jnp.zeros(len(prompts), jnp.int32) if prefix is None else prefix.length,
         problem=problems,
         entropy=drawn.entropy,
+        turn=turns_of(task, len(prompts)),
+        success_if_stopped=stopped,
     )
 
 

@@ -15,9 +15,10 @@ import jax.numpy as jnp
 from metarl.checks import COUNT, FACTOR, SHARE, checked
 from metarl.finetune.batch import Batch
 from metarl.finetune.controllers import Weights, cosine, elapsed
-from metarl.finetune.policies import Prefix, SequencePolicy, until_end
+from metarl.finetune.policies import Prefix, SequencePolicy
 from metarl.finetune.sampling import Sampling, answered, demonstrate, demonstrated, problems_of
-from metarl.types import Array, Key, Params, Progress, PyTree, TokenTask
+from metarl.finetune.turns import Prover, mask_of, solved
+from metarl.types import Array, Key, Params, Progress, PyTree, TokenTask, TurnTask
 
 
 class Keys(NamedTuple):
@@ -49,11 +50,12 @@ class Source(NamedTuple):
     update: Callable[[PyTree, Outcome], PyTree]  # the next state
     # state -> () int32, failed problems gathered since the last step of imitation; None for sources that gather none
     gathered: Callable[[PyTree], Array] | None = None
+    forked: int = 0  # tokens that the policy draws for a prover, in a batch
 
     @property
     def tokens_drawn(self) -> int:
         """Tokens that the policy draws for a batch, those after the ends of answers included."""
-        return 0 if self.sampling is None else self.sampling.tokens(self.task)
+        return self.forked + (0 if self.sampling is None else self.sampling.tokens(self.task))
 
 
 # --- answers of the policy ------------------------------------------------------------------------------------
@@ -67,6 +69,26 @@ def fresh(task: TokenTask, sampling: Sampling = Sampling()) -> Source:  # noqa: 
         return answered(policy, params, task, problems, keys.answers, sampling.temperature)
 
     return Source(task, sampling.num_problems, sampling.group_size, sampling, _no_state, sample, _keep)
+
+
+def proven(task: TurnTask, sampling: Sampling = Sampling(), prover: Prover | None = None) -> Source:  # noqa: B008
+    """As `fresh`, for tasks of several tries: with the batch's `success_if_stopped`, for the credit of progress.
+
+    Without a `prover` the last try is the last answer: success is 0 before the first try, and then whether the problem
+    is solved. That draws no tokens.
+    """
+
+    def sample(policy: SequencePolicy, params: Params, state: PyTree, progress: Progress, keys: Keys) -> Batch:
+        problems = problems_of(task, keys.problems, sampling.num_problems, sampling.group_size)
+        batch = answered(policy, params, task, problems, keys.answers, sampling.temperature, prover=prover)
+        if prover is None:
+            by_try = jnp.pad(solved(batch, task.tries), ((0, 0), (1, 0))).astype(batch.reward.dtype)
+            batch = batch._replace(success_if_stopped=by_try)
+        return batch
+
+    forked = 0 if prover is None else sampling.num_problems * sampling.group_size * prover.tokens(task)
+    source = Source(task, sampling.num_problems, sampling.group_size, sampling, _no_state, sample, _keep)
+    return source._replace(forked=forked)
 
 
 @checked
@@ -93,7 +115,8 @@ def prefixed(
         shown = demonstrate(task, problems, demonstration_key)
         least = cosine(first, last)(elapsed(progress))
         share = jax.random.uniform(share_key, (len(shown),), minval=least, maxval=most)
-        length = jnp.floor(share * until_end(shown, task.end).sum(1)).astype(jnp.int32)
+        extent = jnp.where(mask_of(task, shown), jnp.arange(1, shown.shape[1] + 1), 0).max(1)
+        length = jnp.floor(share * extent).astype(jnp.int32)
         is_last = jnp.arange(len(shown)) % sampling.group_size == sampling.group_size - 1
         return Prefix(shown, jnp.where(is_last, length, 0))
 

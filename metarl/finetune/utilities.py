@@ -44,7 +44,7 @@ def reward(task: TokenTask, sampling: Sampling = Sampling(), *, normalise: bool 
         advantage = by_group(leave_one_out, sampling.group_size)(batch.reward)
 
         def loss(params: Params) -> Array:
-            found = evaluate_answers(policy, params, batch.prompts, batch.answers, task.end)
+            found = evaluate_answers(policy, params, batch.prompts, batch.answers, task.end, batch.mask)
             return -(advantage * terms.of_answer(found.log_prob, found.mask)).mean()
 
         return jax.grad(loss)(params), batch.reward.mean()
@@ -64,7 +64,7 @@ def cross_entropy(task: TokenTask, count: Annotated[int, COUNT] = 16, *, normali
         shown = demonstrated(task, problems_of(task, problem_key, count), demonstration_key)
 
         def loss(params: Params) -> Array:
-            found = evaluate_answers(policy, params, shown.prompts, shown.answers, task.end)
+            found = evaluate_answers(policy, params, shown.prompts, shown.answers, task.end, shown.mask)
             return terms.token_mean(terms.sft(found.log_prob), found.mask)
 
         value, gradient = jax.value_and_grad(loss)(params)
