@@ -10,6 +10,7 @@ python -m experiments.benchmark sweep
 python -m experiments.benchmark metagradients --hidden 256
 python -m experiments.benchmark memory --num-envs 64
 python -m experiments.benchmark trials
+python -m experiments.benchmark agents --levels CartPole-v1 --num-envs 4 --minibatches 4 --target 200
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ import optax
 
 import envs
 import metarl
-from experiments import cli, groove, lpg, meta_training, parts
+from experiments import agent, cli, groove, lpg, meta_training, parts, plain_ppo
 from metarl import checks, curricula, estimators, networks, objectives, optimizers
-from metarl.checks import COUNT, COUNT_OR_ZERO, SEVERAL, WIDTH
+from metarl.checks import COUNT, COUNT_OR_ZERO, RATE, SEVERAL, WIDTH, Bound
 from metarl.estimators.population import live
 from metarl.evaluation.families import family
 from metarl.finetune import policies
@@ -45,6 +46,7 @@ from metarl.run.options import replace, with_values
 from metarl.run.sweep import side_by_side
 from metarl.types import Array, Key, Levels, MetaParams, Progress
 
+RETURN = Bound(-1e9, 1e9)
 LearnedObjective = Literal["lpg", "lpo", "disco"]
 
 
@@ -280,12 +282,48 @@ class Trials:
         envs.check(levels=self.levels)
 
 
-def time_side_by_side(programs: dict[str, tuple[Callable[..., Any], Any]], repeats: int) -> dict[str, dict[str, Any]]:
+@dataclasses.dataclass(frozen=True)
+class Agents:
+    """PPO agents against a plain PPO in one file (`experiments/plain_ppo.py`) with the same settings and networks."""
+
+    levels: tuple[str, ...] = ("Breakout-MinAtar",)
+    """Environments with discrete actions and one level, one benchmark each."""
+    network: Literal["mlp", "minatar_conv"] = "mlp"
+    """The agents' networks."""
+    num_seeds: tuple[Annotated[int, COUNT], ...] = (1, 4, 16)
+    """How many agents learn side by side, with two programs for each number."""
+    num_envs: Annotated[int, COUNT] = 64
+    """Environments of each agent."""
+    rollout_length: Annotated[int, COUNT] = 128
+    """Environment steps between two updates."""
+    epochs: Annotated[int, COUNT] = 4
+    """Passes over each rollout."""
+    minibatches: Annotated[int, COUNT] = 8
+    """Parts that each pass is cut into, with a gradient step for each."""
+    learning_rate: Annotated[float, RATE] = 1e-3
+    """Adam's learning rate."""
+    target: Annotated[float, RETURN] = 5.0
+    """Mean return over the agents, of episodes that ended in the last rollout, at which a time is taken."""
+    repeats: Annotated[int, COUNT] = 10
+    """Timed updates of each program, taken in turns."""
+
+    def __post_init__(self) -> None:
+        checks.fields(self)
+        envs.check(levels=self.levels)
+        if not self.num_seeds:
+            raise ValueError("num_seeds must have at least one number")
+
+
+def time_side_by_side(
+    programs: dict[str, tuple[Callable[..., Any], Any]],
+    repeats: int,
+    watch: Callable[[str, Any], None] = lambda name, result: None,
+) -> dict[str, dict[str, Any]]:
     """Seconds of each program `name: (function, argument)`: to compile, and min and median of `repeats` runs.
 
     `temporary_mib` is the memory in MiB that a program takes beside its argument and result, as the compiler plans it.
     The runs take turns, so that what slows the machine down for a while slows all of them. A function's
-    result is its next argument.
+    result is its next argument. `watch` sees the name and the result of each run, also of a first that is not timed.
     """
     compiled, arguments, results = {}, {}, {}
     for name, (function, argument) in programs.items():
@@ -295,12 +333,14 @@ def time_side_by_side(programs: dict[str, tuple[Callable[..., Any], Any]], repea
         planned = compiled[name].memory_analysis()  # None where the compiler does not say
         results[name]["temporary_mib"] = planned.temp_size_in_bytes / 2**20 if planned else float("nan")
         arguments[name] = jax.block_until_ready(compiled[name](argument))
+        watch(name, arguments[name])
     seconds: dict[str, list[float]] = {name: [] for name in programs}
     for _ in range(repeats):
         for name, function in compiled.items():
             start = time.perf_counter()
             arguments[name] = jax.block_until_ready(function(arguments[name]))
             seconds[name].append(time.perf_counter() - start)
+            watch(name, arguments[name])
     for name, taken in seconds.items():
         results[name] |= {"min_seconds": min(taken), "median_seconds": statistics.median(taken)}
     return results
@@ -704,6 +744,46 @@ def benchmark_trials(config: Trials, name: str) -> dict[str, Any]:
     return {"levels": name, **times, "ratios": {"steps per second, trials / episodes": ratio}}
 
 
+def benchmark_agents(config: Agents, name: str) -> dict[str, Any]:
+    """Times of one environment. The time to the target is that of as many updates, each of the median time."""
+    levels, sizes = envs.make(name), ("num_envs", "rollout_length", "epochs", "minibatches", "learning_rate", "network")
+    run = replace(agent.Config(), env=name, **{size: getattr(config, size) for size in sizes})
+    chosen = {**vars(run.agents), **vars(run.passes), **vars(run.rule)}
+    settings = plain_ppo.Settings(**{option: chosen[option] for option in plain_ppo.Settings._fields})
+    plain, key = plain_ppo.make(levels.environment, settings, config.network == "minatar_conv"), jax.random.key(0)
+    programs: dict[str, tuple[Callable[..., Any], Any]] = {}
+    for count in config.num_seeds:
+        meta = agent.side_by_side(agent.inner_loop(run, levels), levels, count)
+
+        def update(state: agent.State, meta: Meta = meta) -> agent.State:
+            return meta.step(state, jax.random.fold_in(key, state.agents.step[0]))[0]
+
+        programs[f"{count} agents"] = update, jax.jit(meta.init)(key)
+        newborn = jax.jit(jax.vmap(plain.init))(jax.random.split(key, count))
+        programs[f"{count} plain"] = jax.vmap(plain.update), newborn
+    returns: dict[str, list[float]] = {program: [] for program in programs}
+    times = time_side_by_side(
+        programs, config.repeats, lambda program, state: returns[program].append(float(state.episode_return.mean()))
+    )
+    for program, result in times.items():
+        reached = [update for update, value in enumerate(returns[program], 1) if value >= config.target]
+        steps = int(program.split()[0]) * config.num_envs * config.rollout_length
+        result["env_steps_per_second"] = steps / result["min_seconds"]
+        result["updates_to_target"] = min(reached, default=None)
+        result["seconds_to_target"] = reached[0] * result["median_seconds"] if reached else None
+        result["last_return"] = returns[program][-1]
+
+    def ratios(what: str) -> dict[str, float]:
+        return {f"{n} agents / plain": times[f"{n} agents"][what] / times[f"{n} plain"][what] for n in config.num_seeds}
+
+    return {
+        "levels": name,
+        **times,
+        "ratios": {"least time": ratios("min_seconds"), "median time": ratios("median_seconds")},
+        "peak_memory_mib": _peak_memory(),
+    }
+
+
 def _peak_memory() -> float:
     """MiB: of the accelerator where there is one, else of this process so far."""
     stats = jax.devices()[0].memory_stats() or {}
@@ -721,6 +801,7 @@ BENCHMARKS: dict[type, Callable[[Any, str], dict[str, Any]]] = {
     MetaGradients: benchmark_metagradients,
     Memory: benchmark_memory,
     Trials: benchmark_trials,
+    Agents: benchmark_agents,
 }
 SUBJECTS = {
     Tokens: "policies",

@@ -347,19 +347,20 @@ def _learn(
 
     def epoch(learner: tuple[Params, PyTree], x: tuple[Key, Array]) -> tuple[Any, Metrics]:
         key, indices = x
-        (rows, row_targets), carry = _minibatches(key, batch, data.carry, minibatches)
+        order = jax.random.permutation(key, jax.tree.leaves(batch)[0].shape[1]).reshape(minibatches, -1)
         # 2 ** 31 is none of the numbers by which the shuffle folds or splits the same key
         keys = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, 2**31)))(indices)
-        batches = (rows._replace(carry=carry), row_targets)
-        return jax.lax.scan(lambda learner, x: gradient_step(learner, *x), learner, (batches, keys, indices))
+
+        def minibatch(learner: tuple[Params, PyTree], x: tuple[Array, Key, Array]) -> tuple[Any, Metrics]:
+            columns, *rest = x
+            rows, row_targets = jax.tree.map(
+                lambda x: x[:, columns], batch
+            )  # here, not all at once: they stay in cache
+            carry = jax.tree.map(lambda x: x[columns], data.carry)
+            return gradient_step(learner, (rows._replace(carry=carry), row_targets), *rest)
+
+        return jax.lax.scan(minibatch, learner, (order, keys, indices))
 
     indices = jnp.arange(epochs * minibatches).reshape(epochs, minibatches)
     learner, metrics = jax.lax.scan(epoch, learner, (jax.random.split(key, epochs), indices))
     return *learner, memory, objective, jax.tree.map(jnp.mean, metrics)
-
-
-def _minibatches(key: Key, batch: PyTree, carry: PyTree, count: int) -> tuple[PyTree, PyTree]:
-    """Shuffles the environment axis and cuts it: leaves [T, E, ...] -> [count, T, E / count, ...]."""
-    num = jax.tree.leaves(batch)[0].shape[1]
-    order = jax.random.permutation(key, num).reshape(count, num // count)
-    return jax.tree.map(lambda x: jnp.moveaxis(x[:, order], 1, 0), batch), jax.tree.map(lambda x: x[order], carry)

@@ -64,6 +64,26 @@ def test_trials(capsys):
     assert figures["ratios"]["steps per second, trials / episodes"] > 0
 
 
+def test_agents(capsys):
+    """Both reach a target that everybody reaches when an episode ends, and none that nobody reaches."""
+    sizes = {
+        "num_seeds": 2,
+        "epochs": 1,
+        "minibatches": 2,
+        "levels": "Catch-bsuite",
+        "num_envs": 2,
+        "rollout_length": 9,
+    }
+    _, figures = printed(capsys, "agents", **sizes, repeats=2, target=-1.0)
+    for program in ("2 agents", "2 plain"):
+        found = figures[program]
+        assert found["env_steps_per_second"] == pytest.approx(2 * 2 * 9 / found["min_seconds"], rel=1e-2)
+        assert found["updates_to_target"] == 1 and found["seconds_to_target"] == found["median_seconds"]
+        assert -1.0 <= found["last_return"] <= 1.0
+    ratio = figures["2 agents"]["min_seconds"] / figures["2 plain"]["min_seconds"]
+    assert figures["ratios"]["least time"] == {"2 agents / plain": pytest.approx(ratio, rel=1e-2)}
+
+
 @pytest.mark.slow
 def test_optimizers(capsys):
     sizes = {"sizes": 2, "epochs": 1, "minibatches": 1, "levels": "bandit/bernoulli"}
@@ -99,6 +119,7 @@ def test_members_of_a_sweep(capsys):
         ("sweep --members 0", "members[0] must be at least 1, got 0"),
         ("lpg --levels mdp/rondom", "unknown levels 'mdp/rondom'; did you mean mdp/random"),
         ("metagradients --agent-layers 3", "agent_layers has no effect without agent_width: leave it at 2, got 3"),
+        ("agents --num-seeds 0", "num_seeds[0] must be at least 1, got 0"),
         ("memory --networks gru --window 3", "window has no effect without the transformer: leave it at 100, got 3"),
         ("horses", "horses"),
     ],

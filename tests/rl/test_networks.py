@@ -1,11 +1,16 @@
 """What agents are made of: each network against the same function written out by hand."""
 
+from functools import partial
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from metarl.gradients import forward_over_reverse, reverse_over_reverse
 from metarl.rl.networks import action_model, gru, minatar_conv, mlp, policy_head, tabular, transformer
+from metarl.rl.networks.network import convolution
 from metarl.types import Box, Discrete
 
 OUTPUTS = {"policy": 3, "value": 1, "y": 4}
@@ -179,3 +184,60 @@ def test_a_continuous_policy_is_a_gaussian_with_clipped_actions():
     expected = -0.5 * z**2 - np.log([2.0, np.exp(-5.0)]) - 0.5 * np.log(2 * np.pi)
     assert float(policy.log_prob(jnp.array([1.5, -0.49]))) == pytest.approx(expected.sum(), rel=1e-4)
     np.testing.assert_array_equal(head.clip(jnp.array([-3.0, 3.0])), [-1.0, 2.0])
+
+
+def boards_and_kernels(count, shape=(7, 9, 3)):
+    layer, keys = convolution(5), jax.random.split(jax.random.key(0), count)
+    return layer, jax.vmap(lambda key: layer.init(key, jnp.zeros(shape)))(keys), jax.random.normal(keys[0], (6, *shape))
+
+
+def outputs_of(layer):
+    return lambda params, boards: jnp.tanh(jax.vmap(partial(layer.apply, params))(boards))
+
+
+def loss_of(layer):
+    return lambda params, boards: jnp.square(outputs_of(layer)(params, boards)).sum()
+
+
+def meta_gradient(order):
+    """Of the loss after a step down the gradient of another, by the way `order` of `metarl.gradients`."""
+
+    def of(layer):
+        loss = loss_of(layer)
+
+        def after(params, boards):
+            gradient, _ = order(lambda p: (loss(p, boards), ()))(params)
+            return loss(jax.tree.map(lambda p, g: p - 1e-3 * g, params, gradient), boards)
+
+        return jax.grad(after, argnums=(0, 1))
+
+    return of
+
+
+WAYS = {
+    "values": outputs_of,
+    "gradients": lambda layer: jax.grad(loss_of(layer), argnums=(0, 1)),
+    "reverse over reverse": meta_gradient(reverse_over_reverse),
+    "forward over reverse": meta_gradient(forward_over_reverse),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_convolution_is_that_of_flax_whatever_it_is_computed_by(way):
+    """Boards that are not square, and a kernel for each of three agents."""
+    layer, params, boards = boards_and_kernels(3)
+    plain = nn.Conv(5, (3, 3), padding="VALID", kernel_init=layer.kernel_init)
+    np.testing.assert_array_equal(
+        plain.init(jax.random.split(jax.random.key(0), 3)[1], boards[0])["params"]["kernel"],
+        params["params"]["kernel"][1],
+    )
+    found, wanted = (jax.jit(jax.vmap(WAYS[way](x), (0, None)))(params, boards) for x in (layer, plain))
+    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5 * float(jnp.abs(y).max()))
+
+
+def test_a_convolution_is_left_to_xla_on_accelerators():
+    layer, params, boards = boards_and_kernels(1)
+    apply = jax.jit(jax.vmap(layer.apply, (0, None)))
+    programs = {p: apply.trace(params, boards).lower(lowering_platforms=(p,)).as_text() for p in ("cpu", "cuda")}
+    assert ["stablehlo.convolution" in programs[p] for p in ("cpu", "cuda")] == [False, True]

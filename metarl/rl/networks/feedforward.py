@@ -17,6 +17,7 @@ from metarl.rl.networks.network import (
     NetworkFactory,
     Size,
     activity,
+    convolution,
     features,
     kernel,
     output_scale,
@@ -54,7 +55,7 @@ def minatar_conv(channels: int = 16, size: int = 128) -> NetworkFactory:
 
     def layers() -> list[nn.Module]:
         return [
-            nn.Conv(channels, (3, 3), padding="VALID", kernel_init=HIDDEN),
+            convolution(channels),
             nn.Dense(size, kernel_init=HIDDEN),
         ]
 

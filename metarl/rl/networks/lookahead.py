@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from metarl.checks import WIDTH, checked
-from metarl.rl.networks.network import HIDDEN, Network, NetworkFactory, Size, cut_normal, features
+from metarl.rl.networks.network import Network, NetworkFactory, Size, convolution, cut_normal, features
 from metarl.types import Array, Key, Params, PyTree
 
 
@@ -74,8 +74,7 @@ class _ActionModel(nn.Module):
             return nn.Dense(size, kernel_init=cut_normal(deviation), name=name)
 
         if self.channels:
-            conv = nn.Conv(self.channels, (3, 3), padding="VALID", kernel_init=HIDDEN, name="convolution")
-            x = nn.relu(conv(x)).reshape(-1)
+            x = nn.relu(convolution(self.channels, "convolution")(x)).reshape(-1)
         for i, size in enumerate(self.sizes):
             x = dense(size, f"torso_{i}")(nn.relu(x) if i else x)
         found = {name: dense(n, name, 0.01)(x) for name, n in self.outputs if isinstance(n, int)}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from metarl.types import Array, Key, Layer, Params, PyTree
 
@@ -99,6 +101,32 @@ def kernel(gain: float) -> nn.initializers.Initializer:
 
 
 HIDDEN = kernel(2**0.5)  # of layers with tanh or relu after them
+
+
+def convolution(channels: int, name: str | None = None) -> nn.Conv:
+    """A 3x3 convolution without padding, for boards [height, width, c]; on CPU it is one matrix product."""
+    return nn.Conv(channels, (3, 3), padding="VALID", kernel_init=HIDDEN, name=name, conv_general_dilated=_convolved)
+
+
+def _convolved(boards: Array, kernel: Array, strides: Any, padding: Any, **options: Any) -> Array:
+    """`jax.lax.conv_general_dilated` for `convolution`, or what is faster where the program runs."""
+    convolved = partial(jax.lax.conv_general_dilated, window_strides=strides, padding=padding, **options)
+    return jax.lax.platform_dependent(boards, kernel, cpu=_product_of_rows, default=convolved)
+
+
+def _product_of_rows(boards: Array, kernel: Array) -> Array:
+    """`boards` [n, height, width, c] convolved with `kernel` [a, b, c, k] without padding, as one matrix product.
+
+    Each row of a result is the product of `a` rows of the board with a matrix that holds the kernel once per column.
+    On CPU, XLA takes several times as long for the gradient of a convolution in a loop. A product of patches, which
+    needs a third of the multiplications for boards of 10 columns, takes longer too, because it copies and transposes
+    more numbers.
+    """
+    (n, height, width, _), (a, b, _, k) = boards.shape, kernel.shape
+    rows, columns = height - a + 1, width - b + 1
+    bands = jnp.stack([jnp.pad(kernel, ((0, 0), (j, columns - 1 - j), (0, 0), (0, 0))) for j in range(columns)], 3)
+    windows = boards.reshape(n, height, -1)[:, np.arange(rows)[:, None] + np.arange(a)].reshape(n, rows, -1)
+    return (windows @ bands.reshape(-1, columns * k)).reshape(n, rows, columns, k)
 
 
 def output_scale(name: str) -> float:
