@@ -5,7 +5,20 @@
 and `utilities` what a controller with a meta-parameter climbs. `finetune` joins them to a `metarl.meta.InnerLoop`.
 """
 
-from metarl.finetune import controllers, credit, losses, policies, sources, terms, updates, utilities
+from metarl.finetune import (
+    aepo,
+    combinations,
+    controllers,
+    credit,
+    gflownet,
+    losses,
+    policies,
+    preferences,
+    sources,
+    terms,
+    updates,
+    utilities,
+)
 from metarl.finetune.batch import Batch
 from metarl.finetune.controllers import Controller, Signals, Weights
 from metarl.finetune.credit import Credit
@@ -36,11 +49,15 @@ __all__ = [
     "Tuning",
     "Utility",
     "Weights",
+    "aepo",
+    "combinations",
     "controllers",
     "credit",
     "finetune",
+    "gflownet",
     "losses",
     "policies",
+    "preferences",
     "sources",
     "success_rate",
     "terms",

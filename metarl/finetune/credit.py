@@ -66,6 +66,31 @@ def rloo(group_size: Annotated[int, SEVERAL]) -> Credit:
 
 
 @checked
+def reward_weighted(group_size: Annotated[int, SEVERAL], beta: Annotated[Array | float, POSITIVE] = 1.0) -> Credit:
+    """Reward-weighted regression (Peters & Schaal 2007): `G softmax(R / beta)` of a group of G, for `reinforce`.
+
+    Every answer is imitated, in proportion to `exp(R / beta)`; toward 0, beta leaves the best ones, as `best_of` does.
+    Raises ValueError as `grpo` does.
+    """
+    return _of_outcome(lambda reward: len(reward) * jax.nn.softmax(reward / beta), group_size)
+
+
+@checked
+def best_of(group_size: Annotated[int, SEVERAL]) -> Credit:
+    """Best-of-N fine-tuning (RAFT; Dong et al. 2023, arXiv 2304.06767): imitation of the first best answer alone.
+
+    Its advantage is 1, that of the others 0; a group whose rewards are all equal teaches nothing. Raises ValueError as
+    `grpo` does.
+    """
+
+    def of_group(reward: Array) -> Array:
+        is_best = jnp.arange(len(reward)) == reward.argmax()
+        return jnp.where(is_best & (reward > reward.min()), 1.0, 0.0)
+
+    return _of_outcome(of_group, group_size)
+
+
+@checked
 def gae(
     critic: TokenCritic, discount: Annotated[float, SHARE] = 1.0, gae_lambda: Annotated[float, SHARE] = 0.95
 ) -> Credit:
@@ -75,7 +100,7 @@ def gae(
     """
 
     def advantage(batch: Batch) -> Array:
-        value = _needed(batch.value, "gae", "value")
+        value = needed(batch.value, "gae", "value")
 
         def one(reward: Array, value: Array, mask: Array) -> Array:
             return answer_gae(at_the_end(reward, mask), value, mask, discount, gae_lambda)
@@ -108,7 +133,7 @@ def prefix_group(
     grouped = by_group(advantages, group_size)
 
     def advantage(batch: Batch) -> Array:
-        entropy = _needed(batch.entropy, "prefix_group", "entropy")
+        entropy = needed(batch.entropy, "prefix_group", "entropy")
         prefix = forced(batch)
         begun, drawn = grouped(batch.reward, batch.prefix_length)
         begun = to_tokens(begun, highest(entropy, prefix, top))
@@ -235,7 +260,8 @@ def _mean(x: Array, where: Array) -> Array:
     return weight @ x / jnp.maximum(weight.sum(-1), 1.0)
 
 
-def _needed(array: Array | None, credit: str, name: str) -> Array:
+def needed(array: Array | None, credit: str, name: str) -> Array:
+    """`array`. Raises ValueError, for the `credit` that needs `batch.<name>`, if it is None."""
     if array is None:
         raise ValueError(f"{credit} needs batch.{name}, got None")
     return array
