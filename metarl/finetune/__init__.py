@@ -3,18 +3,26 @@
 `sources` say which problems and answers a step learns from, `credit` how good each token was, `losses` (made of
 `terms`) what is minimised, `controllers` how imitation and reward are weighed, `updates` how gradients become a step,
 and `utilities` what a controller with a meta-parameter climbs. `finetune` joins them to a `metarl.meta.InnerLoop`.
+
+Methods that need more than one of these have a file of their own (`aepo`, `gflownet`, `preferences`, `constrained`), as
+have choices among kinds of problems (`tasks`, `categories`), rewards of single tokens (`rewards`), and policies made of
+others (`combinations`).
 """
 
 from metarl.finetune import (
     aepo,
+    categories,
     combinations,
+    constrained,
     controllers,
     credit,
     gflownet,
     losses,
     policies,
     preferences,
+    rewards,
     sources,
+    tasks,
     terms,
     updates,
     utilities,
@@ -50,7 +58,9 @@ __all__ = [
     "Utility",
     "Weights",
     "aepo",
+    "categories",
     "combinations",
+    "constrained",
     "controllers",
     "credit",
     "finetune",
@@ -58,8 +68,10 @@ __all__ = [
     "losses",
     "policies",
     "preferences",
+    "rewards",
     "sources",
     "success_rate",
+    "tasks",
     "terms",
     "updates",
     "utilities",

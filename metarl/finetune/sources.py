@@ -1,7 +1,7 @@
 """Sources: which problems a training step poses, and which answers to them it learns from.
 
-Each function here returns a `Source`. `fresh` and `prefixed` let the policy answer; `demonstrations` and `failures`
-show how it is done.
+Each function here returns a `Source`. `fresh`, `prefixed`, `branched` and `failed_first` let the policy answer;
+`demonstrations` and `failures` show how it is done. `metarl.finetune.categories` chooses among kinds of problems.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from metarl.finetune.batch import Batch
 from metarl.finetune.controllers import Weights, cosine, elapsed
 from metarl.finetune.policies import Prefix, SequencePolicy, until_end
 from metarl.finetune.sampling import Sampling, answered, demonstrate, demonstrated, problems_of
+from metarl.tree import select
 from metarl.types import Array, Key, Params, Progress, PyTree, TokenTask
 
 
@@ -103,6 +104,55 @@ def prefixed(
         return answered(policy, params, task, problems, keys.answers, sampling.temperature, begun)
 
     return Source(task, sampling.num_problems, sampling.group_size, sampling, _no_state, sample, _keep)
+
+
+def branched(task: TokenTask, sampling: Sampling = Sampling()) -> Source:  # noqa: B008
+    """The answers of a group branch off one demonstration at equal distances: G answers keep 0, 1/G, .., (G-1)/G of it.
+
+    The simulations of EEF (Lan et al. 2025, arXiv 2504.13145): a demonstration that fails in the end may begin well, so
+    the policy goes on from states of it, and learns from the branches that succeed (with `credit.successes`).
+    """
+
+    def sample(policy: SequencePolicy, params: Params, state: PyTree, progress: Progress, keys: Keys) -> Batch:
+        once = problems_of(task, keys.problems, sampling.num_problems)
+        shown = demonstrate(task, once, keys.demonstrations)
+        problems, shown = jax.tree.map(lambda x: jnp.repeat(x, sampling.group_size, 0), (once, shown))
+        place = jnp.arange(len(shown)) % sampling.group_size
+        length = until_end(shown, task.end).sum(1) * place // sampling.group_size
+        begun = Prefix(shown, length.astype(jnp.int32))
+        return answered(policy, params, task, problems, keys.answers, sampling.temperature, begun)
+
+    return Source(task, sampling.num_problems, sampling.group_size, sampling, _no_state, sample, _keep)
+
+
+@checked
+def failed_first(
+    task: TokenTask,
+    sampling: Sampling = Sampling(),  # noqa: B008
+    capacity: Annotated[int, COUNT] = 64,
+) -> Source:
+    """Answers to problems half of which are drawn from the last `capacity` ones of which no answer was right.
+
+    The others are fresh. A baseline of curricula: what has failed comes again, whether or not it can be learned yet.
+    Raises ValueError if `capacity` is below 1.
+    """
+
+    def init(key: Key) -> Failures:
+        return Failures(problems_of(task, key, capacity), jnp.int32(0))
+
+    def sample(policy: SequencePolicy, params: Params, state: Failures, progress: Progress, keys: Keys) -> Batch:
+        fresh_key, row_key = jax.random.split(keys.problems)
+        problems = problems_of(task, fresh_key, sampling.num_problems)
+        rows = jax.random.randint(row_key, (sampling.num_problems,), 0, capacity)
+        again = jnp.arange(sampling.num_problems) < sampling.num_problems // 2
+        problems = select(again, jax.tree.map(lambda x: x[rows], state.problems), problems)
+        problems = jax.tree.map(lambda x: jnp.repeat(x, sampling.group_size, 0), problems)
+        return answered(policy, params, task, problems, keys.answers, sampling.temperature)
+
+    def update(state: Failures, outcome: Outcome) -> Failures:
+        return _remember(state, outcome.answers, outcome.group_size)
+
+    return Source(task, sampling.num_problems, sampling.group_size, sampling, init, sample, update)
 
 
 # --- demonstrations -------------------------------------------------------------------------------------------
