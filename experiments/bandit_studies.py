@@ -1,0 +1,163 @@
+"""Studies of `experiments.mechanisms` on bandits: softmax policies over single actions, which need no network.
+
+An answer is one action, so `d = log(pi / ref)` is exact, and a study of thousands of rounds takes seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from metarl.finetune import preferences, terms
+from metarl.types import Array, Key
+
+Rows = dict[str, dict[str, np.ndarray]]  # of each method, what was measured of each seed [n]
+Claims = dict[str, tuple[np.ndarray, str]]  # differences [n], and what a positive one would show
+
+# --- optimism about what has not been seen ------------------------------------------------------------------------
+
+ARMS, ROUNDS, PAIRS, BETA = 50, 3, 128, 0.1
+
+
+class Explored(NamedTuple):
+    """What three rounds of preferences led to."""
+
+    regret: Array  # () of the last policy
+    coverage: Array  # () arms that were compared at least once
+    entropy: Array  # () of the last policy
+
+
+def preference_rounds(alpha: Array, key: Key) -> Explored:
+    """Three rounds: pairs from the policy, noisy preferences by utility, DPO plus `alpha` times optimism.
+
+    The reference of each round is the policy that the round began with (SELM); the first one likes bad arms.
+    """
+    utility_key, key = jax.random.split(key)
+    utility = jax.random.uniform(utility_key, (ARMS,), minval=0.0, maxval=4.0)
+    optimizer = optax.adam(0.05)
+
+    def one_round(carry: tuple[Array, Array], key: Key) -> tuple[tuple[Array, Array], None]:
+        logits, seen = carry
+        ref = jax.nn.log_softmax(logits)
+        pair_key, label_key, reference_key = jax.random.split(key, 3)
+        first, second = jax.random.categorical(pair_key, ref, shape=(2, PAIRS))
+        prefers = jax.random.bernoulli(label_key, jax.nn.sigmoid(utility[first] - utility[second]))
+        chosen, rejected = jnp.where(prefers, first, second), jnp.where(prefers, second, first)
+        given = jax.random.categorical(reference_key, ref, shape=(PAIRS,))
+
+        def loss(logits: Array) -> Array:
+            d = jax.nn.log_softmax(logits) - ref
+            return preferences.optimistic_preference(d[chosen], d[rejected], d[given], BETA, alpha).mean()
+
+        def step(carry: tuple[Array, optax.OptState], _: None) -> tuple[tuple[Array, optax.OptState], None]:
+            logits, state = carry
+            moves, state = optimizer.update(jax.grad(loss)(logits), state, logits)
+            return (optax.apply_updates(logits, moves), state), None
+
+        (logits, _), _ = jax.lax.scan(step, (logits, optimizer.init(logits)), length=100)
+        return (logits, seen.at[first].set(True).at[second].set(True)), None
+
+    start = (-1.5 * utility, jnp.zeros(ARMS, bool))
+    (logits, seen), _ = jax.lax.scan(one_round, start, jax.random.split(key, ROUNDS))
+    pi = jax.nn.softmax(logits)
+    return Explored(utility.max() - pi @ utility, seen.sum(), -terms.entropy_bonus(logits))
+
+
+def optimism(keys: Key) -> tuple[Rows, Claims]:
+    """SELM against DPO on a bandit of 50 arms whose reference policy likes bad arms."""
+    run = jax.jit(jax.vmap(preference_rounds, (None, 0)))
+    rows: Rows = {}
+    for alpha in (0.0, 0.01, 0.03, 0.1, 0.3):
+        found = run(jnp.float32(alpha), keys)
+        rows[f"SELM, alpha {alpha:g}" if alpha else "DPO"] = {
+            "arms compared": np.asarray(found.coverage, float),
+            "regret": np.asarray(found.regret),
+            "entropy": np.asarray(found.entropy),
+        }
+    dpo, selm = rows["DPO"], rows["SELM, alpha 0.03"]
+    return rows, {
+        "SELM (alpha 0.03) compares more arms than DPO": (selm["arms compared"] - dpo["arms compared"], "arms"),
+        "and its regret is lower": (dpo["regret"] - selm["regret"], "regret"),
+    }
+
+
+# --- negative gradients and on-policy answers ---------------------------------------------------------------------
+
+ACTIONS, GROUPS, SIZE, STEPS = 100, 16, 8, 300
+
+
+def group_loss(method: str, log_pi: Array, ref: Array, actions: Array, reward: Array) -> Array:
+    """The loss () of the answers [G] of one group under a policy with log-probabilities [ACTIONS]."""
+    log_prob, d = log_pi[actions], (log_pi - ref)[actions]
+    best, worst = reward.argmax(), reward.argmin()
+    if method == "best-of-N":
+        return -log_prob[best]
+    if method == "RWR":
+        return terms.reinforce(log_prob, jax.nn.softmax(reward / 0.1)).sum()
+    if method == "DPO":
+        return jnp.where(reward[best] > reward[worst], terms.direct_preference(d[best], d[worst], 0.1), 0.0)
+    return terms.copg(d, reward, 0.02).sum() / 0.02  # contrastive policy gradient, which needs no on-policy answers
+
+
+METHODS = {"best-of-N": "likelihood", "RWR": "likelihood", "DPO": "contrast", "CoPG": "contrast"}
+
+
+def bandit_run(method: str, on_policy: Array, peak: Array, key: Key) -> Array:
+    """The mean reward () of a policy after training; the reward has its peak at the action `peak`."""
+    place = jnp.arange(ACTIONS)
+    reward = jnp.exp(-jnp.square((place - peak) / 10.0))
+    ref = jax.nn.log_softmax(-jnp.square((place - 30) / 12.0) / 2.0)
+    optimizer = optax.adam(0.03)
+
+    def step(carry: tuple[Array, optax.OptState], key: Key) -> tuple[tuple[Array, optax.OptState], None]:
+        logits, state = carry
+        actions = jax.random.categorical(key, jnp.where(on_policy, logits, ref), shape=(GROUPS, SIZE))
+
+        def loss(logits: Array) -> Array:
+            of_group = partial(group_loss, method, jax.nn.log_softmax(logits), ref)
+            return jax.vmap(of_group)(actions, reward[actions]).mean()
+
+        moves, state = optimizer.update(jax.grad(loss)(logits), state, logits)
+        return (optax.apply_updates(logits, moves), state), None
+
+    (logits, _), _ = jax.lax.scan(step, (ref, optimizer.init(ref)), jax.random.split(key, STEPS))
+    return jax.nn.softmax(logits) @ reward
+
+
+def negative_gradients(keys: Key) -> tuple[Rows, Claims]:
+    """Tajwar et al. 2024, arXiv 2404.14367: what helps depends on whether the reference already likes good actions."""
+    peaks = {"peak within reach": 40.0, "peak far away": 70.0}
+    rows: Rows = {}
+    for method, kind in METHODS.items():
+        run = jax.jit(jax.vmap(partial(bandit_run, method), (None, None, 0)))
+        for on_policy in (False, True):
+            found = {name: np.asarray(run(jnp.bool_(on_policy), peak, keys)) for name, peak in peaks.items()}
+            rows[f"{method} ({kind}), {'own answers' if on_policy else 'answers of the reference'}"] = found
+    return rows, _verdicts(rows)
+
+
+def _verdicts(rows: Mapping[str, Mapping[str, np.ndarray]]) -> Claims:
+    """Methods of one kind against those of another, for each place of the peak."""
+
+    def mean(word: str, column: str) -> np.ndarray:
+        return np.mean([row[column] for name, row in rows.items() if word in name], 0)
+
+    claims: Claims = {}
+    for column in next(iter(rows.values())):
+        own = mean("own answers", column) - mean("of the reference", column)
+        contrast = mean("contrast", column) - mean("likelihood", column)
+        claims[f"{column}: own answers beat those of the reference"] = (own, "reward")
+        claims[f"{column}: contrast beats likelihood"] = (contrast, "reward")
+    return claims
+
+
+STUDIES: dict[str, Callable[[Key], tuple[Rows, Claims]]] = {
+    "optimism": optimism,
+    "negative_gradients": negative_gradients,
+}
