@@ -7,18 +7,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from metarl.finetune import preferences, terms
+from metarl.finetune import SequencePolicy, preferences, terms
+from metarl.finetune.combinations import combined
 from metarl.types import Array, Key
 
 Rows = dict[str, dict[str, np.ndarray]]  # of each method, what was measured of each seed [n]
 Claims = dict[str, tuple[np.ndarray, str]]  # differences [n], and what a positive one would show
+
+
+def descended(loss: Callable[[Array], Array], start: Array, steps: int) -> Array:
+    """Where Adam is after `steps` steps down a `loss`."""
+    optimizer = optax.adam(0.05)
+
+    def step(carry: tuple[Array, optax.OptState], _: None) -> tuple[tuple[Array, optax.OptState], None]:
+        x, state = carry
+        moves, state = optimizer.update(jax.grad(loss)(x), state, x)
+        return (optax.apply_updates(x, moves), state), None
+
+    (x, _), _ = jax.lax.scan(step, (start, optimizer.init(start)), length=steps)
+    return x
+
 
 # --- optimism about what has not been seen ------------------------------------------------------------------------
 
@@ -40,7 +55,6 @@ def preference_rounds(alpha: Array, key: Key) -> Explored:
     """
     utility_key, key = jax.random.split(key)
     utility = jax.random.uniform(utility_key, (ARMS,), minval=0.0, maxval=4.0)
-    optimizer = optax.adam(0.05)
 
     def one_round(carry: tuple[Array, Array], key: Key) -> tuple[tuple[Array, Array], None]:
         logits, seen = carry
@@ -55,12 +69,7 @@ def preference_rounds(alpha: Array, key: Key) -> Explored:
             d = jax.nn.log_softmax(logits) - ref
             return preferences.optimistic_preference(d[chosen], d[rejected], d[given], BETA, alpha).mean()
 
-        def step(carry: tuple[Array, optax.OptState], _: None) -> tuple[tuple[Array, optax.OptState], None]:
-            logits, state = carry
-            moves, state = optimizer.update(jax.grad(loss)(logits), state, logits)
-            return (optax.apply_updates(logits, moves), state), None
-
-        (logits, _), _ = jax.lax.scan(step, (logits, optimizer.init(logits)), length=100)
+        logits = descended(loss, logits, 100)
         return (logits, seen.at[first].set(True).at[second].set(True)), None
 
     start = (-1.5 * utility, jnp.zeros(ARMS, bool))
@@ -157,7 +166,110 @@ def _verdicts(rows: Mapping[str, Mapping[str, np.ndarray]]) -> Claims:
     return claims
 
 
+# --- noisy preferences --------------------------------------------------------------------------------------------
+
+
+class Preferred(NamedTuple):
+    """What a fixed set of preferences led to."""
+
+    ordered: Array  # () share of all pairs of arms that the policy puts in the right order
+    regret: Array  # ()
+    divergence: Array  # () from the reference
+
+
+def unsure_preferences(confidence: Array, noise: float, key: Key) -> Preferred:
+    """DPO on pairs, some of which are labelled the wrong way round.
+
+    A fixed set of 256 pairs of a uniform reference, by utility; a share `noise` of the labels is flipped.
+    """
+    utility_key, pair_key, noise_key = jax.random.split(key, 3)
+    utility = jax.random.uniform(utility_key, (ARMS,), minval=0.0, maxval=4.0)
+    first, second = jax.random.randint(pair_key, (2, 256), 0, ARMS)
+    prefers = (utility[first] > utility[second]) ^ jax.random.bernoulli(noise_key, noise, (256,))
+    chosen, rejected = jnp.where(prefers, first, second), jnp.where(prefers, second, first)
+    ref = jax.nn.log_softmax(jnp.zeros(ARMS))
+
+    def loss(logits: Array) -> Array:
+        d = jax.nn.log_softmax(logits) - ref
+        return terms.direct_preference(d[chosen], d[rejected], 1.0, confidence).mean()
+
+    logits = descended(loss, jnp.zeros(ARMS), 2000)
+    pi = jax.nn.softmax(logits)
+    divergence = (pi * (jax.nn.log_softmax(logits) - ref)).sum()
+    return Preferred(preferences.consistency(logits, utility), utility.max() - pi @ utility, divergence)
+
+
+def confidence(keys: Key) -> tuple[Rows, Claims]:
+    """CREAM's smoothed DPO on preferences of which a fifth is wrong."""
+    run = jax.jit(jax.vmap(lambda c, key: unsure_preferences(c, 0.2, key), (None, 0)))
+    rows: Rows = {}
+    for c in (1.0, 0.9, 0.8, 0.65):
+        found = run(jnp.float32(c), keys)
+        rows[f"confidence {c:g}" if c < 1.0 else "DPO"] = {
+            "pairs in order": np.asarray(found.ordered),
+            "regret": np.asarray(found.regret),
+            "divergence": np.asarray(found.divergence),
+        }
+    dpo, smoothed = rows["DPO"], rows["confidence 0.8"]
+    return rows, {
+        "with confidence 0.8 the policy stays closer": (dpo["divergence"] - smoothed["divergence"], "nats"),
+        "it orders the arms better": (smoothed["pairs in order"] - dpo["pairs in order"], "of all pairs"),
+        "its regret is lower": (dpo["regret"] - smoothed["regret"], "regret"),
+    }
+
+
+# --- guidance -----------------------------------------------------------------------------------------------------
+
+
+def guided(w: Array, key: Key) -> tuple[Array, Array, Array]:
+    """Reward () and divergence () of a guided policy, and its distance () from one that is tuned with beta / w.
+
+    Both are tuned by contrastive policy gradient on answers of the reference, the guided one with beta 0.4.
+    """
+    reward_key, ref_key, key = jax.random.split(key, 3)
+    reward = jax.random.uniform(reward_key, (ARMS,))
+    ref = jax.nn.log_softmax(jax.random.normal(ref_key, (ARMS,)))
+    actions = jax.random.categorical(key, ref, shape=(64, 16))
+
+    def tuned(beta: Array) -> Array:
+        def loss(logits: Array) -> Array:
+            d = jax.nn.log_softmax(logits) - ref
+            return jax.vmap(lambda a: terms.copg(d[a], reward[a], beta).sum())(actions).mean()
+
+        return jax.nn.log_softmax(descended(loss, ref, 1000))
+
+    one = SequencePolicy(ARMS, lambda key: (), lambda logits, tokens: logits[None], _unused, _unused)
+    guide = combined((one, one), (1.0 - w, w))
+    pi = jax.nn.softmax(guide.apply((ref, tuned(jnp.float32(0.4))), jnp.zeros(1, jnp.int32))[0])
+    distance = jnp.abs(pi - jnp.exp(tuned(0.4 / w))).sum() / 2
+    return pi @ reward, (pi * (jnp.log(pi) - ref)).sum(), distance
+
+
+def _unused(*arguments: Any) -> Any:
+    raise NotImplementedError("this policy is only read")
+
+
+def guidance(keys: Key) -> tuple[Rows, Claims]:
+    """RLG: one tuned policy stands for all strengths of its divergence penalty."""
+    run = jax.jit(jax.vmap(guided, (None, 0)))
+    rows: Rows = {}
+    for w in (0.5, 1.0, 2.0, 4.0):
+        reward, divergence, distance = run(jnp.float32(w), keys)
+        rows[f"w {w:g}"] = {
+            "reward": np.asarray(reward),
+            "divergence": np.asarray(divergence),
+            "distance from tuning with beta / w": np.asarray(distance),
+        }
+    distance = rows["w 4"]["distance from tuning with beta / w"]
+    return rows, {
+        "more guidance, more reward": (rows["w 4"]["reward"] - rows["w 1"]["reward"], "reward"),
+        "at w 4 less than 5 % of the probability is elsewhere": (0.05 - distance, "of the probability, to spare"),
+    }
+
+
 STUDIES: dict[str, Callable[[Key], tuple[Rows, Claims]]] = {
     "optimism": optimism,
+    "confidence": confidence,
+    "guidance": guidance,
     "negative_gradients": negative_gradients,
 }

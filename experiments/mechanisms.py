@@ -8,6 +8,8 @@ python -m experiments.mechanisms --study abstention        # ternary rewards
 python -m experiments.mechanisms --study overoptimisation  # proxies held at thresholds
 python -m experiments.mechanisms --study forgetting        # imitation against reward, and a filter of problems
 python -m experiments.mechanisms --study optimism          # SELM against DPO
+python -m experiments.mechanisms --study confidence        # CREAM on noisy preferences
+python -m experiments.mechanisms --study guidance          # RLG
 python -m experiments.mechanisms --study negative_gradients
 
 Each compares methods from the same base policies and with the same number of answers, over seeds. A table has what was
@@ -46,6 +48,8 @@ Study = Literal[
     "overoptimisation",
     "forgetting",
     "optimism",
+    "confidence",
+    "guidance",
     "negative_gradients",
 ]
 
