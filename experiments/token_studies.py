@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ from metarl.finetune.batch import Batch
 from metarl.finetune.losses import Loss
 from metarl.finetune.sampling import answered, problems_of
 from metarl.finetune.tasks import Abstaining, Categories, Pool, solvable
-from metarl.types import Array, Key, Level, Params, PyTree, TokenTask, Verdict
+from metarl.types import Array, Key, Level, Params, Progress, PyTree, TokenTask, Verdict
 
 Found = dict[str, Array]  # leaves [looks], or [seeds, looks]
 Look = Callable[[Params, Key], Found]  # what is measured of a policy, leaves ()
@@ -121,24 +121,38 @@ def imitated(policy: SequencePolicy, task: TokenTask, keys: Key, steps: int, cou
     return jax.jit(jax.vmap(make))(keys)
 
 
+# How a method begins at a base policy, with whatever it depends on: one program for all methods of one `Make`.
+Make = Callable[[Params, Any], Arm]
+Methods = Mapping[str, tuple[Make, Any]]
+
+
+def always(method: Arm) -> tuple[Make, Any]:
+    """The same, wherever it begins."""
+    return lambda start, value: method, ()
+
+
 def compare(
     policy: SequencePolicy,
-    methods: Mapping[str, Callable[[Params], Arm]],
+    methods: Methods,
     starts: Params,
     keys: Key,
     steps: int,
     look: Look,
     **options: float,
 ) -> dict[str, dict[str, np.ndarray]]:
-    """What was found of each method, [seeds, looks]; a method may look at the parameters that it begins at."""
+    """What was found of each method, [seeds, looks]; methods that share a `Make` share a compiled program."""
 
-    def run(make: Callable[[Params], Arm], start: Params, key: Key) -> Found:
-        return train(policy, make(start), lambda key: start, key, steps, look, **options)[1]  # type: ignore[arg-type]
+    def program(make: Make) -> Callable[[Any, Params, Key], Found]:
+        def run(value: Any, start: Params, key: Key) -> Found:
+            return train(policy, make(start, value), lambda key: start, key, steps, look, **options)[1]  # type: ignore[arg-type]
 
-    found = {}
-    for name, make in methods.items():
-        found[name] = jax.tree.map(np.asarray, jax.jit(jax.vmap(partial(run, make)))(starts, keys))
-    return found
+        return jax.jit(jax.vmap(run, (None, 0, 0)))
+
+    programs = {make: program(make) for make, _ in methods.values()}
+    return {
+        name: jax.tree.map(np.asarray, programs[make](jax.tree.map(jnp.float32, value), starts, keys))
+        for name, (make, value) in methods.items()
+    }
 
 
 def success_on(policy: SequencePolicy, task: TokenTask, count: int = 256, temperature: float = 0.0) -> Look:
@@ -234,39 +248,31 @@ def small_policy(task: TokenTask, width: int = 32) -> SequencePolicy:
 # --- the studies --------------------------------------------------------------------------------------------------
 
 
-def with_bonus(coefficient: float) -> Loss:
-    """REINFORCE with an entropy bonus."""
-    return lambda x: losses.reinforce()(x) + coefficient * terms.entropy_bonus(x.now.logits)
-
-
 def entropy(keys: Key) -> tuple[Rows, Claims]:
     """AEPO holds the entropy at a target, where GRPO loses it and a bonus has no target."""
     task, policy = COMPOSITIONS, small_policy(COMPOSITIONS)
     targets = (0.2, 0.4, 0.6)
 
-    def held(target: float) -> Callable[[Params], Arm]:
+    def held(start: Params, target: Array) -> Arm:
         answers = aepo.tempered(task, aepo.two_levels(target), 2, GROUPS)
-        return lambda start: arm(task, GROUPS, answers=answers, credit=aepo.grpo_and_tempered(8, 2))
+        return arm(task, GROUPS, answers=answers, credit=aepo.grpo_and_tempered(8, 2))
 
-    grpo = credit.grpo(8)
-    methods: dict[str, Callable[[Params], Arm]] = {"GRPO": lambda start: arm(task, GROUPS, credit=grpo)}
-    for coefficient in (0.01, 0.03, 0.1):
-        loss = with_bonus(coefficient)
-        methods[f"GRPO, bonus {coefficient:g}"] = lambda start, loss=loss: arm(task, GROUPS, credit=grpo, loss=loss)  # type: ignore[misc]
-    methods |= {f"AEPO, target {target:g}": held(target) for target in targets}
+    def with_bonus(start: Params, coefficient: Array) -> Arm:
+        loss = lambda x: losses.reinforce()(x) + coefficient * terms.entropy_bonus(x.now.logits)  # noqa: E731
+        return arm(task, GROUPS, credit=credit.grpo(8), loss=loss)
+
+    methods: dict[str, tuple[Make, Any]] = {"GRPO": (with_bonus, 0.0)}
+    methods |= {f"GRPO, bonus {x:g}": (with_bonus, x) for x in (0.01, 0.03, 0.1)}
+    methods |= {f"AEPO, target {x:g}": (held, x) for x in targets}
     found = compare(policy, methods, imitated(policy, task, keys, 20), keys, 400, distinct(policy, task))
     rows = {name: last(x, "entropy", "solved", "distinct") for name, x in found.items()}
     claims: Claims = {}
     for target in targets:
         off = np.abs(rows[f"AEPO, target {target:g}"]["entropy"] / target - 1.0)
         claims[f"AEPO is within 10 % of the target {target:g}"] = (0.1 - off, "of the target, to spare")
-    middle, ends = (rows[f"AEPO, target {x:g}"]["solved"] for x in targets[1:2]), targets[::2]
-    best = next(iter(middle))
-    for end in ends:
-        claims[f"more is solved at target {targets[1]:g} than at {end:g}"] = (
-            best - rows[f"AEPO, target {end:g}"]["solved"],
-            "solved",
-        )
+    solved = {target: rows[f"AEPO, target {target:g}"]["solved"] for target in targets}
+    for end in (targets[0], targets[2]):
+        claims[f"more is solved at target {targets[1]:g} than at {end:g}"] = solved[targets[1]] - solved[end], "solved"
     return rows, claims
 
 
@@ -275,16 +281,15 @@ def diversity(keys: Key) -> tuple[Rows, Claims]:
     task, policy = COMPOSITIONS, small_policy(COMPOSITIONS)
     temperature = 0.1
 
-    def flow() -> TokenCritic:
-        return TokenCritic(policies.gru(task.num_tokens, 32, outputs=1), optimizer(5e-3))
+    def balanced(start: Params, flow_lambda: Array) -> Arm:
+        flow = TokenCritic(policies.gru(task.num_tokens, 32, outputs=1), optimizer(5e-3))
+        return arm(task, GROUPS, credit=gflownet.balance(flow, temperature, flow_lambda))  # type: ignore[arg-type]
 
-    methods: dict[str, Callable[[Params], Arm]] = {
-        "GRPO": lambda start: arm(task, GROUPS, credit=credit.grpo(8)),
-        "Var-TB": lambda start: arm(task, GROUPS, loss=gflownet.var_tb(temperature)),
-        "detailed balance": lambda start: arm(task, GROUPS, credit=gflownet.balance(flow(), temperature)),
-        "subtrajectories, lambda 0.8": lambda start: arm(
-            task, GROUPS, credit=gflownet.balance(flow(), temperature, 0.8)
-        ),
+    methods: Methods = {
+        "GRPO": always(arm(task, GROUPS, credit=credit.grpo(8))),
+        "Var-TB": always(arm(task, GROUPS, loss=gflownet.var_tb(temperature))),
+        "detailed balance": (balanced, 0.0),
+        "subtrajectories, lambda 0.8": (balanced, 0.8),
     }
     found = compare(policy, methods, imitated(policy, task, keys, 20), keys, 600, distinct(policy, task), looks=20)
     level = np.min([x["solved"].max(1) for x in found.values()], 0)  # [seeds], which all of them reach
@@ -325,15 +330,17 @@ def curriculum(keys: Key) -> tuple[Rows, Claims]:
         "SEC, temperature 0.2": categories.bandit(0.2),
         "STAT": categories.missing(),
     }
-    methods: dict[str, Callable[[Params], Arm]] = {
-        name: lambda start, rule=rule: arm(  # type: ignore[misc]
-            task, GROUPS, answers=categories.categorised(task, rule, GROUPS), credit=credit.grpo(8)
-        )
-        for name, rule in rules.items()
-    }
-    methods["failed first"] = lambda start: arm(
-        task, GROUPS, answers=sources.failed_first(task, GROUPS), credit=credit.grpo(8)
-    )
+
+    def chosen(start: Params, which: Array) -> Arm:
+        def rule(record: categories.Record, progress: Progress) -> Array:
+            every = jnp.stack([jnp.asarray(rule(record, progress), float) for rule in rules.values()])
+            return every[which.astype(jnp.int32)]
+
+        return arm(task, GROUPS, answers=categories.categorised(task, rule, GROUPS), credit=credit.grpo(8))
+
+    methods: dict[str, tuple[Make, Any]] = {name: (chosen, i) for i, name in enumerate(rules)}
+    again = sources.failed_first(task, GROUPS)
+    methods["failed first"] = always(arm(task, GROUPS, answers=again, credit=credit.grpo(8)))
 
     def look(params: Params, key: Key) -> Found:
         first, second = jax.random.split(key)
@@ -383,13 +390,12 @@ def process(keys: Key) -> tuple[Rows, Claims]:
         "ReNorm": rewards.renormed(judge),
     }
 
-    def critic() -> TokenCritic:
-        return TokenCritic(policies.gru(task.num_tokens, 64, outputs=1), optimizer(5e-3))
+    def rewarded(start: Params, which: Array) -> Arm:
+        critic = TokenCritic(policies.gru(task.num_tokens, 64, outputs=1), optimizer(5e-3))
+        every = lambda batch: jnp.stack([kind(batch) for kind in kinds.values()])[which.astype(jnp.int32)]  # noqa: E731
+        return arm(task, GROUPS, credit=credit.gae(critic, rewards=every))
 
-    methods: dict[str, Callable[[Params], Arm]] = {
-        name: lambda start, kind=kind: arm(task, GROUPS, credit=credit.gae(critic(), rewards=kind))  # type: ignore[misc]
-        for name, kind in kinds.items()
-    }
+    methods: Methods = {name: (rewarded, i) for i, name in enumerate(kinds)}
 
     def look(params: Params, key: Key) -> Found:
         problem_key, key = jax.random.split(key)
@@ -465,9 +471,9 @@ def abstention(keys: Key) -> tuple[Rows, Claims]:
             "wrong": (~drawn.correct & ~abstained).mean(),
         }
 
-    methods: dict[str, Callable[[Params], Arm]] = {
-        "binary reward": lambda start: arm(plain, GROUPS),
-        "ternary reward": lambda start: arm(ternary, GROUPS),
+    methods: Methods = {
+        "binary reward": always(arm(plain, GROUPS)),
+        "ternary reward": always(arm(ternary, GROUPS)),
     }
     starts = jax.vmap(policy.init)(keys)
     found = compare(policy, methods, starts, keys, 400, look, rate=1e-2)
@@ -530,16 +536,15 @@ def overoptimisation(keys: Key) -> tuple[Rows, Claims]:
     sampling = Sampling(4, 16)
     proxies = [lambda batch, word=word: praise(batch.answers, word) for word in (1, 2)]  # type: ignore[misc]
 
-    def held(kind: constrained.Kind, start: Params) -> Arm:
+    def held(kind: constrained.Kind, start: Params, rate: Array) -> Arm:
         source = sources.fresh(task, sampling)
-        rate = 1.0 if kind == "inequality" else 0.2  # faster, the equality oscillates
         answers = constrained.constrained(source, proxies, (BEST, BEST), start, kind, rate)
         return arm(task, sampling, answers=answers, credit=credit.dr_grpo(16))
 
-    def with_kl(first: float, last: float) -> Callable[[Params], Arm]:
-        coefficient = controllers.cosine(first, last)
+    def with_kl(start: Params, ends: tuple[Array, Array]) -> Arm:
+        coefficient = controllers.cosine(*ends)
         loss = losses.with_kl(losses.reinforce(), lambda signals: coefficient(controllers.elapsed(signals.progress)))
-        return lambda start: arm(task, sampling, credit=credit.dr_grpo(16), loss=loss)
+        return arm(task, sampling, credit=credit.dr_grpo(16), loss=loss)
 
     def look(params: Params, key: Key) -> Found:
         drawn = answered(policy, params, task, problems_of(task, key, 512), key)
@@ -547,12 +552,12 @@ def overoptimisation(keys: Key) -> tuple[Rows, Claims]:
         gold = 1.0 - (jnp.square(one / BEST - 1.0) + jnp.square(two / BEST - 1.0)) / 2
         return {"gold": gold, "first proxy": one, "second proxy": two}
 
-    methods: dict[str, Callable[[Params], Arm]] = {
-        "sum of the proxies": lambda start: arm(task, sampling, credit=credit.dr_grpo(16)),
-        "the sum, KL 0.1": with_kl(0.1, 0.1),
-        "the sum, KL 0.2 to 0": with_kl(0.2, 0.0),
-        "mu (at least)": partial(held, "inequality"),
-        "xi (equal)": partial(held, "equality"),
+    methods: Methods = {
+        "sum of the proxies": (with_kl, (0.0, 0.0)),
+        "the sum, KL 0.1": (with_kl, (0.1, 0.1)),
+        "the sum, KL 0.2 to 0": (with_kl, (0.2, 0.0)),
+        "mu (at least)": (partial(held, "inequality"), 1.0),
+        "xi (equal)": (partial(held, "equality"), 0.2),  # faster, it oscillates
     }
     found = compare(policy, methods, imitated(policy, task, keys, 30), keys, 600, look, looks=30)
     rows = {
@@ -594,17 +599,17 @@ def forgetting(keys: Key) -> tuple[Rows, Claims]:
 
     starts = imitated(policy, both, keys, 200)
 
-    def filtered(start: Params) -> Arm:
+    def rewarded(start: Params, filters: Array) -> Arm:
         problems = problems_of(new, jax.random.key(0), 64)
-        pool = Pool(new, problems, solvable(policy, start, new, problems, jax.random.key(1), 16))
+        kept = solvable(policy, start, new, problems, jax.random.key(1), 16)
+        pool = Pool(new, problems, jnp.where(filters > 0.0, kept, 1.0))
         return arm(new, GROUPS, answers=sources.fresh(pool, GROUPS))
 
-    methods: dict[str, Callable[[Params], Arm]] = {
-        "imitation": lambda start: arm(
-            new, Sampling(1, 2), demonstrations=sources.demonstrations(new, 64), imitation=1.0
-        ),
-        "reward": lambda start: arm(new, GROUPS),
-        "reward, filtered problems": filtered,
+    shown = sources.demonstrations(new, 64)
+    methods: Methods = {
+        "imitation": always(arm(new, Sampling(1, 2), demonstrations=shown, imitation=1.0)),
+        "reward": (rewarded, 0.0),
+        "reward, filtered problems": (rewarded, 1.0),
     }
     found = compare(policy, methods, starts, keys, 400, look, looks=40)
     level = np.min([x["new"].max(1) for x in found.values()], 0)

@@ -120,7 +120,7 @@ def test_a_training_looks_after_equal_parts_of_it():
     method = token_studies.arm(task, Sampling(2, 2), credit=credit.rloo(2))
     starts = token_studies.imitated(policy, task, jax.random.split(jax.random.key(0), 2), 2, 4)
     found = token_studies.compare(
-        policy, {"x": lambda start: method}, starts, jax.random.split(jax.random.key(1), 2), 4, look, looks=2
+        policy, {"x": token_studies.always(method)}, starts, jax.random.split(jax.random.key(1), 2), 4, look, looks=2
     )["x"]
     assert {name: x.shape for name, x in found.items()} == dict.fromkeys(("entropy", "success", "norm"), (2, 2))
     assert found["norm"][0, 0] != found["norm"][1, 0]  # two base policies
@@ -130,10 +130,11 @@ def test_a_training_looks_after_equal_parts_of_it():
 def only_shapes(policy, methods, starts, keys, steps, look, **options):
     """Instead of `compare`: what it would return, with ones."""
     found = {}
-    for name, make in methods.items():
+    for name, (make, value) in methods.items():
 
-        def run(start, key, make=make):
-            return token_studies.train(policy, make(start), lambda key: start, key, steps, look, **options)[1]
+        def run(start, key, make=make, value=value):
+            method = make(start, jax.tree.map(jnp.float32, value))
+            return token_studies.train(policy, method, lambda key: start, key, steps, look, **options)[1]
 
         shapes = jax.eval_shape(jax.vmap(run), starts, keys)
         found[name] = jax.tree.map(lambda x: np.ones(x.shape) + 0.1 * np.arange(len(x))[:, None], shapes)
