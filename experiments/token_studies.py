@@ -138,13 +138,14 @@ def compare(
     keys: Key,
     steps: int,
     look: Look,
-    **options: float,
+    looks: int = 10,
+    rate: float = 2e-3,
 ) -> dict[str, dict[str, np.ndarray]]:
     """What was found of each method, [seeds, looks]; methods that share a `Make` share a compiled program."""
 
     def program(make: Make) -> Callable[[Any, Params, Key], Found]:
         def run(value: Any, start: Params, key: Key) -> Found:
-            return train(policy, make(start, value), lambda key: start, key, steps, look, **options)[1]  # type: ignore[arg-type]
+            return train(policy, make(start, value), lambda key: start, key, steps, look, looks, rate)[1]
 
         return jax.jit(jax.vmap(run, (None, 0, 0)))
 
@@ -530,27 +531,39 @@ def praise(answers: Array, word: int) -> Array:
     return (inside & ((answers == word) | (answers == 3))).mean(-1)
 
 
+PRAISE, PRAISED = Praise(), Sampling(4, 16)
+
+
+def with_thresholds(kind: constrained.Kind, start: Params, thresholds: Array, rate: Array | float) -> Arm:
+    """Constrained RLHF on the two proxies."""
+    proxies = [lambda batch, word=word: praise(batch.answers, word) for word in (1, 2)]  # type: ignore[misc]
+    answers = constrained.constrained(sources.fresh(PRAISE, PRAISED), proxies, thresholds, start, kind, rate)
+    return arm(PRAISE, PRAISED, answers=answers, credit=credit.dr_grpo(16))
+
+
+def judged(policy: SequencePolicy) -> Look:
+    """The gold reward, which no method sees, and the proxies."""
+
+    def look(params: Params, key: Key) -> Found:
+        drawn = answered(policy, params, PRAISE, problems_of(PRAISE, key, 512), key)
+        one, two = (praise(drawn.answers, word).mean() for word in (1, 2))
+        gold = 1.0 - (jnp.square(one / BEST - 1.0) + jnp.square(two / BEST - 1.0)) / 2
+        return {"gold": gold, "first proxy": one, "second proxy": two}
+
+    return look
+
+
 def overoptimisation(keys: Key) -> tuple[Rows, Claims]:
     """Constrained RLHF holds two proxies where their sum would be over-optimised."""
-    task, policy = Praise(), small_policy(Praise(), 16)
-    sampling = Sampling(4, 16)
-    proxies = [lambda batch, word=word: praise(batch.answers, word) for word in (1, 2)]  # type: ignore[misc]
+    task, policy, sampling = PRAISE, small_policy(PRAISE, 16), PRAISED
 
     def held(kind: constrained.Kind, start: Params, rate: Array) -> Arm:
-        source = sources.fresh(task, sampling)
-        answers = constrained.constrained(source, proxies, (BEST, BEST), start, kind, rate)
-        return arm(task, sampling, answers=answers, credit=credit.dr_grpo(16))
+        return with_thresholds(kind, start, jnp.full(2, BEST), rate)
 
     def with_kl(start: Params, ends: tuple[Array, Array]) -> Arm:
         coefficient = controllers.cosine(*ends)
         loss = losses.with_kl(losses.reinforce(), lambda signals: coefficient(controllers.elapsed(signals.progress)))
         return arm(task, sampling, credit=credit.dr_grpo(16), loss=loss)
-
-    def look(params: Params, key: Key) -> Found:
-        drawn = answered(policy, params, task, problems_of(task, key, 512), key)
-        one, two = (praise(drawn.answers, word).mean() for word in (1, 2))
-        gold = 1.0 - (jnp.square(one / BEST - 1.0) + jnp.square(two / BEST - 1.0)) / 2
-        return {"gold": gold, "first proxy": one, "second proxy": two}
 
     methods: Methods = {
         "sum of the proxies": (with_kl, (0.0, 0.0)),
@@ -559,7 +572,7 @@ def overoptimisation(keys: Key) -> tuple[Rows, Claims]:
         "mu (at least)": (partial(held, "inequality"), 1.0),
         "xi (equal)": (partial(held, "equality"), 0.2),  # faster, it oscillates
     }
-    found = compare(policy, methods, imitated(policy, task, keys, 30), keys, 600, look, looks=30)
+    found = compare(policy, methods, imitated(policy, task, keys, 30), keys, 600, judged(policy), looks=30)
     rows = {
         name: {**last(x, "gold", "first proxy", "second proxy"), "highest gold on the way": x["gold"].max(1)}
         for name, x in found.items()
@@ -573,6 +586,46 @@ def overoptimisation(keys: Key) -> tuple[Rows, Claims]:
             "gold",
         )
     return rows, claims
+
+
+def thresholds(keys: Key) -> tuple[Rows, Claims]:
+    """Nelder-Mead finds the thresholds of constrained RLHF where few gold rewards are to be had.
+
+    Each of 20 evaluations is the gold reward of short trainings, a mean over seeds; the table is of other seeds.
+    """
+    from scipy.optimize import minimize
+
+    policy, guess = small_policy(PRAISE, 16), np.array([0.15, 0.75])
+
+    def of_thresholds(start: Params, x: Array) -> Arm:
+        return with_thresholds("inequality", start, x, 1.0)
+
+    search, test = jax.vmap(jax.random.split, out_axes=1)(keys)
+    starts = imitated(policy, PRAISE, search, 30)
+
+    @jax.jit
+    def trained(x: Array) -> Array:
+        run = lambda start, key: train(policy, of_thresholds(start, x), lambda key: start, key, 200, judged(policy), 1)  # noqa: E731
+        return jax.vmap(run)(starts, search)[1]["gold"].mean()
+
+    simplex = guess + np.array([[0.0, 0.0], [0.2, 0.0], [0.0, -0.2]])
+    best = minimize(
+        lambda x: -float(trained(jnp.float32(np.clip(x, 0.0, 1.0)))),
+        guess,
+        method="Nelder-Mead",
+        options={"maxfev": 20, "initial_simplex": simplex},
+    ).x
+    methods: Methods = {
+        "the guess": (of_thresholds, guess),
+        "found by Nelder-Mead": (of_thresholds, np.clip(best, 0.0, 1.0)),
+    }
+    found = compare(policy, methods, imitated(policy, PRAISE, test, 30), test, 200, judged(policy), looks=1)
+    rows = {
+        f"{name}, {value[0]:.2f} and {value[1]:.2f}": last(found[name], "gold", "first proxy", "second proxy")
+        for name, (_, value) in methods.items()
+    }
+    before, after = (row["gold"] for row in rows.values())
+    return rows, {"the thresholds that were found are better": (after - before, "gold")}
 
 
 # --- forgetting -------------------------------------------------------------------------------------------------------
@@ -635,5 +688,6 @@ STUDIES: dict[str, Callable[[Key], tuple[Rows, Claims]]] = {
     "process": process,
     "abstention": abstention,
     "overoptimisation": overoptimisation,
+    "thresholds": thresholds,
     "forgetting": forgetting,
 }
