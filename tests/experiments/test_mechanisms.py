@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from experiments import bandit_studies, mechanisms, token_studies
-from experiments.token_studies import Compositions, Guess, Guessing, Praise, Whole, in_order, praise
+from experiments.study_tasks import Compositions, Guess, Guessing, Praise, Whole, in_order, praise
 from metarl.finetune import Sampling, credit
 from metarl.finetune.batch import Batch
 from metarl.finetune.policies import gru
