@@ -15,6 +15,7 @@ SHARED = (
     "parts",
     "sweeps",
     "bandit_studies",
+    "study_tasks",
     "token_studies",
 )
 
