@@ -6,7 +6,7 @@ All are a `metarl.types.TokenTask`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,18 +28,18 @@ class Whole(NamedTuple):
 class Compositions:
     """Write a number as a sum of parts from 1 to 4, in any way: 7 as 4 3, or as 1 2 1 3.
 
-    Prompts are numbers from `least` to `most`, plus `shift` as tokens; the sum must be the number plus `offset`.
-    Demonstrations take the largest parts first, or with `small` the smallest.
+    Prompts are a `marker` and a number from `least` to `most`, in base five; the sum must be the number plus `offset`.
+    Demonstrations take the largest parts first, parts as small as there is room for, or any parts at random.
     """
 
     least: int = 4
     most: int = 11
-    shift: int = 0
+    marker: int = 0
     offset: int = 0
-    small: bool = False
-    num_tokens: ClassVar[int] = 26
+    style: Literal["any", "large", "small"] = "any"
+    num_tokens: ClassVar[int] = 5
     end: ClassVar[int] = 0
-    prompt_length: ClassVar[int] = 1
+    prompt_length: ClassVar[int] = 3
     answer_length: ClassVar[int] = 6
     kinds: ClassVar[tuple[str, ...]] = ("right", "wrong")
 
@@ -48,21 +48,33 @@ class Compositions:
         return Whole(jax.random.randint(key, (), self.least, self.most + 1))
 
     def prompt(self, problem: Whole) -> Array:
-        """The number as a token [1]."""
-        return (problem.total + self.shift)[None]
+        """The marker and two digits [3]."""
+        return jnp.stack([jnp.int32(self.marker), problem.total // 5, problem.total % 5])
 
     def demonstrate(self, key: Key, problem: Whole) -> Array:
-        """Parts of at most 4, or of at most `ceil(sum / 5)` if they are to be small."""
-        total = problem.total + self.offset
-        most = jnp.where(self.small, -(-total // (self.answer_length - 1)), 4)
-        before = jnp.arange(self.answer_length) * most
-        return jnp.clip(total - before, 0, most).astype(jnp.int32)
+        """Parts in the style of the task, from the first to the last."""
+        places = self.answer_length - 1
+        small = -(-(problem.total + self.offset) // places)
+
+        def part(rest: Array, x: tuple[Array, Array]) -> tuple[Array, Array]:
+            later, key = x
+            low, high = jnp.maximum(rest - 4 * later, 1), jnp.minimum(rest, 4)  # what is left must fit
+            drawn = {
+                "any": jax.random.randint(key, (), low, high + 1),
+                "large": high,
+                "small": jnp.minimum(rest, small),
+            }
+            chosen = jnp.where(rest > 0, drawn[self.style], 0)
+            return rest - chosen, chosen
+
+        xs = jnp.arange(places)[::-1], jax.random.split(key, places)
+        _, parts = jax.lax.scan(part, problem.total + self.offset, xs)
+        return jnp.append(parts, self.end).astype(jnp.int32)
 
     def verify(self, problem: Whole, answer: Array) -> Verdict:
-        """Whether the parts are from 1 to 4, have the right sum, and end."""
+        """Whether the parts end and have the right sum."""
         inside = jnp.cumsum(answer == self.end) == 0
-        legal = ~inside[-1] & jnp.all(~inside | (answer <= 4))
-        right = legal & (jnp.where(inside, answer, 0).sum() == problem.total + self.offset)
+        right = ~inside[-1] & (jnp.where(inside, answer, 0).sum() == problem.total + self.offset)
         return Verdict(right.astype(jnp.float32), right, jnp.where(right, 0, 1))
 
 

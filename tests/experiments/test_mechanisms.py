@@ -29,7 +29,6 @@ def test_every_study_has_a_name():
         ([4, 3, 0, 0, 0, 0], True),
         ([1, 2, 1, 3, 0, 4], True),  # what follows the end is ignored
         ([4, 2, 0, 0, 0, 0], False),
-        ([7, 0, 0, 0, 0, 0], False),  # no part above 4
         ([1, 1, 1, 1, 1, 2], False),  # no end
         ([0, 4, 3, 0, 0, 0], False),
     ],
@@ -39,15 +38,20 @@ def test_compositions_of_seven(answer, right):
     assert bool(verdict.correct) == right and float(verdict.reward) == right
 
 
-@pytest.mark.parametrize("options", [{}, {"small": True}, {"shift": 12, "offset": 1}])
+@pytest.mark.parametrize("options", [{}, {"style": "small"}, {"style": "large", "marker": 1, "offset": 1}])
 def test_demonstrations_of_compositions_are_correct(options):
     task = Compositions(**options)
     for key in jax.random.split(jax.random.key(0), 16):
         problem = task.sample(key)
         assert task.verify(problem, task.demonstrate(key, problem)).correct
-    assert 0 <= int(task.prompt(Whole(jnp.int32(task.most)))[0]) < task.num_tokens
-    assert Compositions(small=True).demonstrate(key, Whole(jnp.int32(7))).tolist() == [2, 2, 2, 1, 0, 0]
-    assert Compositions().demonstrate(key, Whole(jnp.int32(7))).tolist() == [4, 3, 0, 0, 0, 0]
+    assert task.prompt(Whole(jnp.int32(11))).tolist() == [task.marker, 2, 1]
+
+
+def test_demonstrations_of_compositions_have_a_style():
+    seven, keys = Whole(jnp.int32(7)), jax.random.split(jax.random.key(0), 64)
+    assert Compositions(style="small").demonstrate(keys[0], seven).tolist() == [2, 2, 2, 1, 0, 0]
+    assert Compositions(style="large").demonstrate(keys[0], seven).tolist() == [4, 3, 0, 0, 0, 0]
+    assert len({tuple(Compositions().demonstrate(key, seven).tolist()) for key in keys}) > 10
 
 
 def test_guesses_are_as_often_right_as_the_prompt_says():
@@ -92,7 +96,7 @@ def test_distinct_answers_are_counted_once():
     policy = gru(task.num_tokens, 4)
 
     def always(first):
-        logits = jnp.stack([30.0 * jax.nn.one_hot(first, 26), 30.0 * jax.nn.one_hot(0, 26)])
+        logits = jnp.stack([30.0 * jax.nn.one_hot(first, 5), 30.0 * jax.nn.one_hot(0, 5)])
         return policy._replace(
             prefill=lambda params, prompt, room: (logits[0], jnp.zeros(1)),
             decode=lambda params, cache, token: (logits[1], cache),
@@ -103,8 +107,8 @@ def test_distinct_answers_are_counted_once():
     wrong = token_studies.distinct(always(2), task, count=2, draws=8)((), jax.random.key(0))
     assert (float(wrong["solved"]), float(wrong["distinct"])) == (0.0, 0.0)
     free = policy._replace(
-        prefill=lambda params, prompt, room: (jnp.zeros(26).at[jnp.array([2, 3])].set(20.0), jnp.zeros(1)),
-        decode=lambda params, cache, token: (30.0 * jax.nn.one_hot(jnp.where(token == 0, 0, 4 - token), 26), cache),
+        prefill=lambda params, prompt, room: (jnp.zeros(5).at[jnp.array([2, 3])].set(20.0), jnp.zeros(1)),
+        decode=lambda params, cache, token: (30.0 * jax.nn.one_hot(jnp.where(token == 0, 0, 4 - token), 5), cache),
     )
     both = token_studies.distinct(free, task, count=2, draws=32)((), jax.random.key(0))
     assert float(both["distinct"]) == 0.0  # 2 2 2 .. and 3 1 3 .. do not end
