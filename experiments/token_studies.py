@@ -223,6 +223,12 @@ def entropy(keys: Key) -> tuple[Rows, Claims]:
     solved = {target: rows[f"AEPO, target {target:g}"]["solved"] for target in targets}
     for end in (targets[0], targets[2]):
         claims[f"more is solved at target {targets[1]:g} than at {end:g}"] = solved[targets[1]] - solved[end], "solved"
+    kept, lost = rows[f"AEPO, target {targets[1]:g}"], rows["GRPO"]
+    claims[f"AEPO at {targets[1]:g} keeps more distinct answers than GRPO"] = (
+        kept["distinct"] - lost["distinct"],
+        "of 64",
+    )
+    claims["and solves less"] = lost["solved"] - kept["solved"], "solved"
     return rows, claims
 
 
