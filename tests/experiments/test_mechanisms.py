@@ -41,9 +41,12 @@ def test_compositions_of_seven(answer, right):
 @pytest.mark.parametrize("options", [{}, {"style": "small"}, {"style": "large", "marker": 1, "offset": 1}])
 def test_demonstrations_of_compositions_are_correct(options):
     task = Compositions(**options)
-    for key in jax.random.split(jax.random.key(0), 16):
+
+    def is_correct(key):
         problem = task.sample(key)
-        assert task.verify(problem, task.demonstrate(key, problem)).correct
+        return task.verify(problem, task.demonstrate(key, problem)).correct
+
+    assert jax.vmap(is_correct)(jax.random.split(jax.random.key(0), 16)).all()
     assert task.prompt(Whole(jnp.int32(11))).tolist() == [task.marker, 2, 1]
 
 
@@ -51,7 +54,8 @@ def test_demonstrations_of_compositions_have_a_style():
     seven, keys = Whole(jnp.int32(7)), jax.random.split(jax.random.key(0), 64)
     assert Compositions(style="small").demonstrate(keys[0], seven).tolist() == [2, 2, 2, 1, 0, 0]
     assert Compositions(style="large").demonstrate(keys[0], seven).tolist() == [4, 3, 0, 0, 0, 0]
-    assert len({tuple(Compositions().demonstrate(key, seven).tolist()) for key in keys}) > 10
+    found = jax.vmap(Compositions().demonstrate, (0, None))(keys, seven)
+    assert len({tuple(x) for x in found.tolist()}) > 10
 
 
 def test_guesses_are_as_often_right_as_the_prompt_says():
