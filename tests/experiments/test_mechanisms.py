@@ -121,6 +121,7 @@ def test_distinct_answers_are_counted_once():
 # --- runs -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_training_looks_after_equal_parts_of_it():
     task = Compositions()
     policy = token_studies.small_policy(task, 4)

@@ -48,6 +48,7 @@ def test_a_reward_above_its_threshold_loses_weight_and_one_below_gains():
     np.testing.assert_allclose(after.mu, mu - 0.1 * (0.5 * velocity + slope), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_proxy_is_held_at_its_threshold():
     """Without a constraint a policy says 1 all the time; with one, half a time per answer."""
 

@@ -65,7 +65,9 @@ def flow():
     return TokenCritic(gru(3, width=8, outputs=1), optax.adam(0.03))
 
 
-@pytest.mark.parametrize("name", ["var_tb", "detailed balance", "subtrajectories"])
+@pytest.mark.parametrize(
+    "name", ["var_tb", "detailed balance", pytest.param("subtrajectories", marks=pytest.mark.slow)]
+)
 def test_the_policy_comes_to_answer_in_proportion_to_the_reward(name):
     options = {
         "var_tb": lambda: {"reward": gflownet.var_tb(TEMPERATURE), "reduce": per_answer},
@@ -84,6 +86,7 @@ def per_answer(loss, mask):
     return terms.constant_length(loss, mask, 1)
 
 
+@pytest.mark.slow
 def test_a_reward_maximiser_does_not():
     found = trained(reward=losses.reinforce())
     assert np.abs(found - jax.nn.softmax(REWARDS / TEMPERATURE)).sum() / 2 > 0.3
