@@ -6,7 +6,19 @@ import ast
 from pathlib import Path
 
 # What is no experiment of its own but shared by several.
-SHARED = ("__init__", "__main__", "cli", "launch", "meta_training", "parts", "plain_ppo", "sweeps")
+SHARED = (
+    "__init__",
+    "__main__",
+    "cli",
+    "launch",
+    "meta_training",
+    "parts",
+    "plain_ppo",
+    "sweeps",
+    "bandit_studies",
+    "study_tasks",
+    "token_studies",
+)
 
 
 def names() -> list[str]:

@@ -122,6 +122,7 @@ def loop(
     reward=None,
     reduce=terms.token_mean,
     utility=None,
+    policy=POLICY,
 ):
     """An inner loop on `Echo` by plain SGD, with whatever parts are given."""
     task = task or Echo()
@@ -133,7 +134,7 @@ def loop(
     chosen = Losses(imitation or losses.sft(), reward or losses.ppo_clip(), reduce)
     advantages = advantages or credit.dr_grpo(sampling.group_size)
     update = update or updates.joint(optax.sgd(0.5) if optimizer is None else optimizer)
-    return finetune(POLICY, POLICY.init, data, advantages, controller, update, losses=chosen, utility=utility)
+    return finetune(policy, policy.init, data, advantages, controller, update, losses=chosen, utility=utility)
 
 
 def newborn(inner, horizon=100, seed=0):

@@ -3,9 +3,31 @@
 `sources` say which problems and answers a step learns from, `credit` how good each token was, `losses` (made of
 `terms`) what is minimised, `controllers` how imitation and reward are weighed, `updates` how gradients become a step,
 and `utilities` what a controller with a meta-parameter climbs. `finetune` joins them to a `metarl.meta.InnerLoop`.
+
+Methods that need more than one of these have a file of their own (`aepo`, `gflownet`, `preferences`, `constrained`), as
+have choices among kinds of problems (`tasks`, `categories`), rewards of single tokens (`rewards`), and policies made of
+others (`combinations`).
 """
 
-from metarl.finetune import controllers, credit, losses, policies, progress, sources, terms, updates, utilities
+from metarl.finetune import (
+    aepo,
+    categories,
+    combinations,
+    constrained,
+    controllers,
+    credit,
+    gflownet,
+    losses,
+    policies,
+    preferences,
+    progress,
+    rewards,
+    sources,
+    tasks,
+    terms,
+    updates,
+    utilities,
+)
 from metarl.finetune.batch import Batch
 from metarl.finetune.controllers import Controller, Signals, Weights
 from metarl.finetune.credit import Credit
@@ -38,14 +60,22 @@ __all__ = [
     "Tuning",
     "Utility",
     "Weights",
+    "aepo",
+    "categories",
+    "combinations",
+    "constrained",
     "controllers",
     "credit",
     "finetune",
+    "gflownet",
     "losses",
     "policies",
+    "preferences",
     "progress",
+    "rewards",
     "sources",
     "success_rate",
+    "tasks",
     "terms",
     "updates",
     "utilities",

@@ -66,23 +66,85 @@ def rloo(group_size: Annotated[int, SEVERAL]) -> Credit:
 
 
 @checked
-def gae(
-    critic: TokenCritic, discount: Annotated[float, SHARE] = 1.0, gae_lambda: Annotated[float, SHARE] = 0.95
-) -> Credit:
-    """Generalised advantages (`answer_gae`) under the values of `critic`; the reward comes with the last token.
+def reward_weighted(group_size: Annotated[int, SEVERAL], beta: Annotated[Array | float, POSITIVE] = 1.0) -> Credit:
+    """Reward-weighted regression (Peters & Schaal 2007): `G softmax(R / beta)` of a group of G, for `reinforce`.
 
-    Raises ValueError if `discount` or `gae_lambda` is outside [0, 1], or, when called, if the batch has no values.
+    Every answer is imitated, in proportion to `exp(R / beta)`; toward 0, beta leaves the best ones, as `best_of` does.
+    Raises ValueError as `grpo` does.
+    """
+    return _of_outcome(lambda reward: len(reward) * jax.nn.softmax(reward / beta), group_size)
+
+
+@checked
+def best_of(group_size: Annotated[int, SEVERAL]) -> Credit:
+    """Best-of-N fine-tuning (RAFT; Dong et al. 2023, arXiv 2304.06767): imitation of the first best answer alone.
+
+    Its advantage is 1, that of the others 0; a group whose rewards are all equal teaches nothing. Raises ValueError as
+    `grpo` does.
+    """
+
+    def of_group(reward: Array) -> Array:
+        is_best = jnp.arange(len(reward)) == reward.argmax()
+        return jnp.where(is_best & (reward > reward.min()), 1.0, 0.0)
+
+    return _of_outcome(of_group, group_size)
+
+
+def successes() -> Credit:
+    """Imitation of the correct answers: 1 for each token of them that the policy drew, 0 for all others.
+
+    Rejection fine-tuning, and with `sources.branched` that of EEF (Lan et al. 2025, arXiv 2504.13145).
     """
 
     def advantage(batch: Batch) -> Array:
-        value = _needed(batch.value, "gae", "value")
+        return jnp.where(batch.mask & ~forced(batch) & batch.correct[:, None], 1.0, 0.0)
+
+    return Credit(advantage)
+
+
+def outcome(batch: Batch) -> Array:
+    """Rewards [B, T] of tokens: that of the answer, with its last token."""
+    return jax.vmap(at_the_end)(batch.reward, batch.mask)
+
+
+@checked
+def gae(
+    critic: TokenCritic,
+    discount: Annotated[float, SHARE] = 1.0,
+    gae_lambda: Annotated[float, SHARE] = 0.95,
+    rewards: Callable[[Batch], Array] = outcome,
+) -> Credit:
+    """Generalised advantages (`answer_gae`) under the values of `critic`, of the `rewards` [B, T] of tokens.
+
+    Those of `metarl.finetune.rewards` come with every token. Raises ValueError if `discount` or `gae_lambda` is outside
+    [0, 1], or, when called, if the batch has no values.
+    """
+
+    def advantage(batch: Batch) -> Array:
+        value = needed(batch.value, "gae", "value")
 
         def one(reward: Array, value: Array, mask: Array) -> Array:
-            return answer_gae(at_the_end(reward, mask), value, mask, discount, gae_lambda)
+            return answer_gae(reward, value, mask, discount, gae_lambda)
 
-        return jax.vmap(one)(batch.reward, value, batch.mask)
+        return jax.vmap(one)(rewards(batch), value, batch.mask)
 
     return Credit(advantage, critic=critic)
+
+
+def by_difficulty(credit: Credit, difficulty: Callable[[Batch], Array]) -> Credit:
+    """`credit` times `difficulty_scale` of the difficulties [B]: harder problems teach more, easier ones less.
+
+    DR-IRL (Cheng et al. 2025, arXiv 2503.18991) scales by two, how far the answer is from a demonstration and how much
+    worse its reward is: nest this function for that. Raises ValueError for credit with a critic, which would learn
+    scaled returns.
+    """
+    if credit.critic is not None:
+        raise ValueError("by_difficulty needs credit without a critic, whose returns it would scale")
+
+    def advantage(batch: Batch) -> Array:
+        return credit(batch) * difficulty_scale(difficulty(batch))[:, None]
+
+    return Credit(advantage, credit.group_size)
 
 
 @checked
@@ -108,7 +170,7 @@ def prefix_group(
     grouped = by_group(advantages, group_size)
 
     def advantage(batch: Batch) -> Array:
-        entropy = _needed(batch.entropy, "prefix_group", "entropy")
+        entropy = needed(batch.entropy, "prefix_group", "entropy")
         prefix = forced(batch)
         begun, drawn = grouped(batch.reward, batch.prefix_length)
         begun = to_tokens(begun, highest(entropy, prefix, top))
@@ -151,6 +213,16 @@ def prefix_advantage(reward: Array, prefix_length: Array) -> Array:
     same = prefix_length[:, None] == prefix_length[None]
     advantage = (reward - _mean(reward, prefix_length == 0)) / same.sum(1, dtype=reward.dtype)
     return jnp.where(prefix_length == 0, 0.0, advantage)
+
+
+def difficulty_scale(difficulty: Array, deviations: float = 3.0) -> Array:
+    """`sigmoid(x) / sigmoid(mean(x))` [n] of difficulties x [n]; 1 for outliers, which the mean leaves out.
+
+    An outlier is more than `deviations` standard deviations from the mean of all. That of DR-IRL (arXiv 2503.18991).
+    """
+    usual = jnp.abs(difficulty - difficulty.mean()) <= deviations * difficulty.std() + 1e-6
+    mean = jnp.where(usual, difficulty, 0.0).sum() / jnp.maximum(usual.sum(), 1)
+    return jnp.where(usual, jax.nn.sigmoid(difficulty) / jax.nn.sigmoid(mean), 1.0)
 
 
 # --- of one answer --------------------------------------------------------------------------------------------
@@ -235,7 +307,8 @@ def _mean(x: Array, where: Array) -> Array:
     return weight @ x / jnp.maximum(weight.sum(-1), 1.0)
 
 
-def _needed(array: Array | None, credit: str, name: str) -> Array:
+def needed(array: Array | None, credit: str, name: str) -> Array:
+    """`array`. Raises ValueError, for the `credit` that needs `batch.<name>`, if it is None."""
     if array is None:
         raise ValueError(f"{credit} needs batch.{name}, got None")
     return array

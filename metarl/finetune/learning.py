@@ -127,7 +127,7 @@ def _gradient_step(
     parts: Parts, meta_params: MetaParams, constants: Constants, learner: Learner, batch: Minibatch, key: Key
 ) -> tuple[Learner, Metrics]:
     """One step of the policy, and of the critic if there is one."""
-    gradients, found = _gradients(parts, constants.reference, learner.params, batch, key)
+    gradients, found = _gradients(parts, constants, learner.params, batch, key)
     signals = constants.signals._replace(imitation_loss=jax.lax.stop_gradient(found["imitation_loss"]))
     weights = parts.controller.weights(meta_params, constants.controller, signals)
 
@@ -152,21 +152,22 @@ def _gradient_step(
 
 
 def _gradients(
-    parts: Parts, reference: Params, params: Params, batch: Minibatch, key: Key
+    parts: Parts, constants: Constants, params: Params, batch: Minibatch, key: Key
 ) -> tuple[Gradients, Metrics]:
     """Of both losses, with the cross-entropy of the demonstrations and the loss of the answers."""
     imitation_key, reward_key = jax.random.split(key)
     data, losses = parts.data, parts.losses
+    reference, signals = constants.reference, constants.signals
 
     def imitation(params: Params) -> tuple[Array, Array]:
         shown = batch.shown
         now = statistics(parts.policy, params, reference, shown)
-        context = _context(now, shown, jnp.ones(shown.mask.shape), data.demonstrations, imitation_key)
+        context = _context(now, shown, jnp.ones(shown.mask.shape), data.demonstrations, imitation_key, signals)
         return _reduced(losses, losses.imitation, context), terms.token_mean(terms.sft(now.log_prob), shown.mask)
 
     def reward(params: Params) -> Array:
         now = statistics(parts.policy, params, reference, batch.answers)
-        context = _context(now, batch.answers, batch.advantage, data.answers, reward_key)
+        context = _context(now, batch.answers, batch.advantage, data.answers, reward_key, signals)
         return _reduced(losses, losses.reward, context)
 
     (_, imitation_loss), of_imitation = jax.value_and_grad(imitation, has_aux=True)(params)
@@ -174,8 +175,11 @@ def _gradients(
     return Gradients(of_imitation, of_reward), {"imitation_loss": imitation_loss, "reward_loss": reward_loss}
 
 
-def _context(now: TokenStatistics, batch: Batch, advantage: Array, source: Source, key: Key) -> Context:
-    return Context(now, batch, advantage, _success_rate(batch, source.group_size), source.group_size, key)
+def _context(
+    now: TokenStatistics, batch: Batch, advantage: Array, source: Source, key: Key, signals: Signals
+) -> Context:
+    success_rate = _success_rate(batch, source.group_size)
+    return Context(now, batch, advantage, success_rate, source.group_size, key, signals)
 
 
 def _success_rate(batch: Batch, group_size: int) -> Array:

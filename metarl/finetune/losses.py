@@ -13,9 +13,10 @@ from typing import Annotated, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metarl.checks import COUNT, NOT_NEGATIVE, POSITIVE, checked
+from metarl.checks import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, checked
 from metarl.finetune import terms
 from metarl.finetune.batch import Batch
+from metarl.finetune.controllers import Signals
 from metarl.finetune.credit import by_group
 from metarl.finetune.policies import SequencePolicy, answer_logits, of_logits
 from metarl.types import Array, Key, Params
@@ -39,6 +40,7 @@ class Context(NamedTuple):
     success_rate: Array  # [B] share of correct answers in the answer's group
     group_size: int  # answers to each problem; 1 for demonstrations
     key: Key
+    signals: Signals  # of the training step, without the loss of imitation
 
     @property
     def ref_log_prob(self) -> Array:
@@ -148,9 +150,11 @@ def copg(beta: Array | float) -> Loss:
 
 
 @checked
-def direct_preference(beta: Annotated[Array | float, POSITIVE] = 0.1) -> Loss:
+def direct_preference(
+    beta: Annotated[Array | float, POSITIVE] = 0.1, confidence: Annotated[Array | float, SHARE] = 1.0
+) -> Loss:
     """Direct preference optimisation, `terms.direct_preference`, of the pairs of `best_and_worst`."""
-    return lambda x: best_and_worst(partial(terms.direct_preference, beta=beta), x)
+    return lambda x: best_and_worst(partial(terms.direct_preference, beta=beta, confidence=confidence), x)
 
 
 @checked
@@ -172,6 +176,18 @@ def best_and_worst(term: Callable[[Array, Array], Array], x: Context) -> Array:
 
     log_ratio, reward = (y.reshape(-1, x.group_size) for y in (x.answer_log_ratio, x.batch.reward))
     return jax.vmap(of_group)(log_ratio, reward)
+
+
+# --- added to another -----------------------------------------------------------------------------------------
+
+
+def with_kl(loss: Loss, coefficient: Callable[[Signals], Array | float]) -> Loss:
+    """A `loss` of tokens plus `coefficient` times `terms.kl_k3`: the coefficient may follow time, entropy or success.
+
+    With `controllers.cosine` and `controllers.elapsed`, `lambda signals: cosine(0.1, 0.0)(elapsed(signals.progress))`
+    lets go of the first policy over the training.
+    """
+    return lambda x: loss(x) + coefficient(x.signals) * terms.kl_k3(x.now.log_prob, x.ref_log_prob)
 
 
 # --- of a step ------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Sources: which problems a training step poses, and which answers to them it learns from.
 
-Each function here returns a `Source`. `fresh` and `prefixed` let the policy answer; `demonstrations` and `failures`
-show how it is done.
+Each function here returns a `Source`. `fresh`, `prefixed`, `branched` and `failed_first` let the policy answer;
+`demonstrations` and `failures` show how it is done. `metarl.finetune.categories` chooses among kinds of problems.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from metarl.finetune.controllers import Weights, cosine, elapsed
 from metarl.finetune.policies import Prefix, SequencePolicy
 from metarl.finetune.sampling import Sampling, answered, demonstrate, demonstrated, problems_of
 from metarl.finetune.turns import Prover, mask_of, solved
+from metarl.tree import select
 from metarl.types import Array, Key, Params, Progress, PyTree, TokenTask, TurnTask
 
 
@@ -115,8 +116,7 @@ def prefixed(
         shown = demonstrate(task, problems, demonstration_key)
         least = cosine(first, last)(elapsed(progress))
         share = jax.random.uniform(share_key, (len(shown),), minval=least, maxval=most)
-        extent = jnp.where(mask_of(task, shown), jnp.arange(1, shown.shape[1] + 1), 0).max(1)
-        length = jnp.floor(share * extent).astype(jnp.int32)
+        length = jnp.floor(share * _extent(task, shown)).astype(jnp.int32)
         is_last = jnp.arange(len(shown)) % sampling.group_size == sampling.group_size - 1
         return Prefix(shown, jnp.where(is_last, length, 0))
 
@@ -126,6 +126,54 @@ def prefixed(
         return answered(policy, params, task, problems, keys.answers, sampling.temperature, begun)
 
     return Source(task, sampling.num_problems, sampling.group_size, sampling, _no_state, sample, _keep)
+
+
+def branched(task: TokenTask, sampling: Sampling = Sampling()) -> Source:  # noqa: B008
+    """The answers of a group branch off one demonstration at equal distances: G answers keep 0, 1/G, .., (G-1)/G of it.
+
+    The simulations of EEF (Lan et al. 2025, arXiv 2504.13145): a demonstration that fails in the end may begin well, so
+    the policy goes on from states of it, and learns from the branches that succeed (with `credit.successes`).
+    """
+
+    def sample(policy: SequencePolicy, params: Params, state: PyTree, progress: Progress, keys: Keys) -> Batch:
+        once = problems_of(task, keys.problems, sampling.num_problems)
+        shown = demonstrate(task, once, keys.demonstrations)
+        problems, shown = jax.tree.map(lambda x: jnp.repeat(x, sampling.group_size, 0), (once, shown))
+        place = jnp.arange(len(shown)) % sampling.group_size
+        begun = Prefix(shown, _extent(task, shown) * place // sampling.group_size)
+        return answered(policy, params, task, problems, keys.answers, sampling.temperature, begun)
+
+    return Source(task, sampling.num_problems, sampling.group_size, sampling, _no_state, sample, _keep)
+
+
+@checked
+def failed_first(
+    task: TokenTask,
+    sampling: Sampling = Sampling(),  # noqa: B008
+    capacity: Annotated[int, COUNT] = 64,
+) -> Source:
+    """Answers to problems half of which are drawn from the last `capacity` ones of which no answer was right.
+
+    The others are fresh. A baseline of curricula: what has failed comes again, whether or not it can be learned yet.
+    Raises ValueError if `capacity` is below 1.
+    """
+
+    def init(key: Key) -> Failures:
+        return Failures(problems_of(task, key, capacity), jnp.int32(0))
+
+    def sample(policy: SequencePolicy, params: Params, state: Failures, progress: Progress, keys: Keys) -> Batch:
+        fresh_key, row_key = jax.random.split(keys.problems)
+        problems = problems_of(task, fresh_key, sampling.num_problems)
+        rows = jax.random.randint(row_key, (sampling.num_problems,), 0, capacity)
+        again = jnp.arange(sampling.num_problems) < sampling.num_problems // 2
+        problems = select(again, jax.tree.map(lambda x: x[rows], state.problems), problems)
+        problems = jax.tree.map(lambda x: jnp.repeat(x, sampling.group_size, 0), problems)
+        return answered(policy, params, task, problems, keys.answers, sampling.temperature)
+
+    def update(state: Failures, outcome: Outcome) -> Failures:
+        return _remember(state, outcome.answers, outcome.group_size)
+
+    return Source(task, sampling.num_problems, sampling.group_size, sampling, init, sample, update)
 
 
 # --- demonstrations -------------------------------------------------------------------------------------------
@@ -177,6 +225,11 @@ def _remember(state: Failures, answers: Batch, group_size: int) -> Failures:
     new = jax.tree.map(lambda x: x[::group_size], answers.problem)
     stored = jax.tree.map(lambda x, y: x.at[place].set(y, mode="drop"), state.problems, new)
     return Failures(stored, state.gathered + failed.sum(dtype=jnp.int32))
+
+
+def _extent(task: TokenTask, shown: Array) -> Array:
+    """How many tokens [B] int32 of each of the demonstrations [B, L] there are, up to the end of the last try."""
+    return jnp.where(mask_of(task, shown), jnp.arange(1, shown.shape[1] + 1), 0).max(1)
 
 
 def _no_state(key: Key) -> PyTree:

@@ -14,7 +14,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from metarl.checks import COUNT, NOT_NEGATIVE, POSITIVE, Bound, checked
+from metarl.checks import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Bound, checked
 from metarl.types import Array, Key
 
 Weight = Literal["dr_grpo", "grpo", "one"]
@@ -175,15 +175,23 @@ def copg(log_ratio: Array, reward: Array, beta: Array | float) -> Array:
 
 
 @checked
-def direct_preference(chosen: Array, rejected: Array, beta: Annotated[Array | float, POSITIVE] = 0.1) -> Array:
+def direct_preference(
+    chosen: Array,
+    rejected: Array,
+    beta: Annotated[Array | float, POSITIVE] = 0.1,
+    confidence: Annotated[Array | float, SHARE] = 1.0,
+) -> Array:
     """`-log sigmoid(beta (d_w - d_l))` [...]: direct preference optimisation (Rafailov et al. 2023, arXiv 2305.18290,
     eq. 7).
 
-    `d = log(pi / ref)` [...] of the whole chosen and rejected answer. Raises ValueError for a number `beta` that is not
-    within `metarl.checks.POSITIVE`.
+    `d = log(pi / ref)` [...] of the whole chosen and rejected answer. With a `confidence` c below 1 in the preference,
+    the loss is `-c log sigmoid(beta d) - (1 - c) log sigmoid(-beta d)` of `d = d_w - d_l`, which is least where
+    `sigmoid(beta d) = c` (CREAM; Wang et al. 2024, arXiv 2410.12735). Raises ValueError for a number `beta` that is not
+    within `metarl.checks.POSITIVE`, or a `confidence` outside [0, 1].
     """
     chex.assert_equal_shape([chosen, rejected])
-    return -jax.nn.log_sigmoid(beta * (chosen - rejected))
+    margin = beta * (chosen - rejected)
+    return -confidence * jax.nn.log_sigmoid(margin) - (1.0 - confidence) * jax.nn.log_sigmoid(-margin)
 
 
 @checked

@@ -213,3 +213,18 @@ def test_gae_of_a_mask_with_a_gap_is_that_of_the_tokens_alone():
 def test_bad_options_are_named_with_their_values(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_reward_weighted_regression_imitates_in_proportion_to_the_exponential_reward():
+    x = batch()
+    found = credit.reward_weighted(3, beta=0.5)(x)
+    expected = [3 * jax.nn.softmax(r / 0.5) for r in x.reward.reshape(2, 3)]
+    np.testing.assert_allclose(found, credit.to_tokens(jnp.concatenate(expected), x.mask), rtol=1e-5)
+
+
+def test_cold_reward_weighted_regression_is_best_of_n():
+    """But for the size of the group, which only one of them counts, and for ties."""
+    x = batch(reward=jnp.array([1.0, 0.0, 0.25, 0.5, 2.0, 1.0]))
+    np.testing.assert_allclose(credit.reward_weighted(3, beta=1e-3)(x), 3 * credit.best_of(3)(x), atol=1e-6)
+    assert credit.best_of(3)(x)[:, 0].tolist() == [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+    assert (credit.best_of(3)(x._replace(reward=jnp.ones(6))) == 0.0).all()

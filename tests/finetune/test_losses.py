@@ -7,7 +7,8 @@ import optax
 import pytest
 from finetuning import Echo, FirstToken, loop, newborn
 
-from metarl.finetune import Credit, controllers, credit, losses, terms
+from metarl.finetune import Credit, controllers, credit, gflownet, losses, preferences, terms
+from metarl.finetune.controllers import elapsed
 
 
 def moved(rate=0.5, key=1, start=None, mu=0.0, **options):
@@ -48,6 +49,9 @@ EVERY = {
     "copg": {"reward": losses.copg(0.1)},
     "direct_preference": {"reward": losses.direct_preference()},
     "ipo": {"reward": losses.ipo()},
+    "selm": {"reward": preferences.selm()},
+    "var_tb": {"reward": gflownet.var_tb()},
+    "with_kl": {"reward": losses.with_kl(losses.ppo_clip(), lambda signals: 1.0 - elapsed(signals.progress))},
 }
 
 
@@ -159,3 +163,25 @@ def test_a_divergence_from_the_start_counts_once_the_policy_has_moved():
             moved(start=params, task=Echo(), **options)["embedding"]["embedding"] for options in (EVERY["kl"], {})
         )
         assert np.allclose(held, free, rtol=1e-4, atol=1e-7) != matters
+
+
+def test_the_coefficient_of_a_divergence_follows_the_training():
+    """It falls from 1 to 0 over ten steps: after five, half of the divergence counts, and as much of the entropy."""
+    seen = []
+
+    def note(x):
+        kl = terms.kl_k3(x.now.log_prob, x.ref_log_prob)
+        parts = (
+            losses.with_kl(losses.reinforce(), lambda s: (1.0 - elapsed(s.progress)) * s.entropy)(x),
+            losses.reinforce()(x) + 0.5 * x.signals.entropy * kl,
+        )
+        jax.debug.callback(lambda *y: seen.append(y), *parts)
+        return parts[0]
+
+    inner = loop(controllers.constant(0.0), reward=note)
+    tuning = newborn(inner, horizon=10)
+    moved = jax.tree.map(lambda x: x + 0.3 * jnp.sin(jnp.arange(x.size).reshape(x.shape)), tuning.params)
+    jax.block_until_ready(jax.jit(inner.step)((), tuning._replace(params=moved, step=jnp.int32(5)), jax.random.key(0)))
+    jax.effects_barrier()
+    found, expected = seen[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
