@@ -13,6 +13,7 @@ from envs.tokens.countdown import Countdown
 from envs.tokens.digits import Addition, Sorting
 from envs.tokens.environment import TokenEnv, TokenState, optimal_return
 from envs.tokens.general_points import SPLITS, GeneralPoints
+from envs.tokens.imperfect import Imperfect
 from envs.tokens.rpn import Notation
 from metarl import checks
 from metarl.checks import COUNT, checked
@@ -23,6 +24,7 @@ __all__ = [
     "Addition",
     "Countdown",
     "GeneralPoints",
+    "Imperfect",
     "Notation",
     "Sorting",
     "TokenEnv",

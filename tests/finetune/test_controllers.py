@@ -34,7 +34,7 @@ def test_controllers_without_a_memory_give_the_weights_of_their_formulas():
     assert [weight(cosine, step=t) for t in (0, 5, 10)] == pytest.approx([0.9, 0.5, 0.1])
     gate = controllers.success_gate(8)
     assert [weight(gate, failures=n) for n in (0, 7, 8, 20)] == [0.0, 0.0, 1.0, 1.0]
-    srft = controllers.srft(0.5, 0.1).weights((), (), signals(entropy=2.0))
+    srft = controllers.srft_of_amft(0.5, 0.1).weights((), (), signals(entropy=2.0))
     assert (float(srft.imitation), float(srft.reward)) == pytest.approx((0.5 * np.exp(-2), 0.1 * np.exp(-2)))
 
 
@@ -106,7 +106,7 @@ def test_a_controller_vmaps_over_its_hyperparameters():
     [
         (lambda: controllers.constant(1.2), "imitation must be at most 1, got 1.2"),
         (lambda: controllers.constant(float("nan")), "imitation must be a number, not NaN, got nan"),
-        (lambda: controllers.srft(-1.0), "imitation must be at least 0, got -1.0"),
+        (lambda: controllers.srft_of_amft(-1.0), "imitation must be at least 0, got -1.0"),
         (lambda: controllers.success_gate(0), "failures must be at least 1, got 0"),
         (lambda: controllers.amft(0.01), "initial must lie between low and high, got 0.05, 0.01 and 0.95"),
         (lambda: controllers.entropy_servo(0.5, high=1.5), "high must be at most 1, got 1.5"),
