@@ -69,7 +69,8 @@ class Imperfect:
         """A demonstration `[T] int32` of the task, or a copy of the prompt."""
         solution = self.task.demonstrate(key, problem)
         length = self.answer_length
-        copied = jnp.pad(self.prompt(problem)[:length], (0, max(length - self.prompt_length, 0)))
+        room = (0, max(length - self.prompt_length, 0))
+        copied = jnp.pad(self.prompt(problem)[:length], room, constant_values=self.end)
         copies = jax.random.bernoulli(jax.random.fold_in(key, 1), self.copies)
         return jnp.where(copies & (solution != self.end), copied, solution)
 
