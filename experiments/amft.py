@@ -82,7 +82,9 @@ class Setting:
     def __post_init__(self) -> None:
         checks.fields(self)
         if len(self.copies) != len(self.flips) or not self.copies:
-            raise ValueError(f"copies and flips must have an entry for each setting, got {self.copies} and {self.flips}")
+            raise ValueError(
+                f"copies and flips must have an entry for each setting, got {self.copies} and {self.flips}"
+            )
         if len(set(self.arms)) < len(self.arms):
             raise ValueError(f"arms must be different, got {self.arms}")
 

@@ -44,8 +44,8 @@ class Tuning(NamedTuple):
     demonstrations: PyTree  # state of the source of demonstrations
     level: Level  # its horizon is the training's length in steps; it has no problem
     step: Array  # () int32, training steps so far
-    # what the next step learns from, answers and demonstrations, if the utility is measured on it; else () and drawn then
-    drawn: tuple[Batch, Batch] | tuple[()] = ()
+    # what the next step learns from, answers and demonstrations, if the utility is measured on it; else None
+    drawn: tuple[Batch, Batch] | None = None
 
 
 def finetune(
@@ -159,8 +159,8 @@ def _loss(parts: Parts, utility: Utility, meta_params: MetaParams, tuning: Tunin
     """Minus the utility of the policy as it is."""
     answers = None
     if utility.of_next is not None:
-        tuning = tuning._replace(drawn=_draw(parts, jax.lax.stop_gradient(tuning), key))
-        answers, _ = tuning.drawn
+        answers, shown = _draw(parts, jax.lax.stop_gradient(tuning), key)
+        tuning = tuning._replace(drawn=(answers, shown))
     loss, metrics = minus_utility(utility, parts.policy, tuning.params, key, answers)
     return Update(tuning, loss, {**metrics, "env_steps": jnp.float32(utility.tokens_drawn)})
 

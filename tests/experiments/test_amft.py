@@ -67,7 +67,7 @@ def test_all_arms_draw_as_many_answers_in_every_step(finished):
         state, log = checkpoint_of(finished / arm)
         drawn[arm] = np.asarray(log["env_steps"])
         assert drawn[arm].shape == (4, 4)  # steps, runs
-        np.testing.assert_array_equal(drawn[arm], 4 * 2 * 5)
+        np.testing.assert_array_equal(drawn[arm], np.outer([1, 2, 3, 4], [4 * 2 * 5] * 4))  # since the beginning
     measured = np.asarray(log["utility_gradient_norm"]) > 0.0
     assert not measured[1::2].any()
 
@@ -112,7 +112,12 @@ def test_every_arm_makes_a_step(arm):
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
     assert metrics["held_out"].shape == (2,) and metrics["imitation_weight"].shape == (2,)
     assert ("logit" in state.params) == arm.startswith("amft")
-    if arm in ("relift", "prefix_rft", "srft", "amft_next"):  # those whose step has parts of its own, as that of rl_critic, which runs above
+    if arm in (
+        "relift",
+        "prefix_rft",
+        "srft",
+        "amft_next",
+    ):  # those whose step has parts of its own, as that of rl_critic, which runs above
 
         @jax.jit
         def first(key):
@@ -236,8 +241,8 @@ def test_runs_side_by_side_are_the_single_ones(tmp_path):
 
 
 def test_a_sweep_may_not_change_what_the_base_policies_are_made_from(tmp_path, capsys):
-    for field in ("width", "num_seeds", "task"):
+    for field, values in (("width", "3,4"), ("num_seeds", "3,4"), ("task", "countdown,general_points")):
         with pytest.raises(SystemExit):
-            run(tmp_path / "run", sweep=f"{field}=countdown,general_points" if field == "task" else f"{field}=3,4", arms="sft")
+            run(tmp_path / "run", sweep=f"{field}={values}", arms="sft")
         assert f"sweep must leave ['{field}'] alone" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

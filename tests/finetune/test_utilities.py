@@ -92,7 +92,7 @@ def test_the_weight_moves_toward_what_is_useful(measure):
 
 
 def test_the_next_steps_answers_are_what_the_utility_is_measured_on():
-    """It costs no answer, has the gradient that `reward` has of the same answers, and the next step learns from them."""
+    """They cost nothing more, have the gradient of `reward`, and the next step learns from them."""
     amft, own = controllers.amft(0.5, entropy_rate=0.0), utilities.next_reward(Echo(), 4)
     inner = loop(amft, utility=own)
     tuning, meta = newborn(inner), amft.init_meta()
