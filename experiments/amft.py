@@ -141,13 +141,13 @@ class Arm:
     """Adam's learning rate in the arms."""
     critic_learning_rate: Annotated[float, RATE] = 1e-3
     """Arm rl_critic: Adam's learning rate for the critic."""
-    meta_rate: Annotated[float, RATE] = 3.0
+    meta_rate: Annotated[float, RATE] = 50.0
     """AMFT: step size of the weight's logit along the normalised meta-gradient."""
-    next_rate: Annotated[float, RATE] = 3.0
+    next_rate: Annotated[float, RATE] = 1.0
     """Arm amft_next: the same."""
     meta_every: Annotated[int, COUNT] = 5
     """AMFT: steps between two validations."""
-    entropy_rate: Annotated[float, NOT_NEGATIVE] = 0.3
+    entropy_rate: Annotated[float, NOT_NEGATIVE] = 0.01
     """AMFT: how much a nat of entropy counts, compared with a meta-gradient of cosine 1."""
     entropy_target: Annotated[float, NOT_NEGATIVE] = 0.1
     """AMFT, entropy servo: the entropy that is aimed at in nats per token: that of policies which succeed."""
