@@ -98,7 +98,7 @@ def test_another_arm_joins_a_finished_comparison(finished, capsys):
         assert stopped.value.code == 2 and says in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arm", amft.ARMS)
+@pytest.mark.parametrize("arm", [arm for arm in amft.ARMS if arm not in amft.FIXED or arm == "fixed_02"])
 def test_every_arm_makes_a_step(arm):
     config = replace(
         amft.Config(),
@@ -112,12 +112,7 @@ def test_every_arm_makes_a_step(arm):
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
     assert metrics["held_out"].shape == (2,) and metrics["imitation_weight"].shape == (2,)
     assert ("logit" in state.params) == arm.startswith("amft")
-    if arm in (
-        "relift",
-        "prefix_rft",
-        "srft",
-        "amft_next",
-    ):  # those whose step has parts of its own, as that of rl_critic, which runs above
+    if arm in ("relift", "prefix_rft", "srft"):  # those whose step has parts of its own, as that of rl_critic, which runs above
 
         @jax.jit
         def first(key):
@@ -126,7 +121,7 @@ def test_every_arm_makes_a_step(arm):
 
         after, metrics = first(jax.random.key(0))
         assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(after.lifetimes.params))
-        weight = 1.0 if arm in ("relift", "prefix_rft") else 0.5
+        weight = 0.5 if arm == "srft" else 1.0
         assert jnp.isfinite(metrics["reward_loss"]).all() and (metrics["reward_weight"] == weight).all()
 
 
