@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 
 # What is no experiment of its own but shared by several.
-SHARED = ("__init__", "__main__", "amft_arms", "cli", "launch", "meta_training", "parts", "sweeps")
+SHARED = ("__init__", "__main__", "amft_arms", "amft_report", "cli", "launch", "meta_training", "parts", "sweeps")
 
 
 def names() -> list[str]:

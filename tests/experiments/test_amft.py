@@ -10,7 +10,7 @@ import pytest
 from commands import words
 
 import metarl
-from experiments import amft
+from experiments import amft, amft_arms, amft_report
 from metarl.run import checkpoint
 from metarl.run.options import flatten, replace
 from metarl.run.sweep import side_by_side
@@ -98,7 +98,7 @@ def test_another_arm_joins_a_finished_comparison(finished, capsys):
         assert stopped.value.code == 2 and says in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arm", [arm for arm in amft.ARMS if arm not in amft.FIXED or arm == "fixed_02"])
+@pytest.mark.parametrize("arm", [arm for arm in amft.ARMS if arm not in amft_arms.FIXED or arm == "fixed_02"])
 def test_every_arm_makes_a_step(arm):
     config = replace(
         amft.Config(),
@@ -112,7 +112,11 @@ def test_every_arm_makes_a_step(arm):
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
     assert metrics["held_out"].shape == (2,) and metrics["imitation_weight"].shape == (2,)
     assert ("logit" in state.params) == arm.startswith("amft")
-    if arm in ("relift", "prefix_rft", "srft"):  # those whose step has parts of its own, as that of rl_critic, which runs above
+    if arm in (
+        "relift",
+        "prefix_rft",
+        "srft",
+    ):  # those whose step has parts of its own, as that of rl_critic, which runs above
 
         @jax.jit
         def first(key):
@@ -152,23 +156,23 @@ TABLE = {
 
 
 def test_the_regret_is_to_the_best_fixed_weight_of_each_setting_with_the_same_seed():
-    assert amft.best_fixed(TABLE) == ["sft", "rl"]
-    regret = amft.regrets(TABLE)
+    assert amft_report.best_fixed(TABLE) == ["sft", "rl"]
+    regret = amft_report.regrets(TABLE)
     np.testing.assert_allclose(regret["amft"], [[0.1, -0.1], [0.1, 0.1]], atol=1e-12)
     np.testing.assert_allclose(regret["fixed_02"], [[0.4, 0.0], [0.2, 0.2]], atol=1e-12)
     assert [regret[arm].mean() for arm in ("rl", "fixed_02", "sft")] == pytest.approx([0.25, 0.2, 0.35])
-    assert amft.best_single(regret) == "fixed_02"
+    assert amft_report.best_single(regret) == "fixed_02"
     config = replace(amft.Config(), copies=(0.0, 0.9), flips=(0.0, 0.0))
-    row = amft.by_setting(config, regret, together=True)["amft"]
+    row = amft_report.by_setting(config, regret, together=True)["amft"]
     assert list(row) == ["copies 0, flips 0", "copies 0.9, flips 0", "mean"]
     assert [x.mean for x in row.values()] == pytest.approx([0.0, 0.1, 0.05])
     # seed by seed 0.1 - 0.3 and 0.0 - 0.1: -0.15 with a deviation of 0.0707, whose t-quantile of one degree is 12.706
     half = 12.706 * np.std([-0.2, -0.1], ddof=1) / np.sqrt(2)
     low, high = -0.15 - half, -0.15 + half
-    says = amft.verdict(TABLE)
+    says = amft_report.verdict(TABLE)
     assert "that of fixed_02, with a mean regret of 0.200" in says
     assert f"amft: -0.150 [{low:+.3f}, {high:+.3f}] more regret" in says and "dual" not in says
-    assert amft.verdict({"amft": TABLE["amft"]}) == "" == amft.verdict({"sft": TABLE["sft"]})
+    assert amft_report.verdict({"amft": TABLE["amft"]}) == "" == amft_report.verdict({"sft": TABLE["sft"]})
 
 
 @pytest.mark.parametrize(

@@ -180,6 +180,7 @@ CONTROLLERS: dict[str, Callable[[], Controller]] = {
     "servo with a target": lambda: controllers.entropy_servo(target=1.0),
     "dual ascent": lambda: controllers.dual_ascent(0.5),
     "amft": lambda: controllers.amft(warm_up=1),
+    "amft natural": lambda: controllers.amft(target=1.0, natural=True),
 }
 CREDITS: dict[str, Callable[[], Credit]] = {
     "grpo": lambda: credit.grpo(3),
