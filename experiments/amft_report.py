@@ -1,4 +1,4 @@
-"""What `experiments.amft` says of its arms: success, the regret to the best fixed weight of each setting, and figures."""
+"""What `experiments.amft` says of its arms: success, the regret to the best fixed weights, and figures."""
 
 from __future__ import annotations
 

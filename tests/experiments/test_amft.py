@@ -116,7 +116,7 @@ def test_every_arm_makes_a_step(arm):
         "relift",
         "prefix_rft",
         "srft",
-    ):  # those whose step has parts of its own, as that of rl_critic, which runs above
+    ):  # their steps have parts of their own; that of rl_critic runs above
 
         @jax.jit
         def first(key):
