@@ -9,6 +9,8 @@ from pathlib import Path
 SHARED = (
     "__init__",
     "__main__",
+    "amft_arms",
+    "amft_report",
     "cli",
     "launch",
     "meta_training",

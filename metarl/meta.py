@@ -253,6 +253,23 @@ def compose(
     return Meta(init, step)
 
 
+@checked
+def alternate(every: Annotated[int, COUNT], rare: Meta, usual: Meta) -> Meta:
+    """`rare` in the first of every `every` meta-steps and `usual` in the others, such as one that measures less.
+
+    Both have states of the same structure, with the field `step`, and the same metrics. Raises ValueError if `every` is
+    not positive, and TypeError when it is traced if states or metrics differ.
+    """
+    if every == 1:
+        return rare
+
+    def step(state: Any, key: Key) -> tuple[Any, Metrics]:
+        found: tuple[Any, Metrics] = jax.lax.cond(state.step % every == 0, rare.step, usual.step, state, key)
+        return found
+
+    return Meta(rare.init, step)
+
+
 def _checked_levels(what: str, levels: Any, count: int) -> Level:
     """`levels` if they are `count` levels with an integer horizon each, at least 1 where it is known."""
     interface.level(what, levels, (count,))

@@ -18,6 +18,13 @@ def select(condition: Array, new: PyTree, old: PyTree) -> PyTree:
     return jax.tree.map(leaf, new, old)
 
 
+def lot(tree: PyTree) -> Array:
+    """A number () in [0, 1) that the integers of `tree` decide, as if it were drawn: equal ones have equal lots."""
+    numbers = jnp.concatenate([jnp.ravel(x) for x in jax.tree.leaves(tree)]).astype(jnp.uint32)
+    powers = jnp.uint32(1_000_003) ** jnp.arange(len(numbers), dtype=jnp.uint32)  # they wrap around
+    return jax.random.uniform(jax.random.fold_in(jax.random.key(0), (numbers * powers).sum(dtype=jnp.uint32)))
+
+
 def all_finite(tree: PyTree) -> Array:
     """Whether every entry of every leaf is finite, () bool."""
     return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()

@@ -186,8 +186,8 @@ def programs() -> dict[str, tuple[Callable[[Any], Meta], Any]]:
             for preset, config in module.PRESETS.items():
                 if not flatten(config).get("more_levels"):
                     found[f"{name} {preset}"] = experiment.make, config
-    arms = ("rl_critic", "servo", "amft")  # which together have all options
-    found["amft quick"] = _base_and_arms, replace(amft.Config(), arms=arms, num_seeds=2, network="gru", width=4)
+    arms = ("rl_critic", "servo", "amft", "amft_next")  # which together have all options
+    found["amft quick"] = _base_and_arms, replace(amft.Config(), arms=arms, base_steps=2, num_seeds=2, width=4)
     return found
 
 

@@ -10,7 +10,7 @@ import quadratic
 import metarl
 from metarl.curricula import uniform
 from metarl.estimators import backprop
-from metarl.meta import Update, advance, compose, done, no_loss, summary
+from metarl.meta import Update, advance, alternate, compose, done, no_loss, summary
 
 INNER = quadratic.quadratic()
 META_PARAMS = {"rate": jnp.float32(0.1)}
@@ -85,3 +85,24 @@ def test_staggered_horizons_are_even_and_do_not_overflow(horizon):
 
 def test_what_is_public_is_there():
     assert metarl.compose is compose and metarl.no_loss is no_loss
+
+
+def test_a_rare_step_is_the_first_of_every_few():
+    def meta(name, value):
+        def step(state, key):
+            return state._replace(step=state.step + 1, params=state.params + value), {name: jnp.float32(value)}
+
+        start = compose(INNER, backprop(1), optax.sgd(0.1), uniform(quadratic.levels(3)), 1)
+        return metarl.Meta(lambda key: start.init(key)._replace(params=jnp.float32(0.0)), step)
+
+    rare, usual = meta("loss", 10.0), meta("loss", 1.0)
+    both = alternate(3, rare, usual)
+    state, seen = both.init(jax.random.key(0)), []
+    for _ in range(7):
+        state, metrics = jax.jit(both.step)(state, jax.random.key(1))
+        seen.append(float(metrics["loss"]))
+    assert seen == [10, 1, 1, 10, 1, 1, 10] and state.params == sum(seen) and alternate(1, rare, usual) is rare
+    with pytest.raises(TypeError, match="cond"):
+        jax.eval_shape(alternate(2, rare, meta("other", 1.0)).step, state, jax.random.key(0))
+    with pytest.raises(ValueError, match="every must be at least 1, got 0"):
+        alternate(0, rare, usual)

@@ -13,6 +13,7 @@ from envs.tokens.countdown import Countdown
 from envs.tokens.digits import Addition, Sorting
 from envs.tokens.environment import TokenEnv, TokenState, optimal_return
 from envs.tokens.general_points import SPLITS, GeneralPoints
+from envs.tokens.imperfect import Imperfect
 from envs.tokens.rpn import Notation
 from envs.tokens.turns import HintedSorting, Turns
 from metarl import checks
@@ -25,6 +26,7 @@ __all__ = [
     "Countdown",
     "GeneralPoints",
     "HintedSorting",
+    "Imperfect",
     "Notation",
     "Sorting",
     "TokenEnv",

@@ -137,11 +137,20 @@ class Countdown:
 
     def sample(self, key: Key) -> Problem:
         """One problem; sizes are equally likely."""
-        problems = table(self.highest, self.max_target, self.room)
         row_key, order_key = jax.random.split(key)
-        row = rpn.draw(row_key, _probability(self))
+        return self._problem(order_key, rpn.draw(row_key, _probability(self)))
+
+    def every(self) -> tuple[Problem, Array]:
+        """All N problems, leaves [N, ...], and the probability of each [N]: one order of the numbers of each."""
+        probability = _probability(self)
+        rows = np.flatnonzero(probability)
+        keys = jax.random.split(jax.random.key(0), len(rows))
+        return jax.vmap(self._problem)(keys, jnp.asarray(rows, jnp.int32)), jnp.asarray(probability[rows])
+
+    def _problem(self, key: Key, row: Array) -> Problem:
+        problems = table(self.highest, self.max_target, self.room)
         numbers = jnp.asarray(problems.numbers)[row]
-        return Problem(numbers[rpn.shuffle(order_key, numbers > 0)], jnp.asarray(problems.target)[row], row)
+        return Problem(numbers[rpn.shuffle(key, numbers > 0)], jnp.asarray(problems.target)[row], row)
 
     def prompt(self, problem: Problem) -> Array:
         """The target and the numbers `[5] int32`, blanks after them."""

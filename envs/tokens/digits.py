@@ -15,6 +15,7 @@ from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from metarl import checks
 from metarl.types import Array, Key, Verdict
@@ -83,6 +84,16 @@ class Sorting(_Digits):
         length_key, digits_key = jax.random.split(key)
         present = jnp.arange(self.room) < self._length(length_key)
         return Unsorted(jnp.where(present, jax.random.randint(digits_key, (self.room,), 0, 10), BLANK))
+
+    def every(self) -> tuple[Unsorted, Array]:
+        """All N problems, leaves [N, room], and the probability of each [N]. Raises ValueError for `longest` over 5."""
+        if self.longest > 5:
+            raise ValueError(f"longest must be at most 5 to list all problems, got {self.longest}")
+        lengths = range(self.shortest, self.longest + 1)
+        digits = [np.indices((10,) * n).reshape(n, -1).T for n in lengths]
+        problems = [np.pad(x, ((0, 0), (0, self.room - x.shape[1])), constant_values=BLANK) for x in digits]
+        probability = [np.full(len(x), 1.0 / len(x) / len(digits)) for x in digits]
+        return Unsorted(jnp.asarray(np.concatenate(problems), jnp.int32)), jnp.asarray(np.concatenate(probability))
 
     def prompt(self, problem: Unsorted) -> Array:
         """The digits `[room] int32`, blanks after them."""

@@ -177,12 +177,20 @@ class GeneralPoints:
 
     def sample(self, key: Key) -> Hand:
         """One hand, with its cards in random order."""
-        hands = table(self.split, self.part)
         hand_key, order_key = jax.random.split(key)
-        row = rpn.draw(hand_key, hands.probability)
+        return self._hand(order_key, rpn.draw(hand_key, table(self.split, self.part).probability))
+
+    def every(self) -> tuple[Hand, Array]:
+        """All N hands, leaves [N, ...], and the probability of each [N]: one order of the cards of each."""
+        probability = table(self.split, self.part).probability
+        keys, rows = jax.random.split(jax.random.key(0), len(probability)), jnp.arange(len(probability))
+        return jax.vmap(self._hand)(keys, rows), jnp.asarray(probability)
+
+    def _hand(self, key: Key, row: Array) -> Hand:
+        hands = table(self.split, self.part)
         room = ((0, 0), (0, self.max_cards - hands.ranks.shape[1]))
         ranks, values = (jnp.asarray(np.pad(x, room))[row] for x in (hands.ranks, hands.values))
-        order = rpn.shuffle(order_key, ranks > 0)
+        order = rpn.shuffle(key, ranks > 0)
         faces, solutions = jnp.asarray(hands.faces)[row], jnp.asarray(hands.solutions, jnp.int32)[row]
         return Hand(faces, ranks[order], values[order], solutions)
 

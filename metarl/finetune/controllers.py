@@ -82,7 +82,7 @@ def schedule(imitation: Callable[[Array], Array]) -> Controller:
 
 
 @checked
-def srft(
+def srft_of_amft(
     imitation: Annotated[Array | float, NOT_NEGATIVE] = 0.5, reward: Annotated[Array | float, NOT_NEGATIVE] = 0.1
 ) -> Controller:
     """Entropy-aware weights: `imitation * exp(-H)` and `reward * exp(-H)`, with the policy's entropy H.
@@ -165,18 +165,22 @@ def amft(
     entropy_rate: Annotated[Array | float, NOT_NEGATIVE] = 1.0,
     target: Annotated[Array | float, NOT_NEGATIVE] | None = None,
     warm_up: Annotated[Array | int, COUNT_OR_ZERO] = 0,
-    meta_every: Annotated[Array | int, COUNT_OR_ZERO] = 1,
     sign: Array | float = 1.0,
     low: Annotated[Array | float, SHARE] = 0.05,
     high: Annotated[Array | float, SHARE] = 0.95,
+    natural: bool = False,
 ) -> Controller:
     """AMFT (arXiv 2508.06944, eq. 3-6): a meta-gradient and an entropy term move the weight of imitation.
 
     The weight is `mu = low + (high - low) sigmoid(m)` with the meta-parameter m. Two terms of the meta-objective move
-    m. One is minus the utility of the updated policy, which the inner loop's `loss` measures; its gradient counts in
-    every `meta_every`-th step (0: in none). The other is the entropy term `-sign entropy_rate (H* - H) mu`, added in
-    every step (an `entropy_rate` of 0 turns it off). For the first `warm_up` steps the policy imitates and m stays. H*
+    m. One is minus the utility of the updated policy, which the inner loop's `loss` measures (in some steps only:
+    `metarl.meta.alternate`). The other is the entropy term `-sign entropy_rate (H* - H) mu`, added in every step (an
+    `entropy_rate` of 0 turns it off). For the first `warm_up` steps the policy imitates and m stays. H*
     is `target`, or if None the entropy after the warm-up.
+
+    By the sigmoid a meta-gradient moves the weight less, the nearer it is to a bound: by `(mu' / m')^2` of what it
+    would move a weight that were free. With `natural` the derivative of the weight by m is taken to be 1, so that m
+    moves as far everywhere, and a weight near 0 is multiplied by as much as one near 1/2.
 
     The paper was withdrawn by its authors (version 3, October 2025), and its public code has the sign of the
     meta-gradient wrong. This is the idea, from its equations. The sign of the entropy term in the equation is +1; in
@@ -185,18 +189,17 @@ def amft(
     _check_bounds(initial, low, high)
 
     def mu(meta: MetaParams) -> Array:
-        return low + (high - low) * jax.nn.sigmoid(meta["logit"])
+        weight = low + (high - low) * jax.nn.sigmoid(meta["logit"])
+        if not natural:
+            return weight
+        return jax.lax.stop_gradient(weight - meta["logit"]) + meta["logit"]
 
     def init_meta() -> MetaParams:
         share = (jnp.float32(initial) - low) / (high - low)
         return {"logit": jnp.log(share) - jnp.log1p(-share)}
 
     def weights(meta: MetaParams, aim: Array, signals: Signals) -> Weights:
-        step = signals.progress.step
-        # the first step after the warm-up is the first with a meta-gradient
-        counts = (jnp.asarray(meta_every) > 0) & ((step - warm_up) % jnp.maximum(meta_every, 1) == 0)
-        moves = jnp.where(counts, mu(meta), jax.lax.stop_gradient(mu(meta)))
-        return mixture(jnp.where(step < warm_up, 1.0, moves))
+        return mixture(jnp.where(signals.progress.step < warm_up, 1.0, mu(meta)))
 
     def update(meta: MetaParams, aim: Array, signals: Signals) -> tuple[PyTree, Array]:
         warming = signals.progress.step < warm_up

@@ -44,6 +44,8 @@ class Tuning(NamedTuple):
     demonstrations: PyTree  # state of the source of demonstrations
     level: Level  # its horizon is the training's length in steps; it has no problem
     step: Array  # () int32, training steps so far
+    # what the next step learns from, answers and demonstrations, if the utility is measured on it; else None
+    drawn: tuple[Batch, Batch] | None = None
 
 
 def finetune(
@@ -79,7 +81,7 @@ def finetune(
         init_meta=lambda key: controller.init_meta(),
         init=partial(_init, parts, start),
         step=partial(_step, parts),
-        loss=no_loss if utility is None else partial(_loss, policy, utility),
+        loss=no_loss if utility is None else partial(_loss, parts, utility),
         fitness=partial(_fitness, parts),
     )
 
@@ -109,7 +111,7 @@ def _check(parts: Parts) -> None:
 
 def _init(parts: Parts, start: Callable[[Key], Params], key: Key, level: Level) -> Tuning:
     params, critic = start(key), parts.credit.critic
-    return Tuning(
+    newborn = Tuning(
         params=params,
         reference=params,
         opt_state=parts.update.init(params),
@@ -120,12 +122,14 @@ def _init(parts: Parts, start: Callable[[Key], Params], key: Key, level: Level) 
         level=level,
         step=jnp.int32(0),
     )
+    ahead = parts.utility is not None and parts.utility.of_next
+    return newborn._replace(drawn=_draw(parts, newborn, jax.random.fold_in(key, 2))) if ahead else newborn
 
 
 def _step(parts: Parts, meta_params: MetaParams, tuning: Tuning, key: Key) -> Update:
     """One training step: draw, give credit, learn, and tell the controller and the sources what was found."""
     data = parts.data
-    answers, shown = _draw(parts, tuning, key)
+    answers, shown = tuning.drawn or _draw(parts, tuning, key)
     advantage, returns = _credited(parts.credit, tuning.critic, answers)
     signals = _signals(data, tuning, answers)
 
@@ -151,9 +155,13 @@ def _step(parts: Parts, meta_params: MetaParams, tuning: Tuning, key: Key) -> Up
     return Update(after, objective, {**_metrics(answers, signals), **found, "env_steps": cost})
 
 
-def _loss(policy: SequencePolicy, utility: Utility, meta_params: MetaParams, tuning: Tuning, key: Key) -> Update:
+def _loss(parts: Parts, utility: Utility, meta_params: MetaParams, tuning: Tuning, key: Key) -> Update:
     """Minus the utility of the policy as it is."""
-    loss, metrics = minus_utility(utility, policy, tuning.params, key)
+    answers = None
+    if utility.of_next is not None:
+        answers, shown = _draw(parts, jax.lax.stop_gradient(tuning), key)
+        tuning = tuning._replace(drawn=(answers, shown))
+    loss, metrics = minus_utility(utility, parts.policy, tuning.params, key, answers)
     return Update(tuning, loss, {**metrics, "env_steps": jnp.float32(utility.tokens_drawn)})
 
 

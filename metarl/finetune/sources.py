@@ -18,7 +18,7 @@ from metarl.finetune.controllers import Weights, cosine, elapsed
 from metarl.finetune.policies import Prefix, SequencePolicy
 from metarl.finetune.sampling import Sampling, answered, demonstrate, demonstrated, problems_of
 from metarl.finetune.turns import Prover, mask_of, solved
-from metarl.tree import select
+from metarl.tree import lot, select
 from metarl.types import Array, Key, Params, Progress, PyTree, TokenTask, TurnTask
 
 
@@ -180,11 +180,19 @@ def failed_first(
 
 
 @checked
-def demonstrations(task: TokenTask, count: Annotated[int, COUNT] = 64) -> Source:
-    """Demonstrations of `count` fresh problems. Raises ValueError if `count` is below 1."""
+def demonstrations(
+    task: TokenTask, count: Annotated[int, COUNT] = 64, share: Annotated[Array | float, SHARE] = 1.0
+) -> Source:
+    """Demonstrations of `count` fresh problems, those of them that have one.
+
+    Only a `share` of all problems has a demonstration, always the same ones: the others are left out by the mask.
+    Raises ValueError if `count` is below 1 or `share` outside [0, 1].
+    """
 
     def sample(policy: SequencePolicy, params: Params, state: PyTree, progress: Progress, keys: Keys) -> Batch:
-        return demonstrated(task, problems_of(task, keys.problems, count), keys.demonstrations)
+        shown = demonstrated(task, problems_of(task, keys.problems, count), keys.demonstrations)
+        has_one = jax.vmap(lot)(shown.prompts) < share
+        return shown._replace(mask=shown.mask & has_one[:, None])
 
     return Source(task, count, 1, None, _no_state, sample, _keep)
 

@@ -332,6 +332,76 @@ def test_countdown_parts_are_disjoint():
     assert 0.1 < (held_out > 0).mean() < 0.3
 
 
+@pytest.mark.parametrize(
+    ("task", "in_order"),
+    [
+        (tokens.Sorting(1, 3, room=4), 4),
+        (tokens.Countdown(max_numbers=3, highest=6, max_target=12), 1),
+        (tokens.GeneralPoints("rule", "held_out", max_cards=5), 3),
+    ],
+)
+def test_every_problem_is_listed_once_with_its_probability(task, in_order):
+    """Prompts differ by more than the order of what follows their first tokens."""
+    problems, probability = task.every()
+    prompts = np.asarray(jax.vmap(task.prompt)(problems))
+    assert len({(*row[:in_order], *sorted(row[in_order:])) for row in prompts}) == len(prompts)
+    assert float(probability.sum()) == pytest.approx(1.0, rel=1e-5) and (probability > 0).all()
+    drawn = np.asarray(jax.vmap(lambda key: task.prompt(task.sample(key)))(jax.random.split(jax.random.key(0), 4000)))
+    # the mean of a number that both have: draws agree with the list
+    weighted = np.asarray(probability) @ prompts.sum(1)
+    deviation = np.sqrt(np.asarray(probability) @ (prompts.sum(1) - weighted) ** 2)
+    assert drawn.sum(1).mean() == pytest.approx(weighted, abs=4 * deviation / np.sqrt(4000))
+
+
+def test_too_many_problems_are_not_listed():
+    with pytest.raises(ValueError, match="longest must be at most 5 to list all problems, got 6"):
+        tokens.Sorting(2, 6).every()
+
+
+def test_an_imperfect_demonstrator_copies_as_often_as_it_is_told():
+    good = tokens.Sorting(2, 4, room=4)
+    problems = jax.vmap(good.sample)(jax.random.split(jax.random.key(0), 4000))
+    keys = jax.random.split(jax.random.key(1), 4000)
+
+    def shown(copies):
+        return jax.jit(jax.vmap(tokens.Imperfect(good, copies).demonstrate))(keys, problems)
+
+    solutions = jax.vmap(good.demonstrate)(keys, problems)
+    copies = jnp.pad(jnp.where(problems.digits < 10, problems.digits, good.end), ((0, 0), (0, 1)), constant_values=10)
+    np.testing.assert_array_equal(shown(0.0), solutions)
+    np.testing.assert_array_equal(shown(1.0), copies)
+    some = shown(0.3)
+    copied, differ = (some == copies).all(1), (copies != solutions).any(1)
+    assert (copied | (some == solutions).all(1)).all() and copied[differ].mean() == pytest.approx(0.3, abs=0.03)
+    # a prompt that is longer than answers is cut, and one that is shorter is padded
+    longer = tokens.Imperfect(tokens.Addition(2, 2, room=2), 1.0)
+    problem = longer.sample(jax.random.key(0))
+    answer = longer.demonstrate(jax.random.key(0), problem)
+    assert answer.tolist()[:2] == longer.prompt(problem).tolist()[:2] and answer[-1] == longer.end
+
+
+def test_an_imperfect_verifier_errs_as_often_as_it_is_told_and_always_alike():
+    good = tokens.Sorting(2, 4, room=4)
+    problems, _ = good.every()
+    solutions = jax.vmap(lambda problem: good.demonstrate(jax.random.key(0), problem))(problems)
+    wrong = solutions.at[:, 0].set((solutions[:, 0] + 1) % 10)
+    bad = tokens.Imperfect(good, flips=0.2)
+    judge = jax.jit(jax.vmap(bad.verify))
+    for answers, right in ((solutions, True), (wrong, False)):
+        verdict = judge(problems, answers)
+        assert (verdict.correct != right).mean() == pytest.approx(0.2, abs=0.02)
+        np.testing.assert_array_equal(verdict.reward, verdict.correct)
+        np.testing.assert_array_equal(verdict.kind == 0, verdict.correct)
+        np.testing.assert_array_equal(judge(problems, answers).correct, verdict.correct)
+        after = jnp.where(jnp.cumsum(answers == 10, 1) > 1, 3, answers)  # other tokens after the end
+        np.testing.assert_array_equal(judge(problems, after).correct, verdict.correct)
+    both = [jax.vmap(tokens.Imperfect(good, flips=x).verify)(problems, solutions).correct.mean() for x in (0.0, 1.0)]
+    assert both == [1.0, 0.0]
+    for options, says in (({"flips": 1.5}, "flips must be at most 1"), ({"copies": -0.5}, "copies must be at least 0")):
+        with pytest.raises(ValueError, match=says):
+            tokens.Imperfect(good, **options)
+
+
 def test_sorting():
     task = tokens.Sorting(1, 3, room=4)
     problem, prompt, answer, verdict = play(task)

@@ -10,15 +10,17 @@ import pytest
 from commands import words
 
 import metarl
-from experiments import amft
+from experiments import amft, amft_arms, amft_report
+from metarl.run import checkpoint
 from metarl.run.options import flatten, replace
 from metarl.run.sweep import side_by_side
 
 TINY = {
-    **{"steps": 4, "base_steps": 4, "base_batch": 4, "num_seeds": 2, "num_prompts": 4, "chunk": 2},
-    **{"group_size": 2, "num_demonstrations": 4, "network": "gru", "width": 8, "eval_every": 2, "eval_problems": 8},
+    **{"steps": 4, "num_seeds": 2, "num_prompts": 4, "chunk": 2, "copies": (0.0, 0.9), "flips": (0.0, 0.2)},
+    **{"group_size": 2, "num_demonstrations": 4, "width": 8, "eval_every": 2, "eval_problems": 8},
 }
-OF_AMFT = {"num_validation": 2, "warm_up": 1}
+OF_AMFT = {"num_validation": 2, "warm_up": 1, "meta_every": 2}
+SETTINGS = ["copies 0, flips 0", "copies 0.9, flips 0.2"]
 
 
 def run(directory, **options):
@@ -32,36 +34,63 @@ def finished(tmp_path_factory):
     return directory
 
 
-def test_a_comparison_leaves_a_run_per_arm_a_table_and_a_figure(finished):
+def test_a_comparison_leaves_a_run_per_arm_tables_and_figures(finished):
     results = json.loads((finished / "amft.json").read_text())
-    assert set(results["intervals"]) == {"base", "sft", "amft"}
-    for row in results["intervals"].values():
-        assert list(row) == ["held out", "other targets", "four numbers", "held out, sampled"]
-        assert all(x["low"] <= x["mean"] <= x["high"] for x in row.values())
-    assert all(len(x) == 2 for row in results["success"].values() for x in row.values())
-    ends, lead = results["at the end"], results["amft minus"]
-    assert ends["sft"]["imitation_weight"]["mean"] == 1.0
-    assert 0.05 <= ends["amft"]["imitation_weight"]["mean"] <= 1.0  # its warm-up imitates
-    assert set(lead) == {"base", "sft"} and results["steps to 0.6 held out"] == {"sft": [None] * 2, "amft": [None] * 2}
-    differences = np.subtract(results["success"]["amft"]["held out"], results["success"]["sft"]["held out"])
-    assert lead["sft"]["held out"]["mean"] == pytest.approx(differences.mean(), abs=1e-6)
-    for name in ("base", "sft", "amft"):
+    success = results["success"]
+    assert list(success) == ["all problems", "all problems, sampled"]
+    for question, of_arms in success.items():
+        assert list(of_arms) == ["base", "sft", "amft"] == list(results["intervals"][question])
+        assert all(np.shape(x) == (2, 2) for x in of_arms.values())  # settings, seeds
+        for arm, row in results["intervals"][question].items():
+            assert list(row) == SETTINGS
+            means = [x["mean"] for x in row.values()]
+            assert means == pytest.approx(np.mean(of_arms[arm], 1), abs=1e-6)
+    assert np.ptp(success["all problems"]["base"], 0).max() == 0  # the same policies begin in every setting
+    ends = results["at the end"]["imitation_weight"]
+    assert all(x["mean"] == 1.0 for x in ends["sft"].values())
+    assert all(0.05 <= x["mean"] <= 1.0 for x in ends["amft"].values())  # its warm-up imitates
+    assert results["best fixed weight"] == dict.fromkeys(SETTINGS, "sft")
+    assert "the best single fixed weight is that of sft, with a mean regret of 0.000" in results["verdict"]
+    assert all(x["mean"] == 0.0 for x in results["regret"]["sft"].values())
+    for name in ("sft", "amft"):
         assert {"metrics.csv", "results.json", "checkpoints", "curves.png"} <= {
             x.name for x in (finished / name).iterdir()
         }
-    assert (finished / "amft.png").read_bytes().startswith(b"\x89PNG")
+    for figure in ("amft.png", "weights.png"):
+        assert (finished / figure).read_bytes().startswith(b"\x89PNG")
+
+
+def test_all_arms_draw_as_many_answers_in_every_step(finished):
+    """Validation, in every other step here, is paid for with answers of that step."""
+    drawn = {}
+    for arm in ("sft", "amft"):
+        state, log = checkpoint_of(finished / arm)
+        drawn[arm] = np.asarray(log["env_steps"])
+        assert drawn[arm].shape == (4, 4)  # steps, runs
+        np.testing.assert_array_equal(drawn[arm], np.outer([1, 2, 3, 4], [4 * 2 * 5] * 4))  # since the beginning
+    measured = np.asarray(log["utility_gradient_norm"]) > 0.0
+    assert not measured[1::2].any()
+
+
+def checkpoint_of(directory):
+    config = replace(amft.Config(), **TINY, **OF_AMFT)
+    start = amft.newborn(config)
+    template = jax.eval_shape(amft.tuned(config, directory.name, start).init, jax.random.key(0))
+    _, state, log = checkpoint.restore(directory, template)
+    return state, log
 
 
 def test_another_arm_joins_a_finished_comparison(finished, capsys):
     before = json.loads((finished / "amft.json").read_text())
-    times = {name: (finished / name / "checkpoints").stat().st_mtime_ns for name in ("base", "sft", "amft")}
+    times = {name: (finished / name / "checkpoints").stat().st_mtime_ns for name in ("sft", "amft")}
     run(finished, arms=("sft", "amft", "rl_critic"), resume=True, **OF_AMFT)
     after = json.loads((finished / "amft.json").read_text())
-    assert set(after["success"]) == {"base", "sft", "amft", "rl_critic"}
-    assert after["at the end"]["rl_critic"]["imitation_weight"]["mean"] == 0.0
-    assert after["at the end"]["rl_critic"]["reward_weight"]["mean"] == 1.0
-    for name in before["success"]:
-        assert before["success"][name] == after["success"][name]
+    assert set(after["success"]["all problems"]) == {"base", "sft", "amft", "rl_critic"}
+    for name, value in (("imitation_weight", 0.0), ("entropy", None)):
+        means = [x["mean"] for x in after["at the end"][name]["rl_critic"].values()]
+        assert value is None or means == [value] * 2
+    for question, of_arms in before["success"].items():
+        assert all(after["success"][question][name] == x for name, x in of_arms.items())
     assert times == {name: (finished / name / "checkpoints").stat().st_mtime_ns for name in times}
     for options, says in ((OF_AMFT, "give resume"), ({"arms": "sft", "steps": 6, "resume": True}, "a run of 4 steps")):
         with pytest.raises(SystemExit) as stopped:
@@ -69,38 +98,44 @@ def test_another_arm_joins_a_finished_comparison(finished, capsys):
         assert stopped.value.code == 2 and says in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arm", amft.ARMS)
+@pytest.mark.parametrize("arm", [arm for arm in amft.ARMS if arm not in amft_arms.FIXED or arm == "fixed_02"])
 def test_every_arm_makes_a_step(arm):
     config = replace(
         amft.Config(),
         **{"num_seeds": 2, "num_prompts": 4, "num_validation": 2, "group_size": 2, "num_demonstrations": 4},
-        **{"network": "gru", "width": 4, "eval_problems": 4},
+        **{"copies": (0.5,), "flips": (0.1,), "width": 4, "eval_problems": 4},
     )
-    policy = amft.policy(config)
-    start = jax.eval_shape(jax.vmap(policy.init), jax.random.split(jax.random.key(0), 2))
+    start = jax.eval_shape(lambda: amft.newborn(config))
     meta = amft.tuned(config, arm, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), start))
     state = jax.eval_shape(meta.init, jax.random.key(0))
     after, metrics = jax.eval_shape(meta.step, state, jax.random.key(0))
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
     assert metrics["held_out"].shape == (2,) and metrics["imitation_weight"].shape == (2,)
     assert ("logit" in state.params) == arm.startswith("amft")
-    if arm in ("relift", "prefix_rft"):  # those whose step has parts of its own, as that of rl_critic, which runs above
+    if arm in (
+        "relift",
+        "prefix_rft",
+        "srft",
+    ):  # their steps have parts of their own; that of rl_critic runs above
 
         @jax.jit
         def first(key):
-            meta = amft.tuned(config, arm, jax.vmap(policy.init)(jax.random.split(key, 2)))
+            meta = amft.tuned(config, arm, amft.newborn(config))
             return meta.step(meta.init(key), jax.random.key(1))
 
         after, metrics = first(jax.random.key(0))
         assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(after.lifetimes.params))
-        assert jnp.isfinite(metrics["reward_loss"]).all() and (metrics["reward_weight"] == 1.0).all()
+        weight = 0.5 if arm == "srft" else 1.0
+        assert jnp.isfinite(metrics["reward_loss"]).all() and (metrics["reward_weight"] == weight).all()
 
 
-@pytest.mark.parametrize("task", ["countdown", "general_points"])
+@pytest.mark.parametrize("task", ["sorting", "countdown", "general_points"])
 def test_all_problems_of_a_comparison_are_of_one_size(task):
     place = amft.tasks(replace(amft.Config(), task=task))
     everything = [place.base, place.train, *place.questions.values()]
     assert len({(x.num_tokens, x.end, x.prompt_length, x.answer_length) for x in everything}) == 1
+    if task == "sorting":  # holds out nothing
+        return
     first = 1 if task == "countdown" else 3  # what comes before the numbers and cards
     trained, base, held_out = (
         {(*row[:first], *sorted(row[first:])) for row in jax.vmap(x.prompt)(problems).tolist()}
@@ -110,11 +145,34 @@ def test_all_problems_of_a_comparison_are_of_one_size(task):
     assert not held_out & (trained | base)
 
 
-def test_the_steps_to_the_goal_are_counted_by_seed():
-    nan = np.nan
-    log = {"held_out": np.array([[nan, nan], [0.1, 0.7], [nan, nan], [0.6, 0.2], [nan, nan], [0.9, 0.9]])}
-    assert amft.steps_to_goal(log) == [4, 2]
-    assert amft.steps_to_goal({"held_out": np.full((3, 2), nan)}) == [None, None]
+# success [settings, seeds] of three fixed weights and an adaptive one
+TABLE = {
+    "rl": np.array([[0.2, 0.4], [0.8, 1.0]]),
+    "fixed_02": np.array([[0.5, 0.7], [0.6, 0.8]]),
+    "sft": np.array([[0.9, 0.7], [0.1, 0.3]]),
+    "amft": np.array([[0.8, 0.8], [0.7, 0.9]]),
+    "dual": np.array([[0.0, 0.0], [0.0, 0.0]]),
+}
+
+
+def test_the_regret_is_to_the_best_fixed_weight_of_each_setting_with_the_same_seed():
+    assert amft_report.best_fixed(TABLE) == ["sft", "rl"]
+    regret = amft_report.regrets(TABLE)
+    np.testing.assert_allclose(regret["amft"], [[0.1, -0.1], [0.1, 0.1]], atol=1e-12)
+    np.testing.assert_allclose(regret["fixed_02"], [[0.4, 0.0], [0.2, 0.2]], atol=1e-12)
+    assert [regret[arm].mean() for arm in ("rl", "fixed_02", "sft")] == pytest.approx([0.25, 0.2, 0.35])
+    assert amft_report.best_single(regret) == "fixed_02"
+    config = replace(amft.Config(), copies=(0.0, 0.9), flips=(0.0, 0.0))
+    row = amft_report.by_setting(config, regret, together=True)["amft"]
+    assert list(row) == ["copies 0, flips 0", "copies 0.9, flips 0", "mean"]
+    assert [x.mean for x in row.values()] == pytest.approx([0.0, 0.1, 0.05])
+    # seed by seed 0.1 - 0.3 and 0.0 - 0.1: -0.15 with a deviation of 0.0707, whose t-quantile of one degree is 12.706
+    half = 12.706 * np.std([-0.2, -0.1], ddof=1) / np.sqrt(2)
+    low, high = -0.15 - half, -0.15 + half
+    says = amft_report.verdict(TABLE)
+    assert "that of fixed_02, with a mean regret of 0.200" in says
+    assert f"amft: -0.150 [{low:+.3f}, {high:+.3f}] more regret" in says and "dual" not in says
+    assert amft_report.verdict({"amft": TABLE["amft"]}) == "" == amft_report.verdict({"sft": TABLE["sft"]})
 
 
 @pytest.mark.parametrize(
@@ -127,7 +185,9 @@ def test_the_steps_to_the_goal_are_counted_by_seed():
         ({"arms": "rl", "sweep": "meta_rate=1,2"}, "meta_rate has no effect without one of the arms amft"),
         ({"num_seeds": 1}, "num_seeds must be at least 2, got 1"),
         ({"group_size": 1}, "group_size must be at least 2, got 1"),
-        ({"num_validation": 4}, "num_validation must be below num_prompts = 4, got 4"),
+        ({"num_validation": 4, "arms": "amft"}, "num_validation must be below num_prompts = 4, got 4"),
+        ({"copies": (0.0, 0.5, 0.9)}, "copies and flips must have an entry for each setting"),
+        ({"base_batch": 8}, "base_batch has no effect without base_steps"),
         ({"initial_weight": 0.99}, "initial_weight must be below 0.95, got 0.99"),
         ({"learning_rate": 0}, "learning_rate must be above 0"),
         ({"task": "chess"}, "chess"),
@@ -180,8 +240,8 @@ def test_runs_side_by_side_are_the_single_ones(tmp_path):
 
 
 def test_a_sweep_may_not_change_what_the_base_policies_are_made_from(tmp_path, capsys):
-    for field in ("base_steps", "width", "num_seeds"):
+    for field, values in (("width", "3,4"), ("num_seeds", "3,4"), ("task", "countdown,general_points")):
         with pytest.raises(SystemExit):
-            run(tmp_path / "run", sweep=f"{field}=2,4", arms="sft")
+            run(tmp_path / "run", sweep=f"{field}={values}", arms="sft")
         assert f"sweep must leave ['{field}'] alone" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

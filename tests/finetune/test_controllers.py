@@ -34,7 +34,7 @@ def test_controllers_without_a_memory_give_the_weights_of_their_formulas():
     assert [weight(cosine, step=t) for t in (0, 5, 10)] == pytest.approx([0.9, 0.5, 0.1])
     gate = controllers.success_gate(8)
     assert [weight(gate, failures=n) for n in (0, 7, 8, 20)] == [0.0, 0.0, 1.0, 1.0]
-    srft = controllers.srft(0.5, 0.1).weights((), (), signals(entropy=2.0))
+    srft = controllers.srft_of_amft(0.5, 0.1).weights((), (), signals(entropy=2.0))
     assert (float(srft.imitation), float(srft.reward)) == pytest.approx((0.5 * np.exp(-2), 0.1 * np.exp(-2)))
 
 
@@ -79,18 +79,30 @@ def test_amfts_objective_pulls_as_the_equation_says():
         assert -slope == pytest.approx(float(sign * 0.7 * (1.0 - 3.0) * mu), rel=1e-5)
 
 
-def test_amft_moves_by_meta_gradients_only_as_often_as_it_is_told():
-    def moves(every, step):
-        amft = controllers.amft(0.5, warm_up=2, target=1.0, meta_every=every)
-        return float(
-            jax.grad(lambda meta: amft.weights(meta, amft.init(), signals(step=step)).imitation)(amft.init_meta())[
-                "logit"
-            ]
-        )
+def test_amft_is_not_moved_by_a_meta_gradient_during_the_warm_up():
+    amft = controllers.amft(0.5, warm_up=2, target=1.0)
 
-    assert [moves(1, t) != 0 for t in range(5)] == [False, False, True, True, True]
-    assert [moves(3, t) != 0 for t in range(9)] == [False, False, True, False, False, True, False, False, True]
-    assert not any(moves(0, t) for t in range(5))
+    @jax.jit
+    def slope(step):
+        seen = signals()._replace(progress=Progress(step, jnp.int32(10)))
+        return jax.grad(lambda meta: amft.weights(meta, amft.init(), seen).imitation)(amft.init_meta())["logit"]
+
+    assert [bool(slope(jnp.int32(t)) != 0) for t in range(4)] == [False, False, True, True]
+
+
+def test_the_logit_of_a_natural_weight_moves_as_far_everywhere():
+    """The weights are the same, and their derivative by the logit is 1 instead of the sigmoid's."""
+    for initial in (0.02, 0.5, 0.9):
+        slopes = []
+        for natural in (False, True):
+            amft = controllers.amft(initial, low=0.0, high=1.0, target=1.0, entropy_rate=2.0, natural=natural)
+            meta = amft.init_meta()
+            assert weight(amft) == pytest.approx(initial, rel=1e-5)
+            of_weight = jax.grad(lambda meta: amft.weights(meta, amft.init(), signals()).imitation)  # noqa: B023
+            of_entropy = jax.grad(lambda meta: amft.update(meta, amft.init(), signals(entropy=1.5))[1])  # noqa: B023
+            slopes.append((float(of_weight(meta)["logit"]), float(of_entropy(meta)["logit"])))
+        sigmoid = initial * (1.0 - initial)
+        assert slopes == [pytest.approx((sigmoid, sigmoid), rel=1e-4), (1.0, 1.0)]
 
 
 def test_a_controller_vmaps_over_its_hyperparameters():
@@ -106,7 +118,7 @@ def test_a_controller_vmaps_over_its_hyperparameters():
     [
         (lambda: controllers.constant(1.2), "imitation must be at most 1, got 1.2"),
         (lambda: controllers.constant(float("nan")), "imitation must be a number, not NaN, got nan"),
-        (lambda: controllers.srft(-1.0), "imitation must be at least 0, got -1.0"),
+        (lambda: controllers.srft_of_amft(-1.0), "imitation must be at least 0, got -1.0"),
         (lambda: controllers.success_gate(0), "failures must be at least 1, got 0"),
         (lambda: controllers.amft(0.01), "initial must lie between low and high, got 0.05, 0.01 and 0.95"),
         (lambda: controllers.entropy_servo(0.5, high=1.5), "high must be at most 1, got 1.5"),

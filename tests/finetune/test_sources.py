@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from finetuning import END, POLICY, SIZES, Echo, Problem, loop, newborn, step_of
 
+from envs import tokens
 from metarl.finetune import Sampling, Weights, controllers, credit, sources
 from metarl.finetune.sources import Keys, Outcome
 from metarl.types import Progress
@@ -35,6 +36,25 @@ def test_demonstrations_are_batches_of_correct_answers_that_nobody_drew():
     np.testing.assert_array_equal(batch.answers, batch.prompts * jnp.array([1, 1, 0]) + END)
     assert batch.mask.all() and batch.correct.all() and (batch.reward == 1.0).all()
     assert (batch.prefix_length == 3).all() and (batch.old_log_prob == 0.0).all() and source.tokens_drawn == 0
+
+
+def test_only_a_share_of_the_problems_has_a_demonstration_and_always_the_same_ones():
+    task = tokens.Sorting(2, 3, room=3)
+
+    def shown(key, share=0.3):
+        keys = Keys(*jax.random.split(jax.random.key(key), 3))
+        progress = Progress(jnp.int32(0), jnp.int32(10))
+        return sources.demonstrations(task, 4000, share).sample(POLICY, (), (), progress, keys)
+
+    every = {tuple(row) for row in task.every()[0].digits.tolist()}
+    batches = [jax.jit(shown)(key) for key in (0, 1)]
+    chosen = [{tuple(x) for x in batch.prompts[batch.mask.any(1)].tolist()} for batch in batches]
+    left_out = [{tuple(x) for x in batch.prompts[~batch.mask.any(1)].tolist()} for batch in batches]
+    assert not (chosen[0] | chosen[1]) & (left_out[0] | left_out[1])  # whoever draws them
+    assert len(chosen[0] | chosen[1]) / len(chosen[0] | chosen[1] | left_out[0] | left_out[1]) == pytest.approx(
+        0.3, abs=0.05
+    )
+    assert chosen[0] | left_out[0] <= every and shown(0, 1.0).mask.any(1).all() and not shown(0, 0.0).mask.any()
 
 
 def test_the_last_answer_of_a_group_continues_a_demonstration():
@@ -108,6 +128,7 @@ def test_a_step_learns_from_prefixes():
 @pytest.mark.parametrize(
     ("make", "says"),
     [
+        (lambda: sources.demonstrations(Echo(), 4, 1.5), "share must be at most 1, got 1.5"),
         (lambda: sources.demonstrations(Echo(), 0), "count must be at least 1, got 0"),
         (lambda: sources.failures(Echo(), -1), "capacity must be at least 1, got -1"),
         (lambda: sources.prefixed(Echo(), first=2.0), "first must be at most 1, got 2.0"),

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from finetuning import END, POLICY, Echo, constant_levels, loop
+from finetuning import END, POLICY, Echo, constant_levels, loop, newborn
 
 import metarl
 from metarl import optimizers
 from metarl.finetune import Sampling, controllers, utilities
-from metarl.finetune.policies import answer_logits
+from metarl.finetune.policies import answer_logits, evaluate_answers
 from metarl.run.sweep import side_by_side
 
 PARAMS = jax.tree.map(lambda x: x + 0.3 * jnp.sin(jnp.arange(x.size).reshape(x.shape)), POLICY.init(jax.random.key(0)))
@@ -89,6 +89,39 @@ def test_the_weight_moves_toward_what_is_useful(measure):
     right, useless = jax.nn.sigmoid(state.params["logit"])
     assert right > 0.55 and useless < 0.45
     assert log["success"].shape == (40, 2) and np.isfinite(log["utility"]).all()
+
+
+def test_the_next_steps_answers_are_what_the_utility_is_measured_on():
+    """They cost nothing more, have the gradient of `reward`, and the next step learns from them."""
+    amft, own = controllers.amft(0.5, entropy_rate=0.0), utilities.next_reward(Echo(), 4)
+    inner = loop(amft, utility=own)
+    tuning, meta = newborn(inner), amft.init_meta()
+    measured = jax.jit(inner.loss)(meta, tuning, jax.random.key(1))
+    answers, _ = measured.lifetime.drawn
+    assert own.tokens_drawn == 0 == measured.metrics["env_steps"]
+    assert measured.metrics["utility"] == pytest.approx(float(answers.reward.mean()))
+    assert (answers.answers != tuning.drawn[0].answers).any()
+
+    def surrogate(params):
+        log_prob = evaluate_answers(POLICY, params, answers.prompts, answers.answers, END).log_prob.sum(1)
+        reward = answers.reward.reshape(4, 4)
+        baseline = (reward.sum(1, keepdims=True) - reward) / 3
+        return -((reward - baseline).ravel() * log_prob).mean()
+
+    expected = jax.grad(surrogate)(tuning.params)
+    found, _ = own.of_next(POLICY, tuning.params, answers)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), found, expected)
+    after = jax.jit(inner.step)(meta, measured.lifetime, jax.random.key(2))
+    assert after.metrics["reward"] == pytest.approx(float(answers.reward.mean()))  # not of fresh answers
+    assert after.metrics["env_steps"] == 4 * 4 * 3
+
+
+def test_what_is_not_measured_moves_nothing_and_costs_nothing():
+    nothing = utilities.unmeasured(Echo())
+    loss, metrics = utilities.minus_utility(nothing, POLICY, PARAMS, jax.random.key(0))
+    slope = jax.grad(lambda params: utilities.minus_utility(nothing, POLICY, params, jax.random.key(0))[0])(PARAMS)
+    assert loss == metrics["utility"] == nothing.tokens_drawn == 0
+    assert all((x == 0.0).all() for x in jax.tree.leaves(slope))
 
 
 def test_no_demonstrations_are_refused():

@@ -174,12 +174,13 @@ CONTROLLERS: dict[str, Callable[[], Controller]] = {
     "constant": lambda: controllers.constant(0.3),
     "switch": lambda: controllers.schedule(controllers.switch(0.5)),
     "cosine": lambda: controllers.schedule(controllers.cosine(0.9, 0.1)),
-    "srft": controllers.srft,
+    "srft_of_amft": controllers.srft_of_amft,
     "success gate": lambda: controllers.success_gate(3),
     "servo": lambda: controllers.entropy_servo(warm_up=1),
     "servo with a target": lambda: controllers.entropy_servo(target=1.0),
     "dual ascent": lambda: controllers.dual_ascent(0.5),
     "amft": lambda: controllers.amft(warm_up=1),
+    "amft natural": lambda: controllers.amft(target=1.0, natural=True),
 }
 CREDITS: dict[str, Callable[[], Credit]] = {
     "grpo": lambda: credit.grpo(3),
