@@ -90,7 +90,7 @@ class _Reading(NamedTuple):
 
     caches: tuple[PyTree, PyTree]  # of pioneer and observer
     read: Array  # () int32, tokens of the answers so far
-    ended: Array  # () bool, whether the half that is being spoken has ended
+    ended: Array  # [1] bool, whether the half that is being spoken has ended; scalars would be shared by sequences
 
 
 def relay(policy: SequencePolicy, task: TokenTask) -> SequencePolicy:
@@ -123,8 +123,8 @@ def relay(policy: SequencePolicy, task: TokenTask) -> SequencePolicy:
 
     def prefill(params: Params, prompt: Array, room: int) -> tuple[Array, _Reading]:
         (one, first), (other, second) = (policy.prefill(p, known(prompt), room) for p in params)
-        read, ended = jnp.int32(0), jnp.bool_(False)
-        return both((one, other), read, ended), _Reading((first, second), read, ended)
+        read, ended = jnp.int32(0), jnp.zeros(1, bool)
+        return both((one, other), read, ended[0]), _Reading((first, second), read, ended)
 
     def decode(params: Params, cache: _Reading, token: Array) -> tuple[Array, _Reading]:
         (one, first), (other, second) = (
@@ -132,7 +132,7 @@ def relay(policy: SequencePolicy, task: TokenTask) -> SequencePolicy:
         )
         read = cache.read + 1
         ended = (cache.ended | (token == task.end)) & (read % half > 0)
-        return both((one, other), read, ended), _Reading((first, second), read, ended)
+        return both((one, other), read, ended[0]), _Reading((first, second), read, ended)
 
     return SequencePolicy(task.num_tokens + 1, init, apply, prefill, decode)
 
