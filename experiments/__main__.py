@@ -6,7 +6,17 @@ import ast
 from pathlib import Path
 
 # What is no experiment of its own but shared by several.
-SHARED = ("__init__", "__main__", "cli", "launch", "meta_training", "parts", "sweeps")
+SHARED = (
+    "__init__",
+    "__main__",
+    "cli",
+    "launch",
+    "meta_training",
+    "parts",
+    "sweeps",
+    "bandit_studies",
+    "token_studies",
+)
 
 
 def names() -> list[str]:
