@@ -15,6 +15,8 @@ SHARED = (
     "parts",
     "sweeps",
     "bandit_studies",
+    "judge_studies",
+    "study_tasks",
     "token_studies",
 )
 

@@ -17,21 +17,8 @@ import numpy as np
 from envs import tokens
 from envs.tokens.reachable import reachable
 from experiments.bandit_studies import Claims, Rows
-from experiments.token_studies import (
-    BEST,
-    GROUPS,
-    Arm,
-    Found,
-    Praise,
-    Whole,
-    arm,
-    imitated,
-    optimizer,
-    praise,
-    small_policy,
-    sorting,
-    train,
-)
+from experiments.study_tasks import BEST, Praise, Whole, praise
+from experiments.token_studies import GROUPS, Arm, Found, arm, imitated, optimizer, small_policy, sorting, train
 from metarl.finetune import Sampling, SequencePolicy, judged, losses, policies, reward_models, sources, stepwise, terms
 from metarl.finetune import preference_mixtures as mixtures
 from metarl.finetune.batch import Batch

@@ -6,6 +6,7 @@ python -m experiments.mechanisms --study curriculum        # SEC and others on t
 python -m experiments.mechanisms --study process           # rewards of steps from a judge that can be fooled
 python -m experiments.mechanisms --study abstention        # ternary rewards
 python -m experiments.mechanisms --study overoptimisation  # proxies held at thresholds
+python -m experiments.mechanisms --study thresholds        # found by Nelder-Mead
 python -m experiments.mechanisms --study forgetting        # imitation against reward, and a filter of problems
 python -m experiments.mechanisms --study optimism          # SELM against DPO
 python -m experiments.mechanisms --study confidence        # CREAM on noisy preferences
@@ -47,6 +48,7 @@ Study = Literal[
     "process",
     "abstention",
     "overoptimisation",
+    "thresholds",
     "forgetting",
     "optimism",
     "confidence",

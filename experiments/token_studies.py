@@ -6,9 +6,8 @@ All methods of a study begin at the same base policies, one for each seed, and d
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ import optax
 
 from envs import tokens
 from experiments.bandit_studies import Claims, Rows
+from experiments.study_tasks import BEST, Compositions, Guessing, Praise, in_order, praise
 from metarl.finetune import (
     Credit,
     Data,
@@ -40,12 +40,11 @@ from metarl.finetune import (
     terms,
     updates,
 )
-from metarl.finetune.batch import Batch
 from metarl.finetune.losses import Loss
 from metarl.finetune.sampling import answered, problems_of
 from metarl.finetune.tasks import Abstaining, Categories, Pool, solvable
 from metarl.meta import InnerLoop
-from metarl.types import Array, Key, Level, Params, PyTree, TokenTask, Verdict
+from metarl.types import Array, Key, Level, Params, Progress, PyTree, TokenTask
 
 Found = dict[str, Array]  # leaves [looks], or [seeds, looks]
 Look = Callable[[Params, Key], Found]  # what is measured of a policy, leaves ()
@@ -126,24 +125,39 @@ def imitated(policy: SequencePolicy, task: TokenTask, keys: Key, steps: int, cou
     return jax.jit(jax.vmap(make))(keys)
 
 
+# How a method begins at a base policy, with whatever it depends on: one program for all methods of one `Make`.
+Make = Callable[[Params, Any], Arm]
+Methods = Mapping[str, tuple[Make, Any]]
+
+
+def always(method: Arm) -> tuple[Make, Any]:
+    """The same, wherever it begins."""
+    return lambda start, value: method, ()
+
+
 def compare(
     policy: SequencePolicy,
-    methods: Mapping[str, Callable[[Params], Arm]],
+    methods: Methods,
     starts: Params,
     keys: Key,
     steps: int,
     look: Look,
-    **options: float,
+    looks: int = 10,
+    rate: float = 2e-3,
 ) -> dict[str, dict[str, np.ndarray]]:
-    """What was found of each method, [seeds, looks]; a method may look at the parameters that it begins at."""
+    """What was found of each method, [seeds, looks]; methods that share a `Make` share a compiled program."""
 
-    def run(make: Callable[[Params], Arm], start: Params, key: Key) -> Found:
-        return train(policy, make(start), lambda key: start, key, steps, look, **options)[1]  # type: ignore[arg-type]
+    def program(make: Make) -> Callable[[Any, Params, Key], Found]:
+        def run(value: Any, start: Params, key: Key) -> Found:
+            return train(policy, make(start, value), lambda key: start, key, steps, look, looks, rate)[1]
 
-    found = {}
-    for name, make in methods.items():
-        found[name] = jax.tree.map(np.asarray, jax.jit(jax.vmap(partial(run, make)))(starts, keys))
-    return found
+        return jax.jit(jax.vmap(run, (None, 0, 0)))
+
+    programs = {make: program(make) for make, _ in methods.values()}
+    return {
+        name: jax.tree.map(np.asarray, programs[make](jax.tree.map(jnp.float32, value), starts, keys))
+        for name, (make, value) in methods.items()
+    }
 
 
 def success_on(policy: SequencePolicy, task: TokenTask, count: int = 256, temperature: float = 0.0) -> Look:
@@ -160,57 +174,6 @@ def success_on(policy: SequencePolicy, task: TokenTask, count: int = 256, temper
 def last(found: Mapping[str, np.ndarray], *names: str) -> dict[str, np.ndarray]:
     """What was found at the last look."""
     return {name: found[name][:, -1] for name in names}
-
-
-# --- compositions: problems with many answers ---------------------------------------------------------------------
-
-
-class Whole(NamedTuple):
-    """One problem of `Compositions`."""
-
-    total: Array  # () int32
-
-
-@dataclass(frozen=True)
-class Compositions:
-    """Write a number as a sum of parts from 1 to 4, in any way: 7 as 4 3, or as 1 2 1 3.
-
-    Prompts are numbers from `least` to `most`, plus `shift` as tokens; the sum must be the number plus `offset`.
-    Demonstrations take the largest parts first, or with `small` the smallest.
-    """
-
-    least: int = 4
-    most: int = 11
-    shift: int = 0
-    offset: int = 0
-    small: bool = False
-    num_tokens: ClassVar[int] = 26
-    end: ClassVar[int] = 0
-    prompt_length: ClassVar[int] = 1
-    answer_length: ClassVar[int] = 6
-    kinds: ClassVar[tuple[str, ...]] = ("right", "wrong")
-
-    def sample(self, key: Key) -> Whole:
-        """A number."""
-        return Whole(jax.random.randint(key, (), self.least, self.most + 1))
-
-    def prompt(self, problem: Whole) -> Array:
-        """The number as a token [1]."""
-        return (problem.total + self.shift)[None]
-
-    def demonstrate(self, key: Key, problem: Whole) -> Array:
-        """Parts of at most 4, or of at most `ceil(sum / 5)` if they are to be small."""
-        total = problem.total + self.offset
-        most = jnp.where(self.small, -(-total // (self.answer_length - 1)), 4)
-        before = jnp.arange(self.answer_length) * most
-        return jnp.clip(total - before, 0, most).astype(jnp.int32)
-
-    def verify(self, problem: Whole, answer: Array) -> Verdict:
-        """Whether the parts are from 1 to 4, have the right sum, and end."""
-        inside = jnp.cumsum(answer == self.end) == 0
-        legal = ~inside[-1] & jnp.all(~inside | (answer <= 4))
-        right = legal & (jnp.where(inside, answer, 0).sum() == problem.total + self.offset)
-        return Verdict(right.astype(jnp.float32), right, jnp.where(right, 0, 1))
 
 
 def distinct(policy: SequencePolicy, task: TokenTask, count: int = 16, draws: int = 64) -> Look:
@@ -239,39 +202,31 @@ def small_policy(task: TokenTask, width: int = 32) -> SequencePolicy:
 # --- the studies --------------------------------------------------------------------------------------------------
 
 
-def with_bonus(coefficient: float) -> Loss:
-    """REINFORCE with an entropy bonus."""
-    return lambda x: losses.reinforce()(x) + coefficient * terms.entropy_bonus(x.now.logits)
-
-
 def entropy(keys: Key) -> tuple[Rows, Claims]:
     """AEPO holds the entropy at a target, where GRPO loses it and a bonus has no target."""
     task, policy = COMPOSITIONS, small_policy(COMPOSITIONS)
     targets = (0.2, 0.4, 0.6)
 
-    def held(target: float) -> Callable[[Params], Arm]:
+    def held(start: Params, target: Array) -> Arm:
         answers = aepo.tempered(task, aepo.two_levels(target), 2, GROUPS)
-        return lambda start: arm(task, GROUPS, answers=answers, credit=aepo.grpo_and_tempered(8, 2))
+        return arm(task, GROUPS, answers=answers, credit=aepo.grpo_and_tempered(8, 2))
 
-    grpo = credit.grpo(8)
-    methods: dict[str, Callable[[Params], Arm]] = {"GRPO": lambda start: arm(task, GROUPS, credit=grpo)}
-    for coefficient in (0.01, 0.03, 0.1):
-        loss = with_bonus(coefficient)
-        methods[f"GRPO, bonus {coefficient:g}"] = lambda start, loss=loss: arm(task, GROUPS, credit=grpo, loss=loss)  # type: ignore[misc]
-    methods |= {f"AEPO, target {target:g}": held(target) for target in targets}
+    def with_bonus(start: Params, coefficient: Array) -> Arm:
+        loss = lambda x: losses.reinforce()(x) + coefficient * terms.entropy_bonus(x.now.logits)  # noqa: E731
+        return arm(task, GROUPS, credit=credit.grpo(8), loss=loss)
+
+    methods: dict[str, tuple[Make, Any]] = {"GRPO": (with_bonus, 0.0)}
+    methods |= {f"GRPO, bonus {x:g}": (with_bonus, x) for x in (0.01, 0.03, 0.1)}
+    methods |= {f"AEPO, target {x:g}": (held, x) for x in targets}
     found = compare(policy, methods, imitated(policy, task, keys, 20), keys, 400, distinct(policy, task))
     rows = {name: last(x, "entropy", "solved", "distinct") for name, x in found.items()}
     claims: Claims = {}
     for target in targets:
         off = np.abs(rows[f"AEPO, target {target:g}"]["entropy"] / target - 1.0)
         claims[f"AEPO is within 10 % of the target {target:g}"] = (0.1 - off, "of the target, to spare")
-    middle, ends = (rows[f"AEPO, target {x:g}"]["solved"] for x in targets[1:2]), targets[::2]
-    best = next(iter(middle))
-    for end in ends:
-        claims[f"more is solved at target {targets[1]:g} than at {end:g}"] = (
-            best - rows[f"AEPO, target {end:g}"]["solved"],
-            "solved",
-        )
+    solved = {target: rows[f"AEPO, target {target:g}"]["solved"] for target in targets}
+    for end in (targets[0], targets[2]):
+        claims[f"more is solved at target {targets[1]:g} than at {end:g}"] = solved[targets[1]] - solved[end], "solved"
     return rows, claims
 
 
@@ -280,16 +235,15 @@ def diversity(keys: Key) -> tuple[Rows, Claims]:
     task, policy = COMPOSITIONS, small_policy(COMPOSITIONS)
     temperature = 0.1
 
-    def flow() -> TokenCritic:
-        return TokenCritic(policies.gru(task.num_tokens, 32, outputs=1), optimizer(5e-3))
+    def balanced(start: Params, flow_lambda: Array) -> Arm:
+        flow = TokenCritic(policies.gru(task.num_tokens, 32, outputs=1), optimizer(5e-3))
+        return arm(task, GROUPS, credit=gflownet.balance(flow, temperature, flow_lambda))  # type: ignore[arg-type]
 
-    methods: dict[str, Callable[[Params], Arm]] = {
-        "GRPO": lambda start: arm(task, GROUPS, credit=credit.grpo(8)),
-        "Var-TB": lambda start: arm(task, GROUPS, loss=gflownet.var_tb(temperature)),
-        "detailed balance": lambda start: arm(task, GROUPS, credit=gflownet.balance(flow(), temperature)),
-        "subtrajectories, lambda 0.8": lambda start: arm(
-            task, GROUPS, credit=gflownet.balance(flow(), temperature, 0.8)
-        ),
+    methods: Methods = {
+        "GRPO": always(arm(task, GROUPS, credit=credit.grpo(8))),
+        "Var-TB": always(arm(task, GROUPS, loss=gflownet.var_tb(temperature))),
+        "detailed balance": (balanced, 0.0),
+        "subtrajectories, lambda 0.8": (balanced, 0.8),
     }
     found = compare(policy, methods, imitated(policy, task, keys, 20), keys, 600, distinct(policy, task), looks=20)
     level = np.min([x["solved"].max(1) for x in found.values()], 0)  # [seeds], which all of them reach
@@ -330,15 +284,17 @@ def curriculum(keys: Key) -> tuple[Rows, Claims]:
         "SEC, temperature 0.2": categories.bandit(0.2),
         "STAT": categories.missing(),
     }
-    methods: dict[str, Callable[[Params], Arm]] = {
-        name: lambda start, rule=rule: arm(  # type: ignore[misc]
-            task, GROUPS, answers=categories.categorised(task, rule, GROUPS), credit=credit.grpo(8)
-        )
-        for name, rule in rules.items()
-    }
-    methods["failed first"] = lambda start: arm(
-        task, GROUPS, answers=sources.failed_first(task, GROUPS), credit=credit.grpo(8)
-    )
+
+    def chosen(start: Params, which: Array) -> Arm:
+        def rule(record: categories.Record, progress: Progress) -> Array:
+            every = jnp.stack([jnp.asarray(rule(record, progress), float) for rule in rules.values()])
+            return every[which.astype(jnp.int32)]
+
+        return arm(task, GROUPS, answers=categories.categorised(task, rule, GROUPS), credit=credit.grpo(8))
+
+    methods: dict[str, tuple[Make, Any]] = {name: (chosen, i) for i, name in enumerate(rules)}
+    again = sources.failed_first(task, GROUPS)
+    methods["failed first"] = always(arm(task, GROUPS, answers=again, credit=credit.grpo(8)))
 
     def look(params: Params, key: Key) -> Found:
         first, second = jax.random.split(key)
@@ -358,25 +314,6 @@ def curriculum(keys: Key) -> tuple[Rows, Claims]:
     }
 
 
-def in_order(noise: float) -> rewards.Scorer:
-    """A judge of sorting that can be fooled: is each digit no lower than the one before? With some wrong verdicts.
-
-    It likes long answers of whatever digits in order. The wrong verdicts are always the same for the same answer.
-    """
-
-    def score(batch: Batch) -> Array:
-        digit = batch.answers < 10
-        before = jnp.pad(batch.answers[:, :-1], ((0, 0), (1, 0)))
-        good = digit & (batch.answers >= before)
-        place = jnp.arange(batch.answers.shape[1])
-        hashed = (
-            batch.answers * 7919 + before * 104_729 + place * 1_299_709 + batch.prompts.sum(1)[:, None] * 611
-        ) % 1000
-        return jnp.where(hashed < 1000 * noise, ~good, good).astype(jnp.float32)
-
-    return score
-
-
 def process(keys: Key) -> tuple[Rows, Claims]:
     """ReNorm keeps the rewards of a judge that can be fooled from paying for wrong answers."""
     task = sorting(2, 4)
@@ -388,13 +325,12 @@ def process(keys: Key) -> tuple[Rows, Claims]:
         "ReNorm": rewards.renormed(judge),
     }
 
-    def critic() -> TokenCritic:
-        return TokenCritic(policies.gru(task.num_tokens, 64, outputs=1), optimizer(5e-3))
+    def rewarded(start: Params, which: Array) -> Arm:
+        critic = TokenCritic(policies.gru(task.num_tokens, 64, outputs=1), optimizer(5e-3))
+        every = lambda batch: jnp.stack([kind(batch) for kind in kinds.values()])[which.astype(jnp.int32)]  # noqa: E731
+        return arm(task, GROUPS, credit=credit.gae(critic, rewards=every))
 
-    methods: dict[str, Callable[[Params], Arm]] = {
-        name: lambda start, kind=kind: arm(task, GROUPS, credit=credit.gae(critic(), rewards=kind))  # type: ignore[misc]
-        for name, kind in kinds.items()
-    }
+    methods: Methods = {name: (rewarded, i) for i, name in enumerate(kinds)}
 
     def look(params: Params, key: Key) -> Found:
         problem_key, key = jax.random.split(key)
@@ -415,44 +351,6 @@ def process(keys: Key) -> tuple[Rows, Claims]:
 # --- abstention -------------------------------------------------------------------------------------------------------
 
 
-class Guess(NamedTuple):
-    """One problem of `Guessing`."""
-
-    sure: Array  # () int32, how often the likely answer is right, in tenths
-    right: Array  # () int32, the right answer, 1 or 2; the prompt does not say it
-
-
-@dataclass(frozen=True)
-class Guessing:
-    """Questions that nobody can be sure of: the prompt says how often the answer 1 is right, and else it is 2 to 5."""
-
-    num_tokens: ClassVar[int] = 10
-    end: ClassVar[int] = 0
-    prompt_length: ClassVar[int] = 1
-    answer_length: ClassVar[int] = 2
-    kinds: ClassVar[tuple[str, ...]] = ("right", "wrong")
-
-    def sample(self, key: Key) -> Guess:
-        """How sure one can be, from 0.2 to 0.9 but for 0.5, and the answer."""
-        sure_key, right_key, other_key = jax.random.split(key, 3)
-        sure = jax.random.choice(sure_key, jnp.array([2, 3, 4, 6, 7, 8, 9]))
-        likely = jax.random.uniform(right_key) < sure / 10
-        return Guess(sure, jnp.where(likely, 1, jax.random.randint(other_key, (), 2, 6)))
-
-    def prompt(self, problem: Guess) -> Array:
-        """How sure one can be [1]."""
-        return problem.sure[None]
-
-    def demonstrate(self, key: Key, problem: Guess) -> Array:
-        """The answer that is likely."""
-        return jnp.array([1, 0])
-
-    def verify(self, problem: Guess, answer: Array) -> Verdict:
-        """Whether the first token is the answer."""
-        right = answer[0] == problem.right
-        return Verdict(right.astype(jnp.float32), right, jnp.where(right, 0, 1))
-
-
 def abstention(keys: Key) -> tuple[Rows, Claims]:
     """A ternary reward teaches to abstain where one is wrong more often than right; a binary one to guess."""
     plain, policy = Guessing(), small_policy(Guessing(), 16)
@@ -470,9 +368,9 @@ def abstention(keys: Key) -> tuple[Rows, Claims]:
             "wrong": (~drawn.correct & ~abstained).mean(),
         }
 
-    methods: dict[str, Callable[[Params], Arm]] = {
-        "binary reward": lambda start: arm(plain, GROUPS),
-        "ternary reward": lambda start: arm(ternary, GROUPS),
+    methods: Methods = {
+        "binary reward": always(arm(plain, GROUPS)),
+        "ternary reward": always(arm(ternary, GROUPS)),
     }
     starts = jax.vmap(policy.init)(keys)
     found = compare(policy, methods, starts, keys, 400, look, rate=1e-2)
@@ -489,77 +387,48 @@ def abstention(keys: Key) -> tuple[Rows, Claims]:
 # --- over-optimisation ------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Praise:
-    """Texts of up to eight words, which two proxies count, and a judge who likes some of both but not too much.
-
-    Word 1 counts for the first proxy, 2 for the second and 3 for both; the others are neutral. The gold reward is
-    highest where both proxies are at `BEST`, a share of the eight words.
-    """
-
-    num_tokens: ClassVar[int] = 8
-    end: ClassVar[int] = 0
-    prompt_length: ClassVar[int] = 1
-    answer_length: ClassVar[int] = 8
-    kinds: ClassVar[tuple[str, ...]] = ("text",)
-
-    def sample(self, key: Key) -> Whole:
-        """There is one problem."""
-        return Whole(jnp.int32(7))
-
-    def prompt(self, problem: Whole) -> Array:
-        """A neutral word [1]."""
-        return problem.total[None]
-
-    def demonstrate(self, key: Key, problem: Whole) -> Array:
-        """Neutral words."""
-        return jax.random.randint(key, (self.answer_length,), 4, 8)
-
-    def verify(self, problem: Whole, answer: Array) -> Verdict:
-        """The sum of the proxies."""
-        return Verdict(praise(answer, 1) + praise(answer, 2), jnp.bool_(True), jnp.int32(0))
+PRAISE, PRAISED = Praise(), Sampling(4, 16)
 
 
-BEST = 0.4
-
-
-def praise(answers: Array, word: int) -> Array:
-    """A proxy of answers [..., T]: the share of words that count for it."""
-    inside = jnp.cumsum(answers == 0, -1) == 0
-    return (inside & ((answers == word) | (answers == 3))).mean(-1)
-
-
-def overoptimisation(keys: Key) -> tuple[Rows, Claims]:
-    """Constrained RLHF holds two proxies where their sum would be over-optimised."""
-    task, policy = Praise(), small_policy(Praise(), 16)
-    sampling = Sampling(4, 16)
+def with_thresholds(kind: constrained.Kind, start: Params, thresholds: Array, rate: Array | float) -> Arm:
+    """Constrained RLHF on the two proxies."""
     proxies = [lambda batch, word=word: praise(batch.answers, word) for word in (1, 2)]  # type: ignore[misc]
+    answers = constrained.constrained(sources.fresh(PRAISE, PRAISED), proxies, thresholds, start, kind, rate)
+    return arm(PRAISE, PRAISED, answers=answers, credit=credit.dr_grpo(16))
 
-    def held(kind: constrained.Kind, start: Params) -> Arm:
-        source = sources.fresh(task, sampling)
-        rate = 1.0 if kind == "inequality" else 0.2  # faster, the equality oscillates
-        answers = constrained.constrained(source, proxies, (BEST, BEST), start, kind, rate)
-        return arm(task, sampling, answers=answers, credit=credit.dr_grpo(16))
 
-    def with_kl(first: float, last: float) -> Callable[[Params], Arm]:
-        coefficient = controllers.cosine(first, last)
-        loss = losses.with_kl(losses.reinforce(), lambda signals: coefficient(controllers.elapsed(signals.progress)))
-        return lambda start: arm(task, sampling, credit=credit.dr_grpo(16), loss=loss)
+def judged(policy: SequencePolicy) -> Look:
+    """The gold reward, which no method sees, and the proxies."""
 
     def look(params: Params, key: Key) -> Found:
-        drawn = answered(policy, params, task, problems_of(task, key, 512), key)
+        drawn = answered(policy, params, PRAISE, problems_of(PRAISE, key, 512), key)
         one, two = (praise(drawn.answers, word).mean() for word in (1, 2))
         gold = 1.0 - (jnp.square(one / BEST - 1.0) + jnp.square(two / BEST - 1.0)) / 2
         return {"gold": gold, "first proxy": one, "second proxy": two}
 
-    methods: dict[str, Callable[[Params], Arm]] = {
-        "sum of the proxies": lambda start: arm(task, sampling, credit=credit.dr_grpo(16)),
-        "the sum, KL 0.1": with_kl(0.1, 0.1),
-        "the sum, KL 0.2 to 0": with_kl(0.2, 0.0),
-        "mu (at least)": partial(held, "inequality"),
-        "xi (equal)": partial(held, "equality"),
+    return look
+
+
+def overoptimisation(keys: Key) -> tuple[Rows, Claims]:
+    """Constrained RLHF holds two proxies where their sum would be over-optimised."""
+    task, policy, sampling = PRAISE, small_policy(PRAISE, 16), PRAISED
+
+    def held(kind: constrained.Kind, start: Params, rate: Array) -> Arm:
+        return with_thresholds(kind, start, jnp.full(2, BEST), rate)
+
+    def with_kl(start: Params, ends: tuple[Array, Array]) -> Arm:
+        coefficient = controllers.cosine(*ends)
+        loss = losses.with_kl(losses.reinforce(), lambda signals: coefficient(controllers.elapsed(signals.progress)))
+        return arm(task, sampling, credit=credit.dr_grpo(16), loss=loss)
+
+    methods: Methods = {
+        "sum of the proxies": (with_kl, (0.0, 0.0)),
+        "the sum, KL 0.1": (with_kl, (0.1, 0.1)),
+        "the sum, KL 0.2 to 0": (with_kl, (0.2, 0.0)),
+        "mu (at least)": (partial(held, "inequality"), 1.0),
+        "xi (equal)": (partial(held, "equality"), 0.2),  # faster, it oscillates
     }
-    found = compare(policy, methods, imitated(policy, task, keys, 30), keys, 600, look, looks=30)
+    found = compare(policy, methods, imitated(policy, task, keys, 30), keys, 600, judged(policy), looks=30)
     rows = {
         name: {**last(x, "gold", "first proxy", "second proxy"), "highest gold on the way": x["gold"].max(1)}
         for name, x in found.items()
@@ -573,6 +442,46 @@ def overoptimisation(keys: Key) -> tuple[Rows, Claims]:
             "gold",
         )
     return rows, claims
+
+
+def thresholds(keys: Key) -> tuple[Rows, Claims]:
+    """Nelder-Mead finds the thresholds of constrained RLHF where few gold rewards are to be had.
+
+    Each of 20 evaluations is the gold reward of short trainings, a mean over seeds; the table is of other seeds.
+    """
+    from scipy.optimize import minimize
+
+    policy, guess = small_policy(PRAISE, 16), np.array([0.15, 0.75])
+
+    def of_thresholds(start: Params, x: Array) -> Arm:
+        return with_thresholds("inequality", start, x, 1.0)
+
+    search, test = jax.vmap(jax.random.split, out_axes=1)(keys)
+    starts = imitated(policy, PRAISE, search, 30)
+
+    @jax.jit
+    def trained(x: Array) -> Array:
+        run = lambda start, key: train(policy, of_thresholds(start, x), lambda key: start, key, 200, judged(policy), 1)  # noqa: E731
+        return jax.vmap(run)(starts, search)[1]["gold"].mean()
+
+    simplex = guess + np.array([[0.0, 0.0], [0.2, 0.0], [0.0, -0.2]])
+    best = minimize(
+        lambda x: -float(trained(jnp.float32(np.clip(x, 0.0, 1.0)))),
+        guess,
+        method="Nelder-Mead",
+        options={"maxfev": 20, "initial_simplex": simplex},
+    ).x
+    methods: Methods = {
+        "the guess": (of_thresholds, guess),
+        "found by Nelder-Mead": (of_thresholds, np.clip(best, 0.0, 1.0)),
+    }
+    found = compare(policy, methods, imitated(policy, PRAISE, test, 30), test, 200, judged(policy), looks=1)
+    rows = {
+        f"{name}, {value[0]:.2f} and {value[1]:.2f}": last(found[name], "gold", "first proxy", "second proxy")
+        for name, (_, value) in methods.items()
+    }
+    before, after = (row["gold"] for row in rows.values())
+    return rows, {"the thresholds that were found are better": (after - before, "gold")}
 
 
 # --- forgetting -------------------------------------------------------------------------------------------------------
@@ -599,17 +508,17 @@ def forgetting(keys: Key) -> tuple[Rows, Claims]:
 
     starts = imitated(policy, both, keys, 200)
 
-    def filtered(start: Params) -> Arm:
+    def rewarded(start: Params, filters: Array) -> Arm:
         problems = problems_of(new, jax.random.key(0), 64)
-        pool = Pool(new, problems, solvable(policy, start, new, problems, jax.random.key(1), 16))
+        kept = solvable(policy, start, new, problems, jax.random.key(1), 16)
+        pool = Pool(new, problems, jnp.where(filters > 0.0, kept, 1.0))
         return arm(new, GROUPS, answers=sources.fresh(pool, GROUPS))
 
-    methods: dict[str, Callable[[Params], Arm]] = {
-        "imitation": lambda start: arm(
-            new, Sampling(1, 2), demonstrations=sources.demonstrations(new, 64), imitation=1.0
-        ),
-        "reward": lambda start: arm(new, GROUPS),
-        "reward, filtered problems": filtered,
+    shown = sources.demonstrations(new, 64)
+    methods: Methods = {
+        "imitation": always(arm(new, Sampling(1, 2), demonstrations=shown, imitation=1.0)),
+        "reward": (rewarded, 0.0),
+        "reward, filtered problems": (rewarded, 1.0),
     }
     found = compare(policy, methods, starts, keys, 400, look, looks=40)
     level = np.min([x["new"].max(1) for x in found.values()], 0)
@@ -635,5 +544,6 @@ STUDIES: dict[str, Callable[[Key], tuple[Rows, Claims]]] = {
     "process": process,
     "abstention": abstention,
     "overoptimisation": overoptimisation,
+    "thresholds": thresholds,
     "forgetting": forgetting,
 }
