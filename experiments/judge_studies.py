@@ -274,7 +274,7 @@ def wrong_labels(keys: Key) -> tuple[Rows, Claims]:
 
     found = jax.tree.map(np.asarray, jax.jit(jax.vmap(run))(keys))
     about = found.pop("about the votes")
-    rows: Rows = found
+    rows: Rows = dict(sorted(found.items(), key=lambda row: -row[1]["right"].mean()))
     plain = rows["wrong labels"]["right"]
     claims: Claims = {
         f"better than wrong labels: {name}": (row["right"] - plain, "of the pairs")
@@ -437,7 +437,8 @@ def steps(keys: Key) -> tuple[Rows, Claims]:
         return jax.vmap(check)(batch.problem, batch.answers)
 
     def drawn(start: Params, key: Key, count: int) -> Batch:
-        return answered(policy, start, task, problems_of(task, key, count), key)
+        problem_key, key = jax.random.split(key)
+        return answered(policy, start, task, problems_of(task, problem_key, count), key)
 
     labels: Mapping[str, Callable[[Params, Batch, Key], Array]] = {
         "outcome (ORM)": lambda start, batch, key: stepwise.outcomes(batch),

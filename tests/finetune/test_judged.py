@@ -83,6 +83,7 @@ def test_equal_answers_teach_a_reward_model_nothing():
     jax.tree.map(np.testing.assert_array_equal, after.model[0], state.model[0])
 
 
+@pytest.mark.slow
 def test_with_its_own_reward_model_a_policy_learns_what_the_rater_likes():
     model = MODEL._replace(optimizer=optax.adam(0.05))
     parts = {"answers": judged.annotated(FRESH, model, ones, count=4, steps=3), "reward": losses.reinforce()}

@@ -34,7 +34,7 @@ def test_what_comes_before_a_good_prefix_is_good():
     """A policy that never succeeds finds no completion, but an answer that is right shows that all of it was good."""
     never = POLICY._replace(decode=lambda params, cache, token: (jnp.zeros(4).at[3].set(1e9), cache))
     never = never._replace(prefill=lambda params, prompt, room: (jnp.zeros(4).at[3].set(1e9), jnp.zeros(1)))
-    found = stepwise.completable(never, (), TASK, answers(), jax.random.key(1), tries=2)
+    found = jax.jit(lambda key: stepwise.completable(never, (), TASK, answers(), key, tries=2))(jax.random.key(1))
     np.testing.assert_array_equal(found, [[True] * 3, [False] * 3, [False] * 3])
 
 
