@@ -225,16 +225,16 @@ def ranks(strength: Array, pairs: Pairs) -> Array:
 
 
 def wrong_labels(keys: Key) -> tuple[Rows, Claims]:
-    """Votes find labels that are wrong: 400 pairs, a quarter of them the wrong way round."""
+    """Votes find labels that are wrong: 600 pairs, a quarter of them the wrong way round."""
     model, share = judge(), 0.25
 
     def run(key: Key) -> dict[str, Found]:
         text_key, wrong_key, init_key, fit_key, test_key = jax.random.split(key, 5)
-        clean = certain(random_texts(text_key, 800))
-        wrong = jax.random.bernoulli(wrong_key, share, (400,))
+        clean = certain(random_texts(text_key, 1200))
+        wrong = jax.random.bernoulli(wrong_key, share, (600,))
         noisy = ranked(clean.prompts, clean.chosen, clean.rejected, ~wrong)
         test = certain(random_texts(test_key, 4000))
-        fit = partial(reward_models.fit, model, steps=400)
+        fit = partial(reward_models.fit, model, steps=200)
         many = jax.vmap(lambda key: fit(model.init(key), noisy, key))(jax.random.split(init_key, 8))[0]
         mean, deviation = reward_models.votes(model, many, noisy)
 
@@ -246,11 +246,11 @@ def wrong_labels(keys: Key) -> tuple[Rows, Claims]:
 
         def peers() -> Found:
             def one(states: tuple[State, State], key: Key) -> tuple[tuple[State, State], None]:
-                some = jax.tree.map(lambda x: x[jax.random.randint(key, (32,), 0, 400)], noisy)
+                some = jax.tree.map(lambda x: x[jax.random.randint(key, (32,), 0, 600)], noisy)
                 return reward_models.peer_review(model, states, some, keep=0.7), None
 
             both = tuple(model.init(key) for key in jax.random.split(fit_key))
-            (first, _), _ = jax.lax.scan(one, both, jax.random.split(fit_key, 400))  # type: ignore[arg-type]
+            (first, _), _ = jax.lax.scan(one, both, jax.random.split(fit_key, 200))  # type: ignore[arg-type]
             return tested(first[0])
 
         revised = partial(reward_models.voted, noisy, mean)
