@@ -6,7 +6,8 @@ and `utilities` what a controller with a meta-parameter climbs. `finetune` joins
 
 Methods that need more than one of these have a file of their own (`aepo`, `gflownet`, `preferences`, `constrained`), as
 have choices among kinds of problems (`tasks`, `categories`), rewards of single tokens (`rewards`), and policies made of
-others (`combinations`).
+others (`combinations`, `cory`). What raters like is learned by `reward_models` (`preference_mixtures` where they
+disagree, `stepwise` for single steps), and `judged` makes it the reward of a source.
 """
 
 from metarl.finetune import (
