@@ -18,7 +18,7 @@ from envs import tokens
 from envs.tokens.reachable import reachable
 from experiments.bandit_studies import Claims, Rows
 from experiments.study_tasks import BEST, Praise, Whole, praise
-from experiments.token_studies import GROUPS, Arm, Found, arm, imitated, optimizer, small_policy, sorting, train
+from experiments.token_studies import Arm, Found, arm, imitated, optimizer, small_policy, sorting, train
 from metarl.finetune import Sampling, SequencePolicy, judged, losses, policies, reward_models, sources, stepwise, terms
 from metarl.finetune import preference_mixtures as mixtures
 from metarl.finetune.batch import Batch
@@ -127,8 +127,8 @@ def reward_model(keys: Key) -> tuple[Rows, Claims]:
         source = judged.annotated(fresh, judge(), noisy, count=4, steps=2)
         return arm(TASK, TEXTS, answers=source)
 
-    run = partial(from_base, policy=POLICY, starts=starts, keys=keys, steps=STEPS, looks=30, look=look_at_texts)
-    betas = (0.0, 0.1, 0.3, 1.0)
+    run = partial(from_base, policy=POLICY, starts=starts, keys=keys, steps=STEPS, looks=15, look=look_at_texts)
+    betas = (0.0, 0.1, 0.3)
     penalised = run(fixed, x=jnp.array(betas))
     found = {
         f"reward model of {LABELS} pairs" + (f", KL {beta:g}" if beta else ""): {k: v[i] for k, v in penalised.items()}
@@ -461,7 +461,7 @@ def steps(keys: Key) -> tuple[Rows, Claims]:
             return model.step(state, loss), None
 
         init_key, key, test_key = jax.random.split(key, 3)
-        params = jax.lax.scan(one, model.init(init_key), jax.random.split(key, 300))[0][0]
+        params = jax.lax.scan(one, model.init(init_key), jax.random.split(key, 200))[0][0]
         test = drawn(start, test_key, 256)
         true = exact(test)
         score = stepwise.token_scores(model, params, test)
@@ -554,16 +554,16 @@ def two_policies(keys: Key) -> tuple[Rows, Claims]:
 
     def cory(start: Params, key: Key, coefficient: Array) -> Arm:
         loss = losses.with_kl(losses.reinforce(), lambda signals: coefficient)
-        return arm(Both(task), GROUPS, loss=loss, around=partial(exchanged, every=5))
+        return arm(Both(task), Sampling(8, 8), loss=loss, around=partial(exchanged, every=5))
 
     pair = (starts, starts)
-    options = {"keys": keys, "x": x, "steps": 300, "looks": 1}
+    options = {"keys": keys, "x": x, "steps": 150, "looks": 1}
     methods = {
         "one policy, as many answers of each": from_base(
-            partial(one_policy, GROUPS), policy, starts, look=alone, **options  # type: ignore[arg-type]
+            partial(one_policy, Sampling(8, 8)), policy, starts, look=alone, **options  # type: ignore[arg-type]
         ),
         "one policy, as many answers in all": from_base(
-            partial(one_policy, Sampling(32, 8)), policy, starts, look=alone, **options  # type: ignore[arg-type]
+            partial(one_policy, Sampling(16, 8)), policy, starts, look=alone, **options  # type: ignore[arg-type]
         ),
         "CORY": from_base(cory, both, pair, look=each, **options),  # type: ignore[arg-type]
     }  # fmt: skip
