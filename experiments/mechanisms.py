@@ -28,7 +28,7 @@ from typing import Annotated, Any, Literal
 import jax
 import numpy as np
 
-from experiments import bandit_studies, cli, token_studies
+from experiments import bandit_studies, cli, judge_studies, token_studies
 from metarl import checks
 from metarl.checks import SEED, SEVERAL
 from metarl.evaluation import tables
@@ -39,6 +39,7 @@ from metarl.types import Key
 STUDIES: dict[str, Callable[[Key], tuple[bandit_studies.Rows, bandit_studies.Claims]]] = {
     **token_studies.STUDIES,
     **bandit_studies.STUDIES,
+    **judge_studies.STUDIES,
 }
 Study = Literal[
     "entropy",
@@ -53,6 +54,13 @@ Study = Literal[
     "confidence",
     "guidance",
     "negative_gradients",
+    "reward_model",
+    "best_of_n",
+    "wrong_labels",
+    "unrated",
+    "tastes",
+    "steps",
+    "two_policies",
 ]
 
 

@@ -20,6 +20,7 @@ from experiments.study_tasks import BEST, Compositions, Guessing, Praise, in_ord
 from metarl.finetune import (
     Credit,
     Data,
+    GradientUpdate,
     Losses,
     Sampling,
     SequencePolicy,
@@ -42,6 +43,7 @@ from metarl.finetune import (
 from metarl.finetune.losses import Loss
 from metarl.finetune.sampling import answered, problems_of
 from metarl.finetune.tasks import Abstaining, Categories, Pool, solvable
+from metarl.meta import InnerLoop
 from metarl.types import Array, Key, Level, Params, Progress, PyTree, TokenTask
 
 Found = dict[str, Array]  # leaves [looks], or [seeds, looks]
@@ -58,6 +60,7 @@ class Arm(NamedTuple):
     loss: Loss
     demonstrations: Source
     imitation: float = 0.0  # weight of the demonstrations
+    around: Callable[[InnerLoop, GradientUpdate], InnerLoop] = lambda inner, update: inner  # what the loop becomes
 
 
 def arm(task: TokenTask, sampling: Sampling, **changes: object) -> Arm:
@@ -88,20 +91,22 @@ def train(
 ) -> tuple[Params, Found]:
     """The policy after `steps` training steps, and what was found after each of `looks` equal parts of them."""
     data = Data(method.answers, method.demonstrations)
+    update = updates.joint(optimizer(rate))
     inner = finetune(
         policy,
         start,
         data,
         method.credit,
         controllers.constant(method.imitation),
-        updates.joint(optimizer(rate)),
+        update,
         losses=Losses(reward=method.loss),
     )
+    inner = method.around(inner, update)
     init_key, key = jax.random.split(key)
 
     def step(tuning: PyTree, key: Key) -> tuple[PyTree, Found]:
-        update = inner.step((), tuning, key)
-        return update.lifetime, {"entropy": update.metrics["entropy"], "success": update.metrics["success"]}
+        tuning, _, metrics = inner.step((), tuning, key)
+        return tuning, {"entropy": metrics["entropy"], "success": metrics["success"]}
 
     def part(tuning: PyTree, key: Key) -> tuple[PyTree, Found]:
         look_key, key = jax.random.split(key)

@@ -10,7 +10,7 @@ import optax
 import metarl
 from metarl.finetune import Data, Losses, Sampling, credit, finetune, losses, sources, terms, updates
 from metarl.finetune.batch import Batch
-from metarl.finetune.policies import gru
+from metarl.finetune.policies import SequencePolicy, gru
 from metarl.types import Level, Verdict
 
 # --- a batch --------------------------------------------------------------------------------------------------
@@ -105,6 +105,23 @@ class FirstToken(Echo):
 
 POLICY = gru(4, width=8)
 SIZES = Sampling(num_problems=4, group_size=4)
+
+
+def bag(num_tokens, width, outputs):
+    """A network whose outputs are of the tokens so far in any order: it compiles fast, and cannot sample."""
+
+    def init(key):
+        embedding, read_out = jax.random.split(key)
+        scale = width**-0.5
+        return {
+            "embedding": jax.random.normal(embedding, (num_tokens, width)),
+            "read_out": scale * jax.random.normal(read_out, (width, outputs)),
+        }
+
+    def apply(params, tokens):
+        return jnp.tanh(jnp.cumsum(params["embedding"][tokens], axis=0) / 2) @ params["read_out"]
+
+    return SequencePolicy(num_tokens, init, apply, None, None)
 
 
 def loop(

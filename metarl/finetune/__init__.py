@@ -6,7 +6,8 @@ and `utilities` what a controller with a meta-parameter climbs. `finetune` joins
 
 Methods that need more than one of these have a file of their own (`aepo`, `gflownet`, `preferences`, `constrained`), as
 have choices among kinds of problems (`tasks`, `categories`), rewards of single tokens (`rewards`), and policies made of
-others (`combinations`).
+others (`combinations`, `cory`). What raters like is learned by `reward_models` (`preference_mixtures` where they
+disagree, `stepwise` for single steps), and `judged` makes it the reward of a source.
 """
 
 from metarl.finetune import (
@@ -15,14 +16,19 @@ from metarl.finetune import (
     combinations,
     constrained,
     controllers,
+    cory,
     credit,
     gflownet,
+    judged,
     losses,
     policies,
+    preference_mixtures,
     preferences,
     progress,
+    reward_models,
     rewards,
     sources,
+    stepwise,
     tasks,
     terms,
     updates,
@@ -64,16 +70,21 @@ __all__ = [
     "categories",
     "combinations",
     "constrained",
+    "cory",
     "controllers",
     "credit",
     "finetune",
     "gflownet",
+    "judged",
     "losses",
     "policies",
+    "preference_mixtures",
     "preferences",
     "progress",
+    "reward_models",
     "rewards",
     "sources",
+    "stepwise",
     "success_rate",
     "tasks",
     "terms",

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from metarl.checks import DECAY, POSITIVE, checked
-from metarl.finetune import terms
 from metarl.finetune.batch import Batch
-from metarl.finetune.policies import SequencePolicy, evaluate_answers
+from metarl.finetune.judged import log_ratio
+from metarl.finetune.policies import SequencePolicy
 from metarl.finetune.sources import Keys, Outcome, Source
 from metarl.types import Array, Key, Params, Progress, PyTree
 
@@ -71,8 +71,7 @@ def constrained(
 
     def sample(policy: SequencePolicy, params: Params, state: Multipliers, progress: Progress, keys: Keys) -> Batch:
         batch = source.sample(policy, params, state.inner, progress, keys)
-        ref = evaluate_answers(policy, reference, batch.prompts, batch.answers, source.task.end).log_prob
-        divergence = terms.of_answer(batch.old_log_prob - jax.lax.stop_gradient(ref), batch.mask)
+        divergence = log_ratio(policy, reference, batch, source.task.end)
         f = weight(state.mu)
         return batch._replace(reward=f @ each(batch) - (number - f.sum()) * divergence)
 
