@@ -213,6 +213,53 @@ class TokenTask(Protocol):
         ...
 
 
+class DerivedTask:
+    """A token task that is made of another one, its `task`: it has all that the other has, unless it says otherwise."""
+
+    task: TokenTask
+
+    @property
+    def num_tokens(self) -> int:
+        """Size of the vocabulary."""
+        return self.task.num_tokens
+
+    @property
+    def end(self) -> int:
+        """The token that ends an answer and pads it."""
+        return self.task.end
+
+    @property
+    def prompt_length(self) -> int:
+        """P, tokens of a prompt."""
+        return self.task.prompt_length
+
+    @property
+    def answer_length(self) -> int:
+        """T, most tokens of an answer, with the end token."""
+        return self.task.answer_length
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Names of the kinds of verdicts."""
+        return self.task.kinds
+
+    def sample(self, key: Key) -> PyTree:
+        """A problem."""
+        return self.task.sample(key)
+
+    def prompt(self, problem: PyTree) -> Array:
+        """The prompt of a problem `[P] int32`."""
+        return self.task.prompt(problem)
+
+    def demonstrate(self, key: Key, problem: PyTree) -> Array:
+        """A correct answer `[T] int32`."""
+        return self.task.demonstrate(key, problem)
+
+    def verify(self, problem: PyTree, answer: Array) -> Verdict:
+        """The verdict on an answer `[T] int32`."""
+        return self.task.verify(problem, answer)
+
+
 @runtime_checkable
 class TurnTask(TokenTask, Protocol):
     """A token task with several tries, between which the verifier speaks.

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from metarl import checks
 from metarl.checks import SHARE
 from metarl.tree import lot
-from metarl.types import Array, Key, PyTree, TokenTask, Verdict
+from metarl.types import Array, DerivedTask, Key, PyTree, TokenTask, Verdict
 
 
 @dataclass(frozen=True)
-class Imperfect:
+class Imperfect(DerivedTask):
     """`task` with demonstrations and verdicts that are not always right. Measure what was learned on `task` itself.
 
     With probability `copies` a demonstration is the prompt instead, as many tokens of it as the solution has. With
@@ -31,39 +31,6 @@ class Imperfect:
 
     def __post_init__(self) -> None:
         checks.fields(self)
-
-    @property
-    def num_tokens(self) -> int:
-        """As the task's."""
-        return self.task.num_tokens
-
-    @property
-    def end(self) -> int:
-        """As the task's."""
-        return self.task.end
-
-    @property
-    def prompt_length(self) -> int:
-        """As the task's."""
-        return self.task.prompt_length
-
-    @property
-    def answer_length(self) -> int:
-        """As the task's."""
-        return self.task.answer_length
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """As the task's."""
-        return self.task.kinds
-
-    def sample(self, key: Key) -> PyTree:
-        """A problem of the task."""
-        return self.task.sample(key)
-
-    def prompt(self, problem: PyTree) -> Array:
-        """The prompt `[P] int32` of the task."""
-        return self.task.prompt(problem)
 
     def demonstrate(self, key: Key, problem: PyTree) -> Array:
         """A demonstration `[T] int32` of the task, or a copy of the prompt."""

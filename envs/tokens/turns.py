@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from envs.tokens.digits import END, Sorting, Unsorted
 from metarl import checks
 from metarl.checks import COUNT, SHARE
-from metarl.types import Array, Key, PyTree, TokenTask, TurnTask, Verdict
+from metarl.types import Array, DerivedTask, Key, PyTree, TokenTask, TurnTask, Verdict
 
 
 def reply_to(task: TokenTask, verdict: Verdict) -> Array:
@@ -26,7 +26,7 @@ def reply_to(task: TokenTask, verdict: Verdict) -> Array:
 
 
 @dataclass(frozen=True)
-class Turns:
+class Turns(DerivedTask):
     """`task` with up to `tries` tries (`metarl.types.TurnTask`). Its rewards are the sums of those of the tries.
 
     Demonstrations have errors and corrections. Each try but the last is wrong with probability `mistakes`: from some
@@ -51,16 +51,6 @@ class Turns:
         return self.task.num_tokens + len(self.task.kinds)
 
     @property
-    def end(self) -> int:
-        """That of the task."""
-        return self.task.end
-
-    @property
-    def prompt_length(self) -> int:
-        """That of the task."""
-        return self.task.prompt_length
-
-    @property
     def try_length(self) -> int:
         """T, most tokens of an answer to the task."""
         return self.task.answer_length
@@ -69,19 +59,6 @@ class Turns:
     def answer_length(self) -> int:
         """Of a transcript."""
         return self.tries * (self.try_length + 1)
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """Those of the task."""
-        return self.task.kinds
-
-    def sample(self, key: Key) -> PyTree:
-        """A problem of the task."""
-        return self.task.sample(key)
-
-    def prompt(self, problem: PyTree) -> Array:
-        """That of the task `[P] int32`."""
-        return self.task.prompt(problem)
 
     def reply(self, problem: PyTree, answer: Array) -> tuple[Array, Array]:
         """The verifier's token `() int32` after a try `[T]`, and whether that was correct `() bool`."""

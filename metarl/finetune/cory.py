@@ -25,13 +25,13 @@ from metarl.finetune.policies import SequencePolicy
 from metarl.finetune.updates import GradientUpdate
 from metarl.meta import InnerLoop, Update
 from metarl.tree import select
-from metarl.types import Array, Key, MetaParams, Params, PyTree, TokenTask, Verdict
+from metarl.types import Array, DerivedTask, Key, MetaParams, Params, PyTree, TokenTask, Verdict
 
 _NEVER = -1e9  # the logit of what is impossible; with -inf, entropies would be NaN
 
 
 @dataclass(frozen=True)
-class Both:
+class Both(DerivedTask):
     """`task`, answered twice: 2 T tokens, of which the second T are the answer after reading the first.
 
     The first end of each half ends it, and the half is padded by more of them. The vocabulary has one token more,
@@ -52,27 +52,9 @@ class Both:
         return self.task.num_tokens
 
     @property
-    def prompt_length(self) -> int:
-        """That of the task."""
-        return self.task.prompt_length
-
-    @property
     def answer_length(self) -> int:
         """Twice that of the task."""
         return 2 * self.task.answer_length
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """Those of the task."""
-        return self.task.kinds
-
-    def sample(self, key: Key) -> PyTree:
-        """A problem of the task."""
-        return self.task.sample(key)
-
-    def prompt(self, problem: PyTree) -> Array:
-        """The prompt of the task."""
-        return self.task.prompt(problem)
 
     def demonstrate(self, key: Key, problem: PyTree) -> Array:
         """Two demonstrations, drawn apart."""

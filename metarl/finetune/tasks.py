@@ -13,46 +13,7 @@ import jax.numpy as jnp
 
 from metarl.finetune.policies import SequencePolicy
 from metarl.finetune.sampling import answered
-from metarl.types import Array, Key, Params, PyTree, TokenTask, Verdict
-
-
-class _Made:
-    """What a task has of the one that it is made of: all of it, unless it says otherwise."""
-
-    _origin: TokenTask
-
-    @property
-    def num_tokens(self) -> int:
-        return self._origin.num_tokens
-
-    @property
-    def end(self) -> int:
-        return self._origin.end
-
-    @property
-    def prompt_length(self) -> int:
-        return self._origin.prompt_length
-
-    @property
-    def answer_length(self) -> int:
-        return self._origin.answer_length
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        return self._origin.kinds
-
-    def sample(self, key: Key) -> PyTree:
-        return self._origin.sample(key)
-
-    def prompt(self, problem: PyTree) -> Array:
-        return self._origin.prompt(problem)
-
-    def demonstrate(self, key: Key, problem: PyTree) -> Array:
-        return self._origin.demonstrate(key, problem)
-
-    def verify(self, problem: PyTree, answer: Array) -> Verdict:
-        return self._origin.verify(problem, answer)
-
+from metarl.types import Array, DerivedTask, Key, Params, PyTree, TokenTask, Verdict
 
 # --- several kinds of problems --------------------------------------------------------------------------------
 
@@ -65,7 +26,7 @@ class Categorised(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Categories(_Made):
+class Categories(DerivedTask):
     """Problems of C tasks, equally likely, that know which task they are of: `sources.categorised` chooses among them.
 
     The tasks have one vocabulary, and prompts, answers, verdicts and problems of one shape, as Countdown with two,
@@ -85,7 +46,8 @@ class Categories(_Made):
             raise ValueError(f"tasks must have problems of one shape, got {sorted(set(shapes))}")
 
     @property
-    def _origin(self) -> TokenTask:  # type: ignore[override]
+    def task(self) -> TokenTask:  # type: ignore[override]
+        """The first task, as which all others look."""
         return self.tasks[0]
 
     def sample(self, key: Key) -> Categorised:
@@ -117,7 +79,7 @@ class Categories(_Made):
 
 
 @dataclass(frozen=True, eq=False)
-class Pool(_Made):
+class Pool(DerivedTask):
     """`task` with the given problems alone, each as likely as its weight says; all alike if all weights are 0.
 
     With the weights that `solvable` finds, this is the filter of RIF-RFT. Raises ValueError for other than one weight
@@ -132,10 +94,6 @@ class Pool(_Made):
         rows = {len(x) for x in jax.tree.leaves(self.problems)}
         if rows != {len(self.weight)}:
             raise ValueError(f"there must be a weight for each problem, got {len(self.weight)} for {sorted(rows)}")
-
-    @property
-    def _origin(self) -> TokenTask:  # type: ignore[override]
-        return self.task
 
     def sample(self, key: Key) -> PyTree:
         """One of the problems."""
@@ -161,7 +119,7 @@ def solvable(
 
 
 @dataclass(frozen=True)
-class Abstaining(_Made):
+class Abstaining(DerivedTask):
     """`task` with the ternary reward of TruthRL (Wei et al. 2025, arXiv 2509.25760): right 1, wrong -1, no answer 0.
 
     A policy abstains by ending at once. Answering pays where it is right more often than not, and whoever is less sure
@@ -170,10 +128,6 @@ class Abstaining(_Made):
     """
 
     task: TokenTask
-
-    @property
-    def _origin(self) -> TokenTask:  # type: ignore[override]
-        return self.task
 
     @property
     def kinds(self) -> tuple[str, ...]:
