@@ -190,6 +190,11 @@ class Config:
             raise ValueError(
                 f"num_validation must be below num_prompts = {batch.num_prompts}, got {batch.num_validation}"
             )
+        if batch.demonstrated < 1.0 and {"relift", "prefix_rft"} & set(self.setting.arms):
+            raise ValueError(
+                "demonstrated must be 1 with the arms relift and prefix_rft, which show any problem, "
+                f"got {batch.demonstrated}"
+            )
 
 
 SHARED = {"task", "num_seeds", "network", "width", *vars(Base())}  # what the base policies are made from
@@ -287,8 +292,7 @@ def tuned(config: Config, arm: str, start: Params) -> Meta:
             def begin(key: Key) -> Params:
                 return member.start
 
-            parts = (learner, begin, data, x.credit, x.controller, x.update)
-            inner = finetune(*parts, losses=x.losses, utility=utility)
+            inner = finetune(learner, begin, data, x.credit, x.controller, x.update, losses=x.losses, utility=utility)
             rate = config.arm.next_rate if arm == "amft_next" else config.arm.meta_rate
             return _compose(inner, config.run.steps, rate)
 

@@ -56,7 +56,7 @@ def tasks(config: Config) -> Tasks:
 
 
 def sorting() -> Tasks:
-    """Two to four digits. There are 11 100 problems, of which no training sees many twice: none is held out."""
+    """Two to four digits. No problem is held out: short ones are met often in training, those of four about once."""
     task = tokens.make_task("sorting", shortest=2, longest=4, room=4)
     return Tasks(task, task, {"all problems": task})
 
@@ -210,7 +210,7 @@ def amft_next(config: Config, task: TokenTask) -> Recipe:
     controller = controllers.amft(
         arm.initial_weight, entropy_rate=0.0, low=0.0, high=1.0, natural=True, warm_up=arm.warm_up
     )
-    return plain(config, task, controller)._replace(utility=utilities.next_reward(task, config.batch.group_size))
+    return plain(config, task, controller)._replace(utility=utilities.next_reward(task))
 
 
 Arm = Callable[["Config", TokenTask], Recipe]

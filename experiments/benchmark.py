@@ -312,6 +312,8 @@ class Agents:
         envs.check(levels=self.levels)
         if not self.num_seeds:
             raise ValueError("num_seeds must have at least one number")
+        if len(set(self.num_seeds)) < len(self.num_seeds):
+            raise ValueError(f"num_seeds must be different, got {self.num_seeds}")
 
 
 def time_side_by_side(

@@ -180,15 +180,23 @@ def _given(arguments: Sequence[str]) -> list[str]:
     return [x.partition("=")[0].replace("_", "-").replace("--no-", "--") for x in arguments if x.startswith("--")]
 
 
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _refuse_twice(arguments: Sequence[str]) -> None:
-    """Raises ValueError for an option that is given twice, and for a name that one has twice; layers may be alike."""
+    """Raises ValueError for an option that is given twice, and for a name that one has twice; numbers may be alike."""
     given = _given(arguments)
     for name in given:
         if given.count(name) > 1:
             raise ValueError(f"{name} must be given once, got it {given.count(name)} times")
     starts = [i for i, x in enumerate(arguments) if x.startswith("--")]
     for start, end in itertools.pairwise([*starts, len(arguments)]):
-        values = [x for x in arguments[start + 1 : end] if not x.isdecimal()]
+        values = [x for x in arguments[start + 1 : end] if not _is_number(x)]
         if twice := next((x for x in values if values.count(x) > 1), None):
             raise ValueError(f"{arguments[start]} must have different values, got {twice} {values.count(twice)} times")
 

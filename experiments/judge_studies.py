@@ -103,7 +103,7 @@ def from_base(
 def look_at_texts(start: Params, params: Params, key: Key) -> Found:
     """The mean gold reward of texts, and the divergence from the first policy in nats per text."""
     drawn = texts(params, key, 512)
-    return {"gold": gold(drawn.answers).mean(), "KL": judged.log_ratio(POLICY, start, drawn, TASK.end).mean()}
+    return {"gold": gold(drawn.answers).mean(), "KL": judged.log_ratio(POLICY, start, drawn).mean()}
 
 
 STEPS, LABELS = 300, 1200
@@ -534,7 +534,7 @@ def two_policies(keys: Key) -> tuple[Rows, Claims]:
     def alone(start: Params, params: Params, key: Key) -> Found:
         """Of one policy that answers by itself."""
         drawn = answered(policy, params, task, problems_of(task, key, 256), key)
-        return {"reward": drawn.reward.mean(), "KL": judged.log_ratio(policy, start, drawn, task.end).mean()}
+        return {"reward": drawn.reward.mean(), "KL": judged.log_ratio(policy, start, drawn).mean()}
 
     def each(start: Params, params: Params, key: Key) -> Found:
         """The mean over pioneer and observer, each by itself."""

@@ -214,9 +214,16 @@ class TokenTask(Protocol):
 
 
 class DerivedTask:
-    """A token task that is made of another one, its `task`: it has all that the other has, unless it says otherwise."""
+    """A token task that is made of another one, its `task`: it has all that the other has, unless it says otherwise.
+
+    Raises ValueError for a task of several tries, of which only `envs.tokens.Turns` knows.
+    """
 
     task: TokenTask
+
+    def __post_init__(self) -> None:
+        if isinstance(self.task, TurnTask):
+            raise ValueError(f"task must have one try, got {type(self.task).__name__} with {self.task.tries}")
 
     @property
     def num_tokens(self) -> int:

@@ -22,7 +22,7 @@ class Imperfect(DerivedTask):
     probability `flips` a verdict is the opposite: prompt and answer decide, so the same answer to the same prompt is
     always judged alike. The reward is 1 for what the verdict calls correct, else 0.
 
-    Both may be arrays, so that tasks vmap. Raises ValueError for numbers outside [0, 1].
+    Both may be arrays, so that tasks vmap. Raises ValueError for numbers outside [0, 1], or a task of several tries.
     """
 
     task: TokenTask
@@ -30,6 +30,7 @@ class Imperfect(DerivedTask):
     flips: Annotated[Array | float, SHARE] = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         checks.fields(self)
 
     def demonstrate(self, key: Key, problem: PyTree) -> Array:

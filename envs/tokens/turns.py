@@ -41,9 +41,8 @@ class Turns(DerivedTask):
     mistakes: Annotated[float, SHARE] = 0.5
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         checks.fields(self)
-        if isinstance(self.task, TurnTask):
-            raise ValueError(f"task must have one try, got {type(self.task).__name__} with {self.task.tries}")
 
     @property
     def num_tokens(self) -> int:

@@ -50,6 +50,9 @@ def constrained(
     f is a sigmoid for constraints J_i >= theta_i (mu-PPO, "inequality"): a reward above its threshold loses its weight.
     It is tanh for J_i = theta_i (xi-PPO, "equality"), which also pushes a reward down.
 
+    `rewards` must not read `batch.reward`, which is the mixture when J_i is measured: give the task's own reward by
+    `batch.correct`, or compute it.
+
     Raises ValueError for a source of demonstrations, no reward, another number of thresholds, an unknown `kind`, or
     numbers out of bounds.
     """
@@ -71,7 +74,7 @@ def constrained(
 
     def sample(policy: SequencePolicy, params: Params, state: Multipliers, progress: Progress, keys: Keys) -> Batch:
         batch = source.sample(policy, params, state.inner, progress, keys)
-        divergence = log_ratio(policy, reference, batch, source.task.end)
+        divergence = log_ratio(policy, reference, batch)
         f = weight(state.mu)
         return batch._replace(reward=f @ each(batch) - (number - f.sum()) * divergence)
 

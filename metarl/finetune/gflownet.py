@@ -53,7 +53,8 @@ def balance(
 
     With `flow_lambda` above 0, errors of all subtrajectories that begin at s count, with the geometric weights of a
     lambda-return (subtrajectory balance has weights like these; Madan et al. 2022, arXiv 2209.12782); with 1, those to
-    the end alone. Then answers must be drawn at temperature 1. All errors are 0 at the same policy whatever it is.
+    the end alone. Then answers must be drawn at temperature 1. Whatever `flow_lambda` is, the same
+    policy has no error.
 
     Raises ValueError for a `flow_lambda` outside [0, 1], or, when called, if the batch has no values.
     """

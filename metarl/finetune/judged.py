@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from metarl.checks import COUNT, NOT_NEGATIVE, checked
 from metarl.finetune import terms
 from metarl.finetune.batch import Batch
-from metarl.finetune.policies import SequencePolicy, evaluate_answers
+from metarl.finetune.policies import SequencePolicy, answer_logits, of_logits
 from metarl.finetune.reward_models import RewardModel, State, bradley_terry, ranked
 from metarl.finetune.sources import Keys, Outcome, Source
 from metarl.types import Array, Key, Params, Progress, PyTree
@@ -58,14 +58,15 @@ def penalised(source: Source, reference: Params, beta: Annotated[Array | float, 
 
     def sample(policy: SequencePolicy, params: Params, state: PyTree, progress: Progress, keys: Keys) -> Batch:
         batch = source.sample(policy, params, state, progress, keys)
-        return batch._replace(reward=batch.reward - beta * log_ratio(policy, reference, batch, source.task.end))
+        return batch._replace(reward=batch.reward - beta * log_ratio(policy, reference, batch))
 
     return source._replace(sample=sample)
 
 
-def log_ratio(policy: SequencePolicy, reference: Params, batch: Batch, end: int) -> Array:
+def log_ratio(policy: SequencePolicy, reference: Params, batch: Batch) -> Array:
     """`log(pi / ref)` [B] of answers, pi being the policy that drew them; its mean estimates KL(pi || ref)."""
-    ref = evaluate_answers(policy, reference, batch.prompts, batch.answers, end).log_prob
+    logits = answer_logits(policy, reference, batch.prompts, batch.answers)
+    ref = of_logits(logits, batch.answers, batch.mask).log_prob
     return terms.of_answer(batch.old_log_prob - jax.lax.stop_gradient(ref), batch.mask)
 
 

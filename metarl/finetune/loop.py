@@ -97,6 +97,12 @@ def _check(parts: Parts) -> None:
             f"the credit compares groups of {parts.credit.group_size} answers, but the source draws "
             f"{data.answers.group_size} to each problem"
         )
+    if (
+        utility
+        and utility.of_next is not None
+        and (utility.task is not data.answers.task or data.answers.group_size < 2)
+    ):
+        raise ValueError("next_reward needs the task of the answers, and two or more answers to each problem")
     if parts.controller.needs_failures and data.demonstrations.gathered is None:
         raise ValueError("the controller waits for failed problems: give it demonstrations from sources.failures")
     learns = bool(jax.tree.leaves(jax.eval_shape(parts.controller.init_meta)))
@@ -161,7 +167,8 @@ def _loss(parts: Parts, utility: Utility, meta_params: MetaParams, tuning: Tunin
     if utility.of_next is not None:
         answers, shown = _draw(parts, jax.lax.stop_gradient(tuning), key)
         tuning = tuning._replace(drawn=(answers, shown))
-    loss, metrics = minus_utility(utility, parts.policy, tuning.params, key, answers)
+    size = parts.data.answers.group_size
+    loss, metrics = minus_utility(utility, parts.policy, tuning.params, key, answers, size)
     return Update(tuning, loss, {**metrics, "env_steps": jnp.float32(utility.tokens_drawn)})
 
 

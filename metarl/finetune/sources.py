@@ -198,10 +198,10 @@ def demonstrations(
 
 
 class Failures(NamedTuple):
-    """The state of `failures`."""
+    """The state of `failures` and `failed_first`."""
 
-    problems: PyTree  # leaves [capacity, ...], the last ones that were failed
-    gathered: Array  # () int32, how many since the last step of imitation
+    problems: PyTree  # leaves [capacity, ...], the last ones that were failed; at first some at random
+    gathered: Array  # () int32, how many since the last step that learned by imitation
 
 
 @checked

@@ -27,7 +27,7 @@ class Categorised(NamedTuple):
 
 @dataclass(frozen=True)
 class Categories(DerivedTask):
-    """Problems of C tasks, equally likely, that know which task they are of: `sources.categorised` chooses among them.
+    """Problems of C tasks, equally likely, that know which task they are of: `categories.categorised` chooses among them.
 
     The tasks have one vocabulary, and prompts, answers, verdicts and problems of one shape, as Countdown with two,
     three and four numbers has. Raises ValueError if there are none, or if they differ in any of these.
@@ -38,6 +38,7 @@ class Categories(DerivedTask):
     def __post_init__(self) -> None:
         if not self.tasks:
             raise ValueError("tasks must be one or more, got ()")
+        super().__post_init__()
         for name in ("num_tokens", "end", "prompt_length", "answer_length", "kinds"):
             if len({getattr(task, name) for task in self.tasks}) > 1:
                 raise ValueError(f"tasks must have the same {name}, got {[getattr(x, name) for x in self.tasks]}")
@@ -91,6 +92,7 @@ class Pool(DerivedTask):
     weight: Array  # [n], at least 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         rows = {len(x) for x in jax.tree.leaves(self.problems)}
         if rows != {len(self.weight)}:
             raise ValueError(f"there must be a weight for each problem, got {len(self.weight)} for {sorted(rows)}")

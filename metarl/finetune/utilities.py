@@ -30,9 +30,9 @@ class Utility(NamedTuple):
     normalise: bool
     # (policy, params, key) -> gradient by the parameters of minus the utility, utility ()
     estimate: Callable[[SequencePolicy, Params, Key], tuple[Params, Array]]
-    # (policy, params, answers) -> the same, from the answers that the next training step learns from: no other answers
-    # are drawn; None: `estimate` draws its own
-    of_next: Callable[[SequencePolicy, Params, Batch], tuple[Params, Array]] | None = None
+    # (policy, params, answers, group_size) -> the same, from the answers that the next training step learns from: no
+    # other answers are drawn; None: `estimate` draws its own
+    of_next: Callable[[SequencePolicy, Params, Batch, int], tuple[Params, Array]] | None = None
 
 
 def reward(task: TokenTask, sampling: Sampling = Sampling(), *, normalise: bool = True) -> Utility:  # noqa: B008
@@ -50,15 +50,15 @@ def reward(task: TokenTask, sampling: Sampling = Sampling(), *, normalise: bool 
     return Utility(task, sampling.tokens(task), normalise, estimate)
 
 
-@checked
-def next_reward(task: TokenTask, group_size: Annotated[int, SEVERAL], *, normalise: bool = True) -> Utility:
+def next_reward(task: TokenTask, *, normalise: bool = True) -> Utility:
     """As `reward`, but of the answers to `task` that the next training step learns from, so validation costs no answer.
 
     Their problems are as fresh to the policy as any others, so the estimate has no bias for it. Only for
-    `sources.fresh` answers to the same task. Raises ValueError for a `group_size` below 2.
+    `sources.fresh` answers: what continues a demonstration is not the policy's. `finetune` raises ValueError unless
+    `task` is that of the answers.
     """
 
-    def of_next(policy: SequencePolicy, params: Params, answers: Batch) -> tuple[Params, Array]:
+    def of_next(policy: SequencePolicy, params: Params, answers: Batch, group_size: int) -> tuple[Params, Array]:
         return _of_answers(policy, params, answers, group_size, task.end)
 
     return unmeasured(task)._replace(normalise=normalise, of_next=of_next)
@@ -95,12 +95,16 @@ def cross_entropy(task: TokenTask, count: Annotated[int, COUNT] = 16, *, normali
 
 
 def minus_utility(
-    utility: Utility, policy: SequencePolicy, params: Params, key: Key, answers: Batch | None = None
+    utility: Utility,
+    policy: SequencePolicy,
+    params: Params,
+    key: Key,
+    answers: Batch | None = None,
+    group_size: int = 1,
 ) -> tuple[Array, Metrics]:
     """Minus the utility () at `params`, with metrics. Its gradient by `params` is the one that the utility estimates.
 
-    `answers` are those of the next training step, for a utility that is measured on them.
-
+    `answers` are those of the next training step, for a utility that is measured on them, `group_size` to a problem.
     Where the utility is normalised, the gradient is divided by its norm.
     """
     fixed = jax.lax.stop_gradient(params)
@@ -108,7 +112,7 @@ def minus_utility(
         gradient, value = utility.estimate(policy, fixed, key)
     else:
         assert answers is not None  # `finetune` sees to it
-        gradient, value = utility.of_next(policy, fixed, answers)
+        gradient, value = utility.of_next(policy, fixed, answers, group_size)
     norm = optax.tree.norm(gradient)
     if utility.normalise:
         gradient = jax.tree.map(lambda g: g / jnp.maximum(norm, 1e-12), gradient)

@@ -353,9 +353,8 @@ def _learn(
 
         def minibatch(learner: tuple[Params, PyTree], x: tuple[Array, Key, Array]) -> tuple[Any, Metrics]:
             columns, *rest = x
-            rows, row_targets = jax.tree.map(
-                lambda x: x[:, columns], batch
-            )  # here, not all at once: they stay in cache
+            # gathered one by one, minibatches stay in the cache
+            rows, row_targets = jax.tree.map(lambda x: x[:, columns], batch)
             carry = jax.tree.map(lambda x: x[columns], data.carry)
             return gradient_step(learner, (rows._replace(carry=carry), row_targets), *rest)
 

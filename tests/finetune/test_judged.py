@@ -56,7 +56,7 @@ def test_the_penalty_is_the_log_ratio_of_the_answer():
     )
     np.testing.assert_allclose(found.reward, plain.reward - 0.3 * (own - ref), atol=1e-5)
     assert float(jnp.abs(own - ref).max()) > 0.01
-    np.testing.assert_allclose(judged.log_ratio(POLICY, REFERENCE, plain, 0), own - ref, atol=1e-5)
+    np.testing.assert_allclose(judged.log_ratio(POLICY, REFERENCE, plain), own - ref, atol=1e-5)
 
 
 def test_a_rater_compares_the_first_two_answers_of_some_problems_after_the_step():

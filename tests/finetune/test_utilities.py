@@ -93,8 +93,11 @@ def test_the_weight_moves_toward_what_is_useful(measure):
 
 def test_the_next_steps_answers_are_what_the_utility_is_measured_on():
     """They cost nothing more, have the gradient of `reward`, and the next step learns from them."""
-    amft, own = controllers.amft(0.5, entropy_rate=0.0), utilities.next_reward(Echo(), 4)
-    inner = loop(amft, utility=own)
+    task = Echo()
+    amft, own = controllers.amft(0.5, entropy_rate=0.0), utilities.next_reward(task)
+    inner = loop(amft, task=task, utility=own)
+    with pytest.raises(ValueError, match="next_reward needs the task of the answers"):
+        loop(amft, task=Echo(), utility=own)
     tuning, meta = newborn(inner), amft.init_meta()
     measured = jax.jit(inner.loss)(meta, tuning, jax.random.key(1))
     answers, _ = measured.lifetime.drawn
@@ -109,7 +112,7 @@ def test_the_next_steps_answers_are_what_the_utility_is_measured_on():
         return -((reward - baseline).ravel() * log_prob).mean()
 
     expected = jax.grad(surrogate)(tuning.params)
-    found, _ = own.of_next(POLICY, tuning.params, answers)
+    found, _ = own.of_next(POLICY, tuning.params, answers, 4)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), found, expected)
     after = jax.jit(inner.step)(meta, measured.lifetime, jax.random.key(2))
     assert after.metrics["reward"] == pytest.approx(float(answers.reward.mean()))  # not of fresh answers
