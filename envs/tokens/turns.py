@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from envs.tokens.digits import END, Sorting, Unsorted
 from metarl import checks
 from metarl.checks import COUNT, SHARE
-from metarl.types import Array, DerivedTask, Key, PyTree, TokenTask, TurnTask, Verdict
+from metarl.types import Array, DerivedTask, Key, PyTree, TokenTask, Verdict
 
 
 def reply_to(task: TokenTask, verdict: Verdict) -> Array:

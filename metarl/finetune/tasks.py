@@ -27,7 +27,9 @@ class Categorised(NamedTuple):
 
 @dataclass(frozen=True)
 class Categories(DerivedTask):
-    """Problems of C tasks, equally likely, that know which task they are of: `categories.categorised` chooses among them.
+    """Problems of C tasks, equally likely, that know which task they are of.
+
+    `categories.categorised` chooses among them.
 
     The tasks have one vocabulary, and prompts, answers, verdicts and problems of one shape, as Countdown with two,
     three and four numbers has. Raises ValueError if there are none, or if they differ in any of these.

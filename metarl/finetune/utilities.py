@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metarl.checks import COUNT, SEVERAL, checked
+from metarl.checks import COUNT, checked
 from metarl.finetune import terms
 from metarl.finetune.batch import Batch
 from metarl.finetune.credit import by_group, leave_one_out
