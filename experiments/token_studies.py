@@ -227,10 +227,12 @@ def entropy(keys: Key) -> tuple[Rows, Claims]:
     methods: dict[str, tuple[Make, Any]] = {"GRPO": (with_bonus, 0.0)}
     methods |= {f"GRPO, bonus {x:g}": (with_bonus, x) for x in (0.003, 0.01, 0.03)}
     methods |= {f"AEPO, target {x:g}": (held, x) for x in targets}
-    found = compare(policy, methods, imitated(policy, task, keys, 30), keys, 300, distinct(policy, task), rate=4e-3)
-    # the training's answers of AEPO have other temperatures, and so another entropy
+    starts = imitated(policy, task, keys, 30)
+    found = compare(policy, methods, starts, keys, 300, distinct(policy, task), looks=60, rate=4e-3)
+    # AEPO's own "entropy" is also that of answers at other temperatures
     entropy = "entropy, temperature 1"
-    rows = {name: last(x, entropy, "entropy", "solved", "distinct") for name, x in found.items()}
+    columns = entropy, "entropy", "solved", "distinct"
+    rows = {name: {what: x[what][:, -6:].mean(1) for what in columns} for name, x in found.items()}  # the last 30 steps
     claims: Claims = {}
     for target in targets:
         off = np.abs(rows[f"AEPO, target {target:g}"][entropy] / target - 1.0)
@@ -449,7 +451,7 @@ def overoptimisation(keys: Key) -> tuple[Rows, Claims]:
         loss = losses.with_kl(losses.reinforce(), lambda signals: coefficient(controllers.elapsed(signals.progress)))
         return arm(task, sampling, credit=credit.dr_grpo(16), loss=loss)
 
-    methods: Methods = {
+    methods: dict[str, tuple[Make, Any]] = {
         "sum of the proxies": (with_kl, (0.0, 0.0)),
         "the sum, KL 0.1": (with_kl, (0.1, 0.1)),
         "the sum, KL 0.2 to 0": (with_kl, (0.2, 0.0)),
