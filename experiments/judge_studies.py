@@ -17,7 +17,7 @@ import numpy as np
 from envs import tokens
 from envs.tokens.reachable import reachable
 from experiments.bandit_studies import Claims, Rows
-from experiments.study_tasks import BEST, Praise, Whole, praise
+from experiments.study_tasks import Praise, Whole, gold
 from experiments.token_studies import Arm, Found, arm, imitated, optimizer, small_policy, sorting, train
 from metarl.finetune import Sampling, SequencePolicy, judged, losses, policies, reward_models, sources, stepwise, terms
 from metarl.finetune import preference_mixtures as mixtures
@@ -28,12 +28,6 @@ from metarl.finetune.sampling import answered, problems_of
 from metarl.types import Array, Key, Params, TokenTask, Verdict
 
 # --- texts and their raters ---------------------------------------------------------------------------------------
-
-
-def gold(answers: Array) -> Array:
-    """The gold reward of texts [..., T]: 1 where both kinds of praise are at `BEST`, 0 without any, less with more."""
-    over = jnp.stack([praise(answers, word) / BEST - 1.0 for word in (1, 2)])
-    return 1.0 - jnp.square(over).mean(0)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ import dataclasses
 import sys
 import time
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import jax
 import numpy as np
@@ -41,27 +41,10 @@ STUDIES: dict[str, Callable[[Key], tuple[bandit_studies.Rows, bandit_studies.Cla
     **bandit_studies.STUDIES,
     **judge_studies.STUDIES,
 }
-Study = Literal[
-    "entropy",
-    "diversity",
-    "curriculum",
-    "process",
-    "abstention",
-    "overoptimisation",
-    "thresholds",
-    "forgetting",
-    "optimism",
-    "confidence",
-    "guidance",
-    "negative_gradients",
-    "reward_model",
-    "best_of_n",
-    "wrong_labels",
-    "unrated",
-    "tastes",
-    "steps",
-    "two_policies",
-]
+if TYPE_CHECKING:
+    Study = str
+else:
+    Study = Literal[tuple(STUDIES)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -162,6 +162,12 @@ def praise(answers: Array, word: int) -> Array:
     return (inside & ((answers == word) | (answers == 3))).mean(-1)
 
 
+def gold(answers: Array) -> Array:
+    """The gold reward of texts [..., T]: 1 where both kinds of praise are at `BEST`, 0 without any, less with more."""
+    over = jnp.stack([praise(answers, word) / BEST - 1.0 for word in (1, 2)])
+    return 1.0 - jnp.square(over).mean(0)
+
+
 # --- a judge of steps -----------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ import optax
 
 from envs import tokens
 from experiments.bandit_studies import Claims, Rows
-from experiments.study_tasks import BEST, Compositions, Guessing, Praise, in_order, praise
+from experiments.study_tasks import BEST, Compositions, Guessing, Praise, Whole, gold, in_order, praise
 from metarl.finetune import (
     Credit,
     Data,
@@ -177,7 +177,10 @@ def last(found: Mapping[str, np.ndarray], *names: str) -> dict[str, np.ndarray]:
 
 
 def distinct(policy: SequencePolicy, task: TokenTask, count: int = 16, draws: int = 64) -> Look:
-    """Correct and distinct correct answers among `draws` to each of `count` problems."""
+    """Correct and distinct correct answers among `draws` to each of `count` problems, and the entropy.
+
+    The entropy is that of tokens drawn at temperature 1, which the answers of a training need not be.
+    """
 
     def look(params: Params, key: Key) -> Found:
         problem_key, key = jax.random.split(key)
@@ -185,7 +188,12 @@ def distinct(policy: SequencePolicy, task: TokenTask, count: int = 16, draws: in
         answers, correct = drawn.answers.reshape(count, draws, -1), drawn.correct.reshape(count, draws)
         same = (answers[:, :, None] == answers[:, None]).all(-1)
         repeated = (same & (jnp.arange(draws)[:, None] > jnp.arange(draws))).any(-1)
-        return {"solved": correct.mean(), "distinct": (correct & ~repeated).sum(1).mean()}
+        assert drawn.entropy is not None  # the policy drew them
+        return {
+            "solved": correct.mean(),
+            "distinct": (correct & ~repeated).sum(1).mean(),
+            "entropy, temperature 1": terms.token_mean(drawn.entropy, drawn.mask),
+        }
 
     return look
 
@@ -219,11 +227,15 @@ def entropy(keys: Key) -> tuple[Rows, Claims]:
     methods: dict[str, tuple[Make, Any]] = {"GRPO": (with_bonus, 0.0)}
     methods |= {f"GRPO, bonus {x:g}": (with_bonus, x) for x in (0.003, 0.01, 0.03)}
     methods |= {f"AEPO, target {x:g}": (held, x) for x in targets}
-    found = compare(policy, methods, imitated(policy, task, keys, 30), keys, 300, distinct(policy, task), rate=4e-3)
-    rows = {name: last(x, "entropy", "solved", "distinct") for name, x in found.items()}
+    starts = imitated(policy, task, keys, 30)
+    found = compare(policy, methods, starts, keys, 300, distinct(policy, task), looks=60, rate=4e-3)
+    # AEPO's own "entropy" is also that of answers at other temperatures
+    entropy = "entropy, temperature 1"
+    columns = entropy, "entropy", "solved", "distinct"
+    rows = {name: {what: x[what][:, -6:].mean(1) for what in columns} for name, x in found.items()}  # the last 30 steps
     claims: Claims = {}
     for target in targets:
-        off = np.abs(rows[f"AEPO, target {target:g}"]["entropy"] / target - 1.0)
+        off = np.abs(rows[f"AEPO, target {target:g}"][entropy] / target - 1.0)
         claims[f"AEPO is within 10 % of the target {target:g}"] = (0.1 - off, "of the target, to spare")
     solved = {target: rows[f"AEPO, target {target:g}"]["solved"] for target in targets}
     for end in (targets[0], targets[2]):
@@ -405,14 +417,21 @@ def with_thresholds(kind: constrained.Kind, start: Params, thresholds: Array, ra
     return arm(PRAISE, PRAISED, answers=answers, credit=credit.dr_grpo(16))
 
 
-def judged(policy: SequencePolicy) -> Look:
-    """The gold reward, which no method sees, and the proxies."""
+def gold_and_proxies(policy: SequencePolicy) -> Look:
+    """The mean gold reward of texts, which no method sees, the mean proxies, and their deviation between texts.
+
+    As gold is quadratic, 1 less its mean is the mean over both proxies of ((mean - BEST)^2 + deviation^2) / BEST^2.
+    """
 
     def look(params: Params, key: Key) -> Found:
         drawn = answered(policy, params, PRAISE, problems_of(PRAISE, key, 512), key)
-        one, two = (praise(drawn.answers, word).mean() for word in (1, 2))
-        gold = 1.0 - (jnp.square(one / BEST - 1.0) + jnp.square(two / BEST - 1.0)) / 2
-        return {"gold": gold, "first proxy": one, "second proxy": two}
+        one, two = (praise(drawn.answers, word) for word in (1, 2))
+        return {
+            "gold": gold(drawn.answers).mean(),
+            "first proxy": one.mean(),
+            "second proxy": two.mean(),
+            "deviation": jnp.sqrt((one.var() + two.var()) / 2),
+        }
 
     return look
 
@@ -421,34 +440,38 @@ def overoptimisation(keys: Key) -> tuple[Rows, Claims]:
     """Constrained RLHF holds two proxies where their sum would be over-optimised."""
     task, policy, sampling = PRAISE, small_policy(PRAISE, 16), PRAISED
 
-    def held(kind: constrained.Kind, start: Params, rate: Array) -> Arm:
-        return with_thresholds(kind, start, jnp.full(2, BEST), rate)
+    def held(kind: constrained.Kind, start: Params, value: tuple[Array, Array]) -> Arm:
+        threshold, rate = value
+        return with_thresholds(kind, start, jnp.full(2, threshold), rate)
+
+    at_least, equal = partial(held, "inequality"), partial(held, "equality")
 
     def with_kl(start: Params, ends: tuple[Array, Array]) -> Arm:
         coefficient = controllers.cosine(*ends)
         loss = losses.with_kl(losses.reinforce(), lambda signals: coefficient(controllers.elapsed(signals.progress)))
         return arm(task, sampling, credit=credit.dr_grpo(16), loss=loss)
 
-    methods: Methods = {
+    methods: dict[str, tuple[Make, Any]] = {
         "sum of the proxies": (with_kl, (0.0, 0.0)),
         "the sum, KL 0.1": (with_kl, (0.1, 0.1)),
         "the sum, KL 0.2 to 0": (with_kl, (0.2, 0.0)),
-        "mu (at least)": (partial(held, "inequality"), 1.0),
-        "xi (equal)": (partial(held, "equality"), 0.2),  # faster, it oscillates
     }
-    found = compare(policy, methods, imitated(policy, task, keys, 30), keys, 600, judged(policy), looks=30)
-    rows = {
-        name: {**last(x, "gold", "first proxy", "second proxy"), "highest gold on the way": x["gold"].max(1)}
-        for name, x in found.items()
-    }
+    for threshold in (BEST, 0.3):
+        methods[f"mu, at least {threshold:g}"] = at_least, (threshold, 1.0)
+        methods[f"xi, equal to {threshold:g}"] = equal, (threshold, 0.2)  # faster, it oscillates
+    found = compare(policy, methods, imitated(policy, task, keys, 30), keys, 600, gold_and_proxies(policy), looks=30)
+    columns = "gold", "first proxy", "second proxy", "deviation"
+    rows = {name: {**last(x, *columns), "highest gold on the way": x["gold"].max(1)} for name, x in found.items()}
     plain = rows["sum of the proxies"]
     claims: Claims = {"the sum is over-optimised": (plain["highest gold on the way"] - plain["gold"], "gold, lost")}
-    for name in ("mu (at least)", "xi (equal)"):
+    for name in (f"mu, at least {BEST:g}", f"xi, equal to {BEST:g}"):
         claims[f"{name} ends higher than the sum"] = (rows[name]["gold"] - plain["gold"], "gold")
         claims[f"{name} ends higher than the sum with a KL penalty"] = (
             rows[name]["gold"] - rows["the sum, KL 0.1"]["gold"],
             "gold",
         )
+        lower = name.replace(f"{BEST:g}", "0.3")
+        claims[f"{name} ends higher than {lower}"] = rows[name]["gold"] - rows[lower]["gold"], "gold"
     return rows, claims
 
 
@@ -460,6 +483,7 @@ def thresholds(keys: Key) -> tuple[Rows, Claims]:
     from scipy.optimize import minimize
 
     policy, guess = small_policy(PRAISE, 16), np.array([0.15, 0.75])
+    look = gold_and_proxies(policy)
 
     def of_thresholds(start: Params, x: Array) -> Arm:
         return with_thresholds("inequality", start, x, 1.0)
@@ -469,7 +493,7 @@ def thresholds(keys: Key) -> tuple[Rows, Claims]:
 
     @jax.jit
     def trained(x: Array) -> Array:
-        run = lambda start, key: train(policy, of_thresholds(start, x), lambda key: start, key, 200, judged(policy), 1)  # noqa: E731
+        run = lambda start, key: train(policy, of_thresholds(start, x), lambda key: start, key, 200, look, 1)  # noqa: E731
         return jax.vmap(run)(starts, search)[1]["gold"].mean()
 
     simplex = guess + np.array([[0.0, 0.0], [0.2, 0.0], [0.0, -0.2]])
@@ -483,7 +507,7 @@ def thresholds(keys: Key) -> tuple[Rows, Claims]:
         "the guess": (of_thresholds, guess),
         "found by Nelder-Mead": (of_thresholds, np.clip(best, 0.0, 1.0)),
     }
-    found = compare(policy, methods, imitated(policy, PRAISE, test, 30), test, 200, judged(policy), looks=1)
+    found = compare(policy, methods, imitated(policy, PRAISE, test, 30), test, 200, look, looks=1)
     rows = {
         f"{name}, {value[0]:.2f} and {value[1]:.2f}": last(found[name], "gold", "first proxy", "second proxy")
         for name, (_, value) in methods.items()
@@ -496,14 +520,17 @@ def thresholds(keys: Key) -> tuple[Rows, Claims]:
 
 
 def forgetting(keys: Key) -> tuple[Rows, Claims]:
-    """Imitation of another style forgets an old task that learning from reward keeps; a filter saves nothing or some.
+    """Imitation of another style forgets an old task that learning from reward keeps; problems are filtered or not.
 
     The old task is compositions in small parts. The new one has other prompts, and sums are greater by one; its
-    demonstrations are in large parts.
+    demonstrations are in large parts. The filter tries each of the 16 problems 40 times. That is as many answers as 10
+    steps have, so its training has 10 steps fewer.
     """
-    old = Compositions(style="small")
-    new = Compositions(marker=1, offset=1, style="large")
-    both = Categories((old, Compositions(marker=1, style="small")))  # the base treats both prompts alike
+    numbers = Whole(jnp.arange(3, 19))
+    of_range = partial(Compositions, least=3, most=18)
+    old = of_range(style="small")
+    new = of_range(marker=1, offset=1, style="large")
+    both = Categories((old, of_range(marker=1, style="small")))  # the base treats both prompts alike
     policy = small_policy(old)
 
     def look(params: Params, key: Key) -> Found:
@@ -517,18 +544,18 @@ def forgetting(keys: Key) -> tuple[Rows, Claims]:
     starts = imitated(policy, both, keys, 200)
 
     def rewarded(start: Params, filters: Array) -> Arm:
-        problems = problems_of(new, jax.random.key(0), 64)
-        kept = solvable(policy, start, new, problems, jax.random.key(1), 16)
-        pool = Pool(new, problems, jnp.where(filters > 0.0, kept, 1.0))
+        kept = solvable(policy, start, new, numbers, jax.random.key(1), 40)
+        pool = Pool(new, numbers, jnp.where(filters > 0.0, kept, 1.0))
         return arm(new, GROUPS, answers=sources.fresh(pool, GROUPS))
 
     shown = sources.demonstrations(new, 64)
     methods: Methods = {
         "imitation": always(arm(new, Sampling(1, 2), demonstrations=shown, imitation=1.0)),
         "reward": (rewarded, 0.0),
-        "reward, filtered problems": (rewarded, 1.0),
     }
+    filtered: Methods = {"reward, filtered problems": (rewarded, 1.0)}
     found = compare(policy, methods, starts, keys, 400, look, looks=40)
+    found |= compare(policy, filtered, starts, keys, 390, look, looks=39)
     level = np.min([x["new"].max(1) for x in found.values()], 0)
     rows = {}
     for name, x in found.items():

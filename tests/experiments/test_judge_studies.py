@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from experiments import judge_studies
-from experiments.judge_studies import Frontier, ahead_of, certain, gold, labelled, random_texts, ranks
+from experiments.judge_studies import Frontier, ahead_of, certain, labelled, random_texts, ranks
+from experiments.study_tasks import gold
 
 
 def test_the_gold_reward_is_highest_with_some_praise():

@@ -2,7 +2,6 @@
 
 import json
 from functools import partial
-from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +13,6 @@ from experiments.study_tasks import Compositions, Guess, Guessing, Praise, Whole
 from metarl.finetune import Sampling, credit
 from metarl.finetune.batch import Batch
 from metarl.finetune.policies import gru
-
-
-def test_every_study_has_a_name():
-    assert set(get_args(mechanisms.Study)) == set(mechanisms.STUDIES)
-
 
 # --- tasks and measures ---------------------------------------------------------------------------------------
 
@@ -116,6 +110,22 @@ def test_distinct_answers_are_counted_once():
     )
     both = token_studies.distinct(free, task, count=2, draws=32)((), jax.random.key(0))
     assert float(both["distinct"]) == 0.0  # 2 2 2 .. and 3 1 3 .. do not end
+    assert float(both["entropy, temperature 1"]) == pytest.approx(np.log(2) / 6, rel=1e-4)  # one choice, six tokens
+
+
+def test_gold_is_of_texts_and_not_of_their_means():
+    """Half of the texts are praise only, gold -1.25, half have none, gold 0; a text of the mean proxies has 0.94."""
+    policy = gru(8, 4)._replace(
+        prefill=lambda params, prompt, room: (jnp.zeros(8).at[jnp.array([3, 4])].set(30.0), jnp.zeros(1)),
+        decode=lambda params, cache, token: (30.0 * jax.nn.one_hot(token, 8), cache),
+    )
+    found = token_studies.gold_and_proxies(policy)((), jax.random.key(0))
+    share = float(found["first proxy"])
+    assert share == float(found["second proxy"]) == pytest.approx(0.5, abs=0.1)
+    assert float(found["gold"]) == pytest.approx(-1.25 * share, rel=1e-4)
+    assert float(found["deviation"]) == pytest.approx(np.sqrt(share * (1 - share)), rel=1e-4)
+    by_parts = 1 - ((share - 0.4) ** 2 + found["deviation"] ** 2) / 0.4**2
+    assert float(found["gold"]) == pytest.approx(float(by_parts), rel=1e-3)
 
 
 # --- runs -----------------------------------------------------------------------------------------------------
