@@ -96,9 +96,8 @@ def play(
 ) -> tuple[Samples, Array | None]:
     """A transcript for each of the problems, leaves [B, ...], and the success [B, K] of a `prover` after each try.
 
-    The first tokens of a transcript may be forced by a
-    `prefix`; the verifier replies to what was forced, too. Sampling and forks have keys of their own: a prover changes
-    no transcript.
+    The first tokens of a transcript may be forced by a `prefix`; the verifier replies to what was forced, too. Sampling
+    and forks have keys of their own: a prover changes no transcript.
 
     Raises ValueError as `policies.sample` does, and if the transcript, with the last answer of the prover, is longer
     than a sequence of the policy may be.
