@@ -19,7 +19,7 @@ base policies, by
 Every arm draws as many tokens in a step: those whose meta-prover answers after every try pose fewer problems.
 
 The report has the normalised regret (1 minus the mean success over budgets of 1 to K tries), success at the first, last
-and twice the last try, and differences from `grpo`, seed by seed.
+and twice the last try, and differences from `grpo`, and of `mrt_own` from `length`, seed by seed.
 """
 
 from __future__ import annotations
@@ -116,6 +116,8 @@ ARMS: dict[str, Callable[[Config], Recipe]] = {
     "star": star,
     "mrt_star": mrt_star,
 }
+# What the report subtracts.
+PAIRS = [*((name, "grpo") for name in ARMS if name != "grpo"), ("mrt_own", "length")]
 # Options that only some arms have.
 OPTIONS_OF = {
     "cost": {"length"},
@@ -363,7 +365,7 @@ def measures(success: np.ndarray, tries: int) -> dict[str, np.ndarray]:
 
 
 def report(config: Config, study: Study, log: Log, directory: Path) -> launch.Report:
-    """Measures of every policy, and their differences from `grpo`, seed by seed: Student's 95 % intervals."""
+    """Measures of every policy, and the differences of `PAIRS`, seed by seed: Student's 95 % intervals."""
     tries, examine = config.setting.tries, examiner(config)
     trained = {"base": study.base.params} | {name: x.params for name, x in study.arms.items()}
     success = {name: examine(params) for name, params in trained.items()}
@@ -372,9 +374,10 @@ def report(config: Config, study: Study, log: Log, directory: Path) -> launch.Re
         found = {name: measures(x[how], tries) for name, x in success.items()}
         for name, numbers in found.items():
             rows |= {f"{name}, {what}, {how}": over_runs(x)._asdict() for what, x in numbers.items()}
-        for name in found.keys() - {"base", "grpo"} if "grpo" in found else ():
-            for what, x in found[name].items():
-                rows[f"{name} minus grpo, {what}, {how}"] = over_runs(x - found["grpo"][what])._asdict()
+        for name, other in PAIRS:
+            if name in found and other in found:
+                for what, x in found[name].items():
+                    rows[f"{name} minus {other}, {what}, {how}"] = over_runs(x - found[other][what])._asdict()
     tokens_of = {name: float(np.mean(log[f"tokens_{name}"][-1])) for name in study.arms}
     write_json(directory / "success_by_try.json", {"success": success, "tokens of a step": tokens_of})
     budget = np.arange(1, 2 * tries + 1)

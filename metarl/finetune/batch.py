@@ -29,7 +29,7 @@ class Batch(NamedTuple):
     value: Array | None = None  # [B, T] reward that the critic expects before each token, if there is a critic
     entropy: Array | None = None  # [B, T] of the acting policy before each token, in nats
     turn: Array | None = None  # [B, T] int32, the try of each token, if there are several; replies are not in the mask
-    # [B, K + 1] in [0, 1], success if stopped before the first of K tries and after each, if it was measured
+    # [B, K] in [0, 1], success if stopped after each of K tries, if it was measured
     success_if_stopped: Array | None = None
 
 

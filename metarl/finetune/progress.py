@@ -1,9 +1,10 @@
 """Meta reinforcement fine-tuning (MRT; Qu et al. 2025, arXiv 2503.07572): credit for the progress of each try.
 
-`J_j` is the success of a meta-prover that answers after try j, and `J_{-1}` that before the first try: the batch's
-`success_if_stopped`, from `sources.proven`. The progress of try j is `r_j = J_j - J_{j-1}`. The sum telescopes to
-`J_{K-1} - J_{-1}`, and `sum_j J_j = K J_{-1} + sum_j (K - j) r_j`: the area under success by budget, so minus the
-cumulative regret, is progress weighed by `K - j`.
+`J_j` is the success of a meta-prover that answers after try j: the batch's `success_if_stopped`, from `sources.proven`.
+The progress of try j is `r_j = J_j - J_{j-1}`. `J_{-1}`, success before the first try, depends on the problem alone, so
+it cancels where answers of a group are compared, as they are here. It is not estimated, which would only add noise, but
+taken to be 0. The sum then telescopes to `J_{K-1}`, and `sum_j J_j = sum_j (K - j) r_j`: the area under success by
+budget, so minus the cumulative regret, is progress weighed by `K - j`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 from metarl.checks import NOT_NEGATIVE, SEVERAL, checked
 from metarl.finetune.batch import Batch
 from metarl.finetune.credit import Credit, by_group, standardised, to_tokens
+from metarl.finetune.turns import last_try
 from metarl.types import Array
 
 Scope = Literal["episode", "to_go", "scalar_end"]
@@ -22,24 +24,24 @@ Weights = Literal["uniform", "regret"]
 
 
 def progress(success: Array) -> Array:
-    """`r_j = J_j - J_{j-1}` [..., K] of success [..., K + 1] before the first try and after each."""
-    return jnp.diff(success, axis=-1)
+    """`r_j = J_j - J_{j-1}` [..., K] of success [..., K] after each try, with `J_{-1} = 0`."""
+    return jnp.diff(success, axis=-1, prepend=0.0)
 
 
 def weights(tries: int, kind: Weights) -> Array:
     """Weights [K] of progress: 1 ("uniform"), or `(K - j) / K` ("regret").
 
-    With the latter the weighted sum is the mean of J_j over the K budgets, less `J_{-1}`.
+    With the latter the weighted sum is the mean of J_j over the K budgets.
     """
     return jnp.ones(tries) if kind == "uniform" else 1.0 - jnp.arange(tries) / tries
 
 
 def bonus(success: Array, scope: Scope, kind: Weights) -> Array:
-    """What each try earns [..., K] by its weighted progress, of success [..., K + 1].
+    """What each try earns [..., K] by its weighted progress, of success [..., K].
 
     Its own ("episode"), its own and that of all later ones ("to_go"), or that of all, whichever it is ("scalar_end").
     """
-    weighted = weights(success.shape[-1] - 1, kind) * progress(success)
+    weighted = weights(success.shape[-1], kind) * progress(success)
     if scope == "episode":
         return weighted
     if scope == "to_go":
@@ -81,8 +83,8 @@ def mrt(
 def star(group_size: Annotated[int, SEVERAL], by_progress: bool = True) -> Credit:
     """STaR (Zelikman et al. 2022, arXiv 2203.14465) as credit: 1 for tokens of answers to be imitated, 0 for others.
 
-    MRT-STaR keeps, of each group's correct answers, the one with the most progress weighed by `K - j`; with uniform
-    weights all correct ones have the same. Without `by_progress` all correct answers are kept. For
+    MRT-STaR keeps, of each group's correct answers, the one with the most progress weighed by `K - j`. With uniform
+    weights all would have the same, `J_{K-1} = 1`. Without `by_progress` all correct answers are kept. For
     `losses.reinforce`, which then is the cross-entropy of what is kept.
 
     Raises ValueError for a `group_size` below 2, or, when called, for a batch without `success_if_stopped` (by
@@ -113,10 +115,7 @@ def length_penalty(group_size: Annotated[int, SEVERAL], cost: Annotated[Array | 
     grouped = by_group(standardised, group_size)
 
     def advantage(batch: Batch) -> Array:
-        if batch.turn is None:
-            raise ValueError("length_penalty needs batch.turn, got None: the task has one try")
-        later = jnp.where(batch.mask, batch.turn, 0).max(1)
-        return to_tokens(grouped(batch.reward - cost * later), batch.mask)
+        return to_tokens(grouped(batch.reward - cost * last_try(batch)), batch.mask)
 
     return Credit(advantage, group_size)
 

@@ -75,16 +75,15 @@ def fresh(task: TokenTask, sampling: Sampling = Sampling()) -> Source:  # noqa: 
 def proven(task: TurnTask, sampling: Sampling = Sampling(), prover: Prover | None = None) -> Source:  # noqa: B008
     """As `fresh`, for tasks of several tries: with the batch's `success_if_stopped`, for the credit of progress.
 
-    Without a `prover` the last try is the last answer: success is 0 before the first try, and then whether the problem
-    is solved. That draws no tokens.
+    Without a `prover` the last try is the last answer, and success is whether the problem is solved. That draws no
+    tokens.
     """
 
     def sample(policy: SequencePolicy, params: Params, state: PyTree, progress: Progress, keys: Keys) -> Batch:
         problems = problems_of(task, keys.problems, sampling.num_problems, sampling.group_size)
         batch = answered(policy, params, task, problems, keys.answers, sampling.temperature, prover=prover)
         if prover is None:
-            by_try = jnp.pad(solved(batch, task.tries), ((0, 0), (1, 0))).astype(batch.reward.dtype)
-            batch = batch._replace(success_if_stopped=by_try)
+            batch = batch._replace(success_if_stopped=solved(batch, task.tries).astype(batch.reward.dtype))
         return batch
 
     forked = 0 if prover is None else sampling.num_problems * sampling.group_size * prover.tokens(task)

@@ -1,8 +1,8 @@
 """Several turns: a policy tries, the verifier replies, and the policy tries again, all in one cache.
 
 The transcript of a `TurnTask` has a frame of equal length for every try, so sequences stay in step however long their
-tries are: nothing that was said is computed again. At every boundary between tries the cache can be forked, for a
-`Prover` who answers as if there were no more tries.
+tries are: nothing that was said is computed again. After every try the cache can be forked, for a `Prover` who answers
+as if there were no more tries.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from metarl.types import Array, Key, Params, PyTree, TokenTask, TurnTask
 class Prover:
     """The meta-prover of MRT (Qu et al. 2025, arXiv 2503.07572): the policy itself, made to give its last answer.
 
-    It answers `forks` times from each boundary between tries, greedily at temperature 0; its success is the share of
-    right answers, or 1 if a try was right before.
+    It answers `forks` times after each try, greedily at temperature 0; its success is the share of right answers, or 1
+    if a try was right before.
 
     Raises ValueError if `forks` is below 1, `temperature` negative, or if several forks would all be the greedy answer.
     """
@@ -40,7 +40,7 @@ class Prover:
 
     def tokens(self, task: TurnTask) -> int:
         """How many tokens it draws for one transcript, those after the ends of answers included."""
-        return self.forks * (task.tries + 1) * task.try_length
+        return self.forks * task.tries * task.try_length
 
 
 # --- the layout of transcripts --------------------------------------------------------------------------------
@@ -68,12 +68,16 @@ def turns_of(task: TokenTask, count: int) -> Array | None:
     return jnp.broadcast_to(jnp.arange(task.answer_length) // (task.try_length + 1), (count, task.answer_length))
 
 
-def solved(batch: Batch, tries: int) -> Array:
-    """Whether each problem was solved by the end of each try [B, tries] bool."""
+def last_try(batch: Batch) -> Array:
+    """The last try that was made [B] int32, from 0. Raises ValueError for a batch of a task with one try."""
     if batch.turn is None:
-        raise ValueError("solved needs batch.turn, got None: the task has one try")
-    last = jnp.where(batch.mask, batch.turn, 0).max(1)
-    return batch.correct[:, None] & (jnp.arange(tries) >= last[:, None])
+        raise ValueError("tries need batch.turn, got None: the task has one try")
+    return jnp.where(batch.mask, batch.turn, 0).max(1)
+
+
+def solved(batch: Batch, tries: int) -> Array:
+    """Whether each problem was solved by the end of each try [B, tries] bool. Raises ValueError as `last_try` does."""
+    return batch.correct[:, None] & (jnp.arange(tries) >= last_try(batch)[:, None])
 
 
 # --- sampling -------------------------------------------------------------------------------------------------
@@ -90,11 +94,10 @@ def play(
     prefix: Prefix | None = None,
     prover: Prover | None = None,
 ) -> tuple[Samples, Array | None]:
-    """A transcript for each of the problems, leaves [B, ...], and the success [B, K + 1] of a `prover`.
+    """A transcript for each of the problems, leaves [B, ...], and the success [B, K] of a `prover` after each try.
 
-    That is its success before the first try and after each. The first tokens of a transcript may be forced by a
-    `prefix`; the verifier replies to what was forced, too. Sampling and forks have keys of their own: a prover changes
-    no transcript.
+    The first tokens of a transcript may be forced by a `prefix`; the verifier replies to what was forced, too. Sampling
+    and forks have keys of their own: a prover changes no transcript.
 
     Raises ValueError as `policies.sample` does, and if the transcript, with the last answer of the prover, is longer
     than a sequence of the policy may be.
@@ -108,21 +111,21 @@ def play(
     def one_try(carry: tuple[Array, PyTree, Array], x: tuple[Array, Prefix | None, Key]) -> tuple[PyTree, PyTree]:
         logits, cache, right = carry
         noise, prefix, key = x
-        proven = _prove(prover, task, problems, decode, logits, cache, right, key)
         drawn, cache = answer(decode, logits, cache, ~right, noise, task.end, temperature, prefix)
         reply, correct = jax.vmap(task.reply)(problems, drawn.tokens)
         reply = jnp.where(right, task.end, reply)
         logits, cache = _read(decode, cache, jnp.stack([drawn.tokens[:, -1], reply]))
         frame = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 1))), drawn)
         frame = frame._replace(tokens=frame.tokens.at[:, -1].set(reply))
-        return (logits, cache, right | correct), (frame, proven)
+        right = right | correct
+        proven = _prove(prover, task, problems, decode, logits, cache, right, key)
+        return (logits, cache, right), (frame, proven)
 
-    keys = jax.random.split(jax.random.fold_in(key, 1), tries + 1)
+    keys = jax.random.split(jax.random.fold_in(key, 1), tries)
     start = (*prefill(prompts), jnp.zeros(count, bool))
-    (logits, cache, right), (frames, proven) = jax.lax.scan(one_try, start, (noise, prefixes, keys[1:]))
+    _, (frames, proven) = jax.lax.scan(one_try, start, (noise, prefixes, keys))
     transcript = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(count, -1), frames)
-    last = _prove(prover, task, problems, decode, logits, cache, right, keys[0])
-    return transcript, None if last is None else jnp.concatenate([proven, last[None]]).T
+    return transcript, None if proven is None else proven.T
 
 
 def _prove(
@@ -135,7 +138,7 @@ def _prove(
     right: Array,
     key: Key,
 ) -> Array | None:
-    """Success [B] of the prover at a boundary; None without one."""
+    """Success [B] of the prover after a try; None without one."""
     if prover is None:
         return None
     everyone = jnp.ones(len(right), bool)

@@ -23,7 +23,7 @@ def test_arms_draw_as_many_tokens(forks):
     config = replace(mrt.Config(), num_problems=100, forks=forks)
     drawn = {name: recipe(config).answers.tokens_drawn for name, recipe in mrt.ARMS.items()}
     assert drawn["grpo"] == 100 * 8 * 3 * 6 and drawn["grpo"] == drawn["length"] == drawn["star"] == drawn["mrt_own"]
-    one = 8 * (3 * 6 + forks * 4 * 6)
+    one = 8 * (3 * 6 + forks * 3 * 6)
     proven = {drawn[name] for name in ("mrt", "mrt_regret", "mrt_to_go", "mrt_end", "mrt_end_regret", "mrt_star")}
     assert len(proven) == 1 and drawn["grpo"] - one < proven.pop() <= drawn["grpo"]
     assert mrt.sampling(replace(config, num_problems=1), Prover(2)).num_problems == 1
@@ -96,7 +96,7 @@ def test_options_that_do_not_fit_are_refused(options, message):
 @pytest.mark.slow
 def test_a_run_leaves_a_table_and_resumes(tmp_path):
     directory = tmp_path / "run"
-    arms = ("grpo", "mrt_star")
+    arms = ("grpo", "length", "mrt_own", "mrt_star")
     mrt.main(words(**TINY, arms=arms, directory=directory))
     results = json.loads((directory / "results.json").read_text())["report"]
     assert {f"{name}, regret, {how}" for name in ("base", *arms) for how in ("sampled", "greedy")} <= set(results)
@@ -105,6 +105,8 @@ def test_a_run_leaves_a_table_and_resumes(tmp_path):
     assert success.shape == (2, 4) and (np.diff(success) >= 0).all()
     lead = results["mrt_star minus grpo, last try, sampled"]["mean"]
     assert lead == pytest.approx((success - np.array(curves["success"]["grpo"]["sampled"]))[:, 1].mean(), abs=1e-6)
+    compared = {name.split(",")[0] for name in results if " minus " in name}
+    assert compared == {*(f"{name} minus grpo" for name in arms[1:]), "mrt_own minus length"}
     assert (directory / "success_by_try.png").read_bytes().startswith(b"\x89PNG")
     mrt.main(words(**TINY, arms=arms, directory=directory, resume=True))  # a finished run: its report again
     assert json.loads((directory / "results.json").read_text())["report"] == results

@@ -22,15 +22,16 @@ from metarl.finetune import (
     updates,
 )
 from metarl.finetune.progress import bonus, length_penalty, mrt, progress, star, weights
+from metarl.finetune.turns import solved
 from metarl.types import Level
 
 SCOPES, KINDS = ("episode", "to_go", "scalar_end"), ("uniform", "regret")
-SUCCESS = jnp.array(np.random.default_rng(0).random((5, 4)))  # [B, K + 1], K = 3
+SUCCESS = jnp.array(np.random.default_rng(0).random((5, 3)))  # [B, K]
 
 # Two groups of two transcripts; each try is one token, and one after it is the verifier's.
 TURN = jnp.array([[0, 0, 1, 1, 2, 2]] * 4)
 MADE = np.array([[1, 1, 0], [1, 1, 1], [1, 0, 0], [1, 1, 1]])
-J = np.array([[0.0, 0.5, 1.0, 1.0], [0.5, 0.0, 0.5, 0.0], [0.0, 1.0, 1.0, 1.0], [0.0, 0.5, 0.5, 1.0]])
+J = np.array([[0.5, 1.0, 1.0], [0.0, 0.25, 0.0], [1.0, 1.0, 1.0], [0.5, 0.5, 1.0]])
 
 
 def transcripts(**changes):
@@ -58,22 +59,19 @@ def of_tries(advantage):
 
 
 def test_progress_telescopes():
-    np.testing.assert_allclose(progress(SUCCESS).sum(-1), SUCCESS[:, -1] - SUCCESS[:, 0], atol=1e-6)
+    np.testing.assert_allclose(progress(SUCCESS).sum(-1), SUCCESS[:, -1], atol=1e-6)
 
 
 def test_the_area_under_success_is_progress_weighed_by_the_tries_that_are_left():
-    """`sum_j J_j = K J_{-1} + sum_i (K - i) r_i`."""
+    """`sum_j J_j = sum_i (K - i) r_i`."""
     left = 3.0 - np.arange(3)
-    area = 3 * SUCCESS[:, 0] + (left * progress(SUCCESS)).sum(-1)
-    np.testing.assert_allclose(SUCCESS[:, 1:].sum(-1), area, atol=1e-6)
+    np.testing.assert_allclose(SUCCESS.sum(-1), (left * progress(SUCCESS)).sum(-1), atol=1e-6)
     np.testing.assert_allclose(weights(3, "regret"), left / 3, atol=1e-6)
-    np.testing.assert_allclose(
-        bonus(SUCCESS, "scalar_end", "regret")[:, 0], SUCCESS[:, 1:].mean(-1) - SUCCESS[:, 0], atol=1e-6
-    )
+    np.testing.assert_allclose(bonus(SUCCESS, "scalar_end", "regret")[:, 0], SUCCESS.mean(-1), atol=1e-6)
 
 
 def test_scopes_by_hand():
-    success, near = jnp.array([0.0, 0.5, 0.25, 1.0]), lambda x: pytest.approx(x, abs=1e-6)
+    success, near = jnp.array([0.5, 0.25, 1.0]), lambda x: pytest.approx(x, abs=1e-6)
     assert bonus(success, "episode", "uniform").tolist() == near([0.5, -0.25, 0.75])
     assert bonus(success, "episode", "regret").tolist() == near([0.5, -0.25 * 2 / 3, 0.25])
     assert bonus(success, "to_go", "uniform").tolist() == near([1.0, 0.5, 0.75])  # J_{K-1} - J_{j-1}
@@ -94,21 +92,30 @@ def test_without_alpha_mrt_is_grpo(scope):
 def test_progress_is_compared_among_the_answers_that_made_the_try():
     advantage = of_tries(mrt(2, 2.0)(transcripts()))
     outcome = of_tries(credit.grpo(2)(transcripts()))
-    # r = [.5, .5, 0], [-.5, .5, -.5]; [1, 0, 0], [.5, 0, .5]; the third try of each group was made by one alone
-    extra = 2.0 * np.array([[0.5, 0.0, 0.0], [-0.5, 0.0, 0.0], [0.25, 0.0, 0.0], [-0.25, 0.0, 0.0]])
+    # r = [.5, .5, 0], [0, .25, -.25]; [1, 0, 0], [.5, 0, .5]; the third try of each group was made by one alone
+    extra = 2.0 * np.array([[0.25, 0.125, 0.0], [-0.25, -0.125, 0.0], [0.25, 0.0, 0.0], [-0.25, 0.0, 0.0]])
     np.testing.assert_allclose(advantage, outcome + extra, atol=1e-5)
     at_the_end = of_tries(mrt(2, 1.0, "scalar_end", "regret")(transcripts()))
-    means = J[:, 1:].mean(1) - J[:, 0]
+    means = J.mean(1)
     centred = np.array([1, -1, 1, -1]) * np.repeat([(means[0] - means[1]) / 2, (means[2] - means[3]) / 2], 2)
     np.testing.assert_allclose(at_the_end[:, 0], outcome[:, 0] + centred, atol=1e-5)
 
 
-def test_with_its_own_tries_as_answers_mrt_is_a_length_penalty():
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("scope", SCOPES)
+def test_success_before_the_first_try_cancels_in_the_group(scope, kind):
+    """Progress from `J_{-1} = c` is that of `J - c` from 0: a c of the group's own changes no advantage."""
+    shifted = transcripts(success_if_stopped=jnp.array(J - np.array([[0.3], [0.3], [0.7], [0.7]])))
+    np.testing.assert_allclose(mrt(2, 2.0, scope, kind)(shifted), mrt(2, 2.0, scope, kind)(transcripts()), atol=1e-5)
+    np.testing.assert_array_equal(star(2)(shifted), star(2)(transcripts()))
+
+
+def test_with_its_own_tries_as_answers_mrt_charges_solved_answers_for_their_tries():
     """`J_j = 1` from the try that is right on: the weighted sum is `R (1 - n / K)` with n tries before."""
     later = MADE.sum(1) - 1
     correct = np.asarray(transcripts().correct)
     by_try = correct[:, None] & (np.arange(3) >= later[:, None])
-    success = jnp.array(np.pad(by_try, ((0, 0), (1, 0))).astype(np.float32))
+    success = jnp.array(by_try.astype(np.float32))
     np.testing.assert_allclose(bonus(success, "scalar_end", "regret")[:, 0], correct * (1 - later / 3), atol=1e-6)
 
 
@@ -148,10 +155,10 @@ def test_mrt_learns_to_be_right_at_once(name):
         start = inner.init(key, Level((), jnp.int32(40)))
         tuning, success = jax.lax.scan(step, start, jax.random.split(key, 40))
         batch = data.answers.sample(LEARNER, tuning.params, (), None, sources.Keys(*jax.random.split(key, 3)))
-        return success, batch.success_if_stopped.mean(0)
+        return success, solved(batch, 2).mean(0)
 
-    success, by_budget = train(jax.random.key(0))
-    assert success[:5].mean() < 0.6 and by_budget[0] > 0.8  # before the first try
+    success, by_try = train(jax.random.key(0))
+    assert success[:5].mean() < 0.6 and by_try[0] > 0.8
 
 
 @pytest.mark.parametrize(
@@ -165,7 +172,7 @@ def test_mrt_learns_to_be_right_at_once(name):
         (lambda: mrt(2)(transcripts(success_if_stopped=None)), "mrt needs batch.success_if_stopped"),
         (lambda: star(2)(transcripts(success_if_stopped=None)), "star needs batch.success_if_stopped"),
         (lambda: length_penalty(2, -0.1), "cost"),
-        (lambda: length_penalty(2)(transcripts(turn=None)), "length_penalty needs batch.turn"),
+        (lambda: length_penalty(2)(transcripts(turn=None)), "tries need batch.turn"),
     ],
 )
 def test_bad_input_is_refused(call, message):

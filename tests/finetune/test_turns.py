@@ -95,23 +95,23 @@ def test_the_mask_has_the_tokens_of_the_policy_alone():
 def test_forks_answer_as_the_policy_would_from_the_beginning(name):
     batch, without = played(name, GREEDY), played(name)
     np.testing.assert_array_equal(batch.answers, without.answers)  # forks change no transcript
-    assert batch.success_if_stopped.shape == (COUNT, K + 1) and without.success_if_stopped is None
-    before = np.pad(np.asarray(solved(batch, K)), ((0, 0), (1, 0)))
-    for boundary in range(K + 1):
-        context = jnp.concatenate([batch.prompts, batch.answers[:, : boundary * (T + 1)]], 1)
+    assert batch.success_if_stopped.shape == (COUNT, K) and without.success_if_stopped is None
+    for made in range(1, K + 1):
+        context = jnp.concatenate([batch.prompts, batch.answers[:, : made * (T + 1)]], 1)
         said = jax.jit(
             lambda params, context: sample(POLICIES[name], params, context, jax.random.key(0), T, END, 0.0).tokens
         )(params_of(name), context)
-        right = np.asarray(said[:, 0] == PROBLEMS.token) | before[:, boundary]
-        np.testing.assert_array_equal(batch.success_if_stopped[:, boundary], right)
-    assert 0 < batch.success_if_stopped[:, 0].sum() < COUNT
+        right = np.asarray(said[:, 0] == PROBLEMS.token) | np.asarray(solved(batch, K))[:, made - 1]
+        np.testing.assert_array_equal(batch.success_if_stopped[:, made - 1], right)
+    by_try = np.asarray(batch.success_if_stopped)
+    assert 0 < by_try[:, 0].sum() < COUNT and (by_try != solved(batch, K)).any()
 
 
 def test_several_forks_are_averaged():
     success = np.asarray(played(prover=Prover(4)).success_if_stopped)
     assert set(np.unique(success)) <= {0.0, 0.25, 0.5, 0.75, 1.0} and (success % 1 != 0).any()
-    np.testing.assert_array_equal(success[:, 1:][np.asarray(solved(played(), K))], 1.0)
-    assert Prover(4).tokens(TASK) == 4 * 4 * T and tokens_drawn(TASK) == 3 * T and tokens_drawn(Echo()) == T
+    np.testing.assert_array_equal(success[np.asarray(solved(played(), K))], 1.0)
+    assert Prover(4).tokens(TASK) == 4 * K * T and tokens_drawn(TASK) == 3 * T and tokens_drawn(Echo()) == T
 
 
 def test_a_forced_prefix_is_replied_to():
@@ -129,14 +129,13 @@ def test_a_forced_prefix_is_replied_to():
 def test_sources_count_the_tokens_of_the_forks():
     sizes = Sampling(2, 4)
     assert sources.fresh(TASK, sizes).tokens_drawn == 8 * 9
-    assert sources.proven(TASK, sizes, Prover(2)).tokens_drawn == 8 * (9 + 2 * 4 * 3)
+    assert sources.proven(TASK, sizes, Prover(2)).tokens_drawn == 8 * (9 + 2 * 3 * 3)
     own = sources.proven(TASK, sizes)
     assert own.tokens_drawn == 8 * 9
     keys = sources.Keys(*jax.random.split(jax.random.key(0), 3))
     draw = jax.jit(lambda params: own.sample(POLICIES["gru"], params, (), Progress(0, 1), keys))
     batch = draw(params_of("gru"))
-    np.testing.assert_array_equal(batch.success_if_stopped[:, 1:], solved(batch, K))
-    assert (batch.success_if_stopped[:, 0] == 0.0).all()
+    np.testing.assert_array_equal(batch.success_if_stopped, solved(batch, K))
 
 
 def test_the_utility_of_demonstrations_is_of_the_tokens_of_the_policy_alone():
@@ -162,7 +161,7 @@ SHORT = policies.transformer(TASK.num_tokens, 8, 1, 2, TASK.prompt_length + TASK
             lambda: answered(POLICIES["gru"], params_of("gru"), Echo(), PROBLEMS, jax.random.key(0), prover=GREEDY),
             "a prover needs a task of several tries, got Echo",
         ),
-        (lambda: solved(played(task=FirstToken()), 1), "solved needs batch.turn"),
+        (lambda: solved(played(task=FirstToken()), 1), "tries need batch.turn"),
         (
             lambda: jax.eval_shape(
                 lambda: answered(SHORT, SHORT.init(jax.random.key(0)), TASK, PROBLEMS, jax.random.key(0), prover=GREEDY)
