@@ -210,6 +210,9 @@ class Test:
     held_out_problems: Annotated[int, COUNT] = 2048
     """Problems of the final test, the same for all policies."""
 
+    def __post_init__(self) -> None:
+        checks.fields(self)
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
