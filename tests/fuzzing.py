@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import tyro
 
 from experiments import __main__ as listed
-from experiments import amft, cli, launch
+from experiments import amft, cli, launch, mrt
 from metarl.checks import Bound
 from metarl.meta import Meta
 from metarl.run.options import flatten, replace
@@ -187,6 +187,7 @@ def programs() -> dict[str, tuple[Callable[[Any], Meta], Any]]:
                 if not flatten(config).get("more_levels"):
                     found[f"{name} {preset}"] = experiment.make, config
     arms = ("rl_critic", "servo", "amft", "amft_next")  # which together have all options
+    found["mrt quick"] = found["mrt quick"][0], replace(mrt.Config(), arms=("length", "mrt"))
     found["amft quick"] = _base_and_arms, replace(amft.Config(), arms=arms, base_steps=2, num_seeds=2, width=4)
     return found
 
