@@ -30,7 +30,7 @@ import optax
 import metarl
 from envs import tokens
 from experiments import cli, launch, parts, sweeps
-from experiments.amft_arms import ARMS, META, OPTIONS_OF, optimizer, policy, tasks
+from experiments.amft_arms import ARMS, META, OPTIONS_OF, policy, tasks
 from experiments.amft_report import report
 from metarl import checks, parallel
 from metarl.checks import COUNT, COUNT_OR_ZERO, FACTOR, NOT_NEGATIVE, RATE, SEVERAL, SHARE, WIDTH, Bound
@@ -265,7 +265,7 @@ def base(config: Config) -> Meta:
     """Supervised learning from a random start, one policy per seed."""
     task, learner = tasks(config).base, policy(config)
     data = Data(sources.fresh(task, Sampling(1, 2)), sources.demonstrations(task, config.base.base_batch))
-    update = updates.joint(optimizer(config.base.base_learning_rate))
+    update = updates.joint(parts.clipped_adam(config.base.base_learning_rate))
 
     def make(seed: Array) -> Meta:
         inner = finetune(learner, learner.init, data, credit.dr_grpo(2), controllers.constant(1.0), update)
@@ -293,8 +293,7 @@ def tuned(config: Config, arm: str, start: Params) -> Meta:
                 return member.start
 
             inner = finetune(learner, begin, data, x.credit, x.controller, x.update, losses=x.losses, utility=utility)
-            rate = config.arm.next_rate if arm == "amft_next" else config.arm.meta_rate
-            return _compose(inner, config.run.steps, rate)
+            return _compose(inner, config.run.steps, x.meta_rate)
 
         if x.between is None:
             return steps_from(x.data, x.utility)

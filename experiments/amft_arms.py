@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from envs import tokens
-from metarl import optimizers
+from experiments import parts
 from metarl.finetune import (
     Context,
     Controller,
@@ -90,11 +89,6 @@ def policy(config: Config, outputs: int | None = None) -> SequencePolicy:
     return policies.transformer(task.num_tokens, width, max_length=longest, outputs=outputs)
 
 
-def optimizer(learning_rate: float) -> optax.GradientTransformation:
-    """Adam on clipped gradients, with derivatives that are finite."""
-    return optax.chain(optimizers.clip_by_global_norm(1.0), optimizers.adam(learning_rate))
-
-
 # --- the arms -------------------------------------------------------------------------------------------------
 
 
@@ -108,6 +102,7 @@ class Recipe(NamedTuple):
     losses: Losses = Losses(reward=losses.dual_clip())
     utility: Utility | None = None
     between: Data | None = None  # what steps without validation learn from, where most have none
+    meta_rate: float = 0.0  # step size of the controller's meta-parameter
 
 
 def plain(config: Config, task: TokenTask, controller: Controller, answers: Source | None = None) -> Recipe:
@@ -115,13 +110,13 @@ def plain(config: Config, task: TokenTask, controller: Controller, answers: Sour
     batch = config.batch
     shown = sources.demonstrations(task, batch.num_demonstrations, batch.demonstrated)
     data = Data(answers or sources.fresh(task, batch.make()), shown)
-    update = updates.joint(optimizer(config.arm.learning_rate))
+    update = updates.joint(parts.clipped_adam(config.arm.learning_rate))
     return Recipe(controller, data, credit.grpo(batch.group_size), update)
 
 
 def with_critic(config: Config, task: TokenTask) -> Recipe:
     """Reward alone, with advantages from a critic."""
-    critic = TokenCritic(policy(config, outputs=1), optimizer(config.arm.critic_learning_rate))
+    critic = TokenCritic(policy(config, outputs=1), parts.clipped_adam(config.arm.critic_learning_rate))
     return plain(config, task, controllers.constant(0.0))._replace(credit=credit.gae(critic))
 
 
@@ -160,7 +155,7 @@ def relift(config: Config, task: TokenTask) -> Recipe:
     recipe = plain(config, task, controllers.success_gate(size))
     return recipe._replace(
         data=dataclasses.replace(recipe.data, demonstrations=sources.failures(task, size)),
-        update=updates.separate(imitation=optimizer(rate), reward=optimizer(rate)),
+        update=updates.separate(imitation=parts.clipped_adam(rate), reward=parts.clipped_adam(rate)),
         losses=recipe.losses._replace(imitation=_with_entropy),
     )
 
@@ -190,7 +185,8 @@ def amft(config: Config, task: TokenTask, *, entropy: bool = True, meta: bool = 
         sign=sign,
         warm_up=arm.warm_up,
     )
-    usual = plain(config, task, controller)._replace(utility=utilities.unmeasured(task))
+    usual = plain(config, task, controller)
+    usual = usual._replace(utility=utilities.unmeasured(task), meta_rate=arm.meta_rate)
     if not meta:
         return usual
     validation = utilities.reward(task, Sampling(batch.num_validation, batch.group_size))
@@ -210,7 +206,7 @@ def amft_next(config: Config, task: TokenTask) -> Recipe:
     controller = controllers.amft(
         arm.initial_weight, entropy_rate=0.0, low=0.0, high=1.0, natural=True, warm_up=arm.warm_up
     )
-    return plain(config, task, controller)._replace(utility=utilities.next_reward(task))
+    return plain(config, task, controller)._replace(utility=utilities.next_reward(task), meta_rate=arm.next_rate)
 
 
 Arm = Callable[["Config", TokenTask], Recipe]

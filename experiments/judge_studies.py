@@ -23,7 +23,7 @@ from metarl.finetune import Sampling, SequencePolicy, judged, losses, policies, 
 from metarl.finetune import preference_mixtures as mixtures
 from metarl.finetune.batch import Batch
 from metarl.finetune.cory import Both, exchanged, relay
-from metarl.finetune.reward_models import Pairs, RewardModel, State, bradley_terry, ranked
+from metarl.finetune.reward_models import Pairs, RewardModel, State, bradley_terry, ranked, some_of
 from metarl.finetune.sampling import answered, problems_of
 from metarl.types import Array, Key, Params, TokenTask, Verdict
 
@@ -232,7 +232,7 @@ def wrong_labels(keys: Key) -> tuple[Rows, Claims]:
 
         def peers() -> Found:
             def one(states: tuple[State, State], key: Key) -> tuple[tuple[State, State], None]:
-                some = jax.tree.map(lambda x: x[jax.random.randint(key, (32,), 0, 600)], noisy)
+                some = some_of(noisy, key, 32)
                 return reward_models.peer_review(model, states, some, keep=0.7), None
 
             both = tuple(model.init(key) for key in jax.random.split(fit_key))
@@ -291,7 +291,7 @@ def unrated(keys: Key) -> tuple[Rows, Claims]:
 
         def one(state: State, key: Key) -> tuple[State, None]:
             row_key, shift_key = jax.random.split(key)
-            some = jax.tree.map(lambda x: x[jax.random.randint(row_key, (32,), 0, 400)], known)
+            some = some_of(known, row_key, 32)
             new = shifted[jax.random.randint(shift_key, (32,), 0, 512)]
             zeros = jnp.zeros(32)
             batch = Batch(

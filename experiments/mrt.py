@@ -33,11 +33,10 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from envs import tokens
 from experiments import launch, parts
-from metarl import checks, optimizers, plot
+from metarl import checks, plot
 from metarl.checks import COUNT, NOT_NEGATIVE, RATE, SEVERAL, SHARE, WIDTH, Bound
 from metarl.evaluation.held_out import HELD_OUT
 from metarl.evaluation.statistics import over_runs
@@ -263,10 +262,6 @@ def sampling(config: Config, prover: Prover | None = None) -> Sampling:
     return Sampling(max(int(arm.num_problems * share), 1), arm.group_size)
 
 
-def adam(learning_rate: float) -> optax.GradientTransformation:
-    return optax.chain(optimizers.clip_by_global_norm(1.0), optimizers.adam(learning_rate))
-
-
 # --- the run --------------------------------------------------------------------------------------------------
 
 Start = Callable[[Key], Params]
@@ -284,7 +279,7 @@ def base_loop(config: Config) -> InnerLoop:
     """Imitation, from random parameters, of demonstrations with twice the tries, so that all places are learned."""
     task, learner = task_of(config, times=2), policy_of(config)
     data = Data(sources.fresh(task, Sampling(1, 2)), sources.demonstrations(task, config.base.base_batch))
-    update = updates.joint(adam(config.base.base_learning_rate))
+    update = updates.joint(parts.clipped_adam(config.base.base_learning_rate))
     return finetune(learner, learner.init, data, credit.dr_grpo(2), controllers.constant(1.0), update)
 
 
@@ -292,7 +287,7 @@ def arm_loop(config: Config, name: str, start: Start) -> InnerLoop:
     """Fine-tuning by reward alone."""
     recipe = ARMS[name](config)
     data = Data(recipe.answers, sources.demonstrations(task_of(config), 1))
-    update = updates.joint(adam(config.arm.learning_rate))
+    update = updates.joint(parts.clipped_adam(config.arm.learning_rate))
     chosen = Losses(reward=recipe.loss)
     return finetune(policy_of(config), start, data, recipe.credit, controllers.constant(0.0), update, losses=chosen)
 

@@ -17,7 +17,7 @@ import optax
 
 import envs
 import metarl
-from metarl import checks, curricula, estimators
+from metarl import checks, curricula, estimators, optimizers
 from metarl.checks import COUNT, COUNT_OR_ZERO, FACTOR, NOT_NEGATIVE, POSITIVE, RATE, SEED, SHARE, Bound
 from metarl.curricula import scores
 from metarl.curricula.replay import Prioritisation
@@ -280,6 +280,11 @@ class ClippedAdam:
         """For a run of `steps` meta-steps."""
         adam = optax.adam(lambda step: self.at(step, steps))
         return optax.chain(optax.clip_by_global_norm(self.max_gradient_norm), adam)
+
+
+def clipped_adam(learning_rate: float) -> optax.GradientTransformation:
+    """Adam on clipped gradients, with derivatives that are finite: for policies that are fine-tuned."""
+    return optax.chain(optimizers.clip_by_global_norm(1.0), optimizers.adam(learning_rate))
 
 
 @dataclasses.dataclass(frozen=True)

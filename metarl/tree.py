@@ -18,6 +18,11 @@ def select(condition: Array, new: PyTree, old: PyTree) -> PyTree:
     return jax.tree.map(leaf, new, old)
 
 
+def repeated(tree: PyTree, count: int) -> PyTree:
+    """Each entry `count` times in a row: leaves [n, ...] become [n * count, ...]."""
+    return jax.tree.map(lambda x: jnp.repeat(x, count, 0), tree)
+
+
 def lot(tree: PyTree) -> Array:
     """A number () in [0, 1) that the integers of `tree` decide, as if it were drawn: equal ones have equal lots."""
     numbers = jnp.concatenate([jnp.ravel(x) for x in jax.tree.leaves(tree)]).astype(jnp.uint32)

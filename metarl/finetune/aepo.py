@@ -54,19 +54,18 @@ def tempered(task: TokenTask, rule: Rule, count: Annotated[int, COUNT] = 2, samp
     """
     own = _own(sampling.group_size, count)
 
-    def is_own(batch: Batch) -> Array:
-        return jnp.arange(len(batch.answers)) % sampling.group_size < own
+    def is_own() -> Array:
+        return jnp.arange(sampling.num_problems * sampling.group_size) % sampling.group_size < own
 
     def sample(policy: SequencePolicy, params: Params, state: Array, progress: Progress, keys: Keys) -> Batch:
         problems = problems_of(task, keys.problems, sampling.num_problems, sampling.group_size)
-        rows = jnp.arange(sampling.num_problems * sampling.group_size) % sampling.group_size < own
-        temperature = jnp.where(rows, sampling.temperature, state)[:, None]
+        temperature = jnp.where(is_own(), sampling.temperature, state)[:, None]
         return answered(policy, params, task, problems, keys.answers, temperature)
 
     def update(state: Array, outcome: Outcome) -> Array:
         answers = outcome.answers
         assert answers.entropy is not None  # the policy drew them
-        entropy = terms.token_mean(answers.entropy, answers.mask & is_own(answers)[:, None])
+        entropy = terms.token_mean(answers.entropy, answers.mask & is_own()[:, None])
         return rule(entropy).astype(state.dtype)
 
     def init(key: Key) -> Array:

@@ -18,6 +18,7 @@ from metarl.finetune.policies import SequencePolicy
 from metarl.finetune.sampling import Sampling, answered
 from metarl.finetune.sources import Keys, Outcome, Source
 from metarl.finetune.tasks import Categories
+from metarl.tree import repeated
 from metarl.types import Array, Key, Params, Progress
 
 
@@ -53,7 +54,7 @@ def categorised(
         chances = jnp.log(jnp.broadcast_to(rule(state, progress), (number,)))
         categories = jax.random.categorical(category_key, chances, shape=(sampling.num_problems,))
         problems = jax.vmap(task.sample_of)(jax.random.split(problem_key, sampling.num_problems), categories)
-        problems = jax.tree.map(lambda x: jnp.repeat(x, sampling.group_size, 0), problems)
+        problems = repeated(problems, sampling.group_size)
         return answered(policy, params, task, problems, keys.answers, sampling.temperature)
 
     def update(state: Record, outcome: Outcome) -> Record:

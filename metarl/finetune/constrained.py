@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from metarl.checks import DECAY, POSITIVE, checked
 from metarl.finetune.batch import Batch
-from metarl.finetune.judged import log_ratio
+from metarl.finetune.judged import check_draws, log_ratio
 from metarl.finetune.policies import SequencePolicy
 from metarl.finetune.sources import Keys, Outcome, Source
 from metarl.types import Array, Key, Params, Progress, PyTree
@@ -57,8 +57,7 @@ def constrained(
     numbers out of bounds.
     """
     number = len(rewards)
-    if source.sampling is None:
-        raise ValueError("source must draw answers of the policy, got demonstrations")
+    check_draws(source)
     if not number or len(thresholds) != number:
         raise ValueError(f"there must be a threshold for each of one or more rewards, got {len(thresholds)}, {number}")
     theta = jnp.asarray(thresholds, float)

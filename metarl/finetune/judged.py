@@ -28,7 +28,7 @@ def judged(source: Source, score: Callable[[Batch], Array]) -> Source:
 
     Raises ValueError for a source of demonstrations.
     """
-    _check(source)
+    check_draws(source)
 
     def sample(policy: SequencePolicy, params: Params, state: PyTree, progress: Progress, keys: Keys) -> Batch:
         batch = source.sample(policy, params, state, progress, keys)
@@ -54,7 +54,7 @@ def penalised(source: Source, reference: Params, beta: Annotated[Array | float, 
 
     `reference` are parameters of the policy. Raises ValueError for a source of demonstrations or a negative `beta`.
     """
-    _check(source)
+    check_draws(source)
 
     def sample(policy: SequencePolicy, params: Params, state: PyTree, progress: Progress, keys: Keys) -> Batch:
         batch = source.sample(policy, params, state, progress, keys)
@@ -96,7 +96,7 @@ def annotated(
 
     Raises ValueError for a source of demonstrations, or a `count` above its number of problems.
     """
-    _check(source)
+    check_draws(source)
     if count > source.num_problems:
         raise ValueError(f"count must be at most the {source.num_problems} problems of the source, got {count}")
 
@@ -145,6 +145,7 @@ def best_of(score: Array, gold: Array, sizes: tuple[int, ...]) -> Array:
     return jnp.stack([one(n) for n in sizes])
 
 
-def _check(source: Source) -> None:
+def check_draws(source: Source) -> None:
+    """Raises ValueError for a source of demonstrations."""
     if source.sampling is None:
         raise ValueError("source must draw answers of the policy, got demonstrations")

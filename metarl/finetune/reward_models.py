@@ -42,6 +42,12 @@ def ranked(prompts: Array, first: Array, second: Array, prefers_first: Array) ->
     return Pairs(prompts, chosen, rejected, jnp.ones(len(prompts)), jnp.zeros(len(prompts)))
 
 
+def some_of(pairs: Pairs, key: Key, count: int) -> Pairs:
+    """`count` of the pairs, drawn with replacement."""
+    rows = jax.random.randint(key, (count,), 0, len(pairs.prompts))
+    return jax.tree.map(lambda x: x[rows], pairs)
+
+
 class RewardModel(NamedTuple):
     """Scores whole answers. What follows the end of an answer has no effect.
 
@@ -212,8 +218,7 @@ def fit(
     """The state after `steps` steps of Bradley-Terry on `batch_size` pairs each, drawn with replacement."""
 
     def one(state: State, key: Key) -> tuple[State, None]:
-        rows = jax.random.randint(key, (batch_size,), 0, len(pairs.prompts))
-        some = jax.tree.map(lambda x: x[rows], pairs)
+        some = some_of(pairs, key, batch_size)
         return model.step(state, lambda params: bradley_terry(model, params, some).mean()), None
 
     return jax.lax.scan(one, state, jax.random.split(key, steps))[0]

@@ -13,6 +13,7 @@ from metarl.checks import COUNT, NOT_NEGATIVE, SEVERAL, checked
 from metarl.finetune.batch import Batch
 from metarl.finetune.policies import Prefix, SequencePolicy, sample
 from metarl.finetune.turns import Prover, mask_of, play, tokens_drawn, turns_of
+from metarl.tree import repeated
 from metarl.types import Array, Key, Params, PyTree, TokenTask, TurnTask
 
 
@@ -37,8 +38,7 @@ class Sampling:
 
 def problems_of(task: TokenTask, key: Key, count: int, copies: int = 1) -> PyTree:
     """`count` problems, each of them `copies` times in a row. Leaves [count * copies, ...]."""
-    problems = jax.vmap(task.sample)(jax.random.split(key, count))
-    return jax.tree.map(lambda x: jnp.repeat(x, copies, 0), problems)
+    return repeated(jax.vmap(task.sample)(jax.random.split(key, count)), copies)
 
 
 def demonstrate(task: TokenTask, problems: PyTree, key: Key) -> Array:

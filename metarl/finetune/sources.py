@@ -18,7 +18,7 @@ from metarl.finetune.controllers import Weights, cosine, elapsed
 from metarl.finetune.policies import Prefix, SequencePolicy
 from metarl.finetune.sampling import Sampling, answered, demonstrate, demonstrated, problems_of
 from metarl.finetune.turns import Prover, mask_of, solved
-from metarl.tree import lot, select
+from metarl.tree import lot, repeated, select
 from metarl.types import Array, Key, Params, Progress, PyTree, TokenTask, TurnTask
 
 
@@ -137,7 +137,7 @@ def branched(task: TokenTask, sampling: Sampling = Sampling()) -> Source:  # noq
     def sample(policy: SequencePolicy, params: Params, state: PyTree, progress: Progress, keys: Keys) -> Batch:
         once = problems_of(task, keys.problems, sampling.num_problems)
         shown = demonstrate(task, once, keys.demonstrations)
-        problems, shown = jax.tree.map(lambda x: jnp.repeat(x, sampling.group_size, 0), (once, shown))
+        problems, shown = repeated((once, shown), sampling.group_size)
         place = jnp.arange(len(shown)) % sampling.group_size
         begun = Prefix(shown, _extent(task, shown) * place // sampling.group_size)
         return answered(policy, params, task, problems, keys.answers, sampling.temperature, begun)
@@ -166,7 +166,7 @@ def failed_first(
         rows = jax.random.randint(row_key, (sampling.num_problems,), 0, capacity)
         again = jnp.arange(sampling.num_problems) < sampling.num_problems // 2
         problems = select(again, jax.tree.map(lambda x: x[rows], state.problems), problems)
-        problems = jax.tree.map(lambda x: jnp.repeat(x, sampling.group_size, 0), problems)
+        problems = repeated(problems, sampling.group_size)
         return answered(policy, params, task, problems, keys.answers, sampling.temperature)
 
     def update(state: Failures, outcome: Outcome) -> Failures:

@@ -18,6 +18,7 @@ from metarl.finetune.batch import Batch
 from metarl.finetune.policies import Prefix, SequencePolicy
 from metarl.finetune.reward_models import RewardModel
 from metarl.finetune.sampling import answered
+from metarl.tree import repeated
 from metarl.types import Array, Key, Params, TokenTask
 
 
@@ -40,7 +41,7 @@ def completable(
 
     def one_length(length: Array, key: Key) -> Array:
         prefix = Prefix(jnp.repeat(answers, tries, 0), jnp.full(rows * tries, length))
-        problems = jax.tree.map(lambda x: jnp.repeat(x, tries, 0), batch.problem)
+        problems = repeated(batch.problem, tries)
         found = answered(policy, params, task, problems, key, prefix=prefix).correct
         return found.reshape(rows, tries).any(1)
 

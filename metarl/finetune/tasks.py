@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from metarl.finetune.policies import SequencePolicy
 from metarl.finetune.sampling import answered
+from metarl.tree import repeated
 from metarl.types import Array, DerivedTask, Key, Params, PyTree, TokenTask, Verdict
 
 # --- several kinds of problems --------------------------------------------------------------------------------
@@ -114,8 +115,7 @@ def solvable(
     Rollout-based instance filtering (RIF-RFT; Lai et al. 2025, arXiv 2507.05386): problems that the policy never
     solves teach it nothing by reward, so they are left out.
     """
-    repeated = jax.tree.map(lambda x: jnp.repeat(x, tries, 0), problems)
-    correct = answered(policy, params, task, repeated, key).correct
+    correct = answered(policy, params, task, repeated(problems, tries), key).correct
     return correct.reshape(-1, tries).any(1).astype(jnp.float32)
 
 
