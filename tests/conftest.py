@@ -10,8 +10,10 @@ os.environ.setdefault("JAX_NUM_CPU_DEVICES", "1")  # experiments would take one 
 # is compiled in parts for several threads is slower on the one core that a test has
 os.environ.setdefault(
     "XLA_FLAGS",
-    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
 )
+gc.set_threshold(100_000, 50, 100)  # tracing makes millions of small objects, which a tenth of the time went to look for
 
 import jax
 import pytest
