@@ -13,10 +13,11 @@ os.environ.setdefault(
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
     "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
 )
-gc.set_threshold(100_000, 50, 100)  # tracing makes millions of small objects, which a tenth of the time went to look for
 
 import jax
 import pytest
+
+gc.set_threshold(100_000, 50, 100)  # tracing makes millions of objects: a tenth of the time went to collections
 
 
 def pytest_configure(config):

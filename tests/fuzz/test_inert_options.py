@@ -5,12 +5,14 @@ import random
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from fuzzing import alternatives, draw_valid, options_of, programs
+from fuzzing import alternatives, bare, draw_valid, options_of, programs
+from jax.interpreters import partial_eval
 
 from experiments import launch
-from metarl.run.options import flatten, replace
+from metarl.run.options import flatten, replace, with_values
 
 # What the report says, and nothing of the training; `tuning_` is of the agents that reports compare with.
 REPORTED = re.compile(r"held_out_|tuning_|directory")
@@ -37,8 +39,27 @@ def is_exempt(name: str, config) -> bool:
     return name in launch.CONTROL or bool(REPORTED.match(name)) or fitness_in_report_only
 
 
+def felt(make, config, names: list[str]) -> set[str]:
+    """Those of the names of floats that may be arrays in the program, and that something in it depends on."""
+
+    def run(values, key):
+        meta = make(with_values(config, values))
+        return meta.step(meta.init(key), key)
+
+    values = {name: jnp.float32(flatten(config)[name]) for name in names}
+    try:
+        jaxpr = jax.make_jaxpr(run)(values, jax.random.key(0)).jaxpr
+    except (TypeError, ValueError):  # Python code needs the number of one of them
+        half = len(names) // 2
+        return felt(make, config, names[:half]) | felt(make, config, names[half:]) if half else set()
+    used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[1]
+    return {name for name, is_used in zip(sorted(names), used, strict=False) if is_used}
+
+
 def inert(make, config, options) -> list[str]:
     """The options with values that are accepted, none of which makes a difference."""
+    felt_ones = felt(make, config, [x.name for x in options if bare(x.hint) is float])
+    options = [x for x in options if x.name not in felt_ones]
     before = program(make, config)
     assert before is not None
     assert program(make, config) == before
