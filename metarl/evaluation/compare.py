@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metarl.evaluation.families import TABULAR, Family, a2c, family, in_family
-from metarl.evaluation.held_out import Judge, Trained, horizon_report
+from metarl.evaluation.held_out import Judge, Measured, Trained, measure
 from metarl.evaluation.scales import on_scale
 from metarl.evaluation.statistics import Interval, over_runs
 from metarl.meta import InnerLoop
@@ -100,7 +100,7 @@ def group(runs: Sequence[Run], ignored: Collection[str] = (), same_levels: bool 
     return groups
 
 
-def compare(
+def measured(
     groups: Mapping[str, Sequence[Run]],
     name: str,
     levels: Levels,
@@ -109,8 +109,8 @@ def compare(
     num_levels: int,
     num_seeds: int,
     batch_size: int,
-) -> dict[str, dict[int, Interval]]:
-    """`horizon_report` of the rules in `groups` on the levels called `name`, with the plain agent of the first run.
+) -> Measured:
+    """Returns of agents of the rules in `groups` on the levels called `name`, with the plain agent of the first run.
 
     Raises ValueError for agents that do not fit the levels.
     """
@@ -118,7 +118,7 @@ def compare(
     first = next(iter(groups.values()))[0]
     judge = _judge(first, name, levels, num_levels=num_levels, num_seeds=num_seeds, batch_size=batch_size)
     rules = {title: {run.directory: _given(run.rule.params) for run in runs} for title, runs in groups.items()}
-    return horizon_report(
+    return measure(
         judge, {title: list(judge.players(inner[title], those).values()) for title, those in rules.items()}, horizons
     )
 
