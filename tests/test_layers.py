@@ -23,7 +23,7 @@ LAYERS = (
         "optimizers",
     ),
     *("objectives", "inner", "estimators", "curricula", "active", "populations", "finetune", "run", "pretrained"),
-    *("plot", "saved_levels", "rules", "saved_agents", "evaluation"),
+    *("plot", "saved_levels", "rules", "saved_agents", "distil", "evaluation"),
 )
 FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path

@@ -93,9 +93,11 @@ def drawn(visited: np.ndarray, count: int, seed: int = 0) -> Points:
 
 def learned(meta_params: MetaParams, start: Start, clip: float) -> Drift:
     """The drift of an LPO rule, whose arguments are those of `objectives.lpo`."""
-    return lambda log_ratio, advantage, age: lpo_drift(
-        meta_params, log_ratio, advantage, Progress(age, 1.0), start, clip
-    )
+
+    def drift(log_ratio: Array, advantage: Array, age: Array) -> Array:
+        return lpo_drift(meta_params, log_ratio, advantage, Progress(age, jnp.ones_like(age)), start, clip)
+
+    return jnp.vectorize(drift)
 
 
 def written(text: str) -> Drift:

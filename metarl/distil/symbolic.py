@@ -42,7 +42,6 @@ def regress(
     Raises ImportError naming the extra to install, and ValueError for numbers out of range and data that are not
     finite.
     """
-    regressor = _operon()
     values = np.stack([np.asarray(x, np.float64) for x in inputs.values()], 1)
     wanted = np.asarray(target, np.float64)
     if not (np.isfinite(values).all() and np.isfinite(wanted).all()):
@@ -50,7 +49,7 @@ def regress(
     scale = wanted.std()
     if scale < 1e-12:
         return [Fit(1, 1.0, f"{wanted.mean():.4g}")]
-    search = regressor(
+    search = operon()(
         allowed_symbols=_SYMBOLS,
         objectives=["r2", "length"],
         max_length=max_length,
@@ -77,7 +76,7 @@ def regress(
 
 
 @checked
-def shortest(front: Collection[Fit], slack: Annotated[float, NOT_NEGATIVE] = 0.005) -> Fit:
+def shortest(front: Collection[Fit], slack: Annotated[float, NOT_NEGATIVE] = 0.02) -> Fit:
     """The shortest formula whose R^2 is within `slack` of the best. Raises ValueError if there is none at all."""
     if not front:
         raise ValueError("the search has found no formula with finite values: give it more evaluations")
@@ -135,7 +134,8 @@ def _constant(x: float) -> ast.Constant:
     return ast.Constant(float(f"{x:.4g}"))
 
 
-def _operon() -> Any:
+def operon() -> Any:
+    """Operon's regressor. Raises ImportError naming the extra to install."""
     try:
         from pyoperon.sklearn import SymbolicRegressor
     except ImportError as error:

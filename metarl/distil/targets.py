@@ -66,7 +66,7 @@ def rollouts(
         return LPGInputs(*(metrics[f"seen_{name}"][::every] for name in LPGInputs._fields))
 
     found = jax.jit(jax.vmap(live))(levels, jax.random.split(key, len(levels.horizon)))
-    inputs = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
+    inputs = jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), found)
     return Rollouts(inputs, said(meta_params, inputs))
 
 
