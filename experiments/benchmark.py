@@ -37,7 +37,7 @@ from metarl.estimators.population import live
 from metarl.evaluation.families import family
 from metarl.finetune import policies
 from metarl.inner.rl import Agent, Experience, rl_inner_loop
-from metarl.meta import InnerLoop, Meta, MetaState
+from metarl.meta import Estimator, InnerLoop, Meta, MetaState
 from metarl.parallel import Placement, dividing, one_device_per_core
 from metarl.rl import rollout
 from metarl.rules import build, build_part
@@ -93,7 +93,7 @@ class ES:
     batch_size: Annotated[int, COUNT] = 1
     """Pairs that live at a time on each device."""
     rank: Annotated[int, COUNT_OR_ZERO] = 0
-    """Rank of the perturbations of matrices (0: normal noise)."""
+    """Rank of the perturbations of matrices (0: normal noise); with one, normal noise is timed beside it."""
     devices: Annotated[int, COUNT_OR_ZERO] = 0
     """Devices that pairs are sharded over (0: all that divide their number); on CPU, each core is one."""
     repeats: Annotated[int, COUNT] = 3
@@ -463,17 +463,20 @@ def benchmark_es(config: ES, name: str) -> dict[str, Any]:
     longest = int(drawn.horizon.max())
     run = replace(lpg.EvolutionConfig(), levels=name, longest_life=longest, devices=config.devices, **settings)
     inner = meta_training.inner_loop(lpg.OBJECTIVES, run, levels)
-    estimator = run.estimator.make(longest)
     meta_params = inner.init_meta(key)
     newborn = jax.jit(jax.vmap(inner.init))(jax.random.split(key, config.num_pairs), drawn)
     twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), newborn)
 
-    def population(state: tuple[Any, Any, Key]) -> tuple[Any, Any, Key]:
+    def population(estimator: Estimator) -> tuple[Callable[[Any], Any], tuple[Any, Any, Key]]:
         """What an estimate takes: the population, its gradient, and the choice between members."""
-        estimate, _, key = state
-        key, now = jax.random.split(key)
-        _, estimate, kept, _ = estimator.estimate(inner, meta_params, estimate, newborn, now)
-        return estimate, kept, key
+
+        def estimated(state: tuple[Any, Any, Key]) -> tuple[Any, Any, Key]:
+            estimate, _, key = state
+            key, now = jax.random.split(key)
+            _, estimate, kept, _ = estimator.estimate(inner, meta_params, estimate, newborn, now)
+            return estimate, kept, key
+
+        return estimated, (estimator.init(meta_params, newborn), newborn, key)
 
     def plain(placement: Placement) -> Callable[[Key], Key]:
         """As many lifetimes, all under the same meta-parameters."""
@@ -490,10 +493,13 @@ def benchmark_es(config: ES, name: str) -> dict[str, Any]:
 
     devices = dividing(config.num_pairs, config.devices)
     members, updates = 2 * config.num_pairs, 2 * int(drawn.horizon.sum())
+    full = replace(run, rank=0).estimator.make(longest)
+    normal_noise = {"population_of_normal_noise": population(full)} if config.rank else {}
     products = forward_products(members * config.num_envs, config.hidden, config.rollout_length * updates // members)
     times = time_side_by_side(
         {
-            "population": (population, (estimator.init(meta_params, newborn), newborn, key)),
+            "population": population(run.estimator.make(longest)),
+            **normal_noise,
             "plain_lifetimes": (plain(Placement(devices, 2 * config.batch_size)), key),
             "plain_lifetimes_in_one_batch": (plain(Placement()), key),
             "forward_products": products,
@@ -501,6 +507,7 @@ def benchmark_es(config: ES, name: str) -> dict[str, Any]:
         config.repeats,
     )
     flop = 2 * updates * config.num_envs * config.rollout_length * 3 * config.hidden**2
+    others = ("plain_lifetimes", "plain_lifetimes_in_one_batch", "forward_products", *normal_noise)
     return {
         "levels": name,
         "agent_updates": updates,
@@ -511,7 +518,7 @@ def benchmark_es(config: ES, name: str) -> dict[str, Any]:
         "gflop_per_second": flop / 1e9 / times["population"]["min_seconds"],
         "ratios": {
             f"population / {other}": times["population"]["min_seconds"] / times[other]["min_seconds"]
-            for other in ("plain_lifetimes", "plain_lifetimes_in_one_batch", "forward_products")
+            for other in others
         },
         "peak_memory_mib": _peak_memory(),
     }

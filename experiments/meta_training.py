@@ -15,7 +15,15 @@ from experiments import launch
 from experiments.parts import Evolution
 from metarl import plot
 from metarl.evaluation import families, gallery
-from metarl.evaluation.held_out import Judge, held_out_report, horizon_report, write_horizon_report
+from metarl.evaluation.held_out import (
+    Judge,
+    held_out_report,
+    horizon_report,
+    measure,
+    worst_report,
+    write_horizon_report,
+    write_worst_report,
+)
 from metarl.meta import Estimator, InnerLoop, Meta
 from metarl.rules import Recipe, build, build_part
 from metarl.run.checkpoint import Log
@@ -95,11 +103,16 @@ def report(objectives: Objectives, config: Any, state: Any, log: Log, directory:
         batch_size=options.held_out_batch,
     )
     players = judge.players(inner, {"trained": lambda key: state.params, "untrained": inner.init_meta})
+    kinds = {name: [player] for name, player in players.items()}
     if options.held_out_horizons:
-        found = horizon_report(judge, {name: [player] for name, player in players.items()}, options.held_out_horizons)
+        found = horizon_report(measure(judge, kinds, options.held_out_horizons))
         lives = config.distribution.lifetimes
         write_horizon_report(found, directory, lives if isinstance(lives, tuple) else None)
-    return held_out_report(judge, players)
+    measured = measure(judge, kinds)
+    if options.held_out_seeds > 1:  # the worst levels are chosen by others than those that are scored
+        worst = worst_report(measured)
+        write_worst_report({config.distribution.levels: {name: row[None] for name, row in worst.items()}}, directory)
+    return held_out_report(measured)
 
 
 def _check_lives(config: Any, levels: Levels) -> None:

@@ -28,7 +28,7 @@ from metarl import checks, plot
 from metarl.checks import COUNT, DECAY, SEVERAL
 from metarl.evaluation import tables
 from metarl.evaluation.families import a2c, family, in_family
-from metarl.evaluation.held_out import HELD_OUT, SCORE, Judge, Player, horizon_report
+from metarl.evaluation.held_out import HELD_OUT, SCORE, Judge, Player, horizon_report, measure
 from metarl.evaluation.predictions import Visits, encoding, frozen, live_and_visit
 from metarl.evaluation.statistics import Interval, over_runs
 from metarl.parallel import one_device_per_core
@@ -81,7 +81,7 @@ def scores(
     players: dict[str, Player] = {}
     for name, learner in learners.items():
         players |= judge.players(learner.inner_loop(levels.environment), {name: lambda key: params})
-    return horizon_report(judge, {name: [play] for name, play in {**players, **judge.plain}.items()}, horizons)
+    return horizon_report(measure(judge, {name: [play] for name, play in {**players, **judge.plain}.items()}, horizons))
 
 
 def encodings(

@@ -9,9 +9,21 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # lower layers first: each imports only from its own and from those before it
 LAYERS = (
-    *("checks", "types", "interface", "tree", "gradients", "meta", "parallel", "rl", "strategies", "optimizers"),
+    *(
+        "checks",
+        "types",
+        "interface",
+        "tree",
+        "formulas",
+        "gradients",
+        "meta",
+        "parallel",
+        "rl",
+        "strategies",
+        "optimizers",
+    ),
     *("objectives", "inner", "estimators", "curricula", "active", "populations", "finetune", "run", "pretrained"),
-    *("plot", "saved_levels", "rules", "saved_agents", "evaluation"),
+    *("plot", "saved_levels", "rules", "saved_agents", "distil", "evaluation"),
 )
 FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path

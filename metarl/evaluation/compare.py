@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metarl.evaluation.families import TABULAR, Family, a2c, family, in_family
-from metarl.evaluation.held_out import Judge, Trained, horizon_report
+from metarl.evaluation.held_out import Judge, Measured, Trained, measure
 from metarl.evaluation.scales import on_scale
 from metarl.evaluation.statistics import Interval, over_runs
 from metarl.meta import InnerLoop
@@ -100,7 +100,7 @@ def group(runs: Sequence[Run], ignored: Collection[str] = (), same_levels: bool 
     return groups
 
 
-def compare(
+def measured(
     groups: Mapping[str, Sequence[Run]],
     name: str,
     levels: Levels,
@@ -109,16 +109,16 @@ def compare(
     num_levels: int,
     num_seeds: int,
     batch_size: int,
-) -> dict[str, dict[int, Interval]]:
-    """`horizon_report` of the rules in `groups` on the levels called `name`, with the plain agent of the first run.
+) -> Measured:
+    """Returns of agents of the rules in `groups` on the levels called `name`, with the plain agent of the first run.
 
     Raises ValueError for agents that do not fit the levels.
     """
     inner = {title: _inner_loop(runs[0], runs[0].agents(name, levels), levels) for title, runs in groups.items()}
     first = next(iter(groups.values()))[0]
     judge = _judge(first, name, levels, num_levels=num_levels, num_seeds=num_seeds, batch_size=batch_size)
-    rules = {title: {run.directory: _given(run.rule.params) for run in runs} for title, runs in groups.items()}
-    return horizon_report(
+    rules = {title: {run.directory: given(run.rule.params) for run in runs} for title, runs in groups.items()}
+    return measure(
         judge, {title: list(judge.players(inner[title], those).values()) for title, those in rules.items()}, horizons
     )
 
@@ -133,7 +133,7 @@ def scores(
     """
     judge = _judge(runs[0], name, levels, num_levels=num_levels, num_seeds=num_seeds, batch_size=batch_size)
     agents = _inner_loop(runs[0], runs[0].agents(name, levels), levels)
-    players = judge.players(agents, {run.directory: _given(run.rule.params) for run in runs})
+    players = judge.players(agents, {run.directory: given(run.rule.params) for run in runs})
     (plain,) = judge.plain.values()
     zero, one = judge.scale(judge.returns(plain, judge.levels))
     returns = [judge.returns(players[run.directory], judge.levels) for run in runs]
@@ -246,5 +246,6 @@ def _kind(run: Run, ignored: Collection[str]) -> dict[str, Any]:
     return {name: x for name, x in run.config.items() if name not in left_out and not name.startswith("held_out")}
 
 
-def _given(params: MetaParams) -> Trained:
+def given(params: MetaParams) -> Trained:
+    """A rule that has the same meta-parameters for every evaluation seed."""
     return lambda key: params

@@ -6,16 +6,17 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from metarl import plot
 from metarl.checks import COUNT, SEVERAL, checked
 from metarl.evaluation import tables
 from metarl.evaluation.measure import final_returns
-from metarl.evaluation.scales import check_finite, diverged_as_random, normalised_return, on_scale
+from metarl.evaluation.scales import check_finite, cvar_return, diverged_as_random, normalised_return, on_scale
 from metarl.evaluation.statistics import Interval, over_runs
 from metarl.meta import InnerLoop
 from metarl.parallel import Placement, dividing
@@ -26,6 +27,9 @@ SCORE = "normalised return on held-out levels"
 HELD_OUT = 2**31 - 1  # draws the held-out levels; training draws its own from split keys, so they never meet
 
 Trained = Callable[[Key], MetaParams]  # the meta-parameters for one evaluation seed
+ALPHAS = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)  # shares of the levels, the worst for a rule
+
+Said = TypeVar("Said")
 Player = Callable[[Level], Array]  # returns [seeds, n] of the agents that one rule has trained on n levels
 
 
@@ -92,54 +96,101 @@ class Judge:
         return jnp.zeros_like(zero), jnp.ones_like(one)
 
 
-def held_out_report(judge: Judge, players: Mapping[str, Player]) -> dict[str, dict[str, float]]:
-    """Normalised final returns `{name: {mean, low, high, return}}` on held-out levels, with 95 % intervals.
+class Measured(NamedTuple):
+    """Returns of agents on the same held-out levels, and the ends of their scale."""
 
-    Of the agents of `players`, of the plain agent, of the random policy and, where it is known, of the optimal one.
+    players: tuple[str, ...]  # the names that were asked for
+    returns: dict[str, dict[Any, Array]]  # by name and horizon, [players, seeds, n]; the last is the plain agent's
+    zero: Array  # [n]
+    one: Array  # [n]
+    random: Array  # [seeds, n], of the random policy
+    optimal: Array | None  # [1, n], where it is known
+
+
+def measure(
+    judge: Judge, players: Mapping[str, Sequence[Player]], horizons: Sequence[int | None] = (None,)
+) -> Measured:
+    """Returns of agents of all `players`, and of the plain agent, after each of `horizons` updates.
+
+    `players` maps a name to one player or to several of its kind, such as the rules of several meta-training seeds. A
+    horizon of None is that of each level.
     """
-    results = {name: judge.returns(play, judge.levels) for name, play in {**players, **judge.plain}.items()}
-    best = list(results.values())[-1]
-    results["random"] = judge.random
-    if judge.optimal is not None:
-        results["optimal"] = judge.optimal
-    zero, one = judge.scale(best)
+
+    def returns(kind: Sequence[Player], horizon: int | None) -> Array:
+        levels = judge.levels if horizon is None else judge.living(horizon)
+        return jnp.stack([judge.returns(play, levels) for play in kind])
+
+    everyone = {**players, **{name: [player] for name, player in judge.plain.items()}}
+    found = {name: {h: returns(kind, h) for h in horizons} for name, kind in everyone.items()}
+    longest = horizons[0] if None in horizons else max(cast(Sequence[int], horizons))
+    zero, one = judge.scale(list(found.values())[-1][longest][0])
+    return Measured(tuple(players), found, zero, one, judge.random, judge.optimal)
+
+
+def held_out_report(measured: Measured) -> dict[str, dict[str, float]]:
+    """Normalised final returns `{name: {mean, low, high, return}}` of single players, with 95 % intervals.
+
+    Also of the random policy and, where it is known, of the optimal one.
+    """
+    results = {name: kind[0] for name, row in measured.returns.items() for kind in row.values()}
+    results["random"] = measured.random
+    if measured.optimal is not None:
+        results["optimal"] = measured.optimal
     return {
-        name: {**normalised_return(value, zero, one)._asdict(), "return": float(value.mean())}
-        for name, value in results.items()
+        name: {**normalised_return(x, measured.zero, measured.one)._asdict(), "return": float(x.mean())}
+        for name, x in results.items()
     }
 
 
-def horizon_report(
-    judge: Judge, players: Mapping[str, Sequence[Player]], horizons: Sequence[int]
-) -> dict[str, dict[int, Interval]]:
-    """Normalised final returns `{name: {horizon: interval}}` on held-out levels, the same for every horizon.
+def horizon_report(measured: Measured) -> dict[str, dict[int, Interval]]:
+    """Normalised final returns `{name: {horizon: interval}}`.
 
-    `players` maps a name to one player or to several of its kind, such as the rules of several meta-training seeds.
     The intervals say what other evaluation seeds and levels would give, or, of several players, what other players of
     their kind would give on these levels. The first name's differences from others of equally many players are reported
     too, player by player, on the same levels, seeds and scale.
     """
+    zero, one = measured.zero, measured.one
 
-    def returns(players: Sequence[Player], horizon: int) -> Array:
-        return jnp.stack([judge.returns(play, judge.living(horizon)) for play in players])  # [players, seeds, n]
+    def interval(returns: Array, minus: Array | None = None) -> Interval:
+        low, high = (zero, one) if minus is None else (0.0 * zero, one - zero)
+        own = returns if minus is None else returns - minus
+        if len(own) == 1:
+            return normalised_return(own[0], low, high)
+        return over_runs(on_scale(own.mean((1, 2)), low.mean(), high.mean()))
 
-    everyone = {**players, **{name: [player] for name, player in judge.plain.items()}}
-    results = {name: {h: returns(kind, h) for h in horizons} for name, kind in everyone.items()}
-    zero, one = judge.scale(list(results.values())[-1][max(horizons)][0])
+    return _with_differences(measured, interval)
 
-    def interval(returns: Array, zero: Array, one: Array) -> Interval:
+
+def worst_report(measured: Measured, alphas: Sequence[float] = ALPHAS) -> dict[str, dict[Any, dict[float, Interval]]]:
+    """Normalised final returns `{name: {horizon: {alpha: interval}}}` on the worst share alpha of levels.
+
+    See `metarl.evaluation.scales.cvar_return`; where the optimum is known, the worst levels are those farthest from it.
+    Names and intervals are those of `horizon_report`. Raises ValueError for fewer than two evaluation seeds, and for
+    alphas that are not above 0 and at most 1.
+    """
+    optimal = None if measured.optimal is None else measured.optimal[0]
+
+    of = partial(cvar_return, zero=measured.zero, one=measured.one, alphas=alphas, optimal=optimal)
+
+    def intervals(returns: Array, minus: Array | None = None) -> dict[float, Interval]:
+        others = [None] * len(returns) if minus is None else list(minus)
         if len(returns) == 1:
-            return normalised_return(returns[0], zero, one)
-        return over_runs(on_scale(returns.mean((1, 2)), zero.mean(), one.mean()))
+            return of(returns[0], minus=others[0])
+        found = [of(x, minus=y, resamples=1) for x, y in zip(returns, others, strict=True)]  # the intervals are others
+        return {alpha: over_runs([each[alpha].mean for each in found]) for alpha in alphas}
 
-    report = {name: {h: interval(x, zero, one) for h, x in row.items()} for name, row in results.items()}
-    first, *others = players
-    for second in others:
-        if len(players[first]) == len(players[second]):
-            report[f"{first} minus {second}"] = {
-                h: interval(results[first][h] - results[second][h], 0.0 * zero, one - zero) for h in horizons
-            }
-    return report
+    return _with_differences(measured, intervals)
+
+
+def _with_differences(measured: Measured, say: Callable[..., Said]) -> dict[str, dict[Any, Said]]:
+    """What is to `say` of each name's returns [players, seeds, n], and of the first's beside those of others."""
+    rows = {name: {h: say(x) for h, x in row.items()} for name, row in measured.returns.items()}
+    for second in measured.players[1:]:
+        first = measured.players[0]
+        pairs = {h: (x, measured.returns[second][h]) for h, x in measured.returns[first].items()}
+        if all(len(x) == len(y) for x, y in pairs.values()):
+            rows[f"{first} minus {second}"] = {h: say(*pair) for h, pair in pairs.items()}
+    return rows
 
 
 def write_horizon_report(
@@ -153,3 +204,25 @@ def write_horizon_report(
     write_json(directory / "horizons.json", rows)
     tables.show(report, SCORE, "lifetime")
     plot.save(plot.over_horizons(report, SCORE, trained), directory / "horizons.png")
+
+
+def write_worst_report(report: Mapping[str, Mapping[str, Mapping[float, Interval]]], directory: Path) -> None:
+    """Prints returns on the worst levels and leaves them in `directory`: `worst.json` and `worst.png`.
+
+    `report` is title -> {name: {alpha: interval}}; a title says where agents lived, or how long.
+    """
+    write_json(
+        directory / "worst.json",
+        {
+            title: {name: {alpha: x._asdict() for alpha, x in row.items()} for name, row in rows.items()}
+            for title, rows in report.items()
+        },
+    )
+    panels: dict[str, dict[str, Any]] = {}
+    for title, rows in report.items():
+        shares = {name: {f"worst {alpha:.3g}": x for alpha, x in row.items()} for name, row in rows.items()}
+        tables.show(shares, f"{SCORE}, on the worst share of them: {title}")
+        for name, row in rows.items():
+            panel = f"{title}: differences" if " minus " in name else title
+            panels.setdefault(panel, {})[name] = (list(row), *np.array(list(row.values())).T)
+    plot.save(plot.sample_efficiency(panels, "worst share of levels", SCORE), directory / "worst.png")

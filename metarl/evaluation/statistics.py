@@ -95,6 +95,26 @@ def optimality_gap(scores: Any, optimum: float = 1.0, axis: int | tuple[int, ...
     return np.maximum(optimum - _finite(scores), 0.0).mean(axis)
 
 
+def cvar(scores: Any, chosen_by: Any, alphas: Any) -> np.ndarray:
+    """Mean of `scores` [..., n] over the share alpha of n tasks on which `chosen_by` [..., n] is lowest: [..., alphas].
+
+    That is their conditional value at risk: at 1 the mean, near 0 the score on the worst task. The worst alpha n tasks
+    count, the last of them in part if alpha n is no integer; of equal ones, the first are worse. `chosen_by` should be
+    other measurements than `scores`, or the worst tasks are those where the noise is. Raises ValueError for alphas that
+    are not above 0 and at most 1, for shapes that differ, for no scores and for some that are not finite.
+    """
+    values, by, shares = _finite(scores), _finite(chosen_by), _finite(alphas)
+    if values.shape != by.shape or not values.ndim or shares.ndim != 1:
+        raise ValueError(
+            f"need scores and chosen_by [..., n] and alphas [m], got {values.shape}, {by.shape} and {shares.shape}"
+        )
+    if not ((shares > 0) & (shares <= 1)).all():
+        raise ValueError(f"alphas must be above 0 and at most 1, got {shares.tolist()}")
+    order, counted = by.argsort(-1, kind="stable"), shares[:, None] * values.shape[-1]  # [alphas, 1]
+    weights = np.clip(counted - np.arange(values.shape[-1]), 0.0, 1.0)  # of the worst, the second, ...
+    return np.take_along_axis(values, order, -1) @ (weights / weights.sum(1, keepdims=True)).T
+
+
 def aggregates(scores: Any, *, resamples: int = 2000, seed: int = 0) -> dict[str, Interval]:
     """Four summaries of `scores` [seeds, tasks]: "iqm", "median", "mean" and "optimality_gap".
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from metarl import plot
 from metarl.objectives.disco_network import Seen, meta_network, newborn, seen_of
 from metarl.objectives.disco_values import Moments, Outputs, Steps, Values
-from metarl.objectives.lpg import LPGInputs, LPGNetwork, LPGTargets, lpg_context
+from metarl.objectives.lpg import LPGInputs, LPGNetwork, LPGTargets, embedding, lpg_context
 from metarl.objectives.lpo import Start, lpo_drift
 from metarl.types import Array, MetaParams, Progress
 
@@ -37,10 +37,10 @@ def lpg_surface(meta_params: MetaParams, progress: Progress, discount: float | N
     and pi(a|s) = 0.5. `meta_params` and `discount` are those of `objectives.lpg`; a blind rule ignores `progress`.
     """
     hidden, bins = meta_params["y_hat"]["kernel"].shape
-    phi = _embedding(meta_params, jnp.eye(bins))
+    phi = embedding(meta_params, jnp.eye(bins))
     path = jnp.linspace(jnp.eye(bins)[phi.argmin()], jnp.eye(bins)[phi.argmax()], POINTS)  # [rows, bins]
     uniform = jnp.full(bins, 1.0 / bins)
-    change = _embedding(meta_params, path) - _embedding(meta_params, uniform)
+    change = embedding(meta_params, path) - embedding(meta_params, uniform)
     order = change.argsort()  # phi is not linear along the path, nor need it rise all the way
     rewards, shape = jnp.linspace(-1.0, 1.0, POINTS), (POINTS, POINTS)
     if (discount is None) is _sees_discount(meta_params):
@@ -60,12 +60,6 @@ def lpg_surface(meta_params: MetaParams, progress: Progress, discount: float | N
     )
     targets = cast(LPGTargets, LPGNetwork(bins, hidden).apply({"params": meta_params}, inputs))
     return Surface(rewards, change[order], targets.pi_hat.reshape(shape))
-
-
-def _embedding(meta_params: MetaParams, y: Array) -> Array:
-    """LPG's phi [...] of predictions [..., bins]."""
-    hidden, output = meta_params["embed_hidden"], meta_params["embed"]
-    return (jax.nn.relu(y @ hidden["kernel"] + hidden["bias"]) @ output["kernel"] + output["bias"])[..., 0]
 
 
 def lpo_surface(meta_params: MetaParams, progress: Progress, start: Start = "ppo", clip: float = 0.2) -> Surface:

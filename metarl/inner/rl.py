@@ -362,4 +362,4 @@ def _learn(
 
     indices = jnp.arange(epochs * minibatches).reshape(epochs, minibatches)
     learner, metrics = jax.lax.scan(epoch, learner, (jax.random.split(key, epochs), indices))
-    return *learner, memory, objective, jax.tree.map(jnp.mean, metrics)
+    return *learner, memory, objective, jax.tree.map(lambda x: x.mean((0, 1)), metrics)  # over epochs and minibatches

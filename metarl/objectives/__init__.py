@@ -8,6 +8,6 @@ from metarl.objectives.auxiliary import histogram
 from metarl.objectives.disco import disco
 from metarl.objectives.fixed import fixed
 from metarl.objectives.lpg import lpg
-from metarl.objectives.lpo import dpo, lpo
+from metarl.objectives.lpo import dpo, lpo, mirror
 
-__all__ = ["a2c", "disco", "dpo", "fixed", "lpg", "lpo", "ppo"]
+__all__ = ["a2c", "disco", "dpo", "fixed", "lpg", "lpo", "mirror", "ppo"]

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from metarl import checks
 from metarl.checks import NOT_NEGATIVE, POSITIVE, SEVERAL, SHARE, WIDTH, Bound, checked
+from metarl.formulas import formula
 from metarl.objectives.hand_made import UNITS, actor_critic_weights
 from metarl.objectives.temporal import temporal_features
 from metarl.rl.objective import Objective
@@ -120,6 +121,50 @@ def lpg_context(discount: Array | float | None, progress: Progress | None) -> Ar
     )
 
 
+def lpg_inputs(
+    params: Params, model: Model, rollout: Rollout, discount: Array | float | None, progress: Progress | None
+) -> LPGInputs:
+    """What the rule sees of a rollout; `discount` and `progress` are those of `lpg_context`."""
+    outputs, next_outputs = unroll(model, params, rollout)
+    y, y_next = jax.nn.softmax(outputs["y"]), jax.nn.softmax(next_outputs["y"])
+    prob = jnp.exp(model.policy.distribution(outputs["policy"]).log_prob(rollout.action))
+    seen = lpg_context(discount, progress)
+    context = jnp.broadcast_to(seen, (*prob.shape, seen.size))
+    return LPGInputs(rollout.reward, rollout.terminated, rollout.done, prob, y, y_next, context)
+
+
+def embedding(meta_params: MetaParams, y: Array) -> Array:
+    """LPG's phi [...] of predictions [..., bins]."""
+    hidden, output = meta_params["embed_hidden"], meta_params["embed"]
+    return (jax.nn.relu(y @ hidden["kernel"] + hidden["bias"]) @ output["kernel"] + output["bias"])[..., 0]
+
+
+# what a formula of pi_hat may be of, see `summaries`
+PI_HAT_VARIABLES = ("r", "d", "p", "v", "w", "g", "c", "n")
+
+
+def summaries(meta_params: MetaParams, x: LPGInputs, decay: float = 0.9) -> dict[str, Array]:
+    """Numbers [T, E] that sum up what the network sees of each step, and of the rest of the episode in the rollout.
+
+    The reward `r`; `d`, 1 where there is no next state, else 0; the probability `p` of the action; phi of the
+    predictions at the state and the next one, `v` and `w` (0 if there is none); and, where the rule sees it, the age
+    `n`. Of the steps that follow, whose weight falls by `decay` per step: `g`, the sum of their rewards, and `c`, that
+    of their changes w - v.
+    """
+    v = embedding(meta_params, x.y)
+    w = jnp.where(x.terminated, 0.0, embedding(meta_params, x.y_next))
+
+    def back(later: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
+        values, done = step  # [2, E], [E]
+        later = decay * jnp.where(done, 0.0, later)
+        return values + later, later
+
+    both = jnp.stack([x.reward, w - v], axis=1)
+    g, c = jax.lax.scan(back, jnp.zeros_like(both[0]), (both, x.done), reverse=True)[1].swapaxes(0, 1)
+    found = {"r": x.reward, "d": x.terminated.astype(v.dtype), "p": x.prob, "v": v, "w": w, "g": g, "c": c}
+    return found if x.context.shape[-1] < 2 else {**found, "n": x.context[..., -2]}
+
+
 # the coefficients of the regularisers of `lpg`; for evolution, whose meta-objective is fitness alone, all are 0
 UNREGULARISED = {"policy_entropy_coef": 0.0, "y_entropy_coef": 0.0, "pi_hat_coef": 0.0, "y_hat_coef": 0.0}
 
@@ -140,6 +185,7 @@ def lpg(
     y_entropy_coef: Annotated[Array | float, NOT_NEGATIVE] = 1e-3,
     pi_hat_coef: Annotated[Array | float, NOT_NEGATIVE] = 5e-3,
     y_hat_coef: Annotated[Array | float, NOT_NEGATIVE] = 1e-3,
+    pi_hat: str | None = None,
 ) -> Objective:
     """The agent minimises `-mean(pi_hat log pi(a|s)) + y_coef mean KL(y(s) || y_hat)` (eq. 2 and 3).
 
@@ -153,17 +199,21 @@ def lpg(
     The rule that meta-training starts from is a network with random weights ("scratch"), or an actor-critic with this
     `gae_lambda`, this `caution` and values up to `largest_value` (`hand_made.actor_critic_weights`), which has to see
     the discount.
+    With a `pi_hat`, that formula (`metarl.formulas.formula`) of `summaries` takes the place of the network's, as in a
+    distilled rule. The targets of the prediction stay the network's.
     The entropies are those of the agent before each update, so those before the first update of a truncation have no
     meta-gradient.
 
-    Raises ValueError if `bins` is below 2 or `hidden` below 1, and to start from an actor-critic if `hidden` is below 5
-    or there is no `discount`.
+    Raises ValueError if `bins` is below 2 or `hidden` below 1, if `pi_hat` is no such formula, and to start from an
+    actor-critic if `hidden` is below 5 or there is no `discount`.
     """
     if start == "actor_critic":
         checks.within(int, Bound(UNITS, WIDTH.high), **{"hidden, to start from an actor-critic,": hidden})
         if discount is None:
             raise ValueError("start actor_critic needs a discount, got None")
     network = LPGNetwork(bins, hidden, gate_bias)
+    variables = PI_HAT_VARIABLES if temporal else PI_HAT_VARIABLES[:-1]
+    distilled = None if pi_hat is None else formula(pi_hat, variables)
 
     def init(key: Array) -> MetaParams:
         one, row = jnp.zeros((1, 1)), jnp.zeros((1, 1, bins))
@@ -177,17 +227,15 @@ def lpg(
     def targets(
         meta_params: MetaParams, memory: PyTree, params: Params, model: Model, rollout: Rollout, progress: Progress
     ) -> tuple[LPGTargets, Array, PyTree]:
-        outputs, next_outputs = unroll(model, params, rollout)
+        outputs, _ = unroll(model, params, rollout)
         policy = model.policy.distribution(outputs["policy"])
-        y, y_next = jax.nn.softmax(outputs["y"]), jax.nn.softmax(next_outputs["y"])
-        prob = jnp.exp(policy.log_prob(rollout.action))
-        seen = lpg_context(discount, progress if temporal else None)
-        context = jnp.broadcast_to(seen, (*prob.shape, seen.size))
-        inputs = LPGInputs(rollout.reward, rollout.terminated, rollout.done, prob, y, y_next, context)
+        inputs = lpg_inputs(params, model, rollout, discount, progress if temporal else None)
         result = cast(LPGTargets, network.apply({"params": meta_params}, inputs))
+        if distilled is not None:
+            result = result._replace(pi_hat=distilled(**summaries(meta_params, inputs)))
         regularisers = [
             (policy_entropy_coef, lambda: -policy.entropy().mean()),
-            (y_entropy_coef, lambda: (y * jax.nn.log_softmax(outputs["y"])).sum(-1).mean()),
+            (y_entropy_coef, lambda: (inputs.y * jax.nn.log_softmax(outputs["y"])).sum(-1).mean()),
             (pi_hat_coef, lambda: jnp.square(result.pi_hat).mean()),
             (y_hat_coef, lambda: jnp.square(jnp.exp(result.log_y_hat)).sum(-1).mean()),
         ]

@@ -1,4 +1,4 @@
-"""Mirror learning: a drift replaces PPO's clipping. It is learned (LPO), or a closed form of what was learned (DPO).
+"""Mirror learning: a drift replaces PPO's clipping. It is learned (LPO), or a closed form of what was learned.
 
 The policy loss is `-mean(rho A - f(rho, A))` with `rho = pi(a|s) / pi_old(a|s)`. If the drift f is nowhere negative,
 and its value and gradient are 0 at rho = 1, the update has PPO's guarantees (Lu et al. 2022, arXiv 2210.05639).
@@ -12,12 +12,14 @@ import jax
 import jax.numpy as jnp
 
 from metarl.checks import POSITIVE, WIDTH, checked
+from metarl.formulas import formula
 from metarl.objectives.actor_critic import ActorCriticOptions, actor_critic
 from metarl.objectives.temporal import temporal_features
 from metarl.rl.objective import Objective
 from metarl.types import Array, Key, MetaParams, Progress
 
 Start = Literal["ppo", "scratch"]
+DRIFT_VARIABLES = ("r", "l", "A", "n")  # of the formulas of `mirror`
 
 
 @checked
@@ -104,6 +106,28 @@ def _learned_part(
         x = jnp.concatenate([x, temporal_features(progress)[0] * x], axis=-1)
     u = (jnp.tanh(x @ meta_params["hidden"]) @ meta_params["output"])[..., 0]
     return jnp.maximum(u - jnp.clip(u, -1e-4, 1e-4), -base)
+
+
+@checked
+def mirror(drift: str, **options: Unpack[ActorCriticOptions]) -> Objective:
+    """Mirror learning (Kuba et al. 2022, arXiv 2201.02373) with a drift that is a formula, such as a distilled one.
+
+    `drift` is a `metarl.formulas.formula` of `r = rho - 1`, `l = log rho`, `A`, and the agent's age `n` from 0 to 1.
+    What it says below 0 counts as 0. log rho is clipped to [-20, 20] against overflow. The other options are those of
+    `ppo`.
+
+    Raises ValueError for a text that is no such formula.
+    """
+    values = formula(drift, DRIFT_VARIABLES)
+
+    def policy_loss(
+        meta_params: MetaParams, log_prob: Array, old_log_prob: Array, advantage: Array, progress: Progress
+    ) -> Array:
+        log_ratio, ratio = _ratio(log_prob - old_log_prob)
+        age = temporal_features(progress)[0]
+        return jax.nn.relu(values(r=ratio - 1.0, l=log_ratio, A=advantage, n=age)) - ratio * advantage
+
+    return actor_critic(policy_loss, **options)
 
 
 @checked

@@ -7,6 +7,7 @@ from finished_runs import RECIPE, write_run
 import envs
 import metarl
 from metarl.evaluation import compare
+from metarl.evaluation.held_out import horizon_report
 from metarl.rules import build
 
 LPO = {
@@ -124,6 +125,6 @@ def test_scores_are_the_means_of_the_report_at_the_lifetimes_of_the_levels(tmp_p
     first, second = runs(tmp_path, {"seed": 0}, {"seed": 1})
     levels, size = envs.make("mdp/random", 4), {"num_levels": 2, "num_seeds": 2, "batch_size": 4}
     found = compare.scores([first, second], "mdp/random", levels, **size)
-    report = compare.compare({"x": [first], "y": [second]}, "mdp/random", levels, (4,), **size)
+    report = horizon_report(compare.measured({"x": [first], "y": [second]}, "mdp/random", levels, (4,), **size))
     assert found == pytest.approx([report[name][4].mean for name in ("x", "y")], abs=1e-5)
     assert found[0] != found[1]

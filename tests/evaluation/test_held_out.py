@@ -9,7 +9,7 @@ import pytest
 import envs
 import metarl
 from metarl.evaluation.families import a2c, family
-from metarl.evaluation.held_out import Judge, held_out_report, horizon_report
+from metarl.evaluation.held_out import Judge, held_out_report, horizon_report, measure, worst_report
 from metarl.rules import build
 
 SMALL = {"objective": {}, "experience": {"num_envs": 2, "rollout_length": 2}}
@@ -26,10 +26,12 @@ def test_intervals_over_horizons_are_the_hand_worked_ones():
         living=lambda horizon: horizon,
         returns=lambda play, levels: play(levels),
         plain={"plain": player(0.1)},
+        random=None,
+        optimal=None,
         scale=lambda best: (zero, one) if (best == 1.0).all() else None,  # of the longest lifetime, and not shared out
     )
     kinds = {"new": [player(x) for x in (0.2, 0.4, 0.6)], "old": [player(0.2)] * 3}
-    report = horizon_report(judge, kinds, (1, 10))
+    report = horizon_report(measure(judge, kinds, (1, 10)))
     assert list(report) == ["new", "old", "plain", "new minus old"]
     half = 4.302653 * 0.2 / 3**0.5  # t of two degrees of freedom
     for horizon, scale in ((1, 0.5), (10, 5.0)):
@@ -41,7 +43,33 @@ def test_intervals_over_horizons_are_the_hand_worked_ones():
         difference = [scale * x for x in (0.2, 0.2 - half, 0.2 + half)]
         np.testing.assert_allclose(report["new minus old"][horizon], difference, rtol=1e-5)
     fewer = {"new": [player(0.2)] * 2, "old": [player(0.2)]}
-    assert list(horizon_report(judge, fewer, (1, 10))) == ["new", "old", "plain"]
+    assert list(horizon_report(measure(judge, fewer, (1, 10)))) == ["new", "old", "plain"]
+
+
+def test_returns_on_the_worst_levels_are_the_hand_worked_ones():
+    """Of single players by the bootstrap, of several by Student's t over players, with the first one's differences."""
+    returns = np.array([[4.0, 2.0, 3.0, 8.0], [0.0, 1.0, 9.0, 6.0]])  # [seeds, levels]; the worst half has 4 on average
+    judge = SimpleNamespace(
+        levels=None,
+        random=None,
+        optimal=None,
+        returns=lambda play, levels: play(levels),
+        plain={"plain": lambda levels: jnp.array(returns)},
+        scale=lambda best: (jnp.zeros(4), jnp.full(4, 10.0)),
+    )
+
+    def players(*shifts):
+        return [lambda levels, shift=shift: jnp.array(returns + shift) for shift in shifts]
+
+    found = worst_report(measure(judge, {"new": players(0.0, 2.0), "old": players(0.0, 0.0)}), (0.5, 1.0))
+    assert list(found) == ["new", "old", "plain", "new minus old"]
+    half = 12.7062 * 0.1
+    assert found["new"][None][0.5] == pytest.approx((0.5, 0.5 - half, 0.5 + half), rel=1e-4)
+    assert found["new minus old"][None][0.5] == pytest.approx((0.1, 0.1 - half, 0.1 + half), rel=1e-4)
+    assert found["old"][None][1.0].mean == pytest.approx(33 / 8 / 10)
+    single = worst_report(measure(judge, {"new": players(2.0), "old": players(0.0)}), (0.5,))
+    assert single["new"][None][0.5].mean == pytest.approx(0.6)
+    assert single["new minus old"][None][0.5] == pytest.approx((0.2, 0.2, 0.2))  # the same levels are worst for both
 
 
 def test_agents_that_diverged_count_as_random_with_a_warning(capsys):
@@ -67,7 +95,7 @@ def judge():
 
 
 def test_random_scores_zero_and_the_optimal_policy_one(judge):
-    report = held_out_report(judge, {})
+    report = held_out_report(measure(judge, {}))
     assert list(report) == ["a2c", "random", "optimal"]
     assert report["random"]["mean"] == pytest.approx(0.0, abs=1e-6)
     assert report["optimal"]["mean"] == pytest.approx(1.0)

@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from metarl.evaluation.scales import Scale, check_finite, diverged_as_random, normalised_return, on_scale, scale
+from metarl.evaluation.scales import (
+    Scale,
+    check_finite,
+    cvar_return,
+    diverged_as_random,
+    normalised_return,
+    on_scale,
+    scale,
+)
 from metarl.evaluation.statistics import over_runs
 
 
@@ -86,3 +94,52 @@ def test_means_of_what_is_not_finite_are_not_numbers():
         score = normalised_return(np.array([[1.0, bad]]), np.zeros(2), np.ones(2))
         assert not np.isfinite(score.mean)
         assert not np.isfinite(over_runs([1.0, 2.0, bad]).mean)
+
+
+def test_returns_on_the_worst_levels_are_the_hand_worked_ones():
+    # the second seed finds levels 0 and 1 worst, on which the first has 4 and 2; the first finds 1 and 2, with 1 and 9
+    returns, zero, one = np.array([[4.0, 2.0, 3.0, 8.0], [0.0, 1.0, 9.0, 6.0]]), np.zeros(4), np.full(4, 10.0)
+    found = cvar_return(returns, zero, one, (0.5, 1.0))
+    assert found[0.5].mean == pytest.approx((3.0 + 5.0) / 2 / 10)
+    assert found[1.0] == pytest.approx(normalised_return(returns, zero, one))
+    # of (4, 5, 12, 9) at best, the seeds fall short by (0, 3, 9, 1) and (4, 4, 3, 3): the first finds 2 and 1 worst and
+    # the second 0 and 1, so that shortfalls of (3 + 4) / 2 and (0 + 3) / 2 are scored, where 7.5 can be had
+    best = np.array([4.0, 5.0, 12.0, 9.0])
+    assert cvar_return(returns, zero, best, (0.5,), best)[0.5].mean == pytest.approx((7.5 - 2.5) / 7.5)
+    other = cvar_return(returns[::-1] + 1.0, zero, one, (0.5,), minus=returns)
+    assert other[0.5] == pytest.approx((0.1, 0.1 - 0.6, 0.1 + 0.6), abs=0.61)
+    assert other[0.5].mean == pytest.approx(0.1)
+
+
+def test_the_optimal_policy_is_optimal_on_its_worst_levels():
+    best = np.array([1.0, 5.0, 3.0])
+    assert cvar_return(np.tile(best, (3, 1)), best - 1.0, best, (0.2, 0.7), best)[0.2] == pytest.approx((1.0, 1.0, 1.0))
+
+
+def test_levels_that_are_worst_by_chance_are_not_worse():
+    """All levels are alike: the worst by the scores themselves is below the mean, and the worst by others is not."""
+    returns, ends = np.random.default_rng(0).normal(0.5, 0.3, size=(4, 400)), (np.zeros(400), np.ones(400))
+    found = cvar_return(returns, *ends, (0.1,), resamples=200)[0.1]
+    assert found.low < 0.5 < found.high and abs(found.mean - 0.5) < 0.05  # 160 scores: four deviations are 0.095
+    naive = np.sort(returns.mean(0))[:40].mean()
+    assert naive < 0.3  # 1.75 deviations of the mean of four seeds below
+
+
+def test_intervals_on_the_worst_levels_cover_the_truth():
+    """Of levels whose means are normal, the worst fifth by the mean of three other seeds, by 1e5 such levels."""
+    random = np.random.default_rng(1)
+
+    def drawn(n):
+        return random.normal(0.5, 0.3, size=n) + random.normal(0.0, 0.2, size=(4, n))
+
+    truth = cvar_return(drawn(100_000), np.zeros(100_000), np.ones(100_000), (0.2,), resamples=1)[0.2].mean
+    hits = 0
+    for trial in range(60):
+        found = cvar_return(drawn(60), np.zeros(60), np.ones(60), (0.2,), seed=trial, resamples=200)[0.2]
+        hits += found.low <= truth <= found.high
+    assert hits >= 51  # 95 % of 60 are 57
+
+
+def test_one_seed_cannot_choose_levels_for_another():
+    with pytest.raises(ValueError, match="at least 2 seeds: levels are chosen by others than those that are scored"):
+        cvar_return(np.ones((1, 3)), np.zeros(3), np.ones(3), (0.5,))

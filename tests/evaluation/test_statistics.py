@@ -9,6 +9,7 @@ import scipy.stats
 
 from metarl.evaluation.statistics import (
     aggregates,
+    cvar,
     deviation,
     difference,
     interquartile_mean,
@@ -268,3 +269,37 @@ def test_effects_are_found_as_often_as_theory_says_and_no_effect_hardly_ever(tas
 def test_bad_input_is_named(call, says):
     with pytest.raises(ValueError, match=says):
         call()
+
+
+def test_the_worst_share_of_tasks_is_the_hand_worked_one():
+    """Five tasks: .4 are the two that the other measurements call worst, .5 those and half of the third."""
+    scores, chosen_by = np.array([10.0, 20.0, 30.0, 40.0, 50.0]), np.array([3.0, 1.0, 5.0, 2.0, 4.0])
+    found = cvar(scores, chosen_by, (0.1, 0.2, 0.4, 0.5, 1.0))
+    np.testing.assert_allclose(found, [20.0, 20.0, 30.0, (20.0 + 40.0 + 0.5 * 10.0) / 2.5, 30.0])
+    np.testing.assert_allclose(cvar(np.stack([scores, -scores]), np.stack([chosen_by, scores]), (0.4,)), [[30], [-15]])
+
+
+def test_the_worst_share_of_tasks_is_that_of_a_loop():
+    draw = random.Random(0)
+    for _ in range(20):
+        n, alpha = draw.randint(1, 9), draw.uniform(0.05, 1.0)
+        scores, by = ([draw.choice([-1.0, 0.5, 2.0, 3.0]) for _ in range(n)] for _ in range(2))
+        left, total = alpha * n, 0.0
+        for i in sorted(range(n), key=lambda i: by[i]):
+            share = min(left, 1.0)
+            total, left = total + share * scores[i], left - share
+        assert cvar(scores, by, [alpha])[0] == pytest.approx(total / (alpha * n))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (([1.0], [1.0], [0.0]), r"alphas must be above 0 and at most 1, got \[0.0\]"),
+        (([1.0], [1.0], [1.5]), r"at most 1, got \[1.5\]"),
+        (([1.0, 2.0], [1.0], [0.5]), r"got \(2,\), \(1,\) and \(1,\)"),
+        (([1.0], [np.nan], [0.5]), "1 of 1 values are not finite"),
+    ],
+)
+def test_shares_that_cannot_be_are_refused(arguments, says):
+    with pytest.raises(ValueError, match=says):
+        cvar(*arguments)

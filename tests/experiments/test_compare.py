@@ -23,7 +23,8 @@ def runs(tmp_path_factory):
 
 
 def test_finished_runs_are_compared_over_lifetimes_with_their_difference(runs, tmp_path, capsys):
-    compare.main([runs[0], runs[2], *SMALL, "--horizons", "2", "4", "--directory", str(tmp_path)])
+    worst = ["--cvar", "0.5", "1"]
+    compare.main([runs[0], runs[2], *SMALL, "--horizons", "2", "4", *worst, "--directory", str(tmp_path)])
     rows = json.loads((tmp_path / "horizons.json").read_text())
     aware, blind = "ta_lpg temporal=True", "ta_lpg temporal=False"
     assert list(rows) == [aware, blind, "a2c", f"{aware} minus {blind}"]
@@ -34,6 +35,11 @@ def test_finished_runs_are_compared_over_lifetimes_with_their_difference(runs, t
     for horizon in ("2", "4"):
         difference = rows[aware][horizon]["mean"] - rows[blind][horizon]["mean"]
         assert rows[f"{aware} minus {blind}"][horizon]["mean"] == pytest.approx(difference, abs=1e-6)
+    on_worst = json.loads((tmp_path / "worst.json").read_text())
+    assert list(on_worst) == ["mdp/random, 2 updates", "mdp/random, 4 updates"]
+    assert list(on_worst["mdp/random, 4 updates"]) == list(rows)
+    assert on_worst["mdp/random, 4 updates"][aware]["1.0"] == pytest.approx(rows[aware]["4"], abs=1e-6)
+    assert (tmp_path / "worst.png").read_bytes().startswith(PNG)
     shown = capsys.readouterr().out
     point = rows["a2c"]["4"]
     assert f"{point['mean']:.3f} [{point['low']:.3f}," in shown and "normalised return" in shown
@@ -67,6 +73,9 @@ def test_reports_are_summed_up_over_seeds(tmp_path, capsys):
         (("x", "--held-out-levels", "1"), "held_out_levels must be at least 2"),
         (("x", "--horizons", "0"), "horizons[0] must be at least 1"),
         (("x", "--held-out-seeds", "0"), "held_out_seeds must be at least 1"),
+        (("x", "--cvar", "0"), "cvar[0] must be above 0"),
+        (("x", "--cvar", "0.5", "--held-out-seeds", "1"), "held_out_seeds must be at least 2 for cvar"),
+        (("x", "--reports", "--cvar", "0.5"), "cvar has no effect with reports"),
         (("x", "--reports", "--horizons", "3"), "horizons has no effect with reports"),
         (("nowhere",), "no rule at 'nowhere'"),
         (("nowhere", "--reports"), "No such file"),

@@ -12,7 +12,7 @@ from toy import assert_same
 import envs
 import metarl
 from experiments import launch, lpg, meta_training
-from metarl.evaluation.held_out import Judge, held_out_report
+from metarl.evaluation.held_out import Judge, held_out_report, measure
 from metarl.run.options import replace
 from metarl.run.train import train
 
@@ -138,7 +138,7 @@ def learned():
     a2c = metarl.rules.build(meta_training.a2c(config)[1]).inner_loop(levels.environment)
     judge = Judge(levels, ("a2c", a2c), num_levels=24, num_seeds=4, batch_size=256)
     players = judge.players(inner, {"trained": lambda key: state.params, "untrained": inner.init_meta})
-    return held_out_report(judge, players), log
+    return held_out_report(measure(judge, {name: [x] for name, x in players.items()})), log
 
 
 @pytest.mark.slow

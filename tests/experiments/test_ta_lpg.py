@@ -13,7 +13,7 @@ import envs
 import metarl
 from experiments import lpg, meta_training, ta_lpg
 from metarl.estimators.pes import PESState
-from metarl.evaluation.held_out import Judge, held_out_report
+from metarl.evaluation.held_out import Judge, held_out_report, measure
 from metarl.run.options import replace
 
 TINY = {
@@ -126,7 +126,7 @@ def test_evolution_learns_a_rule_that_is_far_better_than_an_untrained_one():
     a2c = metarl.rules.build(meta_training.a2c(config)[1]).inner_loop(levels.environment)
     judge = Judge(levels, ("a2c", a2c), num_levels=24, num_seeds=4, batch_size=128)
     players = judge.players(inner, {"trained": lambda key: state.params, "untrained": inner.init_meta})
-    report = held_out_report(judge, players)
+    report = held_out_report(measure(judge, {name: [x] for name, x in players.items()}))
     assert report["trained"]["low"] > report["untrained"]["high"]
     assert report["trained"]["mean"] > 0.2
     assert log["fitness"][-10:].mean() > log["fitness"][:5].mean() + 0.1

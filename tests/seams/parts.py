@@ -23,7 +23,7 @@ from metarl.finetune import Controller, Credit, TokenCritic, controllers, credit
 from metarl.finetune import policies as sequences
 from metarl.inner.mixture import mixed_levels, mixture
 from metarl.inner.supervised import supervised_inner_loop, task_levels
-from metarl.objectives import a2c, disco, dpo, lpg, lpo, ppo
+from metarl.objectives import a2c, disco, dpo, lpg, lpo, mirror, ppo
 from metarl.rl.networks import action_model, gru, mlp, tabular
 
 HORIZON, LIFETIMES = 6, 3
@@ -51,8 +51,8 @@ def lpg_sgd(rate):
     return optimizers.per_output(policy=sgd, y=sgd)
 
 
-def small_lpg():
-    return lpg(bins=3, hidden=8)
+def small_lpg(**options):
+    return lpg(bins=3, hidden=8, **options)
 
 
 def small_disco():
@@ -153,6 +153,8 @@ OBJECTIVES: dict[str, Callable[[], metarl.Objective]] = {
     "lpo": partial(lpo, hidden=8),
     "lpo temporal": partial(lpo, temporal=True, start="scratch", hidden=8),
     "dpo": dpo,
+    "mirror": partial(mirror, "max(0, (r - 0.1 * n) * A)"),
+    "lpg with a formula": partial(small_lpg, pi_hat="r + w - v + 0.9 * g"),
     "disco": small_disco,
 }
 

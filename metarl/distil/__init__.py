@@ -1,0 +1,1 @@
+"""Distillation: what a learned rule computes, fitted by a smaller network or by a formula."""

@@ -1,0 +1,181 @@
+"""LPO's drift distilled: where agents are on its plane, a smaller network, and a formula of few symbols."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from metarl.checks import COUNT, SEED, WIDTH, checked
+from metarl.distil.symbolic import Fit, explained, regress
+from metarl.formulas import formula
+from metarl.inner.rl import train_agent
+from metarl.objectives.lpo import DRIFT_VARIABLES, Start, lpo, lpo_drift
+from metarl.rl.objective import Objective
+from metarl.rl.returns import normalise
+from metarl.rl.rollout import Model, Rollout, unroll
+from metarl.rules import Learner
+from metarl.types import Array, Environment, Key, Level, MetaParams, Metrics, Params, Progress, PyTree
+
+CELLS = 64  # of the grid, in each direction
+LOG_RATIO = np.linspace(-1.0, 1.0, CELLS + 1)  # its edges; what is outside counts in the cells at the border
+ADVANTAGE = np.linspace(-4.0, 4.0, CELLS + 1)
+
+# (log rho [n], A [n], the agent's age n / N [n]) -> drift [n]
+Drift = Callable[[Array, Array, Array], Array]
+
+
+class Points(NamedTuple):
+    """Where agents were on the plane of a drift. Leaves [n]."""
+
+    log_ratio: Array
+    advantage: Array
+    age: Array  # from 0 to 1
+
+
+def watched(objective: Objective, normalised: bool = True) -> Objective:
+    """`objective`, an actor-critic, whose metrics have the share of its samples in each cell, "seen" [CELLS, CELLS].
+
+    The cells are those of log rho and the advantage, which the objective normalises unless told otherwise.
+    """
+
+    def loss(
+        meta_params: MetaParams, params: Params, model: Model, rollout: Rollout, targets: PyTree, progress: Progress
+    ) -> tuple[Array, Metrics]:
+        value, metrics = objective.loss(meta_params, params, model, rollout, targets, progress)
+        outputs, _ = unroll(model, params, rollout)
+        log_ratio = model.policy.distribution(outputs["policy"]).log_prob(rollout.action) - rollout.log_prob
+        advantage = normalise(targets.advantage) if normalised else targets.advantage
+        edges = jnp.asarray(LOG_RATIO), jnp.asarray(ADVANTAGE)
+        x, y = (jnp.clip(z.ravel(), e[0], e[-1]) for z, e in zip((log_ratio, advantage), edges, strict=True))
+        seen = jnp.histogram2d(x, y, bins=edges)[0]
+        return value, {**metrics, "seen": seen / log_ratio.size}
+
+    return objective._replace(loss=loss)
+
+
+def visits(
+    learner: Learner,
+    meta_params: MetaParams,
+    env: Environment,
+    levels: Level,
+    key: Key,
+    updates: int,
+    normalised: bool = True,
+) -> np.ndarray:
+    """Share of the steps in each cell [lives, updates, CELLS, CELLS], of all gradient steps of each update.
+
+    On each of `levels` (leaves [lives, ...]) an agent of a learner of drifts lives `updates` updates.
+    """
+    assert learner.objective is not None
+    inner = learner._replace(objective=watched(learner.objective, normalised)).inner_loop(env)
+    levels = levels._replace(horizon=jnp.full_like(levels.horizon, updates))
+    live = jax.jit(jax.vmap(lambda level, key: train_agent(inner, meta_params, level, key, updates)[1]["seen"]))
+    return np.asarray(live(levels, jax.random.split(key, len(levels.horizon))), np.float64)
+
+
+def drawn(visited: np.ndarray, count: int, seed: int = 0) -> Points:
+    """`count` points of some of the lives of `visits`: each is drawn from all steps, uniformly within its cell."""
+    random, seen = np.random.default_rng(seed), visited.sum(0)
+    cells = random.choice(seen.size, size=count, p=seen.ravel() / seen.sum())
+    age, *places = np.unravel_index(cells, seen.shape)
+    x, y = (
+        edges[place] + random.uniform(size=count) * (edges[1] - edges[0])
+        for place, edges in zip(places, (LOG_RATIO, ADVANTAGE), strict=True)
+    )
+    return Points(*(jnp.asarray(leaf, jnp.float32) for leaf in (x, y, age / len(seen))))
+
+
+def learned(meta_params: MetaParams, start: Start, clip: float) -> Drift:
+    """The drift of an LPO rule, whose arguments are those of `objectives.lpo`."""
+
+    def drift(log_ratio: Array, advantage: Array, age: Array) -> Array:
+        return lpo_drift(meta_params, log_ratio, advantage, Progress(age, jnp.ones_like(age)), start, clip)
+
+    return jnp.vectorize(drift)
+
+
+def written(text: str) -> Drift:
+    """The drift of `objectives.mirror(text)`."""
+    values = formula(text, DRIFT_VARIABLES)
+
+    def drift(log_ratio: Array, advantage: Array, age: Array) -> Array:
+        return jax.nn.relu(values(r=jnp.exp(log_ratio) - 1.0, l=log_ratio, A=advantage, n=age))
+
+    return drift
+
+
+def slope(drift: Drift) -> Drift:
+    """Its derivative by log rho, which is what agents follow."""
+    return jax.vmap(jax.grad(drift))
+
+
+def agreement(fitted: Drift, drift: Drift, at: Points) -> dict[str, float]:
+    """Shares of the variance of a drift, and of its slope, that another one explains at these points."""
+    return {
+        "drift": explained(fitted(*at), drift(*at)),
+        "slope": explained(slope(fitted)(*at), slope(drift)(*at)),
+    }
+
+
+@checked
+def fit_network(
+    drift: Drift,
+    at: Points,
+    *,
+    temporal: bool = False,
+    start: Start = "ppo",
+    clip: float = 0.2,
+    hidden: Annotated[int, WIDTH] = 8,
+    steps: Annotated[int, COUNT] = 3000,
+    seed: Annotated[int, SEED] = 0,
+) -> MetaParams:
+    """Meta-parameters of an `objectives.lpo` of this width whose drift, and its slope, fit `drift` best at the points.
+
+    By Adam on both squared errors, each relative to its variance.
+    """
+    params = lpo(temporal=temporal, start="scratch", hidden=hidden).init(jax.random.key(seed))
+    wanted = drift(*at), slope(drift)(*at)
+    optimizer = optax.adam(optax.cosine_decay_schedule(1e-2, steps))
+
+    def loss(params: MetaParams) -> Array:
+        own = learned(params, start, clip)
+        found = own(*at), slope(own)(*at)
+        return jnp.stack([jnp.square(x - y).mean() / y.var() for x, y in zip(found, wanted, strict=True)]).sum()
+
+    def step(state: tuple[MetaParams, PyTree], _: None) -> tuple[tuple[MetaParams, PyTree], Array]:
+        params, opt_state = state
+        value, gradient = jax.value_and_grad(loss)(params)
+        updates, opt_state = optimizer.update(gradient, opt_state)
+        return (optax.apply_updates(params, updates), opt_state), value
+
+    run = jax.jit(partial(jax.lax.scan, step, length=steps))
+    return run((params, optimizer.init(params)))[0][0]
+
+
+def fit_formula(drift: Drift, at: Points, temporal: bool = False, **options: int) -> tuple[list[Fit], list[Fit]]:
+    """Formulas of `objectives.mirror` for A >= 0 and for A < 0, by `symbolic.regress` at the points on each side.
+
+    `joined` makes one formula of one of each. The options are those of `symbolic.regress`.
+    """
+    log_ratio, advantage, age = (np.asarray(x) for x in at)
+    ratio = np.exp(log_ratio) - 1.0
+    inputs = {"r": ratio, "l": log_ratio, "A": advantage, "rA": ratio * advantage, "lA": log_ratio * advantage}
+    inputs |= {"n": age} if temporal else {}
+    values = np.asarray(drift(*at))
+
+    def side(chosen: np.ndarray) -> list[Fit]:
+        front = regress({name: x[chosen] for name, x in inputs.items()}, values[chosen], **options)
+        return [fit._replace(text=fit.text.replace("rA", "(r * A)").replace("lA", "(l * A)")) for fit in front]
+
+    return side(advantage >= 0.0), side(advantage < 0.0)
+
+
+def joined(positive: Fit, negative: Fit) -> str:
+    """The drift that is one formula where A >= 0 and another one where A < 0."""
+    return f"where(A >= 0, {positive.text}, {negative.text})"
