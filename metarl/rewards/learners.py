@@ -59,6 +59,11 @@ def returns(reward: Array, discount: float) -> Array:
     return jnp.moveaxis(jax.lax.scan(step, jnp.zeros(reward.shape[:-1]), backwards, reverse=True)[1], 0, -1)
 
 
+def by_state(state: Array, x: Array, count: int) -> Array:
+    """Sums [count, ...] of the rows `x` [*B, ...] of each `state` [*B]."""
+    return jnp.zeros((count, *x.shape[state.ndim :])).at[state].add(x)
+
+
 @checked
 def reinforce(tables: Tables, learning_rate: Annotated[Array | float, RATE] = 0.1) -> Learner:
     """REINFORCE (Williams 1992) with a softmax policy: `mean over steps of G_t grad log pi(a_t|s_t)`, no baseline."""
@@ -66,7 +71,7 @@ def reinforce(tables: Tables, learning_rate: Annotated[Array | float, RATE] = 0.
     def update(table: Array, episodes: Episode) -> Array:
         gain = jnp.where(episodes.alive, returns(episodes.given, tables.discount), 0.0)[..., None]
         score = jax.nn.one_hot(episodes.action, table.shape[1]) - jax.nn.softmax(table)[episodes.state]
-        total = jnp.zeros_like(table).at[episodes.state].add(gain * score)
+        total = by_state(episodes.state, gain * score, len(table))
         return table + learning_rate * total / jnp.maximum(episodes.alive.sum(), 1)
 
     return Learner(jax.nn.softmax, update)

@@ -145,7 +145,13 @@ def _solved(cost: np.ndarray, given: _Invariance) -> np.ndarray:
     equal: dict[str, Any] = {"A_eq": given.equal, "b_eq": np.zeros(len(given.equal))} if len(given.equal) else {}
     # a little slack, because rounding may leave no room between the gap and the bound of rewards
     found = scipy.optimize.linprog(
-        cost, A_ub=-given.at_least, b_ub=-given.gap * (1.0 - 1e-5), bounds=given.bounds, method="highs", **equal
+        cost,
+        A_ub=-given.at_least,
+        b_ub=-given.gap * (1.0 - 1e-5),
+        bounds=given.bounds,
+        method="highs",
+        options={"primal_feasibility_tolerance": 1e-9, "dual_feasibility_tolerance": 1e-9},  # gaps may be 1e-6
+        **equal,
     )
     if found.x is None:
         raise ValueError(

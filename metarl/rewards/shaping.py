@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from metarl.checks import NOT_NEGATIVE, POSITIVE, checked
-from metarl.rewards.learners import Episode, returns
+from metarl.rewards.learners import Episode, by_state, returns
 from metarl.rewards.tables import Tables
 from metarl.types import Array, PyTree
 
@@ -62,7 +62,7 @@ def explors(
         count = jnp.square(bonus / largest_bonus) + before
         novelty = bonus / jnp.sqrt(jnp.where(bonus > 0, count, 1.0))
         at = episode.state, episode.action
-        visits = state.visits.at[episode.state].add(episode.alive)
+        visits = state.visits + (jax.nn.one_hot(episode.state, len(state.visits)) * episode.alive[:, None]).sum(0)
         return tables.reward[at] + state.phi[at] + novelty, state._replace(visits=visits)
 
     def update(state: Shaped, episodes: Episode) -> Shaped:
@@ -71,9 +71,9 @@ def explors(
         chosen = jnp.take_along_axis(episodes.probs, episodes.action[..., None], -1)[..., 0]
         weight = jnp.where(episodes.alive, chosen * advantage, 0.0)[..., None]
         direction = jax.nn.one_hot(episodes.action, state.phi.shape[1]) - episodes.probs
-        gradient = jnp.zeros_like(state.phi).at[episodes.state].add(weight * direction)
+        gradient = by_state(episodes.state, weight * direction, len(state.phi))
         error = jnp.where(episodes.alive, advantage, 0.0)
-        critic = jnp.zeros_like(state.critic).at[episodes.state].add(error) / jnp.maximum(episodes.alive.sum(), 1)
+        critic = by_state(episodes.state, error, len(state.phi)) / jnp.maximum(episodes.alive.sum(), 1)
         phi = jnp.clip(state.phi + rate * gradient, -limit, limit)
         return state._replace(phi=phi, critic=state.critic + critic_rate * critic)
 

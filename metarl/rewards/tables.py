@@ -11,7 +11,7 @@ import numpy as np
 from metarl.checks import COUNT, SHARE, within
 from metarl.types import Array
 
-TIE = 1e-7  # actions whose values differ by less, relative to the largest value, are equally good
+TIE = 1e-8  # actions whose values differ by less, relative to the largest value, are equally good
 
 
 class Tables(NamedTuple):
