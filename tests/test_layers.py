@@ -10,7 +10,18 @@ ROOT = Path(__file__).parent.parent
 # lower layers first: each imports only from its own and from those before it
 LAYERS = (
     *("checks", "types", "interface", "tree", "gradients", "meta", "parallel", "rl", "strategies", "optimizers"),
-    *("rewards", "objectives", "inner", "estimators", "curricula", "active", "populations", "finetune", "run", "pretrained"),
+    *(
+        "rewards",
+        "objectives",
+        "inner",
+        "estimators",
+        "curricula",
+        "active",
+        "populations",
+        "finetune",
+        "run",
+        "pretrained",
+    ),
     *("plot", "saved_levels", "rules", "saved_agents", "evaluation"),
 )
 FILES = {

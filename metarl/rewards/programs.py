@@ -9,7 +9,7 @@ are solved by HiGHS (`scipy.optimize.linprog`), in which slack variables stand f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -74,21 +74,25 @@ def exprd(
 def expadard(
     tables: Tables,
     known: Plan,
-    policy: np.ndarray,
     horizon: Annotated[int, COUNT] = 1,
     *,
     largest: Annotated[float, POSITIVE] | None = None,
     states: Sequence[Annotated[int, COUNT]] | None = None,
-) -> np.ndarray:
-    """ExpAdaRD: a reward [S, A] that is informative for a learner whose present policy is `policy` [S, A].
+) -> Callable[[np.ndarray], np.ndarray]:
+    """ExpAdaRD: a function from a learner's present policy [S, A] to a reward [S, A] that is informative for it.
 
-    Maximises `E_{s, a ~ policy} [policy(a|s) A(s, a) A_{R,h}(s, a)]`, with the optimal advantage A of the process and
-    that of the learner's policy under R within `horizon` h rewards. Other arguments and errors are those of `exprd`.
+    The reward maximises `E_{s, a ~ policy} [policy(a|s) A(s, a) A_{R,h}(s, a)]`, with the optimal advantage A of the
+    process and that of the learner's policy under R within `horizon` h rewards. Other arguments and errors are those of
+    `exprd`; the errors are those of the function.
     """
     shared = _invariance(tables, known, largest, states)
-    weight = occupancy(tables, policy)[:, None] * np.square(policy) * known.advantage
-    informativeness = -_loss(tables, policy, horizon).T @ weight.ravel()
-    return _solved(-informativeness, shared).reshape(known.best.shape)
+
+    def design(policy: np.ndarray) -> np.ndarray:
+        weight = occupancy(tables, policy)[:, None] * np.square(policy) * known.advantage
+        gradient = -_loss(tables, policy, horizon).T @ weight.ravel()
+        return _solved(-gradient, shared).reshape(known.best.shape)
+
+    return design
 
 
 def informativeness(tables: Tables, known: Plan, reward: np.ndarray, horizons: Sequence[int] = HORIZONS) -> float:
@@ -121,9 +125,7 @@ def _loss(tables: Tables, policy: np.ndarray, horizon: int | None) -> np.ndarray
     return np.repeat(mean, actions, 0) - returns
 
 
-def _invariance(
-    tables: Tables, known: Plan, largest: float | None, states: Sequence[int] | None
-) -> _Invariance:
+def _invariance(tables: Tables, known: Plan, largest: float | None, states: Sequence[int] | None) -> _Invariance:
     loss, best, actions = _loss(tables, known.policy, None), known.best.ravel(), known.best.shape[1]
     bound = float(np.abs(tables.reward).max()) if largest is None else largest
     allowed = ~np.asarray(tables.terminal)

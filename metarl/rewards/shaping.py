@@ -56,6 +56,7 @@ def explors(
     Without a bonus it is the paper's SelfRS, which is like LIRPG; with a rate of 0 it is its ExploB; with both 0 it is
     `tables.reward`. The numbers and `extrinsic` may be arrays that are vmapped over.
     """
+
     def give(state: Shaped, episode: Episode) -> tuple[Array, Shaped]:
         same = episode.state[:, None] == episode.state[None]
         before = state.visits[episode.state] + jnp.tril(same, -1).sum(-1)  # visits earlier in the episode count, too

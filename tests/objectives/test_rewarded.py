@@ -180,4 +180,6 @@ def test_what_does_not_fit_is_refused():
     summed = with_reward(a2c(), Reward(lambda key: (), lambda meta_params, rollout: rollout.reward.sum()))
     inner = metarl.rl_inner_loop(MDP.env, tabular, summed, optax.sgd(0.5), metarl.Experience(2, 2))
     with pytest.raises(ValueError, match=r"the reward that Reward.apply .* returned float32\[\], wanted"):
-        metarl.train_agent(inner, inner.init_meta(jax.random.key(0)), MDP.sample(jax.random.key(0)), jax.random.key(0), 1)
+        metarl.train_agent(
+            inner, inner.init_meta(jax.random.key(0)), MDP.sample(jax.random.key(0)), jax.random.key(0), 1
+        )

@@ -76,8 +76,8 @@ def designs(tables, known):
         "another potential": shaped_by(tables, np.sin(np.arange(len(known.value))) * ~np.asarray(tables.terminal)),
         "exprd": exprd(tables, known),
         "exprd, two horizons and a wide bound": exprd(tables, known, (2, 5), largest=bound),
-        "expadard": expadard(tables, known, uniform),
-        "expadard of an expert, three rewards": expadard(tables, known, 0.7 * known.policy + 0.3 * uniform, 3),
+        "expadard": expadard(tables, known)(uniform),
+        "expadard of an expert, three rewards": expadard(tables, known, 3)(0.7 * known.policy + 0.3 * uniform),
     }
 
 
@@ -114,7 +114,7 @@ def test_expadard_is_the_best_for_its_learner(process):
         gain = reward - (policy * reward).sum(-1, keepdims=True)
         return (occupancy(tables, policy)[:, None] * policy * policy * known.advantage * gain).sum()
 
-    found = expadard(tables, known, policy)
+    found = expadard(tables, known)(policy)
     assert objective(found) > objective(np.asarray(tables.reward)) + 1e-4
     assert objective(found) >= objective(exprd(tables, known)) - 1e-9
 
@@ -138,7 +138,7 @@ def test_what_is_impossible_is_refused():
     with pytest.raises(ValueError, match=r"horizons\[1\] must be at least 1, got 0"):
         exprd(tables, known, (1, 0))
     with pytest.raises(ValueError, match="largest must be above 0"):
-        expadard(tables, known, known.policy, largest=0.0)
+        expadard(tables, known, largest=0.0)
     with pytest.raises(ValueError, match="rows of probabilities"):
         check(tables._replace(transition=2 * tables.transition))
     with pytest.raises(ValueError, match=r"transition must be \[9, 3, 9\]"):
