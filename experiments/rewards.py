@@ -82,7 +82,7 @@ class Design(NamedTuple):
     extrinsic: bool = True
 
 
-DESIGNS: Mapping[DesignName, Design] = {
+DESIGNS: Mapping[str, Design] = {
     "original": Design(),
     "potential": Design("potential"),
     "exprd": Design("exprd"),
@@ -111,7 +111,7 @@ def _chain(right: int, distractor: float) -> Setting:
     return Setting(processes.chain(right, distractor=distractor), _rows_of_actions, ("state", "left, right"))
 
 
-SETTINGS: Mapping[ProcessName, Callable[[], Setting]] = {
+SETTINGS: Mapping[str, Callable[[], Setting]] = {
     "chain_15": partial(_chain, 15, 0.0),
     "chain_15_distractor": partial(_chain, 15, 0.01),
     "chain_20": partial(_chain, 20, 0.0),
@@ -210,7 +210,7 @@ def train(config: Config, setting: Setting, learner: LearnerName) -> Found:
         "expadard": revise(np.full(known.best.shape, 1.0 / known.best.shape[1])),
     }
     seeds, calls = config.num_seeds, config.measurements(learner) * setting.patience // config.revise_every
-    cases = {name: DESIGNS[name] for name in config.designs if name in DESIGNS}
+    cases: dict[str, Design] = {name: DESIGNS[name] for name in config.designs if name in DESIGNS}
     families: list[tuple[Callable[..., Shaping], tuple[str, ...], Any]] = []
     if cases:
         given = Given(
@@ -221,11 +221,14 @@ def train(config: Config, setting: Setting, learner: LearnerName) -> Found:
     if "sors" in config.designs:
         families.append((_sors, ("sors",), jnp.full(seeds, RATE)))
 
-    worth, rewards = {}, {}
-    for shaping, names, given in families:
+    worth: dict[str, np.ndarray] = {}
+    rewards: dict[str, np.ndarray] = {}
+    for shaping, names, told in families:
+        given = told
         step = program(learner, shaping, config.revise_every)
         states = shaping(1.0, tables, jax.tree.map(lambda x: x[0], given))
-        lives = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(names) * seeds, *jnp.shape(x))), begin(tables, states))
+        count = len(names) * seeds
+        lives = jax.tree.map(partial(_repeated, count), begin(tables, states))
         curves = []
         for call in range(calls):
             keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), call), seeds)
@@ -239,6 +242,10 @@ def train(config: Config, setting: Setting, learner: LearnerName) -> Found:
         means = np.asarray(learned).reshape(len(names), seeds, *known.best.shape).mean(1)
         rewards |= dict(zip(names, means, strict=True))
     return Found({x: worth[x] for x in config.designs}, {x: rewards[x] for x in config.designs})
+
+
+def _repeated(count: int, x: Array) -> Array:
+    return jnp.broadcast_to(x, (count, *jnp.shape(x)))
 
 
 def _revised(
@@ -304,7 +311,12 @@ def _picture(setting: Setting, rewards: Mapping[str, np.ndarray]) -> Any:
     shown = {name: setting.picture(x / max(np.abs(x).max(), 1e-9)) for name, x in rewards.items() if name != "explob"}
     shown = shown or {name: setting.picture(x) for name, x in rewards.items()}
     rows, columns = next(iter(shown.values())).shape
-    return plot.surfaces(shown, np.arange(columns), np.arange(rows), *setting.axes, "reward, as a share of the largest")
+    figure = plot.surfaces(
+        shown, np.arange(columns), np.arange(rows), *setting.axes, "reward, as a share of the largest"
+    )
+    for axis in figure.axes[: len(shown)]:
+        axis.set_yticks([])  # rows are actions, which the label names
+    return figure
 
 
 def main(argv: list[str] | None = None) -> None:

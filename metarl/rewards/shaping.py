@@ -45,9 +45,9 @@ def explors(
 ) -> Shaping:
     """ExploRS (Devidze et al. 2022): `Rbar(s, a) + R_phi(s, a) + B(s)`, with horizon h = 1.
 
-    Rbar is `tables.reward`; with that of another design it is a bonus on top of the latter. The bonus is `B(s) = bonus / sqrt(N(s))` with
-    `N(s) = (bonus / largest_bonus)^2 + visits(s)`. R_phi follows, at `rate`, the gradient of the extrinsic return of a
-    learner that has made one step on the shaped reward (eq. 2):
+    Rbar is `tables.reward`; with the reward of another design there, the rest comes on top of it. The bonus is
+    `B(s) = bonus / sqrt(N(s))` with `N(s) = (bonus / largest_bonus)^2 + visits(s)`. R_phi follows, at `rate`, the
+    gradient of the extrinsic return of a learner that has made one step on the shaped reward (eq. 2):
     `sum_i pi(a_i|s_i) A(s_i, a_i) [grad R_phi(s_i, a_i) - sum_b pi(b|s_i) grad R_phi(s_i, b)]`.
     A is `G_i - V(s_i)` with Monte Carlo returns G and a critic V that follows them. They are those of the process's own
     reward, as the text of the paper says; without `extrinsic` they are those of the shaped reward, as eq. 2 prints.

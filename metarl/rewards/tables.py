@@ -122,6 +122,6 @@ def shaped_by(tables: Tables, value: np.ndarray) -> np.ndarray:
 
 
 def rows(tables: Tables) -> np.ndarray:
-    """The transition [S, A, S] in float64. Digits that float32 does not have are rounded away: they would break ties."""
+    """The transition [S, A, S] in float64. Digits that float32 lacks are rounded away: they would break ties."""
     found = np.round(np.asarray(tables.transition, np.float64), 6)
     return found / found.sum(-1, keepdims=True)

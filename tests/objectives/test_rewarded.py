@@ -87,6 +87,7 @@ def test_the_meta_gradient_of_a_reward_is_that_of_finite_differences():
     rule = objective.init(jax.random.key(4))
     direction = jax.tree.map(lambda x: jax.random.normal(jax.random.key(5), x.shape), rule["reward"])
 
+    @jax.jit
     def loss(size):
         moved = {**rule, "reward": jax.tree.map(lambda x, d: x + size * d, rule["reward"], direction)}
         now = params
@@ -100,7 +101,7 @@ def test_the_meta_gradient_of_a_reward_is_that_of_finite_differences():
     step = 1e-2
     by_difference = (loss(step) - loss(-step)) / (2 * step)
     assert abs(by_difference) > 1e-3
-    assert float(jax.grad(loss)(0.0)) == pytest.approx(float(by_difference), rel=1e-2)
+    assert float(jax.jit(jax.grad(loss))(0.0)) == pytest.approx(float(by_difference), rel=1e-2)
 
 
 def lirpg(levels, updates):
@@ -129,6 +130,7 @@ def test_the_meta_gradient_reaches_a_reward_through_an_agents_life():
     assert jnp.abs(gradient(rule)["objective"]["reward"]["reward"]).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_backprop_learns_a_reward_from_which_agents_learn_faster():
     """LIRPG: on a ring of five states whose reward is five steps away, in 12 updates."""
     env = mdp.MDP(5, 2)
