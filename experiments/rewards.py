@@ -324,7 +324,7 @@ def main(argv: list[str] | None = None) -> None:
     with cli.clean_exit(), cli.directory_of_runs(config, "rewards") as directory:
         results: dict[str, Any] = {}
         for learner in config.learners:
-            found = {name: train(config, SETTINGS[name](), learner) for name in config.processes}
+            found: dict[str, Found] = {name: train(config, SETTINGS[name](), learner) for name in config.processes}
             results[learner] = report(config, learner, found, directory)
             write_json(directory / "results.json", {"config": flatten(config), "on": results, **circumstances()})
         print(f"results in {directory}", file=sys.stderr)
