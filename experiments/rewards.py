@@ -2,6 +2,7 @@
 
 python -m experiments.rewards                  # a chain in half a minute
 python -m experiments.rewards --preset full    # all processes, both learners, 30 seeds: five minutes of CPU time
+python -m experiments.rewards --preset long    # five times as many episodes where REINFORCE needs them
 
 The designs are the process's own reward (`original`), the potential of the optimal value (`potential`), ExpRD and
 ExpAdaRD (Devidze et al. 2021 and after), a count bonus (`explob`), LIRPG-like shaping (`selfrs`), both of them together
@@ -49,6 +50,7 @@ DesignName = Literal[
 LearnerName = Literal["reinforce", "q_learning"]
 DISCOUNT, EPISODES = 0.99, 100  # between two measurements
 RATE = 0.01  # of R_phi
+RELEVANT = 0.01  # share of the best return; differences that are surely smaller are none
 EXPLORING = 0.3  # share of random actions in what ExpAdaRD takes for the learner's policy
 # The bound of R_phi's entries, which only Q-learning needs: it believes a reward wherever it was
 LIMITS: Mapping[LearnerName, float] = {"reinforce": 1e9, "q_learning": 0.01}
@@ -137,8 +139,8 @@ class Config:
     """The learners."""
     num_seeds: Annotated[int, SEVERAL] = 30
     """Learners of each design, side by side."""
-    points: Annotated[int, COUNT] = 50
-    """Measurements, each before 100 episodes; in the rooms three times as many (reinforce)."""
+    points: Annotated[int, COUNT] = 40
+    """Measurements, each before 100 episodes; in the rooms three times as many."""
     q_points: Annotated[int, COUNT] = 20
     """The same of Q-learning, which needs fewer."""
     revise_every: Annotated[int, COUNT] = 10
@@ -162,8 +164,13 @@ class Config:
 
 
 PRESETS = {
-    "quick": Config(designs=("original", "exprd", "selfrs", "explors"), num_seeds=10, points=40),
+    "quick": Config(designs=("original", "exprd", "selfrs", "explors"), num_seeds=10),
     "full": Config(processes=get_args(ProcessName), learners=get_args(LearnerName)),
+    "long": Config(
+        processes=("chain_20", "chain_20_distractor", "line_key"),
+        designs=("original", "explob", "selfrs", "explors", "sors"),
+        points=200,
+    ),
 }
 
 
@@ -300,6 +307,7 @@ def _advantages(config: Config, learner: str, found: Mapping[str, Found]) -> dic
         for process, each in found.items():
             gain = over_runs((each.worth["explors"] - each.worth[other]).mean(1))
             verdict = "better" if gain.low > 0 else "worse" if gain.high < 0 else "no difference shown"
+            verdict = "as good" if max(abs(gain.low), abs(gain.high)) < RELEVANT else verdict
             rows[other][process] = f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] {verdict}"
             numbers[other][process] = {**gain._asdict(), "verdict": verdict}
     printed.show(rows, f"{learner}: explors minus", "reward")

@@ -40,7 +40,7 @@ def test_pictures_have_every_reward(name):
 def test_options_that_mean_nothing_are_refused():
     for values, message in (
         ({"q_points": 5}, "q_points has no effect without q_learning"),
-        ({"revise_every": 7}, "revise_every must divide 50"),
+        ({"revise_every": 7}, "revise_every must divide 40"),
         ({"designs": ()}, "designs must have at least one"),
         ({"learners": ("q_learning",), "points": 3}, "points has no effect without reinforce"),
     ):
