@@ -143,8 +143,8 @@ class Config:
     """Measurements, each before 100 episodes; in the rooms three times as many."""
     q_points: Annotated[int, COUNT] = 20
     """The same of Q-learning, which needs fewer."""
-    revise_every: Annotated[int, COUNT] = 10
-    """Measurements between two rewards of expadard; it divides both numbers of measurements."""
+    revise_every: Annotated[int, COUNT] = 20
+    """Measurements between two rewards of expadard; it divides the numbers of measurements."""
 
     def __post_init__(self) -> None:
         checks.fields(self)
@@ -155,12 +155,18 @@ class Config:
             parts.refuse_inert(self, ("q_points",), "without q_learning")
         if "reinforce" not in self.learners:
             parts.refuse_inert(self, ("points",), "without reinforce")
+        if "expadard" not in self.designs:
+            parts.refuse_inert(self, ("revise_every",), "without expadard")
         for learner in self.learners:
-            if self.measurements(learner) % self.revise_every:
+            if self.measurements(learner) % self.chunk(learner):
                 raise ValueError(f"revise_every must divide {self.measurements(learner)}, got {self.revise_every}")
 
     def measurements(self, learner: LearnerName) -> int:
         return self.points if learner == "reinforce" else self.q_points
+
+    def chunk(self, learner: LearnerName) -> int:
+        """Measurements in which no reward is revised."""
+        return self.revise_every if "expadard" in self.designs else self.measurements(learner)
 
 
 PRESETS = {
@@ -172,6 +178,15 @@ PRESETS = {
         points=200,
     ),
 }
+
+
+class Family(NamedTuple):
+    """Designs whose learners live side by side in one program."""
+
+    names: tuple[str, ...]
+    shaping: Callable[[float, Tables, Any], Shaping]  # (limit of R_phi, tables, what it is given) -> the design
+    given: Any  # leaves [N, ...] of N learners, those of the first design first
+    reward: Callable[[Any, Any], Array]  # (what was given, state) [N, ...] -> [N, S, A], without bonuses
 
 
 class Found(NamedTuple):
@@ -216,23 +231,24 @@ def train(config: Config, setting: Setting, learner: LearnerName) -> Found:
         "exprd": exprd(tables, known),
         "expadard": revise(np.full(known.best.shape, 1.0 / known.best.shape[1])),
     }
-    seeds, calls = config.num_seeds, config.measurements(learner) * setting.patience // config.revise_every
+    seeds, chunk = config.num_seeds, config.chunk(learner)
+    calls = config.measurements(learner) * setting.patience // chunk
     cases: dict[str, Design] = {name: DESIGNS[name] for name in config.designs if name in DESIGNS}
-    families: list[tuple[Callable[..., Shaping], tuple[str, ...], Any]] = []
+    families: list[Family] = []
     if cases:
         given = Given(
             jnp.repeat(jnp.stack([jnp.asarray(bases[x.base], jnp.float32) for x in cases.values()]), seeds, 0),
             *(jnp.repeat(jnp.array([getattr(x, y) for x in cases.values()]), seeds) for y in Given._fields[1:]),
         )
-        families.append((_explors, tuple(cases), given))
+        families.append(Family(tuple(cases), _explors, given, lambda given, state: given.reward + state.phi))
     if "sors" in config.designs:
-        families.append((_sors, ("sors",), jnp.full(seeds, RATE)))
+        families.append(Family(("sors",), _sors, jnp.full(seeds, RATE), lambda given, phi: tables.reward + phi))
 
     worth: dict[str, np.ndarray] = {}
     rewards: dict[str, np.ndarray] = {}
-    for shaping, names, told in families:
+    for names, shaping, told, rewards_of in families:
         given = told
-        step = program(learner, shaping, config.revise_every)
+        step = program(learner, shaping, chunk)
         states = shaping(1.0, tables, jax.tree.map(lambda x: x[0], given))
         count = len(names) * seeds
         lives = jax.tree.map(partial(_repeated, count), begin(tables, states))
@@ -245,8 +261,8 @@ def train(config: Config, setting: Setting, learner: LearnerName) -> Found:
                 given = given._replace(reward=_revised(given.reward, lives, names, learner, tables, revise))
         shares = np.concatenate(curves, 1).reshape(len(names), seeds, -1) / float(best_return(tables))
         worth |= dict(zip(names, shares, strict=True))
-        learned = lives.shaping.phi + given.reward if shaping is _explors else lives.shaping + tables.reward
-        means = np.asarray(learned).reshape(len(names), seeds, *known.best.shape).mean(1)
+        learned = np.asarray(rewards_of(given, lives.shaping))
+        means = learned.reshape(len(names), seeds, *known.best.shape).mean(1)
         rewards |= dict(zip(names, means, strict=True))
     return Found({x: worth[x] for x in config.designs}, {x: rewards[x] for x in config.designs})
 

@@ -41,6 +41,7 @@ def test_options_that_mean_nothing_are_refused():
     for values, message in (
         ({"q_points": 5}, "q_points has no effect without q_learning"),
         ({"revise_every": 7}, "revise_every must divide 40"),
+        ({"revise_every": 10, "designs": ("sors",)}, "revise_every has no effect without expadard"),
         ({"designs": ()}, "designs must have at least one"),
         ({"learners": ("q_learning",), "points": 3}, "points has no effect without reinforce"),
     ):
