@@ -29,7 +29,7 @@ class Life(NamedTuple):
 
     table: Array  # [S, A] of the learner
     shaping: PyTree
-    episodes: Episode  # [B, H]; the newest is the last
+    episodes: Episode  # [B, H], from the newest on, then the oldest to the second newest
 
 
 def begin(tables: Tables, shaping: Shaping, schedule: Schedule = Schedule()) -> Life:  # noqa: B008
@@ -67,10 +67,12 @@ def live(
         episode = play(tables, cumulative, learner.policy(life.table), key)
         given, state = shaping.give(life.shaping, episode)
         episode = episode._replace(given=jnp.where(episode.alive, given, 0.0))
-        kept = jax.tree.map(lambda x, new: jnp.concatenate([x[1:], new[None]]), life.episodes, episode)
-        recent = jax.tree.map(lambda x: x[-schedule.recent :], kept)
+        kept = jax.tree.map(lambda x, new: x.at[count % schedule.buffer].set(new), life.episodes, episode)
+        latest = (count + 1 - schedule.recent + jnp.arange(schedule.recent)) % schedule.buffer
         state = _every(count, schedule.reward_every, shaping.update, state, kept)
-        table = _every(count, schedule.policy_every, learner.update, life.table, recent)
+        table = _every(
+            count, schedule.policy_every, lambda x, kept: learner.update(x, _at(kept, latest)), life.table, kept
+        )
         return Life(table, state, kept), None
 
     def point(life: Life, x: tuple[Key, Array]) -> tuple[Life, Array]:
@@ -79,7 +81,15 @@ def live(
 
     # counted outside of lives, so that under vmap an update that is not due is not computed
     counts = 1 + jnp.arange(points * episodes).reshape(points, episodes)
-    return jax.lax.scan(point, life, (jax.random.split(key, (points, episodes)), counts))
+    life, worth = jax.lax.scan(point, life, (jax.random.split(key, (points, episodes)), counts))
+    in_place = jax.tree.map(lambda x: jnp.roll(x, -points * episodes, 0), life.episodes)
+    return life._replace(episodes=in_place), worth
+
+
+def _at(episodes: Episode, places: Array) -> Episode:
+    """Those in these places of the ring, in which the newest of `count` episodes is in place `count % B`."""
+    found: Episode = jax.tree.map(lambda x: x[places], episodes)
+    return found
 
 
 def _every(count: Array, every: int, update: Any, state: PyTree, episodes: Episode) -> PyTree:

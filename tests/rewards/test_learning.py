@@ -137,6 +137,19 @@ def test_updates_come_when_they_are_due():
     assert life.episodes.state.shape == (4, 3) and life.episodes.alive.any(1).all()
 
 
+def test_a_learner_sees_the_last_episodes_in_turn():
+    """Also after a pause that comes before the ring of episodes is full: episodes are given their number."""
+    shaping = explors(TABLES)._replace(
+        init=jnp.float32(0.0), give=lambda i, x: (jnp.full(3, i + 1), i + 1), update=lambda i, x: i
+    )
+    learner = reinforce(TABLES)._replace(update=lambda table, x: table.at[0].set(x.given[:, 0]))
+    schedule = Schedule(buffer=4, recent=2, policy_every=1)
+    life = begin(TABLES, shaping, schedule)
+    for episodes, newest in ((3, 3), (2, 5), (6, 11)):
+        life, _ = live(TABLES, learner, shaping, life, jax.random.key(0), 1, episodes, schedule)
+        assert life.table[0].tolist() == [newest - 1, newest] and life.episodes.given[0, 0] == newest
+
+
 @pytest.mark.parametrize(
     ("learner", "shaping"),
     [(reinforce(LONGER, 1.0), explors(LONGER)), (q_learning(LONGER), explors(LONGER, bonus=0.0))],
