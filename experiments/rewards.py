@@ -2,7 +2,6 @@
 
 python -m experiments.rewards                  # a chain in half a minute
 python -m experiments.rewards --preset full    # all processes, both learners, 30 seeds: five minutes of CPU time
-python -m experiments.rewards --preset long    # five times as many episodes where REINFORCE needs them
 
 The designs are the process's own reward (`original`), the potential of the optimal value (`potential`), ExpRD and
 ExpAdaRD (Devidze et al. 2021 and after), a count bonus (`explob`), LIRPG-like shaping (`selfrs`), both of them together
@@ -172,11 +171,6 @@ class Config:
 PRESETS = {
     "quick": Config(designs=("original", "exprd", "selfrs", "explors"), num_seeds=10),
     "full": Config(processes=get_args(ProcessName), learners=get_args(LearnerName)),
-    "long": Config(
-        processes=("chain_20", "chain_20_distractor", "line_key"),
-        designs=("original", "explob", "selfrs", "explors", "sors"),
-        points=200,
-    ),
 }
 
 
@@ -323,7 +317,7 @@ def _advantages(config: Config, learner: str, found: Mapping[str, Found]) -> dic
         for process, each in found.items():
             gain = over_runs((each.worth["explors"] - each.worth[other]).mean(1))
             verdict = "better" if gain.low > 0 else "worse" if gain.high < 0 else "no difference shown"
-            verdict = "as good" if max(abs(gain.low), abs(gain.high)) < RELEVANT else verdict
+            verdict = "alike" if max(abs(gain.low), abs(gain.high)) < RELEVANT else verdict
             rows[other][process] = f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] {verdict}"
             numbers[other][process] = {**gain._asdict(), "verdict": verdict}
     printed.show(rows, f"{learner}: explors minus", "reward")
