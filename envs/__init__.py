@@ -13,7 +13,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from envs import bandit, bayesian_optimisation, gridworld, mdp, suites, tokens
+from envs import bandit, bayesian_optimisation, gridworld, mdp, suites, tables, tokens
 from envs.trial import TrialParams, trials
 from metarl import checks
 from metarl.checks import COUNT
@@ -36,6 +36,9 @@ _OURS: dict[str, Callable[[], Levels]] = {
     "bayesian_optimisation/2d": partial(bayesian_optimisation.distribution, dimensions=2),
     "mdp/random": mdp.distribution,
     "mdp/noisy": partial(mdp.distribution, reward_noise=1.0),
+    "table/chain": tables.chain,
+    "table/four_rooms": tables.four_rooms,
+    "table/line_key": tables.line_key,
     **{f"gridworld/{name}": partial(gridworld.distribution, name) for name in gridworld.names()},
     **{f"tokens/{name}": partial(tokens.distribution, name) for name in tokens.names()},
     "tokens/general_points": partial(tokens.distribution, "general_points", tries=5),

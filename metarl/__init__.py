@@ -1,6 +1,6 @@
 """metarl: meta-reinforcement learning and learned optimizers in JAX."""
 
-from metarl import curricula, estimators, objectives, optimizers
+from metarl import curricula, estimators, objectives, optimizers, rewards
 from metarl.evaluation.meta_test import evaluate
 from metarl.inner.in_context import in_context_inner_loop
 from metarl.inner.initial import parameters

@@ -62,9 +62,10 @@ def _per_output(**specs: Part) -> optax.GradientTransformation:
     return optimizers.per_output(**{output: build_part("optimizer", spec) for output, spec in specs.items()})
 
 
+_OF_OTHERS = ("fixed", "with_reward")  # made of another objective, which is no option of a recipe
 # What a recipe may name. A new objective need not be listed: it is one of `metarl.objectives`.
 COMPONENTS: dict[str, dict[str, Callable[..., Any]]] = {
-    "objective": {name: getattr(objectives, name) for name in objectives.__all__ if name != "fixed"},
+    "objective": {name: getattr(objectives, name) for name in objectives.__all__ if name not in _OF_OTHERS},
     "optimizer": {
         "adafac": optimizers.adafac,
         "adam": _adam,

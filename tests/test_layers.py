@@ -21,6 +21,7 @@ LAYERS = (
         "rl",
         "strategies",
         "optimizers",
+        "rewards",
     ),
     *("objectives", "inner", "estimators", "curricula", "active", "populations", "finetune", "run", "pretrained"),
     *("plot", "saved_levels", "rules", "saved_agents", "distil", "evaluation"),

@@ -9,5 +9,6 @@ from metarl.objectives.disco import disco
 from metarl.objectives.fixed import fixed
 from metarl.objectives.lpg import lpg
 from metarl.objectives.lpo import dpo, lpo, mirror
+from metarl.objectives.rewarded import with_reward
 
-__all__ = ["a2c", "disco", "dpo", "fixed", "lpg", "lpo", "mirror", "ppo"]
+__all__ = ["a2c", "disco", "dpo", "fixed", "lpg", "lpo", "mirror", "ppo", "with_reward"]

@@ -179,6 +179,9 @@ def test_names_are_ours_then_all_of_gymnax():
         "bayesian_optimisation/2d",
         "mdp/random",
         "mdp/noisy",
+        "table/chain",
+        "table/four_rooms",
+        "table/line_key",
         "cartpole/varied",
     }
     assert len(set(names)) == len(names) and set(names) == ours | set(GYMNAX) | {NEEDS_DOWNLOAD}

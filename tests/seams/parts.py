@@ -23,7 +23,8 @@ from metarl.finetune import Controller, Credit, TokenCritic, controllers, credit
 from metarl.finetune import policies as sequences
 from metarl.inner.mixture import mixed_levels, mixture
 from metarl.inner.supervised import supervised_inner_loop, task_levels
-from metarl.objectives import a2c, disco, dpo, lpg, lpo, mirror, ppo
+from metarl.objectives import a2c, disco, dpo, lpg, lpo, mirror, ppo, with_reward
+from metarl.rewards import learned
 from metarl.rl.networks import action_model, gru, mlp, tabular
 
 HORIZON, LIFETIMES = 6, 3
@@ -156,6 +157,7 @@ OBJECTIVES: dict[str, Callable[[], metarl.Objective]] = {
     "mirror": partial(mirror, "max(0, (r - 0.1 * n) * A)"),
     "lpg with a formula": partial(small_lpg, pi_hat="r + w - v + 0.9 * g"),
     "disco": small_disco,
+    "rewarded": lambda: with_reward(small_lpg(), learned(MDP.env, mlp((4,)))),
 }
 
 # optax transformations and `LearnedOptimizer`s
