@@ -91,7 +91,7 @@ def make(name: str, horizon: int | tuple[int, int] | None = None) -> Levels:
     """The levels called `name`, with lifetimes of `horizon` agent updates (None: their own; 1000 for other packages).
 
     With a pair of horizons, lifetimes are log-uniform between both, with both ends included.
-    Raises ValueError for an unknown name, with the closest known ones, and for a horizon below 1. Raises ImportError for
+    Raises ValueError for an unknown name, with the closest known ones, and for a horizon below 1, and ImportError for
     one of `extra_names()` without the extra.
     """
     if horizon is None:

@@ -6,11 +6,13 @@ import contextlib
 import functools
 import importlib
 import io
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from metarl.tree import select
 from metarl.types import Array, Key, Level, Levels, PyTree
@@ -89,14 +91,43 @@ def with_types(tree: PyTree, like: PyTree) -> PyTree:
 
 
 def distribution(env: Any, sample: Callable[[Key], PyTree] | None = None, drawn: bool = False) -> Levels:
-    """Levels of `env`, with problems by `sample` (None: its default one), and with pictures by `env.draw` if `drawn`."""
-    env.action_space()  # a package that is missing is an error here, not where programs are traced
+    """Levels of `env`, with problems by `sample` (None: its default one), and pictures by `env.draw` if `drawn`."""
+    env.observation_space()  # a package that is missing is an error here, not where programs are traced
     problem = sample or (lambda key: env.default_params)
-    render = functools.partial(_picture, env) if drawn else None
+    render = functools.partial(picture, env) if drawn else None
     return Levels(lambda key: Level(problem(key), jnp.int32(HORIZON)), env, render=render)
 
 
-def _picture(env: Any, params: PyTree, state: PyTree | None = None) -> Any:
+def picture(env: Any, params: PyTree, state: PyTree | None = None) -> Any:
+    """`env.draw` of a state, or of the start of an episode: the `render` of levels."""
     if state is None:
         state = jax.device_get(jax.jit(env.reset)(jax.random.key(0), params)[1])
     return env.draw(state)
+
+
+def pyplot_pixels(draw: Callable[[], Any]) -> Any:
+    """What `draw` puts on a figure of pyplot, [400, 400, 3] uint8."""
+    from matplotlib import pyplot
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # there may be no screen to show a figure on
+        draw()
+    figure = pyplot.gcf()
+    figure.set(size_inches=(4.0, 4.0), dpi=100)
+    figure.canvas.draw()
+    pixels = np.array(figure.canvas.buffer_rgba())[..., :3]  # type: ignore[attr-defined]
+    pyplot.close(figure)
+    return pixels
+
+
+def board(cells: Array, pixels: int = 16) -> Any:
+    """A picture [height * pixels, width * pixels, 3] uint8 of a board [height, width] or [height, width, channels].
+
+    Each channel has a colour. A cell has that of its last channel that is not 0, and is dark if there is none.
+    """
+    from matplotlib import colormaps
+
+    full = np.atleast_3d(np.asarray(cells)) != 0
+    colours = np.array([(62, 68, 76), *(255 * np.array(colormaps["tab10"].colors))], np.uint8)  # type: ignore[attr-defined]
+    last = np.where(full.any(-1), 1 + (full * np.arange(1, full.shape[-1] + 1)).argmax(-1) % 10, 0)
+    return colours[last].repeat(pixels, 0).repeat(pixels, 1)

@@ -14,8 +14,8 @@ from envs import adapters
 from envs.adapters import Timed, needed
 from metarl.types import Array, Box, Key, Levels, PyTree
 
-NAMES = ("ant", "halfcheetah", "hopper", "humanoid", "humanoidstandup", "inverted_double_pendulum")
-NAMES += ("inverted_pendulum", "pusher", "reacher", "swimmer", "walker2d")
+NAMES = """ant halfcheetah hopper humanoid humanoidstandup inverted_double_pendulum inverted_pendulum pusher reacher
+    swimmer walker2d""".split()
 
 
 @functools.cache

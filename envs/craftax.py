@@ -1,4 +1,4 @@
-"""Adapter for Craftax (Matthews et al. 2024, arXiv 2402.16801): survival in an open world, with symbolic observations."""
+"""Adapter for Craftax (Matthews et al. 2024, arXiv 2402.16801): survival in an open world, seen as symbols."""
 
 from __future__ import annotations
 
@@ -32,6 +32,12 @@ def _made(name: str) -> Any:
         return needed("craftax.craftax_env").make_craftax_env_from_name(_CODE[name], auto_reset=False)
 
 
+@functools.cache
+def _renderer(name: str) -> Any:
+    package = "craftax" if name == "symbolic" else "craftax_classic"
+    return jax.jit(needed(f"craftax.{package}.renderer").make_craftax_pixel_renderer(16))
+
+
 @dataclass(frozen=True)
 class Craftax(adapters.Adapter):
     """Craftax, `symbolic`, or the smaller Craftax-Classic, `classic`, with episodes of at most `max_steps`.
@@ -49,7 +55,7 @@ class Craftax(adapters.Adapter):
 
     def observation_space(self, params: PyTree = None) -> Box:
         """Codes of the map around the player, and the inventory."""
-        return Box(-np.inf, np.inf, tuple(_made(self.name).observation_space(None).shape))  # not within [0, 1]
+        return Box(0.0, 1.0, tuple(_made(self.name).observation_space(None).shape))
 
     def start(self, key: Key, params: PyTree) -> tuple[Array, CraftaxState]:
         env = _made(self.name)
@@ -66,9 +72,7 @@ class Craftax(adapters.Adapter):
         return obs, state._replace(world=world), reward, terminated, ~terminated & (world.timestep >= self.max_steps)
 
     def draw(self, state: CraftaxState) -> Any:
-        package = "craftax.craftax" if self.name == "symbolic" else "craftax.craftax_classic"
-        pixels = needed(f"{package}.renderer").render_craftax_pixels(state.world, 16)
-        return np.asarray(pixels).astype(np.uint8)
+        return np.asarray(_renderer(self.name)(state.world)).astype(np.uint8)
 
 
 def make(name: str) -> Levels:
