@@ -40,11 +40,9 @@ class MiniGrid(adapters.Adapter):
         return task(jax.random.key(0)) if self.name.startswith("XLand") else ()
 
     def action_space(self, params: PyTree = None) -> Discrete:
-        """Forwards, right, left, pick up, put down, toggle."""
-        return Discrete(6)
+        return Discrete(6)  # forwards, right, left, pick up, put down, toggle
 
     def observation_space(self, params: PyTree = None) -> Box:
-        """One-hot codes."""
         return Box(0.0, 1.0, (_made(self.name)[1].view_size,) * 2 + (25,))
 
     def start(self, key: Key, params: PyTree) -> tuple[Array, PyTree]:
