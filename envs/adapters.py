@@ -123,11 +123,11 @@ def pyplot_pixels(draw: Callable[[], Any]) -> Any:
 def board(cells: Array, pixels: int = 16) -> Any:
     """A picture [height * pixels, width * pixels, 3] uint8 of a board [height, width] or [height, width, channels].
 
-    Each channel has a colour. A cell has that of its last channel that is not 0, and is dark if there is none.
+    Each channel has a colour. A cell has that of its first channel that is not 0, and is dark if there is none.
     """
     from matplotlib import colormaps
 
     full = np.atleast_3d(np.asarray(cells)) != 0
     colours = np.array([(62, 68, 76), *(255 * np.array(colormaps["tab10"].colors))], np.uint8)  # type: ignore[attr-defined]
-    last = np.where(full.any(-1), 1 + (full * np.arange(1, full.shape[-1] + 1)).argmax(-1) % 10, 0)
-    return colours[last].repeat(pixels, 0).repeat(pixels, 1)
+    first = np.where(full.any(-1), 1 + full.argmax(-1) % 10, 0)
+    return colours[first].repeat(pixels, 0).repeat(pixels, 1)
