@@ -92,7 +92,8 @@ def with_types(tree: PyTree, like: PyTree) -> PyTree:
 
 def distribution(env: Any, sample: Callable[[Key], PyTree] | None = None, drawn: bool = False) -> Levels:
     """Levels of `env`, with problems by `sample` (None: its default one), and pictures by `env.draw` if `drawn`."""
-    env.observation_space()  # a package that is missing is an error here, not where programs are traced
+    for space in (env.action_space, env.observation_space):  # a missing package is an error here, not while tracing
+        space()
     problem = sample or (lambda key: env.default_params)
     render = functools.partial(picture, env) if drawn else None
     return Levels(lambda key: Level(problem(key), jnp.int32(HORIZON)), env, render=render)
