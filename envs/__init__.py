@@ -13,7 +13,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from envs import bandit, bayesian_optimisation, gridworld, mdp, suites, tables, tokens
+from envs import bandit, bayesian_optimisation, brax, craftax, gridworld, jumanji, mdp, suites, tables, tokens, xminigrid
 from envs.trial import TrialParams, trials
 from metarl import checks
 from metarl.checks import COUNT
@@ -43,6 +43,12 @@ _OURS: dict[str, Callable[[], Levels]] = {
     **{f"tokens/{name}": partial(tokens.distribution, name) for name in tokens.names()},
     "tokens/general_points": partial(tokens.distribution, "general_points", tries=5),
 }
+# Their packages come with the extra `envs`, and are imported when one of them is made.
+_OF_THE_EXTRA: dict[str, Callable[[], Levels]] = {
+    f"{package.__name__.rpartition('.')[2]}/{name}": partial(package.make, name)
+    for package in (brax, craftax, jumanji, xminigrid)
+    for name in package.NAMES
+}
 # Of gymnax 1.0: known without its import, which takes a second. `names` has those of the version that is installed.
 _OF_GYMNAX = (
     *("CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0"),
@@ -55,35 +61,41 @@ _OF_GYMNAX = (
 
 
 def names() -> tuple[str, ...]:
-    """Every name that `make` accepts: ours, then those of gymnax, whose import takes seconds."""
+    """Every name that `make` accepts without an extra: ours, then those of gymnax, whose import takes seconds."""
     from envs import gymnax
 
     return (*_OURS, *gymnax.names())
 
 
+def extra_names() -> tuple[str, ...]:
+    """Every name that `make` accepts with the extra `envs`: of brax, craftax, jumanji and xminigrid."""
+    return tuple(_OF_THE_EXTRA)
+
+
 def check(others: Collection[str] = (), **fields: str | Sequence[str]) -> None:
-    """Raises ValueError for the first field with a name that is neither in `names()` nor in `others`.
+    """Raises ValueError for the first field with a name that is in none of `names()`, `extra_names()` and `others`.
 
     The message has the closest known names.
     """
     for field, value in fields.items():
         for name in (value,) if isinstance(value, str) else value:
-            if name not in (*_OURS, *_OF_GYMNAX, *others) and name not in names():
+            if name not in (*_OURS, *_OF_THE_EXTRA, *_OF_GYMNAX, *others) and name not in names():
                 raise ValueError(f"unknown {field} {name!r}; {_alike(name, others)}")
 
 
 def _alike(name: str, others: Collection[str]) -> str:
     # Case and the part before the slash are ignored: "Small" is close to "gridworld/small".
-    tails: dict[str, str] = {known.rpartition("/")[2].lower(): known for known in (*others, *names())}
+    tails: dict[str, str] = {known.rpartition("/")[2].lower(): known for known in (*others, *names(), *_OF_THE_EXTRA)}
     close = difflib.get_close_matches(name.rpartition("/")[2].lower(), tails, n=5)
     return f"did you mean {', '.join(tails[x] for x in close)}?" if close else "envs.names() lists all of them"
 
 
 def make(name: str, horizon: int | tuple[int, int] | None = None) -> Levels:
-    """The levels called `name`, with lifetimes of `horizon` agent updates (None: their own; 1000 for gymnax).
+    """The levels called `name`, with lifetimes of `horizon` agent updates (None: their own; 1000 for other packages).
 
     With a pair of horizons, lifetimes are log-uniform between both, with both ends included.
-    Raises ValueError for an unknown name, with the closest known ones, and for a horizon below 1.
+    Raises ValueError for an unknown name, with the closest known ones, and for a horizon below 1, and ImportError for
+    one of `extra_names()` without the extra.
     """
     if horizon is None:
         return _make(name)
@@ -113,8 +125,8 @@ def adaptation(name: str) -> dict[str, Adaptation]:
 
 def _make(name: str) -> Levels:
     check(environment=name)
-    if name in _OURS:
-        return _OURS[name]()
+    if maker := _OURS.get(name) or _OF_THE_EXTRA.get(name):
+        return maker()
     from envs import gymnax
 
     return gymnax.make(name, 1000)

@@ -13,6 +13,7 @@ import gymnax
 import jax
 import jax.numpy as jnp
 
+from envs.adapters import board, picture, with_types
 from metarl.types import Array, Box, Discrete, Key, Level, Levels, PyTree, constant_levels
 
 
@@ -52,7 +53,7 @@ class Gymnax:
     def reset(self, key: Key, params: PyTree) -> tuple[Array, PyTree]:
         """Observation and state at the start of an episode."""
         fresh = _gymnax(self.name).reset(key, params)
-        return _as(fresh, fresh)
+        return with_types(fresh, fresh)
 
     def step(
         self, key: Key, state: PyTree, action: Array, params: PyTree
@@ -61,9 +62,14 @@ class Gymnax:
         env = _gymnax(self.name)
         obs, following, reward, terminated, truncated, info = env.step(key, state, action, params)
         like_obs, like_state = jax.eval_shape(env.reset, key, params)
-        info = {**info, "final_observation": _as(info["final_observation"], like_obs)}
+        info = {**info, "final_observation": with_types(info["final_observation"], like_obs)}
         reward, terminated, truncated = jnp.float32(reward), jnp.bool_(terminated), jnp.bool_(truncated)
-        return _as(obs, like_obs), _as(following, like_state), reward, terminated, truncated, info
+        return with_types(obs, like_obs), with_types(following, like_state), reward, terminated, truncated, info
+
+    def draw(self, state: PyTree) -> Any:
+        """A picture of a board: the observation in this state, [height, width] or [height, width, channels]."""
+        env = _gymnax(self.name)
+        return board(env.get_obs(state, env.default_params, jax.random.key(0)))
 
 
 def names() -> tuple[str, ...]:
@@ -74,9 +80,13 @@ def names() -> tuple[str, ...]:
 def make(name: str, horizon: int = 1000) -> Levels:
     """The environment with its default parameters as levels that last `horizon` agent updates.
 
+    Those of MinAtar, Catch and DeepSea, whose observations are boards, have pictures.
+
     Raises ValueError for a name that gymnax does not know and for a horizon below 1.
     """
-    return constant_levels(Gymnax(name), horizon)
+    levels = constant_levels(Gymnax(name), horizon)
+    drawn = name.endswith("-MinAtar") or name in ("Catch-bsuite", "DeepSea-bsuite")
+    return levels._replace(render=functools.partial(picture, levels.env)) if drawn else levels
 
 
 def varied_cartpole() -> Levels:
@@ -97,11 +107,6 @@ def varied_cartpole() -> Levels:
         return Level(params, jnp.int32(1000))
 
     return Levels(sample, env)
-
-
-def _as(tree: PyTree, like: PyTree) -> PyTree:
-    """`tree` with the dtypes of `like`."""
-    return jax.tree.map(lambda leaf, other: jnp.asarray(leaf, other.dtype), tree, like)
 
 
 def _space(space: Any, dtype: Any = None) -> Any:

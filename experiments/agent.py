@@ -6,7 +6,8 @@ python -m experiments.agent --preset pendulum --objective dpo   # against --obje
 python -m experiments.agent --env Acrobot-v1 --objective a2c --sweep learning_rate=1e-3,3e-4 entropy_coef=0,0.01
 
 Agents of all seeds live side by side in one compiled program, each on a level of its own. One meta-step of the run is
-one update of every agent. `agent.safetensors` is the best of them, for `metarl.load_agent`.
+one update of every agent. `agent.safetensors` is the best of them, for `metarl.load_agent`, and `agent.gif` shows it
+play, where the environment can be drawn.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +23,9 @@ import jax.numpy as jnp
 import envs
 import metarl
 from experiments import launch, parts
-from metarl import checks
+from metarl import checks, plot
 from metarl.checks import COUNT, NOT_NEGATIVE, POSITIVE, RATE, SEVERAL, SHARE
+from metarl.evaluation import gallery
 from metarl.evaluation.families import family
 from metarl.evaluation.scales import normalised_return
 from metarl.inner.rl import Agent
@@ -223,10 +225,15 @@ def report(config: Config, state: State, log: Log, directory: Path) -> launch.Re
     results = {"trained": score(returns), "newborn": score(play(newborn, key))}
     if optimum := levels.optimal_return:
         results["optimal"] = score(jax.lax.map(optimum, trained.level.problem))
-    best: Any = jax.tree.map(lambda x: x[jnp.where(jnp.isfinite(returns), returns, -jnp.inf).argmax()], trained.params)
+    place = jnp.where(jnp.isfinite(returns), returns, -jnp.inf).argmax()
+    best: Agent = jax.tree.map(lambda x: x[place], trained)
     about = recipe(config, levels)
     outputs, card = build_part("objective", about["objective"]).outputs, launch.origin(EXPERIMENT, config)
-    metarl.save_agent(directory / AGENT_FILE, best, levels.environment, about["network"], outputs, card)
+    metarl.save_agent(directory / AGENT_FILE, best.params, levels.environment, about["network"], outputs, card)
+    if levels.render:
+        agent = metarl.load_agent(directory).model
+        frames = gallery.watch(levels, agent, best.params, best.level.problem)
+        plot.save_animation(frames, directory / "agent.gif")
     return results
 
 

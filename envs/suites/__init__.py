@@ -23,6 +23,7 @@ from metarl.evaluation.trials import Trial, Tuned, best, trials
 from metarl.types import Levels
 
 ALL = "all"
+OF_THE_EXTRA = ("jumanji", "minigrid")  # they need the extra `envs`, so that "all" is without them
 _FOLDER = Path(__file__).parent
 ADAPTATION = _FOLDER / "adaptation"
 _FIELDS = ("env_steps", "eval_episodes")
@@ -58,9 +59,11 @@ def check(suites: Sequence[str]) -> None:
 def find(suites: Sequence[str]) -> dict[str, Path]:
     """The TOML files of `suites`: {name: path}. Each suite is one of `names()`, "all", or the path of a TOML file.
 
+    "all" is every suite that needs no extra.
     Raises ValueError as `path` does, if there are no suites, and if two of them have the same name.
     """
-    wanted = dict.fromkeys(name for each in suites for name in (names() if each == ALL else [each]))
+    everywhere = [name for name in names() if name not in OF_THE_EXTRA]
+    wanted = dict.fromkeys(name for each in suites for name in (everywhere if each == ALL else [each]))
     files = [path(name) for name in wanted]
     found = {file.stem: file for file in files}
     if not found or len(found) < len(files) or ALL in found:

@@ -65,14 +65,24 @@ def frames(levels: Levels, learner: Learner, params: Any, level: Level) -> list[
 
     Raises ValueError for levels that have no picture.
     """
-    env, render = levels.environment, levels.render
-    if render is None or learner.network is None or learner.objective is None:
+    env = levels.environment
+    if levels.render is None or learner.network is None or learner.objective is None:
         raise ValueError("frames need levels with pictures (Levels.render) and the learner of an agent")
     live = jax.jit(train_agent, static_argnums=(0, 4))
     agent, _ = live(learner.inner_loop(env), params, level, jax.random.key(0), int(level.horizon))
     played = model(env, learner.network, learner.objective.outputs)
-    states = _episodes(env, played, parameters(params, agent), level.problem)
-    return [render(level.problem, _at(states, t)) for t in range(FRAMES)]
+    return watch(levels, played, parameters(params, agent), level.problem)
+
+
+def watch(levels: Levels, agent: Model, params: Params, problem: PyTree) -> list[Any]:
+    """Pictures [height, width, 3] uint8 of the first steps of an agent with the parameters `params`.
+
+    `metarl.plot.save_animation` makes a file of them. Raises ValueError for levels that have no picture.
+    """
+    if levels.render is None:
+        raise ValueError("an agent can be watched on levels with pictures (Levels.render) only")
+    states = _episodes(levels.environment, agent, params, problem)
+    return [levels.render(problem, _at(states, t)) for t in range(FRAMES)]
 
 
 def _by_score(buffer: Buffer) -> np.ndarray:
@@ -82,7 +92,7 @@ def _by_score(buffer: Buffer) -> np.ndarray:
 
 
 def _at(tree: PyTree, place: int) -> PyTree:
-    return jax.tree.map(lambda x: np.asarray(x[place]), tree)
+    return jax.tree.map(lambda x: x[place], tree)
 
 
 def _episodes(env: Environment, agent: Model, params: Params, problem: PyTree) -> PyTree:

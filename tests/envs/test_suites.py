@@ -48,7 +48,8 @@ def test_suites_are_found_by_name_and_path(tmp_path):
 def test_what_is_shipped_is_a_suite_and_a_sweep_of_it():
     """With room for ten measurements of every baseline."""
     found = suites.find(["all"])
-    assert list(found) == suites.names() == ["bsuite", "classic", "discrete", "gridworlds", "mazes", "minatar"]
+    assert list(found) == ["bsuite", "classic", "discrete", "gridworlds", "mazes", "minatar"]
+    assert suites.names() == sorted([*found, *suites.OF_THE_EXTRA])
     for name, file in found.items():
         suite = envs.suite(name)
         largest = max(baseline.experience.env_steps for baseline in BASELINES.values())
@@ -99,3 +100,13 @@ def test_shipped_suites_of_adaptation():
     assert all(len(x.test) == len(full[name].test) and x.steps == full[name].steps for name, x in ml.items())
     with pytest.raises(ValueError, match="no suite 'fulll'; did you mean full"):
         envs.adaptation("fulll")
+
+
+@pytest.mark.parametrize("name", suites.OF_THE_EXTRA)
+def test_suites_of_the_extra(name):
+    """Their packages are not imported by `all`, and the budgets suffice for every baseline."""
+    pytest.importorskip({"minigrid": "xminigrid"}.get(name, name), reason="needs the extra envs")
+    suite = envs.suite(name)
+    assert set(suite) <= set(envs.extra_names()) and all(entry.levels.render for entry in suite.values())
+    largest = max(baseline.experience.env_steps for baseline in BASELINES.values())
+    assert min(entry.env_steps for entry in suite.values()) >= 10 * largest
