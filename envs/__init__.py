@@ -13,7 +13,19 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from envs import bandit, bayesian_optimisation, brax, craftax, gridworld, jumanji, mdp, suites, tables, tokens, xminigrid
+from envs import (
+    bandit,
+    bayesian_optimisation,
+    brax,
+    craftax,
+    gridworld,
+    jumanji,
+    mdp,
+    suites,
+    tables,
+    tokens,
+    xminigrid,
+)
 from envs.trial import TrialParams, trials
 from metarl import checks
 from metarl.checks import COUNT

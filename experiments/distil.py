@@ -158,7 +158,7 @@ def distil_targets(config: Config, run: compare.Run, levels: Levels, lives: Leve
     half = len(data.inputs.reward) // config.lives * (config.lives // 2)
     seen, unseen = (jax.tree.map(lambda x: x[part], data) for part in (slice(half), slice(half, None)))  # noqa: B023
     fronts = {
-        name: targets.fit_formula(params, seen, config.points, seed, alone, **_search(config))
+        name: targets.fit_formula(params, seen, config.points, alone, **_search(config))
         for name, alone in (("a single step", True), ("the rest of the episode, too", False))
     }
     texts = {name: symbolic.shortest(front, config.slack).text for name, front in fronts.items()}

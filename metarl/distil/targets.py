@@ -136,7 +136,7 @@ def summed_up(meta_params: MetaParams, inputs: LPGInputs) -> dict[str, np.ndarra
 
 
 def fit_formula(
-    meta_params: MetaParams, data: Rollouts, count: int, seed: int = 0, alone: bool = False, **options: int
+    meta_params: MetaParams, data: Rollouts, count: int, alone: bool = False, *, seed: int = 0, **options: int
 ) -> list[Fit]:
     """Formulas of `objectives.lpg(pi_hat=...)`, by `symbolic.regress` at `count` random steps of `data`.
 
