@@ -23,7 +23,7 @@ import jax
 import numpy as np
 
 import envs
-from experiments import cli
+from experiments import cli, parts
 from metarl import checks, plot
 from metarl.checks import COUNT, COUNT_OR_ZERO, NOT_NEGATIVE, SEED, SEVERAL, WIDTH, Bound
 from metarl.distil import drift, symbolic, targets
@@ -260,6 +260,8 @@ def main(argv: list[str] | None = None) -> None:
         run = compare.load(config.rule)
         if (kind := run.recipe["objective"]["name"]) not in KINDS:
             raise ValueError(f"rule must be one of LPO or LPG, got {config.rule!r}, which is of {kind}")
+        if kind == "lpo":
+            parts.refuse_inert(config, ("every",), "for a rule of LPO")
         config = dataclasses.replace(config, levels=config.levels or run.config["levels"])
         with cli.directory_of_runs(config, "distil") as directory:
             carry_out(config, run, directory)

@@ -15,16 +15,15 @@ from metarl.checks import COUNT, SEED, WIDTH, checked
 from metarl.distil.symbolic import Fit, explained, regress
 from metarl.formulas import formula
 from metarl.inner.rl import train_agent
-from metarl.objectives.lpo import DRIFT_VARIABLES, Start, lpo, lpo_drift
+from metarl.objectives.lpo import DRIFT_VARIABLES, Start, lpo, lpo_drift, mirror_drift
 from metarl.rl.objective import Objective
 from metarl.rl.returns import normalise
 from metarl.rl.rollout import Model, Rollout, unroll
 from metarl.rules import Learner
 from metarl.types import Array, Environment, Key, Level, MetaParams, Metrics, Params, Progress, PyTree
 
-CELLS = 64  # of the grid, in each direction
-LOG_RATIO = np.linspace(-1.0, 1.0, CELLS + 1)  # its edges; what is outside counts in the cells at the border
-ADVANTAGE = np.linspace(-4.0, 4.0, CELLS + 1)
+# Edges of the cells of a grid. What is outside counts in the cells at the border. log rho = 0 is the middle of a cell.
+LOG_RATIO, ADVANTAGE = np.linspace(-1.0, 1.0, 66), np.linspace(-4.0, 4.0, 65)
 
 # (log rho [n], A [n], the agent's age n / N [n]) -> drift [n]
 Drift = Callable[[Array, Array, Array], Array]
@@ -39,7 +38,7 @@ class Points(NamedTuple):
 
 
 def watched(objective: Objective, normalised: bool = True) -> Objective:
-    """`objective`, an actor-critic, whose metrics have the share of its samples in each cell, "seen" [CELLS, CELLS].
+    """`objective`, an actor-critic, whose metrics have the share of its samples in each cell, "seen" [65, 64].
 
     The cells are those of log rho and the advantage, which the objective normalises unless told otherwise.
     """
@@ -68,7 +67,7 @@ def visits(
     updates: int,
     normalised: bool = True,
 ) -> np.ndarray:
-    """Share of the steps in each cell [lives, updates, CELLS, CELLS], of all gradient steps of each update.
+    """Share of the steps in each cell [lives, updates, 65, 64], of all gradient steps of each update.
 
     On each of `levels` (leaves [lives, ...]) an agent of a learner of drifts lives `updates` updates.
     """
@@ -104,10 +103,7 @@ def written(text: str) -> Drift:
     """The drift of `objectives.mirror(text)`."""
     values = formula(text, DRIFT_VARIABLES)
 
-    def drift(log_ratio: Array, advantage: Array, age: Array) -> Array:
-        return jax.nn.relu(values(r=jnp.exp(log_ratio) - 1.0, l=log_ratio, A=advantage, n=age))
-
-    return drift
+    return partial(mirror_drift, values)
 
 
 def slope(drift: Drift) -> Drift:

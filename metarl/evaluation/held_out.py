@@ -113,8 +113,10 @@ def measure(
     """Returns of agents of all `players`, and of the plain agent, after each of `horizons` updates.
 
     `players` maps a name to one player or to several of its kind, such as the rules of several meta-training seeds. A
-    horizon of None is that of each level.
+    horizon of None is that of each level. Raises ValueError for None beside other horizons.
     """
+    if None in horizons and len(horizons) > 1:
+        raise ValueError(f"horizons must be numbers of updates or None alone, got {horizons}")
 
     def returns(kind: Sequence[Player], horizon: int | None) -> Array:
         levels = judge.levels if horizon is None else judge.living(horizon)
@@ -130,9 +132,14 @@ def measure(
 def held_out_report(measured: Measured) -> dict[str, dict[str, float]]:
     """Normalised final returns `{name: {mean, low, high, return}}` of single players, with 95 % intervals.
 
-    Also of the random policy and, where it is known, of the optimal one.
+    Also of the random policy and, where it is known, of the optimal one. Raises ValueError for several horizons, or
+    several players of a name.
     """
-    results = {name: kind[0] for name, row in measured.returns.items() for kind in row.values()}
+    results = {}
+    for name, row in measured.returns.items():
+        if [len(kind) for kind in row.values()] != [1]:
+            raise ValueError(f"a report on single players needs one at one horizon, got {jax.tree.map(jnp.shape, row)}")
+        (results[name],) = (kind[0] for kind in row.values())
     results["random"] = measured.random
     if measured.optimal is not None:
         results["optimal"] = measured.optimal
@@ -176,20 +183,20 @@ def worst_report(measured: Measured, alphas: Sequence[float] = ALPHAS) -> dict[s
         others = [None] * len(returns) if minus is None else list(minus)
         if len(returns) == 1:
             return of(returns[0], minus=others[0])
-        found = [of(x, minus=y, resamples=1) for x, y in zip(returns, others, strict=True)]  # the intervals are others
+        found = [of(x, minus=y, resamples=1) for x, y in zip(returns, others, strict=True)]  # for their means alone
         return {alpha: over_runs([each[alpha].mean for each in found]) for alpha in alphas}
 
     return _with_differences(measured, intervals)
 
 
-def _with_differences(measured: Measured, say: Callable[..., Said]) -> dict[str, dict[Any, Said]]:
-    """What is to `say` of each name's returns [players, seeds, n], and of the first's beside those of others."""
-    rows = {name: {h: say(x) for h, x in row.items()} for name, row in measured.returns.items()}
+def _with_differences(measured: Measured, summarise: Callable[..., Said]) -> dict[str, dict[Any, Said]]:
+    """A summary of each name's returns [players, seeds, n], and of the first's beside those of others."""
+    rows = {name: {h: summarise(x) for h, x in row.items()} for name, row in measured.returns.items()}
     for second in measured.players[1:]:
         first = measured.players[0]
         pairs = {h: (x, measured.returns[second][h]) for h, x in measured.returns[first].items()}
         if all(len(x) == len(y) for x, y in pairs.values()):
-            rows[f"{first} minus {second}"] = {h: say(*pair) for h, pair in pairs.items()}
+            rows[f"{first} minus {second}"] = {h: summarise(*pair) for h, pair in pairs.items()}
     return rows
 
 

@@ -92,11 +92,16 @@ def cvar_return(
 
     With other returns `minus` [num_seeds, n], the values are differences from theirs, each on its own worst levels.
 
-    Raises ValueError as `normalised_return` and `statistics.cvar` do, and if there are fewer than two seeds.
+    Raises ValueError as `normalised_return` and `statistics.cvar` do, for `optimal` and `minus` of other shapes, and if
+    there are fewer than two seeds.
     """
     scores, low, high = _on_levels(returns, zero, one)
     best = np.zeros_like(low) if optimal is None else np.asarray(optimal, np.float64)
     everyone = [scores] if minus is None else [scores, np.asarray(minus, np.float64)]
+    if best.shape != low.shape:
+        raise ValueError(f"optimal must have the shape {low.shape} of the levels, got {best.shape}")
+    if everyone[-1].shape != scores.shape:
+        raise ValueError(f"minus must have the shape {scores.shape} of the returns, got {everyone[-1].shape}")
     pairs = [(x - best, _of_others(x) - best) for x in everyone]  # what is scored, and what chooses the worst levels
 
     def values(seeds: Any, levels: Any) -> np.ndarray:

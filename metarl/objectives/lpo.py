@@ -6,6 +6,7 @@ and its value and gradient are 0 at rho = 1, the update has PPO's guarantees (Lu
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Literal, Unpack
 
 import jax
@@ -20,6 +21,7 @@ from metarl.types import Array, Key, MetaParams, Progress
 
 Start = Literal["ppo", "scratch"]
 DRIFT_VARIABLES = ("r", "l", "A", "n")  # of the formulas of `mirror`
+ROUNDING = 1e-6  # of log rho, where the policy is that which acted
 
 
 @checked
@@ -113,8 +115,9 @@ def mirror(drift: str, **options: Unpack[ActorCriticOptions]) -> Objective:
     """Mirror learning (Kuba et al. 2022, arXiv 2201.02373) with a drift that is a formula, such as a distilled one.
 
     `drift` is a `metarl.formulas.formula` of `r = rho - 1`, `l = log rho`, `A`, and the agent's age `n` from 0 to 1.
-    What it says below 0 counts as 0. log rho is clipped to [-20, 20] against overflow. The other options are those of
-    `ppo`.
+    What it says below 0 counts as 0, and so does all that it says where rho is 1, with a gradient of 0: without this,
+    mirror learning has no guarantees. log rho is clipped to [-20, 20] against overflow. The other options are those
+    of `ppo`.
 
     Raises ValueError for a text that is no such formula.
     """
@@ -125,9 +128,15 @@ def mirror(drift: str, **options: Unpack[ActorCriticOptions]) -> Objective:
     ) -> Array:
         log_ratio, ratio = _ratio(log_prob - old_log_prob)
         age = temporal_features(progress)[0]
-        return jax.nn.relu(values(r=ratio - 1.0, l=log_ratio, A=advantage, n=age)) - ratio * advantage
+        return mirror_drift(values, log_ratio, advantage, age) - ratio * advantage
 
     return actor_critic(policy_loss, **options)
+
+
+def mirror_drift(values: Callable[..., Array], log_ratio: Array, advantage: Array, age: Array) -> Array:
+    """The drift [...] of `mirror`, whose formula of `DRIFT_VARIABLES` is `values`; all arguments are [...]."""
+    drift = jax.nn.relu(values(r=jnp.exp(log_ratio) - 1.0, l=log_ratio, A=advantage, n=age))
+    return jnp.where(jnp.abs(log_ratio) > ROUNDING, drift, 0.0)
 
 
 @checked

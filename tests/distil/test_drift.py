@@ -8,7 +8,7 @@ import pytest
 
 import envs
 from metarl.distil import drift, symbolic
-from metarl.distil.drift import ADVANTAGE, CELLS, LOG_RATIO, Points
+from metarl.distil.drift import ADVANTAGE, LOG_RATIO, Points
 from metarl.inner.rl import Experience
 from metarl.objectives import dpo, lpo, mirror, ppo
 from metarl.objectives.lpo import dpo_drift
@@ -76,10 +76,10 @@ def test_what_agents_see_is_counted_over_all_gradient_steps():
     learner = Learner(tabular, dpo(), optax.adam(0.1), Experience(4, 8, epochs=3, minibatches=2))
     lives = jax.vmap(levels.sample)(jax.random.split(jax.random.key(0), 2))
     seen = drift.visits(learner, {}, levels.environment, lives, jax.random.key(1), 3)
-    assert seen.shape == (2, 3, CELLS, CELLS)
+    assert seen.shape == (2, 3, 65, 64)
     np.testing.assert_allclose(seen.sum((2, 3)), 1.0, rtol=1e-5)
-    still = seen[0, 0, CELLS // 2].sum() + seen[0, 0, CELLS // 2 - 1].sum()
-    assert 1 / 6 <= still + 1e-6 < 1.0  # the first of six gradient steps has ratios of 1, the last has others
+    # the first of six gradient steps has ratios of 1, which are in the middle cell, and the last has others
+    assert 1 / 6 <= seen[0, 0, 32].sum() + 1e-6 < 1.0
     # of minibatches of 16 normalised advantages, means are 0 and variances 1, up to the width of cells
     middle = (ADVANTAGE[1:] + ADVANTAGE[:-1]) / 2
     assert seen[1, 2].sum(0) @ middle == pytest.approx(0.0, abs=0.07)
@@ -89,6 +89,14 @@ def test_what_agents_see_is_counted_over_all_gradient_steps():
     assert ((at.log_ratio >= LOG_RATIO[0]) & (at.log_ratio <= LOG_RATIO[-1])).all()
     found = np.histogram2d(at.log_ratio, at.advantage, (LOG_RATIO, ADVANTAGE))[0] / 4000
     assert np.abs(found - seen[1:].sum((0, 1)) / 3).max() < 0.03
+
+
+def test_a_formula_pulls_nothing_where_the_policy_is_the_one_that_acted():
+    """Not even one with a constant, and with kinks at rho = 1."""
+    text = "0.1 + max(3 * l * A, 0 - 5 * l * A) - abs(0 - 2 * l * A)"
+    at = jnp.array([0.0, 0.0, 0.1]), jnp.array([1.0, -2.0, 1.0]), jnp.zeros(3)
+    np.testing.assert_allclose(drift.written(text)(*at), [0.0, 0.0, 0.2], rtol=1e-6)
+    np.testing.assert_allclose(drift.slope(drift.written(text))(*at), [0.0, 0.0, 1.0], rtol=1e-6)
 
 
 def test_a_text_that_is_no_drift_is_refused():

@@ -54,6 +54,7 @@ def test_a_rule_is_distilled_into_rules_that_are_judged_beside_it(name, recipe, 
         (("--levels", "gridworld/smal"), "gridworld/small"),
         (("--held-out-seeds", "1"), "held_out_seeds must be at least 2"),
         (("--lives", "1"), "lives must be at least 2"),
+        (("--every", "2"), "every has no effect for a rule of LPO"),
     ],
 )
 def test_what_cannot_be_distilled_is_one_clear_line(arguments, says, capsys, monkeypatch):

@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from fuzzing import alternatives, bare, draw_valid, options_of, programs
+from jax.extend.core import ClosedJaxpr
 from jax.interpreters import partial_eval
 
 from experiments import launch
+from metarl.meta import Meta
 from metarl.run.options import flatten, replace, with_values
 
 # What the report says, and nothing of the training; `tuning_` is of the agents that reports compare with.
@@ -29,9 +31,18 @@ def program(make, config) -> str | None:
     except ValueError:
         return None
     found = hashlib.sha256(ADDRESS.sub("", str(traced.jaxpr)).encode())
-    for constant in traced.consts:
+    for constant in constants(traced):
         found.update(np.asarray(constant).tobytes())
     return found.hexdigest()
+
+
+def constants(closed: ClosedJaxpr):
+    """Arrays of a program and of the functions within it."""
+    yield from closed.consts
+    for equation in closed.jaxpr.eqns:
+        for x in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: isinstance(x, ClosedJaxpr)):
+            if isinstance(x, ClosedJaxpr):
+                yield from constants(x)
 
 
 def is_exempt(name: str, config) -> bool:
@@ -40,7 +51,10 @@ def is_exempt(name: str, config) -> bool:
 
 
 def felt(make, config, names: list[str]) -> set[str]:
-    """Those of the names of floats that may be arrays in the program, and that something in it depends on."""
+    """Those of the names of floats that may be arrays in the program, and that its results depend on.
+
+    One that is only carried along, or multiplied by 0, counts, too.
+    """
 
     def run(values, key):
         meta = make(with_values(config, values))
@@ -53,7 +67,7 @@ def felt(make, config, names: list[str]) -> set[str]:
         half = len(names) // 2
         return felt(make, config, names[:half]) | felt(make, config, names[half:]) if half else set()
     used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[1]
-    return {name for name, is_used in zip(sorted(names), used, strict=False) if is_used}
+    return {name for name, is_used in zip(sorted(names), used[: len(names)], strict=True) if is_used}
 
 
 def inert(make, config, options) -> list[str]:
@@ -110,6 +124,16 @@ def test_an_inert_option_is_found():
     make, config = PROGRAMS["agent quick"]
     option = next(x for x in options_of(type(config)) if x.name == "entropy_coef")
     assert inert(lambda config: make(replace(config, entropy_coef=0.0)), config, [option])
+    assert inert(lambda config: _toy(1.0), config, [option])
+    assert not inert(lambda config: _toy(config.rule.entropy_coef), config, [option])
+    assert not inert(lambda config: _toy(float(config.rule.entropy_coef)), config, [option])  # no array may be in its place
+
+
+def _toy(x) -> Meta:
+    """A run whose program differs by `x` in a constant of an inner function alone."""
+    table = x * jnp.arange(3.0) if isinstance(x, jax.Array) else np.float32(x) * np.arange(3.0, dtype=np.float32)
+    inner = jax.jit(lambda y: y + table)
+    return Meta(lambda key: jnp.zeros(3), lambda state, key: (inner(state), {}))
 
 
 @pytest.mark.slow
