@@ -216,7 +216,8 @@ def program(learner: LearnerName, shaping: Callable[..., Shaping], length: int) 
     """
 
     def one(numbers: Any, given: Any, life: Life, keys: Key) -> tuple[Life, Array]:
-        tables = Tables(*numbers, length)
+        transition, reward, start, discount = numbers
+        tables = Tables(transition, reward, start, discount, length)
         shaped, learns = shaping(LIMITS[learner], tables, given), LEARNERS[learner](tables)
         # one key a point, so that what happens in it does not depend on how many are done at once
         life, worth = jax.lax.scan(lambda life, key: live(tables, learns, shaped, life, key, 1, EPISODES), life, keys)
@@ -228,8 +229,8 @@ def program(learner: LearnerName, shaping: Callable[..., Shaping], length: int) 
 
 
 def _explors(limit: float, tables: Tables, given: Given) -> Shaping:
-    base = tables._replace(reward=given.reward)
-    return explors(base, rate=given.rate, bonus=given.bonus, limit=limit, extrinsic=given.extrinsic)
+    told = given._asdict()
+    return explors(tables._replace(reward=told.pop("reward")), limit=limit, **told)
 
 
 def _sors(limit: float, tables: Tables, given: Array) -> Shaping:
