@@ -1,7 +1,7 @@
 """Which reward do tabular learners learn best from? Designed, learned and shaped rewards of sparse processes.
 
 python -m experiments.rewards                  # a chain in half a minute
-python -m experiments.rewards --preset full    # all processes, both learners, 30 seeds: seven minutes of CPU time
+python -m experiments.rewards --preset full    # all processes, both learners, 30 seeds: six minutes of CPU time
 
 The designs are the process's own reward (`original`), the potential of the optimal value (`potential`), ExpRD and
 ExpAdaRD (Devidze et al. 2021 and after), a count bonus (`explob`), LIRPG-like shaping (`selfrs`), both of them together
