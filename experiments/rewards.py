@@ -1,13 +1,13 @@
 """Which reward do tabular learners learn best from? Designed, learned and shaped rewards of sparse processes.
 
 python -m experiments.rewards                  # a chain in half a minute
-python -m experiments.rewards --preset full    # all processes, both learners, 30 seeds: seven minutes of CPU time
+python -m experiments.rewards --preset full    # all processes, both learners, 30 seeds: six minutes of CPU time
 
 The designs are the process's own reward (`original`), the potential of the optimal value (`potential`), ExpRD and
 ExpAdaRD (Devidze et al. 2021 and after), a count bonus (`explob`), LIRPG-like shaping (`selfrs`), both of them together
-(`explors`, Devidze et al. 2022), the same with the critic that its equation 2 prints (`explors_printed`), and the
-ranking of episodes (`sors`, Memarian et al. 2021). The first four know the process. Its learners are REINFORCE and
-Q-learning with tables.
+(`explors`, Devidze et al. 2022), the same with the bonus of the next state, as in the published code (`explors_next`),
+or with the critic that equation 2 prints (`explors_printed`), and the ranking of episodes (`sors`, Memarian et al.
+2021). `potential`, `exprd` and `expadard` know the process. The learners are REINFORCE and Q-learning with tables.
 
 The measure is the expected discounted return of an episode of the process itself, exactly, as a share of the best: its
 mean over training, and its last value. Seeds are the same for all designs, and differences are within seeds.
@@ -36,7 +36,7 @@ from metarl.evaluation.statistics import Interval, over_runs
 from metarl.rewards.learners import Learner, q_learning, reinforce
 from metarl.rewards.programs import expadard, exprd
 from metarl.rewards.shaping import Shaping, explors, sors
-from metarl.rewards.tables import Tables, best_return, plan, shaped_by
+from metarl.rewards.tables import Tables, best_return, expected_return, plan, shaped_by
 from metarl.rewards.training import Life, begin, live
 from metarl.run.files import circumstances, write_json
 from metarl.run.options import flatten
@@ -44,14 +44,24 @@ from metarl.types import Array, Key, Levels
 
 ProcessName = Literal["chain_15", "chain_15_distractor", "chain_20", "chain_20_distractor", "four_rooms", "line_key"]
 DesignName = Literal[
-    "original", "potential", "exprd", "expadard", "explob", "selfrs", "explors", "explors_printed", "sors"
+    "original",
+    "potential",
+    "exprd",
+    "expadard",
+    "explob",
+    "selfrs",
+    "explors",
+    "explors_next",
+    "explors_printed",
+    "sors",
 ]
 LearnerName = Literal["reinforce", "q_learning"]
-DISCOUNT, EPISODES = 0.99, 100  # between two measurements
+DISCOUNT = 0.99
+EPISODES = 100  # between two measurements
 RATE = 0.01  # of R_phi
-RELEVANT = 0.01  # share of the best return; differences that are surely smaller are none
+RELEVANT = 0.01  # share of the best return; intervals within ±0.01 count as no difference
 EXPLORING = 0.3  # share of random actions in what ExpAdaRD takes for the learner's policy
-# The bound of R_phi's entries, which only Q-learning needs: it believes a reward wherever it was
+# The bound of R_phi's entries. That of Q-learning is the one of the published code, in which REINFORCE has none.
 LIMITS: Mapping[LearnerName, float] = {"reinforce": 1e9, "q_learning": 0.01}
 LEARNERS: Mapping[LearnerName, Callable[[Tables], Learner]] = {"reinforce": reinforce, "q_learning": q_learning}
 
@@ -72,6 +82,7 @@ class Given(NamedTuple):
     rate: Array
     bonus: Array
     extrinsic: Array  # bool
+    ahead: Array  # bool
 
 
 class Design(NamedTuple):
@@ -81,6 +92,7 @@ class Design(NamedTuple):
     rate: float = 0.0
     bonus: float = 0.0
     extrinsic: bool = True
+    ahead: bool = False
 
 
 DESIGNS: Mapping[str, Design] = {
@@ -91,6 +103,7 @@ DESIGNS: Mapping[str, Design] = {
     "explob": Design(bonus=1.0),
     "selfrs": Design(rate=RATE),
     "explors": Design(rate=RATE, bonus=1.0),
+    "explors_next": Design(rate=RATE, bonus=1.0, ahead=True),
     "explors_printed": Design(rate=RATE, bonus=1.0, extrinsic=False),
 }
 
@@ -103,7 +116,7 @@ def _rows_of_actions(rewards: np.ndarray) -> np.ndarray:
 
 
 def _rooms_of_actions(rewards: np.ndarray) -> np.ndarray:
-    """[14, 14]: the rooms four times, with up, right, left and down where they point to, turned by an eighth."""
+    """[14, 14]: four copies of the rooms, one per action: left and down below, up and right above."""
     up, left, down, right = rewards[:-1].T.reshape(4, processes.ROOMS_SIDE, processes.ROOMS_SIDE)
     return np.block([[left, down], [up, right]])
 
@@ -139,11 +152,11 @@ class Config:
     num_seeds: Annotated[int, SEVERAL] = 30
     """Learners of each design, side by side."""
     points: Annotated[int, COUNT] = 40
-    """Measurements, each before 100 episodes; in the rooms three times as many."""
+    """Measurements, each before 100 episodes; in the rooms three times as many. One more ends them."""
     q_points: Annotated[int, COUNT] = 20
     """The same of Q-learning, which needs fewer."""
-    revise_every: Annotated[int, COUNT] = 20
-    """Measurements between two rewards of expadard; it divides the numbers of measurements."""
+    revise_every: Annotated[int, COUNT] = 5
+    """Measurements between two rewards of expadard; it divides the numbers of measurements and is less."""
 
     def __post_init__(self) -> None:
         checks.fields(self)
@@ -159,6 +172,10 @@ class Config:
         for learner in self.learners:
             if self.measurements(learner) % self.chunk(learner):
                 raise ValueError(f"revise_every must divide {self.measurements(learner)}, got {self.revise_every}")
+            if "expadard" in self.designs and self.revise_every == self.measurements(learner):
+                raise ValueError(
+                    f"revise_every must be below {self.revise_every}: no reward would be revised for {learner}"
+                )
 
     def measurements(self, learner: LearnerName) -> int:
         return self.points if learner == "reinforce" else self.q_points
@@ -191,13 +208,20 @@ class Found(NamedTuple):
 
 
 @functools.cache
-def program(learner: LearnerName, shaping: Callable[..., Shaping], points: int) -> Any:
-    """`(arrays of Tables, what `shaping` is given [N], lives [N], keys [N]) -> lives, worth [N, points]`, compiled."""
+def program(learner: LearnerName, shaping: Callable[..., Shaping], length: int) -> Any:
+    """A compiled function for episodes of `length` steps.
 
-    def one(arrays: Any, given: Any, life: Life, key: Key) -> tuple[Life, Array]:
-        tables = Tables(*arrays)
-        shaped = shaping(LIMITS[learner], tables, given)
-        return live(tables, LEARNERS[learner](tables), shaped, life, key, points, EPISODES)
+    `((transition, reward, start, discount), what `shaping` is given [N], lives [N], keys [N, points]) -> lives, worth`
+    with worth [N, points + 1], before the episodes of each point and after the last.
+    """
+
+    def one(numbers: Any, given: Any, life: Life, keys: Key) -> tuple[Life, Array]:
+        transition, reward, start, discount = numbers
+        tables = Tables(transition, reward, start, discount, length)
+        shaped, learns = shaping(LIMITS[learner], tables, given), LEARNERS[learner](tables)
+        # one key a point, so that what happens in it does not depend on how many are done at once
+        life, worth = jax.lax.scan(lambda life, key: live(tables, learns, shaped, life, key, 1, EPISODES), life, keys)
+        return life, jnp.append(worth, expected_return(tables, learns.policy(life.table)))
 
     # of level 1 they compile in two thirds of the time, and run as fast
     options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
@@ -205,12 +229,12 @@ def program(learner: LearnerName, shaping: Callable[..., Shaping], points: int) 
 
 
 def _explors(limit: float, tables: Tables, given: Given) -> Shaping:
-    base = tables._replace(reward=given.reward)
-    return explors(base, rate=given.rate, bonus=given.bonus, limit=limit, extrinsic=given.extrinsic)
+    told = given._asdict()
+    return explors(tables._replace(reward=told.pop("reward")), limit=limit, **told)
 
 
 def _sors(limit: float, tables: Tables, given: Array) -> Shaping:
-    return sors(tables, given)
+    return sors(tables, given, limit)
 
 
 def train(config: Config, setting: Setting, learner: LearnerName) -> Found:
@@ -242,15 +266,16 @@ def train(config: Config, setting: Setting, learner: LearnerName) -> Found:
     rewards: dict[str, np.ndarray] = {}
     for names, shaping, told, rewards_of in families:
         given = told
-        step = program(learner, shaping, chunk)
+        step = program(learner, shaping, tables.length)
         states = shaping(1.0, tables, jax.tree.map(lambda x: x[0], given))
         count = len(names) * seeds
         lives = jax.tree.map(partial(_repeated, count), begin(tables, states))
         curves = []
         for call in range(calls):
-            keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), call), seeds)
-            lives, found = step(tables[:3], given, lives, jnp.tile(keys, len(names)))
-            curves.append(np.asarray(found))
+            points = call * chunk + jnp.arange(chunk)
+            keys = jnp.tile(jax.vmap(partial(_keys, config.seed, seeds), out_axes=1)(points), (len(names), 1))
+            lives, found = step(tables[:4], given, lives, keys)
+            curves.append(np.asarray(found)[:, :chunk] if call + 1 < calls else np.asarray(found))
             if "expadard" in names and call + 1 < calls:
                 given = given._replace(reward=_revised(given.reward, lives, names, learner, tables, revise))
         shares = np.concatenate(curves, 1).reshape(len(names), seeds, -1) / float(best_return(tables))
@@ -259,6 +284,11 @@ def train(config: Config, setting: Setting, learner: LearnerName) -> Found:
         means = learned.reshape(len(names), seeds, *known.best.shape).mean(1)
         rewards |= dict(zip(names, means, strict=True))
     return Found({x: worth[x] for x in config.designs}, {x: rewards[x] for x in config.designs})
+
+
+def _keys(seed: int, seeds: int, point: Array) -> Key:
+    """[seeds], of one measurement: the same whichever designs are compared, and however often rewards are revised."""
+    return jax.random.split(jax.random.fold_in(jax.random.key(seed), point), seeds)
 
 
 def _repeated(count: int, x: Array) -> Array:
@@ -330,7 +360,7 @@ def _picture(setting: Setting, rewards: Mapping[str, np.ndarray]) -> Any:
     shown = shown or {name: setting.picture(x) for name, x in rewards.items()}
     rows, columns = next(iter(shown.values())).shape
     figure = plot.surfaces(
-        shown, np.arange(columns), np.arange(rows), *setting.axes, "reward, as a share of the largest"
+        shown, np.arange(columns), np.arange(rows), *setting.axes, "reward, as a share of the largest", line=False
     )
     for axis in figure.axes[: len(shown)]:
         axis.set_yticks([])  # rows are actions, which the label names

@@ -22,8 +22,10 @@ def surfaces(
     y_label: str = "",
     label: str = "",
     axes: Sequence[Axes] | None = None,
+    line: bool = True,
 ) -> Figure:
-    """Heat maps in a row, with one colour scale on which 0 is white. A black line separates values above 0.
+    """Heat maps in a row, with one colour scale on which 0 is white. A black line separates values above 0,
+    unless `line` is False: for rows or columns that are no points of a function, such as actions.
 
     `values` is name -> [rows, columns] for sorted `y` [rows] and `x` [columns]. `label` names the values.
     Raises ValueError if there is nothing to draw, or if an array has another shape or is not finite.
@@ -41,7 +43,7 @@ def surfaces(
     figure, axes = panels(len(arrays), len(arrays), (3.2, 3.4), beside=1.2, axes=axes)
     for axis, (name, array) in zip(axes, arrays.items(), strict=True):
         mesh = axis.pcolormesh(x, y, array, shading="nearest", cmap=colours, vmin=-limit, vmax=limit)
-        if array.min() <= 0.0 < array.max():
+        if line and array.min() <= 0.0 < array.max():
             axis.contour(x, y, array, levels=[0.0], colors="black", linewidths=0.9)
         axis.grid(visible=False)
         axis.set_title(name, loc="left", fontsize=11)

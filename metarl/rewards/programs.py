@@ -37,7 +37,7 @@ def exprd(
     horizons: Sequence[Annotated[int, COUNT]] = HORIZONS,
     *,
     largest: Annotated[float, POSITIVE] | None = None,
-    states: Sequence[Annotated[int, COUNT]] | None = None,
+    states: Sequence[int] | None = None,
 ) -> np.ndarray:
     """ExpRD (Devidze et al. 2021, section 4): a reward [S, A] that tells early what is optimal.
 
@@ -47,7 +47,7 @@ def exprd(
     process's own). Where several actions are optimal, A_h is that of their uniform mixture, which is one policy where
     the paper has a mean over all.
 
-    Raises ValueError for bounds and states for which there is no such reward.
+    Raises ValueError for states that do not exist, and for bounds and states for which there is no such reward.
     """
     shared = _invariance(tables, known, largest, states)
     count, size = known.best.size, len(known.gap)
@@ -77,13 +77,13 @@ def expadard(
     horizon: Annotated[int, COUNT] = 1,
     *,
     largest: Annotated[float, POSITIVE] | None = None,
-    states: Sequence[Annotated[int, COUNT]] | None = None,
+    states: Sequence[int] | None = None,
 ) -> Callable[[np.ndarray], np.ndarray]:
     """ExpAdaRD: a function from a learner's present policy [S, A] to a reward [S, A] that is informative for it.
 
     The reward maximises `E_{s, a ~ policy} [policy(a|s) A(s, a) A_{R,h}(s, a)]`, with the optimal advantage A of the
     process and that of the learner's policy under R within `horizon` h rewards. Other arguments and errors are those of
-    `exprd`; the errors are those of the function.
+    `exprd`: those of states are raised at once, and that there is no such reward when the function is called.
     """
     shared = _invariance(tables, known, largest, states)
 
@@ -95,8 +95,14 @@ def expadard(
     return design
 
 
-def informativeness(tables: Tables, known: Plan, reward: np.ndarray, horizons: Sequence[int] = HORIZONS) -> float:
-    """Minus the objective that `exprd` minimises, of any `reward` [S, A]. 0 is the best there is."""
+@checked
+def informativeness(
+    tables: Tables, known: Plan, reward: np.ndarray, horizons: Sequence[Annotated[int, COUNT]] = HORIZONS
+) -> float:
+    """Minus the objective that `exprd` minimises, of any `reward` [S, A]. 0 is the best there is.
+
+    Raises ValueError for horizons below 1.
+    """
     hinges = []
     for h in horizons:
         loss = (_loss(tables, known.policy, h) @ reward.ravel()).reshape(reward.shape)
@@ -130,8 +136,8 @@ def _invariance(tables: Tables, known: Plan, largest: float | None, states: Sequ
     bound = float(np.abs(tables.reward).max()) if largest is None else largest
     allowed = ~np.asarray(tables.terminal)
     if states is not None:
-        if bad := [s for s in states if not 0 <= s < len(allowed)]:
-            raise ValueError(f"states must be from 0 to {len(allowed) - 1}, got {bad[0]}")
+        if bad := [s for s in states if not (isinstance(s, int | np.integer) and 0 <= s < len(allowed))]:
+            raise ValueError(f"states must be integers from 0 to {len(allowed) - 1}, got {bad[0]}")
         allowed &= np.isin(np.arange(len(allowed)), states)
     limits = bound * np.repeat(allowed, actions)
     several = np.repeat(known.best.sum(-1) > 1, actions)  # the only optimal action of a state loses nothing by itself

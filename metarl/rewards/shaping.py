@@ -41,12 +41,15 @@ def explors(
     largest_bonus: Annotated[Array | float, POSITIVE] = 1.0,
     limit: Annotated[Array | float, POSITIVE] = 1e9,
     extrinsic: Array | bool = True,
+    ahead: Array | bool = False,
     critic_rate: Annotated[Array | float, NOT_NEGATIVE] = 0.01,
 ) -> Shaping:
     """ExploRS (Devidze et al. 2022): `Rbar(s, a) + R_phi(s, a) + B(s)`, with horizon h = 1.
 
     Rbar is `tables.reward`; with the reward of another design there, the rest comes on top of it. The bonus is
-    `B(s) = bonus / sqrt(N(s))` with `N(s) = (bonus / largest_bonus)^2 + visits(s)`. R_phi follows, at `rate`, the
+    `B(s) = bonus / sqrt(N(s))` with `N(s) = (bonus / largest_bonus)^2 + visits(s)`. With `ahead` it is that of the next
+    state, and 0 for a terminal one, as in the published code; visits are of the states in which actions are taken in
+    both cases. R_phi follows, at `rate`, the
     gradient of the extrinsic return of a learner that has made one step on the shaped reward (eq. 2):
     `sum_i pi(a_i|s_i) A(s_i, a_i) [grad R_phi(s_i, a_i) - sum_b pi(b|s_i) grad R_phi(s_i, b)]`.
     A is `G_i - V(s_i)` with Monte Carlo returns G and a critic V that follows them. They are those of the process's own
@@ -54,14 +57,17 @@ def explors(
     Entries of R_phi stay within `limit`.
 
     Without a bonus it is the paper's SelfRS, which is like LIRPG; with a rate of 0 it is its ExploB; with both 0 it is
-    `tables.reward`. The numbers and `extrinsic` may be arrays that are vmapped over.
+    `tables.reward`. The numbers, `extrinsic` and `ahead` may be arrays that are vmapped over.
     """
 
+    terminal = tables.terminal
+
     def give(state: Shaped, episode: Episode) -> tuple[Array, Shaped]:
-        same = episode.state[:, None] == episode.state[None]
-        before = state.visits[episode.state] + jnp.tril(same, -1).sum(-1)  # visits earlier in the episode count, too
+        place = jnp.where(jnp.asarray(ahead), episode.next_state, episode.state)
+        same = place[:, None] == episode.state[None]
+        before = state.visits[place] + jnp.tril(same, -1).sum(-1)  # visits earlier in the episode count, too
         count = jnp.square(bonus / largest_bonus) + before
-        novelty = bonus / jnp.sqrt(jnp.where(bonus > 0, count, 1.0))
+        novelty = jnp.where(terminal[place], 0.0, bonus / jnp.sqrt(jnp.where(bonus > 0, count, 1.0)))
         at = episode.state, episode.action
         visits = state.visits + (jax.nn.one_hot(episode.state, len(state.visits)) * episode.alive[:, None]).sum(0)
         return tables.reward[at] + state.phi[at] + novelty, state._replace(visits=visits)
@@ -83,11 +89,16 @@ def explors(
 
 
 @checked
-def sors(tables: Tables, rate: Annotated[Array | float, NOT_NEGATIVE] = 0.01) -> Shaping:
+def sors(
+    tables: Tables,
+    rate: Annotated[Array | float, NOT_NEGATIVE] = 0.01,
+    limit: Annotated[Array | float, POSITIVE] = 1e9,
+) -> Shaping:
     """SORS (Memarian et al. 2021, arXiv 2103.04529) on top of the process's reward: `Rbar(s, a) + R_phi(s, a)`.
 
     R_phi follows, at `rate`, the mean log likelihood of a ranking over all pairs of the last episodes whose returns
-    differ: `sigmoid(J_phi(better) - J_phi(worse))`, with the discounted sum J_phi of R_phi.
+    differ: `sigmoid(J_phi(better) - J_phi(worse))`, with the discounted sum J_phi of R_phi, whose entries stay
+    within `limit`.
     """
 
     def give(phi: Array, episode: Episode) -> tuple[Array, Array]:
@@ -105,6 +116,6 @@ def sors(tables: Tables, rate: Annotated[Array | float, NOT_NEGATIVE] = 0.01) ->
             each = jax.nn.log_sigmoid(total[:, None] - total)
             return jnp.where(better, each, 0.0).sum() / jnp.maximum(better.sum(), 1)
 
-        return phi + rate * jax.grad(likelihood)(phi)
+        return jnp.clip(phi + rate * jax.grad(likelihood)(phi), -limit, limit)
 
     return Shaping(jnp.zeros_like(tables.reward), give, update)

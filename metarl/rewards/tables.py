@@ -72,7 +72,11 @@ def state_value(tables: Tables, reward: np.ndarray, policy: np.ndarray) -> np.nd
 
 
 def plan(tables: Tables, reward: np.ndarray | None = None) -> Plan:
-    """The optimal actions under `reward` [S, A] (None: the process's own), by policy iteration."""
+    """The optimal actions under `reward` [S, A] (None: the process's own), by policy iteration.
+
+    Raises ValueError by `check` of the tables.
+    """
+    check(tables)
     own = np.asarray(tables.reward if reward is None else reward, np.float64)
     transition = rows(tables)
     policy = np.eye(own.shape[1])[own.argmax(-1)]

@@ -11,7 +11,7 @@ from metarl import checks
 from metarl.checks import COUNT, checked
 from metarl.rewards.learners import Episode, Learner, play
 from metarl.rewards.shaping import Shaping
-from metarl.rewards.tables import Tables, expected_return
+from metarl.rewards.tables import Tables, check, expected_return
 from metarl.types import Array, Key, PyTree
 
 
@@ -33,7 +33,12 @@ class Life(NamedTuple):
 
 
 def begin(tables: Tables, shaping: Shaping, schedule: Schedule = Schedule()) -> Life:  # noqa: B008
-    """A learner that knows nothing. Raises ValueError for counts below 1, and if `recent` is more than `buffer`."""
+    """A learner that knows nothing.
+
+    Raises ValueError by `tables.check`, for counts below 1, and if `recent` is more than `buffer`. The tables must not
+    be traced, because their numbers are looked at.
+    """
+    check(tables)
     checks.fields(schedule)
     if schedule.recent > schedule.buffer:
         raise ValueError(f"recent must be at most buffer = {schedule.buffer}, got {schedule.recent}")

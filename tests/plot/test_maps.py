@@ -22,6 +22,11 @@ def test_surfaces_share_one_scale_on_which_zero_is_white():
     figure.canvas.draw()
 
 
+def test_the_line_can_be_left_out():
+    (axis, _) = plot.surfaces({"signs": X * Y[:, None]}, X, Y, line=False).axes
+    assert len(axis.collections) == 1
+
+
 def test_a_surface_of_zeros_is_drawn_on_given_axes():
     figure, axes = plot.panels(1)
     assert plot.surfaces({"": np.zeros((4, 5))}, X, Y, axes=axes) is figure

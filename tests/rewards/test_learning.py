@@ -108,6 +108,26 @@ def test_the_bonus_of_explors_counts_every_visit():
     np.testing.assert_array_equal(silent, REWARDS[0])
 
 
+def test_the_bonus_may_be_that_of_the_next_state():
+    """With visits of the states in which actions are taken; that of the terminal state is 0."""
+    one = jax.tree.map(lambda x: x[0], two_episodes(jnp.full((3, 2), 0.5), jnp.zeros((2, 3))))
+    shaping = explors(TABLES, bonus=2.0, largest_bonus=4.0, ahead=True)
+    given, after = shaping.give(shaping.init._replace(visits=jnp.array([3.0, 1.0, 0.0])), one)
+    # from 0 to 0, which has not been left in this episode; from 0 to 1; from 1 to the terminal state, which pays 1
+    np.testing.assert_allclose(given, [2 / (0.25 + 3) ** 0.5, 2 / (0.25 + 1) ** 0.5, 1.0], rtol=1e-6)
+    assert after.visits.tolist() == [5.0, 2.0, 0.0]
+    # 0, 0, 0: the second step leads to where the first began
+    stays = one._replace(state=jnp.zeros(3, int), action=jnp.zeros(3, int), next_state=jnp.zeros(3, int))
+    given, _ = shaping.give(shaping.init, stays._replace(reward=jnp.zeros(3)))
+    np.testing.assert_allclose(given, 2 / (0.25 + np.arange(3)) ** 0.5, rtol=1e-6)
+
+
+def test_the_limit_of_sors_holds():
+    episodes = two_episodes(jnp.full((3, 2), 0.5), jnp.zeros((2, 3)))
+    found = sors(TABLES, 10.0, limit=0.01).update(jnp.zeros((3, 2)), episodes)
+    np.testing.assert_allclose(found, [[-0.01, 0.01], [0.0, 0.01], [0.0, 0.0]], atol=1e-7)
+
+
 def test_sors_follows_the_likelihood_of_the_ranking():
     """The second episode is better, by its discounted return."""
     policy, phi = jnp.full((3, 2), 0.5), jnp.arange(6.0).reshape(3, 2) / 10
@@ -169,6 +189,8 @@ def test_what_is_impossible_is_refused():
         begin(TABLES, shaping, Schedule(2, 3))
     with pytest.raises(ValueError, match="policy_every must be at least 1"):
         begin(TABLES, shaping, Schedule(policy_every=0))
+    with pytest.raises(ValueError, match="rows of probabilities"):
+        begin(TABLES._replace(transition=2 * TRANSITION), shaping)
     with pytest.raises(ValueError, match="points must be at least 1"):
         live(TABLES, reinforce(TABLES), shaping, begin(TABLES, shaping), jax.random.key(0), 0, 1)
     with pytest.raises(ValueError, match="learning_rate must be above 0"):
@@ -177,3 +199,5 @@ def test_what_is_impossible_is_refused():
         q_learning(TABLES, 0.1, 2.0)
     with pytest.raises(ValueError, match="limit must be above 0"):
         explors(TABLES, limit=0.0)
+    with pytest.raises(ValueError, match="limit must be above 0"):
+        sors(TABLES, limit=0.0)

@@ -119,6 +119,17 @@ def test_expadard_is_the_best_for_its_learner(process):
     assert objective(found) >= objective(exprd(tables, known)) - 1e-9
 
 
+def test_expadard_hears_its_learner_in_the_rooms_and_not_in_the_chain():
+    """With a horizon of 1, and 0.3 of random actions as in the comparison."""
+    rng = np.random.default_rng(0)
+    for name, hears in (("chain", False), ("rooms", True)):
+        tables = of(PROCESSES[name])
+        known = plan(tables)
+        design, actions = expadard(tables, known), known.best.shape[1]
+        found = [design(0.7 * rng.dirichlet(np.ones(actions), len(known.gap)) + 0.3 / actions) for _ in range(3)]
+        assert all((np.abs(x - found[0]).max() > 0.1) == hears for x in found[1:]), name
+
+
 def test_rewards_can_be_few(process):
     tables, known = process
     active = [int(s) for s in np.flatnonzero(np.asarray(tables.reward).any(-1))]
@@ -133,8 +144,15 @@ def test_what_is_impossible_is_refused():
     known = plan(tables)
     with pytest.raises(ValueError, match="largest and states must leave room"):
         exprd(tables, known, states=[0])
-    with pytest.raises(ValueError, match="states must be from 0 to 8, got 9"):
-        exprd(tables, known, states=[9])
+    for states, got in (([9], "9"), ([0, -1], "-1"), ([1.5], "1.5")):
+        with pytest.raises(ValueError, match=f"states must be integers from 0 to 8, got {got}"):
+            exprd(tables, known, states=states)
+    with pytest.raises(ValueError, match="states must be integers from 0 to 8, got 9"):
+        expadard(tables, known, states=[9])
+    with pytest.raises(ValueError, match="largest and states must leave room"):
+        expadard(tables, known, states=[0])(known.policy)
+    with pytest.raises(ValueError, match=r"horizons\[0\] must be at least 1, got 0"):
+        informativeness(tables, known, np.asarray(tables.reward), (0,))
     with pytest.raises(ValueError, match=r"horizons\[1\] must be at least 1, got 0"):
         exprd(tables, known, (1, 0))
     with pytest.raises(ValueError, match="largest must be above 0"):
@@ -143,6 +161,8 @@ def test_what_is_impossible_is_refused():
         check(tables._replace(transition=2 * tables.transition))
     with pytest.raises(ValueError, match=r"transition must be \[9, 3, 9\]"):
         check(tables._replace(transition=tables.transition[:2]))
+    with pytest.raises(ValueError, match="rows of probabilities"):
+        plan(tables._replace(transition=2 * tables.transition))
     with pytest.raises(ValueError, match="discount must be below 1"):
         check(tables._replace(discount=1.0))
 
