@@ -31,7 +31,7 @@ from metarl.evaluation.families import family
 from metarl.evaluation.scales import normalised_return
 from metarl.inner.rl import Agent
 from metarl.meta import InnerLoop, Meta
-from metarl.rl.rollout import model
+from metarl.rl.rollout import Model, model
 from metarl.rules import Part, Recipe, build, build_part
 from metarl.run.checkpoint import Log
 from metarl.run.options import replace
@@ -206,7 +206,7 @@ def report(config: Config, state: State, log: Log, directory: Path) -> launch.Re
     """Evaluation returns of the agents: mean over seeds, 95 % interval, worst and best seed.
 
     Beside them newborn agents, whose policy is uniform or nearly so, and the optimum where it is known. Saves the best
-    agent, and `agent.gif` of it if the levels have pictures. A picture that fails is one line on the error stream.
+    agent, and writes `agent.gif` of it where levels have pictures.
     """
     levels, count = envs.make(config.population.env), config.population.num_seeds
     inner = inner_loop(config, levels)
@@ -233,14 +233,19 @@ def report(config: Config, state: State, log: Log, directory: Path) -> launch.Re
     about = recipe(config, levels)
     outputs, card = build_part("objective", about["objective"]).outputs, launch.origin(EXPERIMENT, config)
     metarl.save_agent(directory / AGENT_FILE, best.params, levels.environment, about["network"], outputs, card)
-    if levels.render:
-        played = model(levels.environment, build_part("network", about["network"]), outputs)
-        try:
-            frames = gallery.watch(levels, played, best.params, best.level.problem)
-            plot.save_animation(frames, directory / "agent.gif")
-        except Exception as error:  # each renderer fails in its own way, and the returns are worth more than a picture
-            print(f"no agent.gif: {type(error).__name__}: {error}", file=sys.stderr)
+    draw(levels, model(levels.environment, build_part("network", about["network"]), outputs), best, directory)
     return results
+
+
+def draw(levels: Levels, played: Model, agent: Agent, directory: Path) -> None:
+    """Writes `agent.gif` of an agent at play, where levels have pictures; one line on the error stream if that fails."""
+    if levels.render is None:
+        return
+    try:
+        frames = gallery.watch(levels, played, agent.params, agent.level.problem)
+        plot.save_animation(frames, directory / "agent.gif")
+    except Exception as error:  # each renderer fails in its own way, and the returns are worth more than a picture
+        print(f"no agent.gif: {type(error).__name__}: {error}", file=sys.stderr)
 
 
 EXPERIMENT = launch.Experiment(

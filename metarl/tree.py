@@ -26,8 +26,8 @@ def where_needed(make: Callable[..., PyTree]) -> Callable[[Array, tuple[Any, ...
     """A function (needed () bool, args, otherwise) -> `make(*args)` if needed, else `otherwise`, a tree like it.
 
     Under `jax.vmap` `make` is computed, for the whole batch, only if one of its elements needs it. `select` would
-    compute it every time, and a new level or the start of an episode may take as long as 50 steps. Gradients do not
-    pass.
+    compute it every time, and a new level or the start of an episode may take as long as 50 steps. It has no
+    derivative in reverse mode.
     """
 
     @custom_vmap
