@@ -238,7 +238,7 @@ def report(config: Config, state: State, log: Log, directory: Path) -> launch.Re
 
 
 def draw(levels: Levels, played: Model, agent: Agent, directory: Path) -> None:
-    """Writes `agent.gif` of an agent at play, where levels have pictures; one line on the error stream if that fails."""
+    """Writes `agent.gif` of an agent at play, if levels have pictures. A failure is one line on the error stream."""
     if levels.render is None:
         return
     try:

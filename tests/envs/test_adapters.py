@@ -85,10 +85,19 @@ def test_a_thousand_random_steps(name, limit, dies):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["brax/ant", "craftax/symbolic"])
-def test_what_takes_a_minute_to_compile_is_traced(name):
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("brax/ant", "craftax/symbolic"),
+        *(f"jumanji/{name}" for name in ("FlatPack-v0", "Game2048-v1", "Minesweeper-v0", "PacMan-v1")),
+        *(f"xminigrid/MiniGrid-{name}" for name in ("LockedRoom", "MemoryS8", "UnlockPickUp")),
+        "xminigrid/XLand-MiniGrid-R9-16x16",
+    ],
+)
+def test_what_is_not_played_is_traced(name):
+    """All names would take minutes: brax alone over 10 s each."""
     levels = made(name)
-    trace_environment(levels.env)
+    trace_environment(levels.env, levels.sample(jax.random.key(0)).problem)
     check_types(levels)
 
 

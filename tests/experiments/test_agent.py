@@ -5,8 +5,8 @@ import json
 import jax
 import numpy as np
 import pytest
-from PIL import Image
 from commands import PNG, columns, one_line, restored, words
+from PIL import Image
 
 import envs
 import metarl
