@@ -99,7 +99,8 @@ def _alike(name: str, others: Collection[str]) -> str:
     # Case and the part before the slash are ignored: "Small" is close to "gridworld/small".
     tails: dict[str, str] = {known.rpartition("/")[2].lower(): known for known in (*others, *names(), *_OF_THE_EXTRA)}
     close = difflib.get_close_matches(name.rpartition("/")[2].lower(), tails, n=5)
-    return f"did you mean {', '.join(tails[x] for x in close)}?" if close else "envs.names() lists all of them"
+    known_by = "envs.names() and envs.extra_names() list all of them"
+    return f"did you mean {', '.join(tails[x] for x in close)}?" if close else known_by
 
 
 def make(name: str, horizon: int | tuple[int, int] | None = None) -> Levels:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 import io
 import warnings
 from collections.abc import Callable
@@ -14,22 +13,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metarl.tree import select
+from metarl import checks
+from metarl.tree import where_needed
 from metarl.types import Array, Key, Level, Levels, PyTree
 
-EXTRA = "envs"
 HORIZON = 1000  # agent updates, as of gymnax's environments
 
 
 def needed(module: str) -> Any:
     """A module of a package that the extra `envs` installs. Raises ImportError naming the extra to install."""
-    try:
-        # mujoco prints that it has no GPU kernels; constants of modules must not be tracers
-        with contextlib.redirect_stdout(io.StringIO()), jax.ensure_compile_time_eval():
-            return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        package = module.partition(".")[0]
-        raise ImportError(f"{package} is not installed: pip install -e '.[{EXTRA}]'") from error
+    # mujoco prints that it has no GPU kernels; constants of modules must not be tracers
+    with contextlib.redirect_stdout(io.StringIO()), jax.ensure_compile_time_eval():
+        return checks.needed(module, "envs")
 
 
 class Timed(NamedTuple):
@@ -52,19 +47,19 @@ class Adapter:
         return ()
 
     def start(self, key: Key, params: PyTree) -> tuple[Array, PyTree]:
-        """Observation and state at the start of an episode."""
+        """Observation (as `observation_space` says) and state at the start of an episode. Dtypes may be weak."""
         raise NotImplementedError
 
     def follow(self, key: Key, state: PyTree, action: Array, params: PyTree) -> tuple[Any, ...]:
-        """`(obs, state, reward, terminated, truncated)` after an action, without a restart."""
+        """What follows an action, without a restart: (obs, state, reward (), terminated () bool, truncated () bool).
+
+        The first two are as those of `start`. At a time limit an episode is `truncated`, never `terminated`; no
+        episode is both.
+        """
         raise NotImplementedError
 
-    def restart(self, key: Key, state: PyTree, params: PyTree) -> tuple[Array, PyTree]:
-        """Observation and state of the episode after the one that ended in `state`."""
-        return self.start(key, params)
-
-    def draw(self, state: PyTree) -> Any:
-        """A picture [height, width, 3] uint8 of a state."""
+    def draw(self, state: PyTree, params: PyTree) -> Any:
+        """A picture [height, width, 3] uint8 of a state (of numpy arrays) of the level with these parameters."""
         raise NotImplementedError
 
     def reset(self, key: Key, params: PyTree) -> tuple[Array, PyTree]:
@@ -78,10 +73,9 @@ class Adapter:
         """One step with auto-reset; `info["final_observation"]` is the true successor of every step."""
         key, restart_key = jax.random.split(key)
         *after, reward, terminated, truncated = self.follow(key, state, action, params)
-        fresh = self.restart(restart_key, state, params)
-        fresh, (final, following) = with_types(fresh, fresh), with_types(tuple(after), fresh)
+        final, following = with_types(tuple(after), jax.eval_shape(self.reset, restart_key, params))
         terminated, truncated = jnp.bool_(terminated), jnp.bool_(truncated)
-        obs, state = select(terminated | truncated, fresh, (final, following))
+        obs, state = where_needed(self.reset)(terminated | truncated, (restart_key, params), (final, following))
         return obs, state, jnp.float32(reward), terminated, truncated, {"final_observation": final}
 
 
@@ -91,7 +85,10 @@ def with_types(tree: PyTree, like: PyTree) -> PyTree:
 
 
 def distribution(env: Any, sample: Callable[[Key], PyTree] | None = None, drawn: bool = False) -> Levels:
-    """Levels of `env`, with problems by `sample` (None: its default one), and pictures by `env.draw` if `drawn`."""
+    """Levels of `env`, with problems by `sample` (None: its default one), and pictures by `env.draw` if `drawn`.
+
+    Raises ImportError without the package of `env`.
+    """
     for space in (env.action_space, env.observation_space):  # a missing package is an error here, not while tracing
         space()
     problem = sample or (lambda key: env.default_params)
@@ -103,7 +100,7 @@ def picture(env: Any, params: PyTree, state: PyTree | None = None) -> Any:
     """`env.draw` of a state, or of the start of an episode: the `render` of levels."""
     if state is None:
         state = jax.device_get(jax.jit(env.reset)(jax.random.key(0), params)[1])
-    return env.draw(state)
+    return env.draw(state, params)
 
 
 def pyplot_pixels(draw: Callable[[], Any]) -> Any:

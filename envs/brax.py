@@ -41,7 +41,7 @@ class Brax(adapters.Adapter):
     max_steps: int = 1000
 
     def action_space(self, params: PyTree = None) -> Box:
-        """A torque for each joint."""
+        """One number for each actuator; brax scales it."""
         return Box(-1.0, 1.0, (_made(self.name).action_size,))
 
     def observation_space(self, params: PyTree = None) -> Box:

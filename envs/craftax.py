@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,16 +14,9 @@ from envs.adapters import needed
 from metarl.types import Array, Box, Discrete, Key, Levels, PyTree
 
 _CODE = {"symbolic": "Craftax-Symbolic-v1", "classic": "Craftax-Classic-Symbolic-v1"}
+_LIMIT = {"symbolic": 100_000, "classic": 10_000}  # as in craftax
 NAMES = tuple(_CODE)
 _FOREVER = 2**30
-
-
-class CraftaxState(NamedTuple):
-    """The state of an episode, and how it started."""
-
-    world: Any  # craftax's `EnvState`
-    start: Any
-    start_obs: Array
 
 
 @functools.cache
@@ -40,14 +33,10 @@ def _renderer(name: str) -> Any:
 
 @dataclass(frozen=True)
 class Craftax(adapters.Adapter):
-    """Craftax, `symbolic`, or the smaller Craftax-Classic, `classic`, with episodes of at most `max_steps`.
+    """Craftax, `symbolic`, or the smaller Craftax-Classic, `classic`, with episodes of at most `max_steps`."""
 
-    `reset` makes a new world. An episode that ends inside of `step` is followed by another one in the same world,
-    because a world costs as much as seven steps, and `vmap` would make one for each.
-    """
-
-    name: str = "symbolic"
-    max_steps: int = 10_000
+    name: str
+    max_steps: int
 
     def action_space(self, params: PyTree = None) -> Discrete:
         """The actions of craftax."""
@@ -55,26 +44,23 @@ class Craftax(adapters.Adapter):
 
     def observation_space(self, params: PyTree = None) -> Box:
         """Codes of the map around the player, and the inventory."""
-        return Box(0.0, 1.0, tuple(_made(self.name).observation_space(None).shape))
+        high = 1.0 if self.name == "classic" else np.inf  # numbers of things are not scaled to 1 in the larger one
+        return Box(0.0, high, tuple(_made(self.name).observation_space(None).shape))
 
-    def start(self, key: Key, params: PyTree) -> tuple[Array, CraftaxState]:
+    def start(self, key: Key, params: PyTree) -> tuple[Array, PyTree]:
         env = _made(self.name)
-        obs, world = env.reset_env(key, env.default_params)
-        return obs, CraftaxState(world, world, obs)
+        return env.reset_env(key, env.default_params)
 
-    def restart(self, key: Key, state: CraftaxState, params: PyTree) -> tuple[Array, CraftaxState]:
-        return state.start_obs, state._replace(world=state.start)
-
-    def follow(self, key: Key, state: CraftaxState, action: Array, params: PyTree) -> tuple[Any, ...]:
+    def follow(self, key: Key, state: PyTree, action: Array, params: PyTree) -> tuple[Any, ...]:
         env = _made(self.name)
         settings = env.default_params.replace(max_timesteps=_FOREVER)  # the limit is no end of the game
-        obs, world, reward, terminated, _ = env.step_env(key, state.world, action, settings)
-        return obs, state._replace(world=world), reward, terminated, ~terminated & (world.timestep >= self.max_steps)
+        obs, state, reward, terminated, _ = env.step_env(key, state, action, settings)
+        return obs, state, reward, terminated, ~terminated & (state.timestep >= self.max_steps)
 
-    def draw(self, state: CraftaxState) -> Any:
-        return np.asarray(_renderer(self.name)(state.world)).astype(np.uint8)
+    def draw(self, state: PyTree, params: PyTree) -> Any:
+        return np.asarray(_renderer(self.name)(state)).astype(np.uint8)
 
 
 def make(name: str) -> Levels:
     """One level of one of `NAMES`, whose worlds differ."""
-    return adapters.distribution(Craftax(name), drawn=True)
+    return adapters.distribution(Craftax(name, _LIMIT[name]), drawn=True)

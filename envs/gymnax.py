@@ -66,10 +66,9 @@ class Gymnax:
         reward, terminated, truncated = jnp.float32(reward), jnp.bool_(terminated), jnp.bool_(truncated)
         return with_types(obs, like_obs), with_types(following, like_state), reward, terminated, truncated, info
 
-    def draw(self, state: PyTree) -> Any:
+    def draw(self, state: PyTree, params: PyTree) -> Any:
         """A picture of a board: the observation in this state, [height, width] or [height, width, channels]."""
-        env = _gymnax(self.name)
-        return board(env.get_obs(state, env.default_params, jax.random.key(0)))
+        return board(_gymnax(self.name).get_obs(state, params, jax.random.key(0)))
 
 
 def names() -> tuple[str, ...]:

@@ -33,7 +33,8 @@ def _made(name: str) -> tuple[Any, int, Any, Any]:
 
 def _bound(spec: Any, which: str) -> PyTree:
     if isinstance(spec, needed("jumanji.specs").Array):
-        return jnp.broadcast_to(jnp.float32(getattr(spec, which, jnp.inf)), spec.shape)
+        unbounded = {"minimum": -np.inf, "maximum": np.inf}[which]
+        return jnp.broadcast_to(jnp.float32(getattr(spec, which, unbounded)), spec.shape)
     return spec._constructor(**{name: _bound(child, which) for name, child in spec._specs.items()})
 
 
@@ -45,7 +46,7 @@ class Jumanji(adapters.Adapter):
 
     def action_space(self, params: PyTree = None) -> Discrete:
         """All combinations of choices."""
-        return Discrete(int(np.prod(_made(self.name)[0].action_spec.num_values)))
+        return Discrete(int(np.prod(np.asarray(_made(self.name)[0].action_spec.num_values))))
 
     def observation_space(self, params: PyTree = None) -> Box:
         """Flat observations."""
@@ -69,9 +70,9 @@ class Jumanji(adapters.Adapter):
         _, _, low, high = _made(self.name)
         flat = jnp.concatenate([jnp.float32(x).ravel() for x in jax.tree.leaves(observation)])
         bounded = np.isfinite(high - low) & (high > low)
-        return jnp.where(bounded, jnp.clip((flat - low) / np.where(bounded, high - low, 1.0), 0.0, 1.0), flat)
+        return jnp.where(bounded, (flat - low) / np.where(bounded, high - low, 1.0), flat)
 
-    def draw(self, state: Timed) -> Any:
+    def draw(self, state: Timed, params: PyTree) -> Any:
         return adapters.pyplot_pixels(lambda: _made(self.name)[0].render(jax.tree.map(jnp.asarray, state.inner)))
 
 

@@ -12,19 +12,17 @@ The parts that speak of the last step are 0 at the start of a trial.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.custom_batching import custom_vmap
 
 from metarl import checks, interface
 from metarl.checks import COUNT, checked
 from metarl.rl.rollout import Model
 from metarl.strategies import Strategy, Transition, play
-from metarl.tree import select
+from metarl.tree import select, where_needed
 from metarl.types import Array, Box, Key, Level, Levels, Params, PyTree, Sequences
 
 
@@ -127,7 +125,7 @@ class Trials:
         episode, episode_return = state.episode + ended, state.episode_return + reward
         if self.switch_after is not None:
             switches, switch_key = ended & (episode % self.switch_after == 0), jax.random.fold_in(reset_key, 0)
-            problem, obs, inner = _where_needed(self._draw)(switches, (switch_key, params), (problem, obs, inner))
+            problem, obs, inner = where_needed(self._draw)(switches, (switch_key, params), (problem, obs, inner))
         shown = Shown(obs, self.show(action), reward, ended, state.shown.time + 1)
         following = TrialState(problem, inner, shown, episode, jnp.where(ended, 0.0, episode_return))
 
@@ -141,7 +139,7 @@ class Trials:
             "episode": state.episode,
             "episode_return": jnp.where(ended, episode_return, jnp.nan),
         }
-        state = _where_needed(lambda *args: self.reset(*args)[1])(done, (reset_key, params), following)
+        state = where_needed(lambda *args: self.reset(*args)[1])(done, (reset_key, params), following)
         return self.observe(state.shown), state, reward, terminated, truncated, info
 
     def _draw(self, key: Key, params: TrialParams) -> tuple[PyTree, Array, PyTree]:
@@ -257,31 +255,3 @@ def trials(
 
 def _width(actions: Any) -> int:
     return int(actions.n) if hasattr(actions, "n") else int(actions.shape[0])
-
-
-def _where_needed(make: Callable[..., PyTree]) -> Callable[[Array, tuple[Any, ...], PyTree], PyTree]:
-    """A function (needed, args, otherwise) -> `make(*args)` if needed, else `otherwise`.
-
-    In a batch `make` is computed if one of its elements needs it. A `select` would compute it at every step, and some
-    levels take 50 times as long to draw as a step.
-    """
-
-    @custom_vmap
-    def chosen(needed: Array, args: tuple[Any, ...], otherwise: PyTree) -> PyTree:
-        return jax.lax.cond(needed, lambda: make(*args), lambda: otherwise)
-
-    @chosen.def_vmap
-    def batch(size: int, batched: Any, needed: Array, args: tuple[Any, ...], otherwise: PyTree) -> tuple[PyTree, Any]:
-        def spread(x: PyTree, is_batched: Any) -> PyTree:
-            return jax.tree.map(lambda x, b: x if b else jnp.broadcast_to(x, (size, *x.shape)), x, is_batched)
-
-        needed, otherwise = spread(needed, batched[0]), spread(otherwise, batched[2])
-        axes = jax.tree.map(lambda b: 0 if b else None, batched[1])
-
-        def each(needed: Array, args: tuple[Any, ...], otherwise: PyTree) -> PyTree:
-            return select(needed, jax.vmap(make, axes)(*args), otherwise)
-
-        found = _where_needed(each)(needed.any(), (needed, args, otherwise), otherwise)
-        return found, jax.tree.map(lambda _: True, found)
-
-    return chosen

@@ -30,7 +30,7 @@ class MiniGrid(adapters.Adapter):
     """The environment that xminigrid registers as `name`.
 
     Observations [side, side, 25] are one-hot codes of the 13 kinds and 12 colours of the tiles that the agent sees;
-    what it holds is where it stands. Parameters of XLand are a `RuleSet`, those of others are ().
+    what it holds is shown where it stands. Parameters of XLand are a `RuleSet`, those of others are ().
     """
 
     name: str
@@ -48,15 +48,15 @@ class MiniGrid(adapters.Adapter):
     def start(self, key: Key, params: PyTree) -> tuple[Array, PyTree]:
         env, settings = _made(self.name)
         first = env.reset(settings.replace(ruleset=params) if params else settings, key)
-        return _one_hot(first.observation), first
+        return _seen(first), first
 
     def follow(self, key: Key, state: PyTree, action: Array, params: PyTree) -> tuple[Any, ...]:
         env, settings = _made(self.name)
         after = env.step(settings, state, action)
         terminated = after.discount == 0
-        return _one_hot(after.observation), after, after.reward, terminated, after.last() & ~terminated
+        return _seen(after), after, after.reward, terminated, after.last() & ~terminated
 
-    def draw(self, state: PyTree) -> Any:
+    def draw(self, state: PyTree, params: PyTree) -> Any:
         env, settings = _made(self.name)
         return env.render(settings, state)[::2, ::2]
 
@@ -76,5 +76,7 @@ def make(name: str) -> Levels:
     return adapters.distribution(MiniGrid(name), task if name.startswith("XLand") else None, drawn=True)
 
 
-def _one_hot(tiles: Array) -> Array:
+def _seen(step: Any) -> Array:
+    """The observation of a step of xminigrid, with what the agent holds in its cell: the middle of the last row."""
+    tiles = step.observation.at[-1, step.observation.shape[1] // 2].set(step.state.agent.pocket)
     return jnp.concatenate([jax.nn.one_hot(tiles[..., 0], 13), jax.nn.one_hot(tiles[..., 1], 12)], -1)

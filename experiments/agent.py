@@ -13,6 +13,7 @@ play, where the environment can be drawn.
 from __future__ import annotations
 
 import dataclasses
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -30,6 +31,7 @@ from metarl.evaluation.families import family
 from metarl.evaluation.scales import normalised_return
 from metarl.inner.rl import Agent
 from metarl.meta import InnerLoop, Meta
+from metarl.rl.rollout import Model, model
 from metarl.rules import Part, Recipe, build, build_part
 from metarl.run.checkpoint import Log
 from metarl.run.options import replace
@@ -44,7 +46,7 @@ class Population:
     """The agents."""
 
     env: str = "CartPole-v1"
-    """Environment or distribution of levels: any name of envs.names()."""
+    """Environment or distribution of levels: any name that envs.make accepts."""
     num_seeds: Annotated[int, SEVERAL] = 8
     """Agents, each with its own seed and level."""
     network: Literal["auto", "tabular", "mlp", "minatar_conv", "gru", "lstm", "transformer"] = "auto"
@@ -201,9 +203,10 @@ def side_by_side(inner: InnerLoop, levels: Levels, count: int) -> Meta:
 
 
 def report(config: Config, state: State, log: Log, directory: Path) -> launch.Report:
-    """Evaluation returns of the agents: mean over seeds, 95 % interval, worst and best seed; saves the best agent.
+    """Evaluation returns of the agents: mean over seeds, 95 % interval, worst and best seed.
 
-    Beside them newborn agents, whose policy is uniform or nearly so, and the optimum where it is known.
+    Beside them newborn agents, whose policy is uniform or nearly so, and the optimum where it is known. Saves the best
+    agent, and writes `agent.gif` of it where levels have pictures.
     """
     levels, count = envs.make(config.population.env), config.population.num_seeds
     inner = inner_loop(config, levels)
@@ -230,11 +233,19 @@ def report(config: Config, state: State, log: Log, directory: Path) -> launch.Re
     about = recipe(config, levels)
     outputs, card = build_part("objective", about["objective"]).outputs, launch.origin(EXPERIMENT, config)
     metarl.save_agent(directory / AGENT_FILE, best.params, levels.environment, about["network"], outputs, card)
-    if levels.render:
-        agent = metarl.load_agent(directory).model
-        frames = gallery.watch(levels, agent, best.params, best.level.problem)
-        plot.save_animation(frames, directory / "agent.gif")
+    draw(levels, model(levels.environment, build_part("network", about["network"]), outputs), best, directory)
     return results
+
+
+def draw(levels: Levels, played: Model, agent: Agent, directory: Path) -> None:
+    """Writes `agent.gif` of an agent at play, if levels have pictures. A failure is one line on the error stream."""
+    if levels.render is None:
+        return
+    try:
+        frames = gallery.watch(levels, played, agent.params, agent.level.problem)
+        plot.save_animation(frames, directory / "agent.gif")
+    except Exception as error:  # each renderer fails in its own way, and the returns are worth more than a picture
+        print(f"no agent.gif: {type(error).__name__}: {error}", file=sys.stderr)
 
 
 EXPERIMENT = launch.Experiment(

@@ -210,7 +210,7 @@ class MetaGradients:
     objectives: tuple[LearnedObjective, ...] = ("lpg",)
     """Learned objectives, one benchmark each."""
     levels: str = "gridworld/small"
-    """Distribution of levels: any name of envs.names()."""
+    """Distribution of levels: any name that envs.make accepts."""
     agent_width: Annotated[int, COUNT_OR_ZERO] = 0
     """Width of the hidden layers of the agents' networks (0: the network of their family of environments)."""
     agent_layers: Annotated[int, COUNT] = 2

@@ -46,7 +46,7 @@ class Options:
     runs: tyro.conf.Positional[tuple[str, ...]]
     """Directories of finished runs."""
     levels: tuple[str, ...] = ()
-    """Distributions of levels to compare on: any names of envs.names() (none: those of the runs)."""
+    """Distributions of levels to compare on: any names that envs.make accepts (none: those of the runs)."""
     horizons: tuple[Annotated[int, COUNT], ...] = ()
     """Lifetimes in agent updates (none: 25, 100, 250, 500 and 1000 on the levels of the runs, 250 on others)."""
     reports: bool = False

@@ -64,7 +64,7 @@ class Config:
     seed: Annotated[int, SEED] = 0
     """Seed of everything random."""
     levels: str = "mdp/random"
-    """Distribution of levels: any name of envs.names()."""
+    """Distribution of levels: any name that envs.make accepts."""
     horizon: Annotated[int, COUNT] = 32
     """Lifetime of an agent in updates."""
     truncation: Annotated[int, COUNT] = 4

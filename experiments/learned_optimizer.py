@@ -219,7 +219,7 @@ class Config:
 
     @property
     def places(self) -> tuple[str, ...]:
-        """All that is learned with the optimizer: names of envs.names(), or of `TASKS`."""
+        """All that is learned with the optimizer: names that envs.make accepts, or of `TASKS`."""
         return self.distribution.levels, *self.more.more_levels
 
     @property

@@ -58,7 +58,7 @@ class Problems:
     """What is learned."""
 
     levels: str = SINUSOID
-    """Distribution of tasks: regression/sinusoid, regression/sources, or for agents any name of envs.names()."""
+    """Distribution of tasks: regression/sinusoid, regression/sources, or for agents any name that envs.make accepts."""
     shots: Annotated[int, COUNT] = 10
     """Regression: points of a curve that a learner sees."""
 

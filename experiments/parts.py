@@ -113,13 +113,13 @@ class Distribution:
     """The levels that are trained on."""
 
     levels: str = "gridworld/small"
-    """Distribution of levels: any name of envs.names()."""
+    """Distribution of levels: any name that envs.make accepts."""
     longest_life: Annotated[int, LIFE] = 0
     """Lifetime of an agent in updates (0: the distribution's own)."""
     shortest_life: Annotated[int, LIFE] = 0
     """Lifetimes are log-uniform from here to `longest_life` (0: all of them are as long)."""
 
-    others: ClassVar[Collection[str]] = ()  # names that `levels` may have beside those of envs.names()
+    others: ClassVar[Collection[str]] = ()  # names that `levels` may have beside those that envs.make accepts
 
     def __post_init__(self) -> None:
         checks.fields(self)

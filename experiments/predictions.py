@@ -48,7 +48,7 @@ class Options:
     rule: str
     """The name of a shipped rule, a file, or the directory of a finished run."""
     levels: str = "gridworld/all_shortlife"
-    """Distribution of levels: any name of envs.names()."""
+    """Distribution of levels: any name that envs.make accepts."""
     horizons: tuple[Annotated[int, COUNT], ...] = (10, 25, 50, 100, 250)
     """Lifetimes in agent updates."""
     discounts: tuple[Annotated[float, DECAY], ...] = (0.0, 0.5, 0.8, 0.9, 0.95, 0.99, 0.995)

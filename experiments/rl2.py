@@ -67,7 +67,7 @@ class Tasks:
     """What is learned to be learned."""
 
     levels: str = "bandit/bernoulli"
-    """Distribution of tasks: any name of envs.names(). An episode of a bandit is one pull."""
+    """Distribution of tasks: any name that envs.make accepts. An episode of a bandit is one pull."""
     arms: Annotated[int, COUNT] = 5
     """Arms of a bandit (only bandits have them)."""
     trial_steps: Annotated[int, COUNT] = 10

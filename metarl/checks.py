@@ -11,6 +11,7 @@ one known number: not of tracers.
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -113,6 +114,21 @@ def within(kind: type, bound: Bound, **values: Any) -> None:
 def one_of(choices: Iterable[Any], **values: Any) -> None:
     """Raises ValueError for the first of `values` that is not one of `choices`; for choices known at run time only."""
     _check(values, dict.fromkeys(values, Literal[tuple(choices)]))
+
+
+def needed(module: str, extra: str) -> Any:
+    """A module of a package that the `extra` installs. Raises ImportError naming the extra if there is no such package.
+
+    Other errors of the import are left as they are.
+    """
+    package = module.partition(".")[0]
+    try:
+        importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name != package:  # the package is there, and misses another one
+            raise
+        raise ImportError(f"{package} is not installed: pip install 'metarl-jax[{extra}]'") from error
+    return importlib.import_module(module)
 
 
 @functools.lru_cache

@@ -38,6 +38,6 @@ def check_types(levels):
     """No weakly typed leaf, which would compile a program a second time when its state comes back."""
     env, params = levels.env, jax.eval_shape(levels.sample, jax.random.key(0)).problem
     obs, state = jax.eval_shape(env.reset, jax.random.key(0), params)
-    action = jax.eval_shape(env.action_space(env.default_params).sample, jax.random.key(0))
+    action = jax.eval_shape(lambda key: env.action_space(env.default_params).sample(key), jax.random.key(0))
     after = jax.eval_shape(env.step, jax.random.key(0), state, action, params)
     assert not any(leaf.weak_type for leaf in jax.tree.leaves((params, obs, state, after[:5])))

@@ -116,3 +116,13 @@ def test_records_and_names_of_run_time():
         checks.one_of(("a", "b"), x="c")
     with pytest.raises(ValueError, match="x must be above 0"):
         checks.within(float, POSITIVE, x=-1)
+
+
+def test_a_package_that_lacks_another_is_not_called_missing(tmp_path, monkeypatch):
+    (tmp_path / "has_a_fault.py").write_text("import is_nowhere")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="No module named 'is_nowhere'"):
+        checks.needed("has_a_fault", "test")
+    with pytest.raises(ImportError, match=r"is_nowhere is not installed: pip install 'metarl-jax\[test\]'"):
+        checks.needed("is_nowhere.inside", "test")
+    assert checks.needed("math", "test") is math

@@ -1,9 +1,11 @@
 """Suites of environments to test rules on, as data: `envs/suites/*.toml`, or a file of your own.
 
     env_steps = 100_000                           # experience of each agent; an environment may have its own
-    [environments]                                # any names of envs.names()
+    [environments]                                # any names that envs.make accepts
     CartPole-v1 = {}
     "gridworld/long" = { env_steps = 500_000, eval_episodes = 4 }
+
+A suite whose environments need an extra says so first, for example `extra = "envs"`. "all" is without it.
 
 The sweeps that tuned baselines and learned rules on a suite are in a CSV of the same name in the same folder
 (`experiments.tune`).
@@ -23,7 +25,6 @@ from metarl.evaluation.trials import Trial, Tuned, best, trials
 from metarl.types import Levels
 
 ALL = "all"
-OF_THE_EXTRA = ("jumanji", "minigrid")  # they need the extra `envs`, so that "all" is without them
 _FOLDER = Path(__file__).parent
 ADAPTATION = _FOLDER / "adaptation"
 _FIELDS = ("env_steps", "eval_episodes")
@@ -62,7 +63,7 @@ def find(suites: Sequence[str]) -> dict[str, Path]:
     "all" is every suite that needs no extra.
     Raises ValueError as `path` does, if there are no suites, and if two of them have the same name.
     """
-    everywhere = [name for name in names() if name not in OF_THE_EXTRA]
+    everywhere = [name for name in names() if "extra" not in tomllib.loads(path(name).read_text())]
     wanted = dict.fromkeys(name for each in suites for name in (everywhere if each == ALL else [each]))
     files = [path(name) for name in wanted]
     found = {file.stem: file for file in files}
@@ -106,9 +107,10 @@ def _entries(file: Path, fields: Sequence[str], make: Callable[[str, dict[str, A
     except ValueError as error:
         raise ValueError(f"{file} is not readable as TOML: {error}") from error
     environments = content.pop("environments", None)
+    content.pop("extra", None)  # `find` reads it
     _check_fields(f"{file}", content, (*fields, "environments"))
     if not isinstance(environments, dict) or not environments:
-        raise ValueError(f"{file} needs a table [environments] with at least one of envs.names()")
+        raise ValueError(f"{file} needs a table [environments] with at least one name that envs.make accepts")
     suite = {}
     for name, options in environments.items():
         try:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, NamedTuple, cast
 
 import numpy as np
 
-from metarl.checks import COUNT, NOT_NEGATIVE, SEED, Bound, checked
+from metarl.checks import COUNT, NOT_NEGATIVE, SEED, Bound, checked, needed
 from metarl.formulas import formula
 
 LENGTH = Bound(3, 200)
@@ -136,8 +136,4 @@ def _constant(x: float) -> ast.Constant:
 
 def operon() -> Any:
     """Operon's regressor. Raises ImportError naming the extra to install."""
-    try:
-        from pyoperon.sklearn import SymbolicRegressor
-    except ImportError as error:
-        raise ImportError("pyoperon is not installed: pip install 'metarl-jax[distil]'") from error
-    return SymbolicRegressor
+    return needed("pyoperon.sklearn", "distil").SymbolicRegressor

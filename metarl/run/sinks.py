@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import importlib
 import math
 import time
 from collections import deque
@@ -18,6 +17,7 @@ from typing import Any, Protocol, TextIO, cast
 
 import numpy as np
 
+from metarl.checks import needed
 from metarl.run.files import naming, replaced
 
 
@@ -180,7 +180,7 @@ class TensorBoard(Sink):
     """TensorBoard event files in `directory`. Raises ImportError naming the extra to install."""
 
     def __init__(self, directory: str | Path):
-        self._writer = _optional("tensorboardX", "tensorboard").SummaryWriter(str(directory))
+        self._writer = needed("tensorboardX", "tensorboard").SummaryWriter(str(directory))
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():
@@ -194,17 +194,10 @@ class WandB(Sink):
     """A Weights & Biases run; `options` go to `wandb.init`. Raises ImportError naming the extra to install."""
 
     def __init__(self, **options: Any):
-        self._run = _optional("wandb", "wandb").init(**options)
+        self._run = needed("wandb", "wandb").init(**options)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         self._run.log(dict(metrics), step=step)
 
     def close(self) -> None:
         self._run.finish()
-
-
-def _optional(module: str, extra: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(f"{module} is not installed: pip install 'metarl-jax[{extra}]'") from error

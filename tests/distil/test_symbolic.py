@@ -61,7 +61,7 @@ def test_formulas_are_tidied(text, tidy):
 
 
 def test_a_missing_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyoperon.sklearn", None)
+    monkeypatch.setitem(sys.modules, "pyoperon", None)
     with pytest.raises(ImportError, match=r"pyoperon is not installed: pip install 'metarl-jax\[distil\]'"):
         regress(INPUTS, INPUTS["x"])
 

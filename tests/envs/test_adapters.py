@@ -24,8 +24,8 @@ def aged(state, steps):
     """`state` of an episode that has lasted `steps` already."""
     if isinstance(state, adapters.Timed):
         return state._replace(time=state.time + steps)
-    if hasattr(state, "world"):
-        return state._replace(world=state.world.replace(timestep=state.world.timestep + steps))
+    if hasattr(state, "timestep"):
+        return state.replace(timestep=state.timestep + steps)
     return state.replace(state=state.state.replace(step_num=state.state.step_num + steps))
 
 
@@ -78,17 +78,26 @@ def test_a_thousand_random_steps(name, limit, dies):
     np.testing.assert_array_equal(obs[~ended], final[~ended])
     assert (obs[ended] != final[ended]).reshape(ended.sum(), -1).any(-1).mean() > 0.5  # a new episode
     # An episode after the first lasts no longer than the limit, and one that was cut lasted just as long.
-    for lane in ended[:2]:
-        lengths = np.diff(np.flatnonzero(lane), prepend=-1)
-        cut = truncated[0 if lane is ended[0] else 1][lane]
-        assert (lengths <= limit).all() and (lengths[cut] == limit).all()
+    for done, cut in zip(ended[:2], truncated[:2], strict=True):
+        lengths = np.diff(np.flatnonzero(done), prepend=-1)
+        assert (lengths <= limit).all() and (lengths[cut[done]] == limit).all()
+    assert dies or truncated[:2].any()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["brax/ant", "craftax/symbolic"])
-def test_what_takes_a_minute_to_compile_is_traced(name):
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("brax/ant", "craftax/symbolic"),
+        *(f"jumanji/{name}" for name in ("FlatPack-v0", "Game2048-v1", "Minesweeper-v0", "PacMan-v1")),
+        *(f"xminigrid/MiniGrid-{name}" for name in ("LockedRoom", "MemoryS8", "UnlockPickUp")),
+        "xminigrid/XLand-MiniGrid-R9-16x16",
+    ],
+)
+def test_what_is_not_played_is_traced(name):
+    """All names would take minutes: brax alone over 10 s each."""
     levels = made(name)
-    trace_environment(levels.env)
+    trace_environment(levels.env, levels.sample(jax.random.key(0)).problem)
     check_types(levels)
 
 
@@ -100,8 +109,32 @@ def test_a_missing_package_is_an_error_that_names_the_extra(package, monkeypatch
     getattr(envs, package)._made.cache_clear()
     name = next(name for name in envs.extra_names() if name.startswith(package))
     envs.check(env=name)
-    with pytest.raises(ImportError, match=rf"{package} is not installed: pip install -e '\.\[envs\]'"):
+    with pytest.raises(ImportError, match=rf"{package} is not installed: pip install 'metarl-jax\[envs\]'"):
         envs.make(name)
+
+
+def test_the_goal_of_minigrid_ends_an_episode():
+    """From the upper left corner of a room of 3 x 3, looking to the right, to the lower right one."""
+    env, (native, settings) = made("xminigrid/MiniGrid-Empty-5x5").env, envs.xminigrid._made("MiniGrid-Empty-5x5")
+    forwards, right = 0, 1
+    path = [forwards, forwards, right, forwards, forwards]
+    step, follow = quick_jit(env.step), quick_jit(lambda state, action: native.step(settings, state, action))
+    obs, state = quick_jit(env.reset)(jax.random.key(0), ())
+    start = np.asarray(obs)
+    for time, action in enumerate(path):
+        tiles = np.array(follow(state, jnp.int32(action)).observation)
+        tiles[-1, 3] = 0  # it holds nothing
+        successor = np.concatenate([np.eye(13)[tiles[..., 0]], np.eye(12)[tiles[..., 1]]], -1)
+        obs, state, reward, terminated, truncated, info = step(jax.random.key(time), state, jnp.int32(action), ())
+        assert bool(terminated) == (time == len(path) - 1) and not truncated
+        np.testing.assert_array_equal(info["final_observation"], successor)
+        np.testing.assert_array_equal(obs, start if terminated else successor)
+        assert float(reward) == pytest.approx(1 - 0.9 * len(path) / settings.max_steps if terminated else 0.0)
+
+    key = jnp.array([7, 5], jnp.uint8)  # a tile: kind, colour
+    holding = state.replace(state=state.state.replace(agent=state.state.agent.replace(pocket=key)))
+    shown = np.asarray(step(jax.random.key(0), holding, jnp.int32(right), ())[0][-1, 3])
+    assert np.flatnonzero(shown).tolist() == [7, 13 + 5]
 
 
 def test_names_are_those_of_the_packages():

@@ -7,6 +7,8 @@ from envs import suites
 from metarl.evaluation.baselines import BASELINES
 from metarl.evaluation.trials import read
 
+OF_THE_EXTRA = ("jumanji", "minigrid")
+
 
 @pytest.mark.parametrize(
     ("text", "says"),
@@ -49,7 +51,7 @@ def test_what_is_shipped_is_a_suite_and_a_sweep_of_it():
     """With room for ten measurements of every baseline."""
     found = suites.find(["all"])
     assert list(found) == ["bsuite", "classic", "discrete", "gridworlds", "mazes", "minatar"]
-    assert suites.names() == sorted([*found, *suites.OF_THE_EXTRA])
+    assert suites.names() == sorted([*found, *OF_THE_EXTRA])
     for name, file in found.items():
         suite = envs.suite(name)
         largest = max(baseline.experience.env_steps for baseline in BASELINES.values())
@@ -102,7 +104,7 @@ def test_shipped_suites_of_adaptation():
         envs.adaptation("fulll")
 
 
-@pytest.mark.parametrize("name", suites.OF_THE_EXTRA)
+@pytest.mark.parametrize("name", OF_THE_EXTRA)
 def test_suites_of_the_extra(name):
     """Their packages are not imported by `all`, and the budgets suffice for every baseline."""
     pytest.importorskip({"minigrid": "xminigrid"}.get(name, name), reason="needs the extra envs")

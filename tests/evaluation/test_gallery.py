@@ -57,6 +57,8 @@ def test_nothing_is_written_where_nothing_is_replayed_or_scored_or_drawn(buffere
         gallery.draw(LEVELS, buffered.curriculum.buffer)
     with pytest.raises(ValueError, match="frames need levels with pictures"):
         gallery.frames(LEVELS._replace(render=None), LEARNER, {}, LEVELS.sample(jax.random.key(0)))
+    with pytest.raises(ValueError, match="can be watched on levels with pictures"):
+        gallery.watch(LEVELS._replace(render=None), None, {}, LEVELS.sample(jax.random.key(0)).problem)
 
 
 def test_the_gallery_is_of_the_highest_and_the_lowest_scores(buffered, monkeypatch, tmp_path):

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from commands import PNG, columns, one_line, restored, words
+from PIL import Image
 
 import envs
 import metarl
@@ -131,3 +132,24 @@ def test_agents_are_not_shared_by_processes(tmp_path, capsys):
     with pytest.raises(SystemExit):
         agent.main(["--distributed", "--directory", str(tmp_path / "run")])
     assert "distributed must be off: agent does not shard its work over devices" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_best_agent_of_a_run_is_drawn(tmp_path):
+    tiny = ("--num-seeds", "2", "--num-envs", "1", "--rollout-length", "4", "--eval-episodes", "1", "--steps", "1")
+    agent.main(["--preset", "catch", *tiny, "--epochs", "1", "--minibatches", "1", "--directory", str(tmp_path)])
+    with Image.open(tmp_path / "agent.gif") as film:
+        assert film.n_frames > 1
+
+
+def test_a_renderer_that_fails_is_one_line(finished, tmp_path, capsys, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no screen")
+
+    monkeypatch.setattr(agent.gallery, "watch", fail)
+    best = jax.tree.map(lambda x: x[0], restored(agent.EXPERIMENT, TINY, finished[0]).agents)
+    played = metarl.load_agent(finished[0]).model
+    agent.draw(LEVELS, played, best, tmp_path)
+    assert not capsys.readouterr().err
+    agent.draw(LEVELS._replace(render=fail), played, best, tmp_path)
+    assert capsys.readouterr().err == "no agent.gif: RuntimeError: no screen\n" and not any(tmp_path.iterdir())

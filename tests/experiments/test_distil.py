@@ -58,16 +58,18 @@ def test_a_rule_is_distilled_into_rules_that_are_judged_beside_it(name, recipe, 
     ],
 )
 def test_what_cannot_be_distilled_is_one_clear_line(arguments, says, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyoperon", SimpleNamespace())
     monkeypatch.setitem(sys.modules, "pyoperon.sklearn", SimpleNamespace(SymbolicRegressor=None))
     assert says in one_line(capsys, lambda: distil.main(list(arguments)))
 
 
 def test_a_missing_extra_is_named_before_anything_is_computed(capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyoperon.sklearn", None)
+    monkeypatch.setitem(sys.modules, "pyoperon", None)
     assert "pip install 'metarl-jax[distil]'" in one_line(capsys, lambda: distil.main([]))
 
 
 def test_rules_of_another_kind_are_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyoperon", SimpleNamespace())
     monkeypatch.setitem(sys.modules, "pyoperon.sklearn", SimpleNamespace(SymbolicRegressor=None))
     plain = {**RECIPE, "objective": {"name": "a2c"}}
     metarl.save_rule(tmp_path / "rule.safetensors", {}, plain, {"experiment": "x", "config": {"seed": 0}})
