@@ -126,9 +126,8 @@ def test_an_inert_option_is_found():
     assert inert(lambda config: make(replace(config, entropy_coef=0.0)), config, [option])
     assert inert(lambda config: _toy(1.0), config, [option])
     assert not inert(lambda config: _toy(config.rule.entropy_coef), config, [option])
-    assert not inert(
-        lambda config: _toy(float(config.rule.entropy_coef)), config, [option]
-    )  # no array may be in its place
+    # no array may be in its place
+    assert not inert(lambda config: _toy(float(config.rule.entropy_coef)), config, [option])
 
 
 def _toy(x) -> Meta:
