@@ -1,8 +1,10 @@
 """Rewards by linear programs: as informative as can be, with the same optimal policies.
 
 Both designs choose R [S, A] within [-largest, largest] such that
+
 - all optimal actions of the process are equally good under R, and
 - all others are worse by at least `Plan.gap` of their state.
+
 So the optimal policies under R are exactly those of the process. The reward of terminal states stays 0. The programs
 are solved by HiGHS (`scipy.optimize.linprog`), in which slack variables stand for max(0, .).
 """
