@@ -142,7 +142,7 @@ def _make(name: str) -> Levels:
         return maker()
     from envs import gymnax
 
-    return gymnax.make(name, 1000)
+    return gymnax.make(name)
 
 
 def _with_horizon(levels: Levels, shortest: int, longest: int) -> Levels:

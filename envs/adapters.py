@@ -17,7 +17,7 @@ from metarl import checks
 from metarl.tree import where_needed
 from metarl.types import Array, Key, Level, Levels, PyTree
 
-HORIZON = 1000  # agent updates, as of gymnax's environments
+HORIZON = 1000  # agent updates
 
 
 def needed(module: str) -> Any:

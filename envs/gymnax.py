@@ -13,7 +13,7 @@ import gymnax
 import jax
 import jax.numpy as jnp
 
-from envs.adapters import board, picture, with_types
+from envs.adapters import HORIZON, board, picture, with_types
 from metarl.types import Array, Box, Discrete, Key, Level, Levels, PyTree, constant_levels
 
 
@@ -76,7 +76,7 @@ def names() -> tuple[str, ...]:
     return tuple(gymnax.registered_envs)
 
 
-def make(name: str, horizon: int = 1000) -> Levels:
+def make(name: str, horizon: int = HORIZON) -> Levels:
     """The environment with its default parameters as levels that last `horizon` agent updates.
 
     Those of MinAtar, Catch and DeepSea, whose observations are boards, have pictures.
@@ -103,7 +103,7 @@ def varied_cartpole() -> Levels:
             total_mass=default.masscart + default.masspole * mass,
             polemass_length=default.masspole * mass * default.length * length,
         )
-        return Level(params, jnp.int32(1000))
+        return Level(params, jnp.int32(HORIZON))
 
     return Levels(sample, env)
 

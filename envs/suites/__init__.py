@@ -63,8 +63,7 @@ def find(suites: Sequence[str]) -> dict[str, Path]:
     "all" is every suite that needs no extra.
     Raises ValueError as `path` does, if there are no suites, and if two of them have the same name.
     """
-    everywhere = [name for name in names() if "extra" not in tomllib.loads(path(name).read_text())]
-    wanted = dict.fromkeys(name for each in suites for name in (everywhere if each == ALL else [each]))
+    wanted = dict.fromkeys(name for each in suites for name in (_without_extra() if each == ALL else [each]))
     files = [path(name) for name in wanted]
     found = {file.stem: file for file in files}
     if not found or len(found) < len(files) or ALL in found:
@@ -98,6 +97,10 @@ def load_adaptation(file: Path, make: Callable[[str], Levels]) -> dict[str, Adap
         return Adaptation(make(name), {each: make(each) for each in test}, **options)
 
     return _entries(file, _ADAPTATION_FIELDS, entry)
+
+
+def _without_extra() -> list[str]:
+    return [name for name in names() if "extra" not in tomllib.loads(path(name).read_text())]
 
 
 def _entries(file: Path, fields: Sequence[str], make: Callable[[str, dict[str, Any]], T]) -> dict[str, T]:

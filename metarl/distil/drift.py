@@ -12,9 +12,9 @@ import numpy as np
 import optax
 
 from metarl.checks import COUNT, SEED, WIDTH, checked
+from metarl.distil.fitting import descended, watched_lives
 from metarl.distil.symbolic import Fit, explained, regress
 from metarl.formulas import formula
-from metarl.inner.rl import train_agent
 from metarl.objectives.lpo import DRIFT_VARIABLES, Start, lpo, lpo_drift, mirror_drift
 from metarl.rl.objective import Objective
 from metarl.rl.returns import normalise
@@ -69,13 +69,12 @@ def visits(
 ) -> np.ndarray:
     """Share of the steps in each cell [lives, updates, 65, 64], of all gradient steps of each update.
 
-    On each of `levels` (leaves [lives, ...]) an agent of a learner of drifts lives `updates` updates.
+    On each of `levels` (leaves [lives, ...]) an agent of a learner of drifts lives `updates` updates. Raises ValueError
+    for a learner without an objective.
     """
-    assert learner.objective is not None
-    inner = learner._replace(objective=watched(learner.objective, normalised)).inner_loop(env)
-    levels = levels._replace(horizon=jnp.full_like(levels.horizon, updates))
-    live = jax.jit(jax.vmap(lambda level, key: train_agent(inner, meta_params, level, key, updates)[1]["seen"]))
-    return np.asarray(live(levels, jax.random.split(key, len(levels.horizon))), np.float64)
+    observe = partial(watched, normalised=normalised)
+    seen = watched_lives(learner, observe, meta_params, env, levels, key, updates, lambda metrics: metrics["seen"])
+    return np.asarray(seen, np.float64)
 
 
 def drawn(visited: np.ndarray, count: int, seed: int = 0) -> Points:
@@ -139,19 +138,12 @@ def fit_network(
     wanted = drift(*at), slope(drift)(*at)
     optimizer = optax.adam(optax.cosine_decay_schedule(1e-2, steps))
 
-    def loss(params: MetaParams) -> Array:
+    def loss(params: MetaParams, _: Array) -> Array:
         own = learned(params, start, clip)
         found = own(*at), slope(own)(*at)
         return jnp.stack([jnp.square(x - y).mean() / y.var() for x, y in zip(found, wanted, strict=True)]).sum()
 
-    def step(state: tuple[MetaParams, PyTree], _: None) -> tuple[tuple[MetaParams, PyTree], Array]:
-        params, opt_state = state
-        value, gradient = jax.value_and_grad(loss)(params)
-        updates, opt_state = optimizer.update(gradient, opt_state)
-        return (optax.apply_updates(params, updates), opt_state), value
-
-    run = jax.jit(partial(jax.lax.scan, step, length=steps))
-    return run((params, optimizer.init(params)))[0][0]
+    return descended(loss, params, optimizer, jnp.arange(steps))
 
 
 def fit_formula(drift: Drift, at: Points, temporal: bool = False, **options: int) -> tuple[list[Fit], list[Fit]]:

@@ -11,8 +11,8 @@ import numpy as np
 import optax
 
 from metarl.checks import COUNT, SEED, WIDTH, checked
+from metarl.distil.fitting import descended, watched_lives
 from metarl.distil.symbolic import Fit, explained, regress
-from metarl.inner.rl import train_agent
 from metarl.objectives.lpg import LPGInputs, LPGNetwork, LPGTargets, lpg_inputs, summaries
 from metarl.rl.objective import Objective
 from metarl.rl.rollout import Model, Rollout
@@ -56,16 +56,14 @@ def rollouts(
     """Every so many rollouts of agents of an LPG learner, on each of `levels` (leaves [lives, ...]), life by life.
 
     Each agent lives `updates` updates and makes one gradient step with each rollout. `meta_params` are the objective's.
+    Raises ValueError for a learner without an objective.
     """
-    assert learner.objective is not None
-    inner = learner._replace(objective=watched(learner.objective, discount, temporal)).inner_loop(env)
-    levels = levels._replace(horizon=jnp.full_like(levels.horizon, updates))
 
-    def live(level: Level, key: Key) -> LPGInputs:
-        metrics = train_agent(inner, {"objective": meta_params}, level, key, updates)[1]
+    def kept(metrics: Metrics) -> LPGInputs:
         return LPGInputs(*(metrics[f"seen_{name}"][::every] for name in LPGInputs._fields))
 
-    found = jax.jit(jax.vmap(live))(levels, jax.random.split(key, len(levels.horizon)))
+    observe = partial(watched, discount=discount, temporal=temporal)
+    found = watched_lives(learner, observe, {"objective": meta_params}, env, levels, key, updates, kept)
     inputs = jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), found)
     return Rollouts(inputs, said(meta_params, inputs))
 
@@ -112,21 +110,15 @@ def fit_network(
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(1e-2, steps)))
     variance = data.targets.pi_hat.var()
 
-    def loss(params: MetaParams, part: Rollouts) -> Array:
+    def loss(params: MetaParams, key: Key) -> Array:
+        index = jax.random.randint(key, (batch,), 0, len(data.inputs.reward))
+        part: Rollouts = jax.tree.map(lambda x: x[index], data)
         found = said(params, part.inputs)
         error = jnp.square(found.pi_hat - part.targets.pi_hat).mean() / variance
         log_y = part.targets.log_y_hat
         return error + (jnp.exp(log_y) * (log_y - found.log_y_hat)).sum(-1).mean()
 
-    def step(state: tuple[MetaParams, PyTree], key: Key) -> tuple[tuple[MetaParams, PyTree], Array]:
-        params, opt_state = state
-        index = jax.random.randint(key, (batch,), 0, len(data.inputs.reward))
-        value, gradient = jax.value_and_grad(loss)(params, jax.tree.map(lambda x: x[index], data))
-        updates, opt_state = optimizer.update(gradient, opt_state)
-        return (optax.apply_updates(params, updates), opt_state), value
-
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), steps)
-    return jax.jit(partial(jax.lax.scan, step))((params, optimizer.init(params)), keys)[0][0]
+    return descended(loss, params, optimizer, jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), steps))
 
 
 def summed_up(meta_params: MetaParams, inputs: LPGInputs) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ import pytest
 import envs
 from metarl.distil import drift, symbolic
 from metarl.distil.drift import ADVANTAGE, LOG_RATIO, Points
-from metarl.inner.rl import Experience
+from metarl.inner.rl import Experience, train_agent
 from metarl.objectives import dpo, lpo, mirror, ppo
 from metarl.objectives.lpo import dpo_drift
 from metarl.rl.networks import tabular
@@ -66,7 +66,7 @@ def test_agents_of_a_formula_learn_as_those_of_the_objective_that_it_is_of():
     for objective in (ppo(), mirror(FORMULA)):
         inner = Learner(tabular, objective, optax.adam(0.1), experience).inner_loop(levels.environment)
         level = levels.sample(jax.random.key(2))
-        live = jax.jit(lambda inner=inner, level=level: drift.train_agent(inner, {}, level, jax.random.key(3), 3))
+        live = jax.jit(lambda inner=inner, level=level: train_agent(inner, {}, level, jax.random.key(3), 3))
         ended.append(live()[0].params)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5), *ended)
 
