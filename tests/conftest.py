@@ -6,12 +6,15 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "1")  # experiments would take one per core
-# tests compile more than they compute: nothing is optimised, the older emitters need half the time, and a program that
-# is compiled in parts for several threads is slower on the one core that a test has
+# tests compile more than they compute: nothing is optimised, the older emitters need half the time, a program that is
+# compiled in parts for several threads is slower on the one core that a test has, and the passes that are left out take
+# a fifth of the compilation of large programs
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
-    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 "
+    "--xla_disable_hlo_passes=simplify-while-loops,while-loop-invariant-code-motion,while-loop-constant-sinking,"
+    "reshape-mover,simplify-conditional,simplify-sorts,tree_reduction_rewriter,constant_folding",
 )
 
 import jax
