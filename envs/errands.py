@@ -202,7 +202,7 @@ def distribution(
     if split != "all":
         orders = orders[held_out(orders) == (split == "test")]
     if not len(orders):
-        raise ValueError(f"split must be another one, got {split!r}, which has none of these instructions")
+        raise ValueError(f"split must be one with instructions: {split!r} has none of {length} of {num_kinds} kinds")
 
     def sample(key: Key) -> Level:
         order_key, warm_key, done_key = jax.random.split(key, 3)
