@@ -32,7 +32,7 @@ from experiments import cli, parts
 from metarl import checks, plot
 from metarl.checks import COUNT, SEED, SEVERAL
 from metarl.evaluation import tables as printed
-from metarl.evaluation.statistics import Interval, over_runs
+from metarl.evaluation.statistics import Interval, over_points, over_runs, verdict
 from metarl.rewards.learners import Learner, q_learning, reinforce
 from metarl.rewards.programs import expadard, exprd
 from metarl.rewards.shaping import Shaping, explors, sors
@@ -322,18 +322,15 @@ def report(config: Config, learner: LearnerName, found: Mapping[str, Found], dir
     if "explors" in config.designs and len(config.designs) > 1:
         results["explors minus"] = _advantages(config, learner, found)
     curves = {
-        process: {design: (EPISODES * np.arange(worth.shape[1]), *_band(worth)) for design, worth in each.worth.items()}
+        process: {
+            design: (EPISODES * np.arange(worth.shape[1]), *over_points(worth)) for design, worth in each.worth.items()
+        }
         for process, each in found.items()
     }
     plot.save(plot.sample_efficiency(curves, "episodes", "share of the best"), directory / f"{learner}-curves.png")
     for process, each in found.items():
         plot.save(_picture(SETTINGS[process](), each.rewards), directory / f"{learner}-{process}.png")
     return results
-
-
-def _band(worth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    intervals = np.array([over_runs(x) for x in worth.T])
-    return intervals[:, 0], intervals[:, 1], intervals[:, 2]
 
 
 def _advantages(config: Config, learner: str, found: Mapping[str, Found]) -> dict[str, dict[str, Any]]:
@@ -346,10 +343,9 @@ def _advantages(config: Config, learner: str, found: Mapping[str, Found]) -> dic
         rows[other], numbers[other] = {}, {}
         for process, each in found.items():
             gain = over_runs((each.worth["explors"] - each.worth[other]).mean(1))
-            verdict = "better" if gain.low > 0 else "worse" if gain.high < 0 else "no difference shown"
-            verdict = "alike" if max(abs(gain.low), abs(gain.high)) < RELEVANT else verdict
-            rows[other][process] = f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] {verdict}"
-            numbers[other][process] = {**gain._asdict(), "verdict": verdict}
+            said = verdict(gain, RELEVANT)
+            rows[other][process] = f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] {said}"
+            numbers[other][process] = {**gain._asdict(), "verdict": said}
     printed.show(rows, f"{learner}: explors minus", "reward")
     return numbers
 

@@ -39,6 +39,22 @@ def over_runs(scores: Any) -> Interval:
     return Interval(float(values.mean()), float(values.mean() - half), float(values.mean() + half))
 
 
+def over_points(curves: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`over_runs` at each of n points of `curves` [runs, n]: mean, low and high, all [n]."""
+    mean, low, high = np.array([over_runs(x) for x in np.asarray(curves).T]).T
+    return mean, low, high
+
+
+def verdict(gain: Interval, relevant: float) -> str:
+    """What the interval of a difference shows: "better", "worse", "no difference shown", or "alike".
+
+    The last is said of an interval within ±`relevant`, also if it is without 0.
+    """
+    if max(abs(gain.low), abs(gain.high)) < relevant:
+        return "alike"
+    return "better" if gain.low > 0 else "worse" if gain.high < 0 else "no difference shown"
+
+
 def deviation(scores: Any) -> Interval:
     """Standard deviation of the scores [n] of n independent runs and its 95 % interval by chi-square.
 

@@ -175,6 +175,8 @@ def test_names_are_ours_then_all_of_gymnax():
         "bandit/gaussian",
         "bayesian_optimisation/1d",
         "bayesian_optimisation/2d",
+        "errands/three",
+        "errands/six",
         "mdp/random",
         "mdp/noisy",
         "table/chain",

@@ -8,17 +8,41 @@ import pytest
 import scipy.stats
 
 from metarl.evaluation.statistics import (
+    Interval,
     aggregates,
     cvar,
     deviation,
     difference,
     interquartile_mean,
     optimality_gap,
+    over_points,
     over_runs,
     pairs_needed,
     performance_profile,
     probability_of_improvement,
+    verdict,
 )
+
+
+def test_curves_have_an_interval_at_each_point():
+    curves = np.array([[1.0, 5.0], [2.0, 7.0], [3.0, 6.5]])
+    for point, values in zip(np.array(over_points(curves)).T, curves.T, strict=True):
+        assert tuple(point) == over_runs(values)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (0.2, 0.3, "better"),
+        (-0.3, -0.2, "worse"),
+        (0.001, 0.009, "alike"),  # surely above 0, and too little to matter
+        (-0.009, 0.009, "alike"),
+        (-0.2, 0.009, "no difference shown"),
+        (0.0, 0.2, "no difference shown"),
+    ],
+)
+def test_verdicts_are_those_of_the_interval(low, high, said):
+    assert verdict(Interval((low + high) / 2, low, high), 0.01) == said
 
 
 def test_the_interval_over_runs_is_students():

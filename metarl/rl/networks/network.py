@@ -130,8 +130,8 @@ def _product_of_rows(boards: Array, kernel: Array) -> Array:
 
 
 def output_scale(name: str) -> float:
-    """The gain of the `kernel` of an output's layer: initial policies are nearly uniform."""
-    return 0.01 if name == "policy" else 1.0
+    """The gain of the `kernel` of an output's layer: initial policies are nearly uniform, action values nearly 0."""
+    return 0.01 if name in ("policy", "action_values") else 1.0
 
 
 def activity(x: Array, layer: int, last: int) -> Activity:
