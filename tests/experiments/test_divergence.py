@@ -1,4 +1,4 @@
-"""Every experiment that diverges says so, ends with code 3, and goes on from its last good checkpoint."""
+"""An experiment that diverges says so, ends with code 3, and goes on from its last good checkpoint."""
 
 import importlib
 from typing import Literal
@@ -15,7 +15,6 @@ from metarl.run import train as loop
 
 COMMON = {"chunk": 2, "checkpoint_every": 2, "steps": 6}
 SIZE = {"num_envs": 2, "rollout_length": 4, "hidden": 4}
-ES = {"num_pairs": 2, "shortest_life": 2, "longest_life": 4, "batch_size": 1, "eval_episodes": 2}
 QUIET = {"held_out_seeds": 0}
 OPTIMIZER = {"levels": "supervised/quadratic", "num_pairs": 2, "width": 4, "shortest_life": 4, "longest_life": 4}
 JUDGED = {"tuning_levels": 2, "tuning_seeds": 1, "held_out_levels": 2, "held_out_seeds": 1}
@@ -23,12 +22,9 @@ AMFT = {
     **{"base_steps": 6, "base_batch": 4, "num_seeds": 2, "num_prompts": 4, "num_validation": 2, "group_size": 2},
     **{"num_demonstrations": 4, "network": "gru", "width": 8, "eval_every": 2, "eval_problems": 8, "warm_up": 1},
 }
-RUNS = {  # experiment: its options, and the folder of its first run
+# experiment: its options, and the folder of its first run; the others go by `launch`, as `lpg` does
+RUNS = {
     "lpg": ({**SIZE, **QUIET, "levels": "mdp/random", "num_lifetimes": 2, "updates": 1}, ""),
-    "groove": ({**SIZE, **QUIET, "levels": "gridworld/small", "num_lifetimes": 2, "updates": 1, "warm_up": 1}, ""),
-    "ta_lpg": ({**SIZE, **ES, **QUIET, "levels": "mdp/random"}, ""),
-    "lpo": ({**SIZE, **ES, **QUIET, "levels": "mdp/random", "start": "scratch"}, ""),
-    "learned_optimizer": ({**OPTIMIZER, **QUIET}, ""),
     "agent": ({"env": "mdp/random", "num_seeds": 2, "num_envs": 2, "rollout_length": 4, "eval_episodes": 2}, ""),
     "amft": ({**AMFT, "arms": ("amft",)}, "base"),
     "ablation": ({**OPTIMIZER, **JUDGED, "hidden": 2}, "open"),

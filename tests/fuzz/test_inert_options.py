@@ -138,7 +138,7 @@ def _toy(x) -> Meta:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", QUICK)
 def test_what_the_parser_accepts_can_be_traced(name):
     """A configuration within the declared bounds: a ValueError is one line, and nothing else is raised."""
     make, config = PROGRAMS[name]
