@@ -1,11 +1,15 @@
 """What tests of commands share: options as arguments, failures in one line, and the files of runs."""
 
+import json
+from itertools import count
+
 import jax
 import numpy as np
 import pytest
 
 import metarl
 from experiments import launch
+from metarl.evaluation import held_out
 from metarl.run import checkpoint
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -45,6 +49,24 @@ def restored(experiment, config, directory):
     template = jax.eval_shape(experiment.make(config).init, jax.random.key(0))
     fingerprint = {**launch.what_is_trained(config), "seed": config.run.seed}
     return checkpoint.restore(str(directory), template, fingerprint)[1]
+
+
+def returns_are_noise(patch):
+    """Reports on held-out levels train no agents, which tests of `Judge` do: each program has random returns."""
+    programs = count()
+
+    def final_returns(inner, meta_params, levels, key, *, num_seeds, placement=None):
+        lived = 0.1 * jax.numpy.sqrt(levels.horizon) + sum(x.mean() for x in jax.tree.leaves(meta_params))
+        noise = jax.random.normal(jax.random.fold_in(key, next(programs)), (num_seeds, len(levels.horizon)))
+        return lived + 0.01 * noise
+
+    patch.setattr(held_out, "final_returns", final_returns)
+
+
+def assert_rule_is(rule, params, recipe):
+    """A loaded rule has these meta-parameters, and the recipe as a file has it."""
+    jax.tree.map(np.testing.assert_array_equal, rule.params, params)
+    assert rule.card["recipe"] == json.loads(json.dumps(recipe))
 
 
 def assert_agents_are_alike(one, other, levels):

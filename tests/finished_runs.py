@@ -1,5 +1,6 @@
 """Directories as finished runs leave them, without any training."""
 
+import functools
 import json
 
 import jax
@@ -21,13 +22,18 @@ CONFIG = {
 }
 
 
+@functools.cache
+def _born(recipe):
+    """The compiled initialisation of the objective of a recipe, as JSON."""
+    return jax.jit(rules.build(json.loads(recipe)).objective.init)
+
+
 def write_run(directory, /, experiment="ta_lpg", recipe=RECIPE, report=None, **config):
     """A rule at its birth, and what a run says of it; `config` are its options."""
     config = {**CONFIG, **config}
     if config["temporal"]:
         recipe = {**recipe, "objective": {**recipe["objective"], "temporal": True}}
-    learner = rules.build(recipe)
-    params = {"objective": learner.objective.init(jax.random.key(config["seed"]))}
+    params = {"objective": _born(json.dumps(recipe))(jax.random.key(config["seed"]))}
     origin = {"experiment": experiment, "config": config}
     metarl.save_rule(directory / rules.RULE_FILE, params, recipe, origin)
     (directory / "results.json").write_text(json.dumps({**origin, "report": report or {}}))

@@ -1,12 +1,13 @@
 """Rules of finished runs: their names, and which of them can be compared."""
 
 import jax
+import jax.numpy as jnp
 import pytest
 from finished_runs import RECIPE, write_run
 
 import envs
 import metarl
-from metarl.evaluation import compare
+from metarl.evaluation import compare, held_out
 from metarl.evaluation.held_out import horizon_report
 from metarl.rules import build
 
@@ -121,7 +122,14 @@ def test_reports_that_are_not_of_seeds_are_refused(results, says):
         compare.over_seeds({str(i): x for i, x in enumerate(results)})
 
 
-def test_scores_are_the_means_of_the_report_at_the_lifetimes_of_the_levels(tmp_path):
+def test_scores_are_the_means_of_the_report_at_the_lifetimes_of_the_levels(tmp_path, monkeypatch):
+    """Of returns that depend on the rule and on how long agents live."""
+
+    def returns(inner, params, levels, key, *, num_seeds, placement):
+        rule = sum(abs(x).mean() for x in jax.tree.leaves(params))
+        return (rule * levels.horizon + levels.problem.reward.mean((1, 2)))[None] + jnp.zeros((num_seeds, 1))
+
+    monkeypatch.setattr(held_out, "final_returns", returns)
     first, second = runs(tmp_path, {"seed": 0}, {"seed": 1})
     levels, size = envs.make("mdp/random", 4), {"num_levels": 2, "num_seeds": 2, "batch_size": 4}
     found = compare.scores([first, second], "mdp/random", levels, **size)

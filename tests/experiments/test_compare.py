@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from commands import returns_are_noise
 from finished_runs import write_run
 
 from experiments import compare
@@ -22,7 +23,8 @@ def runs(tmp_path_factory):
     ]
 
 
-def test_finished_runs_are_compared_over_lifetimes_with_their_difference(runs, tmp_path, capsys):
+def test_finished_runs_are_compared_over_lifetimes_with_their_difference(runs, tmp_path, monkeypatch, capsys):
+    returns_are_noise(monkeypatch)
     worst = ["--cvar", "0.5", "1"]
     compare.main([runs[0], runs[2], *SMALL, "--horizons", "2", "4", *worst, "--directory", str(tmp_path)])
     rows = json.loads((tmp_path / "horizons.json").read_text())
@@ -47,10 +49,9 @@ def test_finished_runs_are_compared_over_lifetimes_with_their_difference(runs, t
 
 def test_seeds_are_compared_on_levels_that_they_were_not_trained_on(runs, tmp_path, capsys):
     more = ["--levels", "mdp/random", "bandit/bernoulli", "--horizons", "1", "--directory", str(tmp_path)]
-    compare.main([*runs, *SMALL, *more])
+    compare.main([*runs[2:], *SMALL, *more])
     report = json.loads((tmp_path / "levels.json").read_text())
-    kinds = ["ta_lpg temporal=True", "ta_lpg temporal=False"]
-    assert set(report) == {*kinds, "a2c", f"{kinds[0]} minus {kinds[1]}"}
+    assert set(report) == {"ta_lpg", "a2c"}
     for row in report.values():
         assert list(row) == ["mdp/random", "bandit/bernoulli"]
         assert all(x["low"] <= x["mean"] <= x["high"] for x in row.values())

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from commands import PNG, one_line
+from commands import PNG, one_line, returns_are_noise
 from finished_runs import RECIPE, write_run
 
 import envs
@@ -27,7 +27,8 @@ LPO = {
 
 
 @pytest.mark.parametrize(("name", "recipe", "says"), [("lpo", LPO, "drift = max(0, where("), ("lpg", RECIPE, "pi_hat")])
-def test_a_rule_is_distilled_into_rules_that_are_judged_beside_it(name, recipe, says, tmp_path, capsys):
+def test_a_rule_is_distilled_into_rules_that_are_judged_beside_it(name, recipe, says, tmp_path, monkeypatch, capsys):
+    returns_are_noise(monkeypatch)
     run = compare.load(write_run(tmp_path / "run", name, recipe))
     found = distil.carry_out(dataclasses.replace(distil.Config(), **TINY), run, tmp_path)
     assert list(found["report"])[:3] == ["rule", "network", "formula"]

@@ -5,7 +5,9 @@ import json
 import jax
 import numpy as np
 import pytest
+from quadratic import levels, quadratic
 
+import envs
 from experiments import estimators
 from experiments.estimators import compare
 
@@ -32,7 +34,10 @@ def command(directory, **options):
 
 @pytest.fixture(scope="module")
 def bake_off(tmp_path_factory):
-    """A run from the command line: its directory, and its collectors and the meta-parameters that they are at."""
+    """A run from the command line: its directory, and its collectors and the meta-parameters that they are at.
+
+    Of noisy quadratics, whose programs are small, in the place of agents.
+    """
     directory, made = tmp_path_factory.mktemp("estimators"), []
 
     class Kept(estimators.Collector):
@@ -42,6 +47,9 @@ def bake_off(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(estimators, "Collector", Kept)
+        patch.setattr(estimators, "inner_loop", lambda config, levels, critic: quadratic(noise=0.3))
+        patch.setattr(estimators, "episode_length", lambda config, levels, lifetimes: 10.0)
+        patch.setattr(estimators.envs, "make", lambda name, horizon: levels(horizon, spread=0.5))
         estimators.main(command(directory))
     return directory, dict(zip(("es", "backprop", "es truncated", "pes", "es, independent tasks"), made, strict=True))
 
@@ -55,6 +63,10 @@ def finished(bake_off):
 @pytest.fixture(scope="module")
 def collectors(bake_off):
     return {name: bake_off[1][name] for name in ("pes", "es")}
+
+
+CONFIG = estimators.Config(**TINY)
+LEVELS = envs.make(CONFIG.levels, CONFIG.horizon)
 
 
 def test_a_run_leaves_its_table_and_figure(finished):
@@ -78,9 +90,11 @@ def test_a_run_leaves_its_table_and_figure(finished):
 
 
 @pytest.mark.slow
-def test_full_evolution_strategies_agree_with_the_reference(collectors):
+def test_full_evolution_strategies_agree_with_the_reference():
     """They are the same estimator with other seeds: cosine 1 and no bias, within what the jackknife says (4 errors)."""
-    one, other = (collectors["es"][0].collect(400, seed).estimates for seed in (1, 2))
+    params = estimators.inner_loop(CONFIG, LEVELS, critic=False).init_meta(jax.random.key(0))
+    collector = estimators.Collector(CONFIG, LEVELS, params, estimators.contenders(CONFIG)["es"], critic=False)
+    one, other = (collector.collect(400, seed).estimates for seed in (1, 2))
     assert one.shape == other.shape and (one != other).any(1).all()
     row = compare(one, other)
     assert row["cosine"] > 0.5
@@ -103,6 +117,18 @@ def test_collected_estimates_are_those_of_lifetimes_of_all_ages(collectors):
             assert len(gradients) == len(ages) and len(np.unique(gradients, axis=0)) == len(ages)
         # at the meta-parameters that were asked for, which nothing changes
         jax.tree.map(np.testing.assert_array_equal, state.params, meta_params)
+
+
+def test_agents_learn_by_lpg_with_a_critic_for_backpropagation_alone():
+    for critic in (True, False):
+        inner = estimators.inner_loop(CONFIG, LEVELS, critic)
+        params = jax.eval_shape(inner.init_meta, jax.random.key(0))
+        lifetime = jax.eval_shape(lambda key, inner=inner: inner.init(key, LEVELS.sample(key)), jax.random.key(0))
+        assert set(lifetime.params) == {"policy", "y"} and bool(jax.tree.leaves(lifetime.critic)) == critic
+        measure = inner.loss if critic else inner.fitness
+        jax.eval_shape(measure, params, lifetime, jax.random.key(0))
+    lives = jax.vmap(lambda key: inner.init(key, LEVELS.sample(key)))(jax.random.split(jax.random.key(1), 8))
+    assert estimators.episode_length(CONFIG, LEVELS, lives) == 10.0
 
 
 # --- statistics ---------------------------------------------------------------------------------------------

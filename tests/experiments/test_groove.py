@@ -1,7 +1,6 @@
 """Curricula as a user runs them: GROOVE from its command line, and scores in every experiment that replays levels."""
 
 import json
-from typing import get_args
 
 import jax
 import numpy as np
@@ -10,7 +9,8 @@ from commands import PNG, columns, one_line, words
 from PIL import Image
 
 import metarl
-from experiments import groove, lpg, lpo, parts, ta_lpg
+from experiments import groove, lpg, lpo, ta_lpg
+from metarl.evaluation import gallery
 from metarl.run.options import replace
 
 SIZE = {"num_envs": 2, "rollout_length": 4, "hidden": 4}
@@ -18,12 +18,20 @@ LIVES = {"num_lifetimes": 4, "longest_life": 12, "shortest_life": 4, "updates": 
 REPLAY = {"warm_up": 1, "replay_probability": 0.8, "capacity": 16, "held_out_seeds": 0}
 
 
+def first_frames(levels, learner, params, level):
+    """A film without its agent, which tests of the gallery train."""
+    picture = levels.render(level.problem)
+    return [picture, np.zeros_like(picture)]
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A run of 30 meta-steps with mutation, from the command line."""
     directory = tmp_path_factory.mktemp("groove") / "run"
     options = {"levels": "gridworld/small", "steps": 30, "mutation_probability": 0.5, "directory": directory}
-    groove.main(words(**SIZE, **LIVES, **REPLAY, **options))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gallery, "frames", first_frames)
+        groove.main(words(**SIZE, **LIVES, **REPLAY, **options))
     return directory
 
 
@@ -65,12 +73,13 @@ def test_evolution_of_a_rule_that_sees_the_time_works_on_a_curriculum_too(tmp_pa
 @pytest.mark.parametrize(
     ("module", "score"),
     [
-        *((lpg, score) for score in get_args(parts.ScoreName)),
-        # agents of evolution have a critic only for a score that asks for one
-        *((module, score) for module in (ta_lpg, lpo) for score in ("regret", "pvl")),
+        # with an antagonist, with agents that play, with critics, with nothing; the others are of one of these kinds
+        *((lpg, score) for score in ("regret", "learnability", "maxmc", "frozen")),
+        (lpo, "regret"),
+        (ta_lpg, "pvl"),  # agents of evolution have a critic only for a score that asks for one
     ],
 )
-def test_every_experiment_takes_every_score(module, score):
+def test_every_experiment_takes_every_kind_of_score(module, score):
     lives = {"num_lifetimes": 2} if module is lpg else {"num_pairs": 2, "longest_life": 10}
     small = {"levels": "gridworld/small", "num_envs": 2, "rollout_length": 2, "hidden": 4}
     config = replace(module.PRESETS["quick"], **small, **lives, score=score, batch_size=0)

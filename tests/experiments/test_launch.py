@@ -244,6 +244,7 @@ SCHEDULE = '''
 """Meta-train a schedule of learning rates on noisy quadratics, by evolution over whole trainings."""
 
 import dataclasses
+from functools import partial
 from typing import Annotated
 
 import jax
@@ -307,7 +308,8 @@ def report(config, state, log, directory):
     inner, key = inner_loop(config), jax.random.key(1)
     levels = jax.vmap(task_levels(tasks.quadratic(), config.schedule.horizon).sample)(jax.random.split(key, 4))
     rows = {"trained": state.params, "newborn": inner.init_meta(key)}
-    fitness = {name: final_returns(inner, params, levels, key, num_seeds=2) for name, params in rows.items()}
+    returns = jax.jit(partial(final_returns, inner, num_seeds=2))
+    fitness = {name: returns(params, levels, key) for name, params in rows.items()}
     return {name: {"mean": x.mean(), "low": x.min(), "high": x.max()} for name, x in fitness.items()}
 
 

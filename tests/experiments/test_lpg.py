@@ -6,7 +6,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from commands import PNG, assert_agents_are_alike, columns, one_line, restored, words
+from commands import PNG, assert_agents_are_alike, columns, one_line, restored, returns_are_noise, words
 from toy import assert_same
 
 import envs
@@ -18,7 +18,7 @@ from metarl.run.train import train
 
 TINY = {"levels": "mdp/random", "num_lifetimes": 4, "num_envs": 2, "rollout_length": 4, "hidden": 4, "updates": 2}
 TINY["last_learning_rate"] = 1e-3  # it stays, so that a run of more meta-steps begins as one of fewer does
-REPORT = {"held_out_levels": 2, "held_out_seeds": 1}
+REPORT = {"held_out_levels": 2, "held_out_seeds": 1, "held_out_horizons": (2, 4)}
 CONFIG = replace(lpg.PRESETS["quick"], **TINY, steps=4)
 
 
@@ -26,7 +26,9 @@ CONFIG = replace(lpg.PRESETS["quick"], **TINY, steps=4)
 def finished(tmp_path_factory):
     """A run of 4 meta-steps with its report, from the command line."""
     directory = tmp_path_factory.mktemp("lpg") / "run"
-    lpg.main(words(**TINY, **REPORT, directory=directory, steps=4, checkpoint_every=2))
+    with pytest.MonkeyPatch.context() as patch:
+        returns_are_noise(patch)
+        lpg.main(words(**TINY, **REPORT, directory=directory, steps=4, checkpoint_every=2))
     return directory
 
 
@@ -40,6 +42,9 @@ def test_a_run_leaves_curves_checkpoints_and_results(finished):
     assert results["experiment"] == "lpg" and results["config"]["hidden"] == 4
     assert set(results["report"]) == {"trained", "untrained", "a2c", "random", "optimal"}
     assert all(row["low"] <= row["mean"] <= row["high"] for row in results["report"].values())
+    over_horizons = json.loads((finished / "horizons.json").read_text())
+    assert {"trained", "untrained", "a2c", "trained minus untrained"} == set(over_horizons)
+    assert all(set(row) == {"2", "4"} for row in over_horizons.values())
     log = columns(finished)
     assert log["step"].tolist() == [1, 2, 3, 4] and set(lpg.CURVES) <= log.keys()
     # the last rollout of each estimate judges the updated agent
@@ -59,12 +64,14 @@ def test_the_rule_of_a_run_loads_as_what_was_trained(finished):
 
 def test_a_resumed_run_is_an_uninterrupted_one_bit_for_bit(finished, tmp_path, capsys):
     shutil.copytree(finished, tmp_path / "run")
-    more = {**TINY, "directory": tmp_path / "run", "resume": True, "held_out_seeds": 0}
-    lpg.main(words(**more, steps=7))
-    whole = train(lpg.EXPERIMENT.make(CONFIG), seed=0, steps=7)
-    assert_same(restored(lpg.EXPERIMENT, CONFIG, tmp_path / "run"), whole[0])
-    np.testing.assert_allclose(columns(tmp_path / "run")["meta_loss"], whole[1]["meta_loss"], rtol=1e-5)
-    message = one_line(capsys, lambda: lpg.main(words(**more, steps=9, bins=5)))
+    more = {**TINY, "directory": tmp_path / "run", "held_out_seeds": 0}
+    (tmp_path / "run" / "checkpoints" / "4.npz").unlink()
+    lpg.main(words(**more, steps=4, resume_from=2))
+    assert_same(*(restored(lpg.EXPERIMENT, CONFIG, x) for x in (tmp_path / "run", finished)))
+    assert_same(
+        *({name: x for name, x in columns(x).items() if name != "seconds"} for x in (tmp_path / "run", finished))
+    )
+    message = one_line(capsys, lambda: lpg.main(words(**more, resume=True, steps=9, bins=5)))
     assert "bins: 8 there, 5 here" in message
 
 

@@ -4,15 +4,12 @@ import json
 from types import SimpleNamespace
 
 import jax
-import numpy as np
 import pytest
-from commands import PNG, assert_agents_are_alike, one_line, restored, words
+from commands import PNG, assert_rule_is, one_line, restored, words
 
 import envs
 import metarl
 from experiments import lpo, meta_training
-from metarl.inner.rl import train_agent
-from metarl.rules import build
 from metarl.run.options import replace
 
 TINY = {
@@ -20,55 +17,40 @@ TINY = {
     **{"minibatches": 2, "shortest_life": 2, "longest_life": 4, "batch_size": 1, "eval_episodes": 2, "temporal": True},
     "start": "scratch",
 }
-REPORT = {"held_out_levels": 2, "held_out_seeds": 1, "held_out_horizons": (2, 4)}
+REPORT = {"held_out_levels": 2, "held_out_seeds": 1}
 CONFIG = replace(lpo.PRESETS["quick"], **TINY, steps=2)
 LEVELS = envs.make("mdp/random", (2, 4))
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run of two meta-steps with its reports, from the command line."""
+    """A run of two meta-steps, from the command line."""
     directory = tmp_path_factory.mktemp("lpo") / "run"
-    lpo.main(words(**TINY, **REPORT, directory=directory, steps=2))
+    lpo.main(words(**TINY, held_out_seeds=0, directory=directory, steps=2))
     return directory
 
 
-def test_a_run_is_judged_against_ppo(finished):
+def test_a_run_leaves_curves_checkpoints_and_results(finished):
     files = {path.name for path in finished.iterdir()}
-    figures = {"curves.png", "report.png", "horizons.png", "update.png"}
-    assert figures | {"metrics.csv", "results.json", "horizons.json", "rule.safetensors", "checkpoints", "log"} == files
+    figures = {"curves.png", "update.png"}
+    assert figures | {"metrics.csv", "results.json", "rule.safetensors", "checkpoints", "log"} == files
     assert all((finished / name).read_bytes().startswith(PNG) for name in figures)
     results = json.loads((finished / "results.json").read_text())
     assert results["experiment"] == "lpo" and results["config"]["temporal"]
-    assert {"trained", "untrained", "ppo", "random", "optimal"} == set(results["report"])
-    over_horizons = json.loads((finished / "horizons.json").read_text())
-    assert {"trained", "untrained", "ppo", "trained minus untrained"} == set(over_horizons)
-    assert all(set(row) == {"2", "4"} for row in over_horizons.values())
 
 
 def test_the_rule_of_a_run_loads_as_what_was_trained(finished):
     rule = metarl.load_rule(finished)
     state = restored(lpo.EXPERIMENT, CONFIG, finished)
-    jax.tree.map(np.testing.assert_array_equal, rule.params, {"objective": state.params["objective"]})
+    assert_rule_is(rule, {"objective": state.params["objective"]}, lpo.recipe(CONFIG))
     assert rule.card["recipe"]["experience"] == {"num_envs": 2, "rollout_length": 4, "epochs": 2, "minibatches": 2}
-    inner = meta_training.inner_loop(meta_training.Objectives(lpo.recipe, lpo.plain), CONFIG, LEVELS)
-    assert_agents_are_alike((inner, state.params), (rule.inner_loop(LEVELS.environment), {}), LEVELS)
 
 
 def test_the_plain_agents_are_those_that_the_rule_starts_from():
-    """The same network, optimizer and passes, with PPO's drift: a silent network adds nothing to it."""
-    level = LEVELS.sample(jax.random.key(1))
-    config = replace(CONFIG, start="ppo")
-    learned = build(lpo.recipe(config)).inner_loop(LEVELS.environment)
-    name, recipe = lpo.plain(config)
-    plain = build(recipe).inner_loop(LEVELS.environment)
-    live = jax.jit(train_agent, static_argnums=(0, 4))
-    ours, theirs = (
-        live(inner, inner.init_meta(jax.random.key(0)), level, jax.random.key(2), 2)[0].params
-        for inner in (learned, plain)
-    )
-    assert name == "ppo"
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours, theirs)
+    """The same network, policy, optimizer and passes; the report's test shows that they learn alike."""
+    learned, (name, plain) = lpo.recipe(replace(CONFIG, start="ppo")), lpo.plain(CONFIG)
+    assert name == plain["objective"]["name"] == "ppo"
+    assert {**learned, "objective": None} == {**plain, "objective": None}
 
 
 def test_reports_measure_all_agents_in_as_many_episodes(tmp_path):
@@ -79,6 +61,7 @@ def test_reports_measure_all_agents_in_as_many_episodes(tmp_path):
     inner = meta_training.inner_loop(objectives, config, LEVELS)
     state = SimpleNamespace(params=inner.init_meta(jax.random.key(0)), curriculum=())
     rows = meta_training.report(objectives, config, state, {}, tmp_path)
+    assert set(rows) == {"trained", "untrained", "ppo", "random", "optimal"}
     assert rows["trained"]["mean"] == pytest.approx(rows["ppo"]["mean"], abs=1e-4)
     assert rows["trained"]["return"] != rows["random"]["return"]
 

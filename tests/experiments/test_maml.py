@@ -49,9 +49,8 @@ def test_a_run_reports_its_learners_and_those_of_pretraining(tmp_path):
     )
 
 
-@pytest.mark.parametrize("method", ["maml", "meta_sgd"])
-def test_a_rule_of_agents_begins_where_it_was_trained_to(method, tmp_path):
-    config = replace(experiment.Config(), **AGENTS, method=method, adaptation_rate=1.0)
+def test_a_rule_of_agents_begins_where_it_was_trained_to(tmp_path):
+    config = replace(experiment.Config(), **AGENTS, method="meta_sgd", adaptation_rate=1.0)
     recipe = experiment.recipe(config)
     learner = metarl.rules.build(recipe)
     inner = experiment.inner_loop(config, learner.optimizer, "learned")
@@ -83,7 +82,7 @@ def test_agents_are_reported_by_their_returns(tmp_path):
     assert all(0.0 <= row["mean"] <= 1.0 for row in rows.values())
 
 
-@pytest.mark.parametrize("weights", ["uniform", "similarity", "improvement"])
+@pytest.mark.parametrize("weights", ["uniform", "improvement"])
 def test_sources_are_weighed(weights):
     config = replace(experiment.PRESETS["sources"], num_lifetimes=2, updates=2, weights=weights)
     meta = experiment.make(config)
@@ -91,8 +90,16 @@ def test_sources_are_weighed(weights):
     assert ("weight_5" in metrics) == (weights != "uniform")
 
 
-@pytest.mark.parametrize("levels", ["regression/sinusoid", "gridworld/hidden_goal"])
-@pytest.mark.parametrize("method", ["maml", "fomaml", "reptile", "meta_sgd", "pretraining"])
+@pytest.mark.parametrize(
+    ("method", "levels"),
+    [
+        ("maml", "gridworld/hidden_goal"),
+        ("fomaml", "regression/sinusoid"),
+        ("reptile", "gridworld/hidden_goal"),
+        ("meta_sgd", "regression/sinusoid"),
+        ("pretraining", "regression/sinusoid"),
+    ],
+)
 def test_every_method_is_a_run_of_its_own(method, levels):
     meta = experiment.make(replace(experiment.Config(), num_lifetimes=2, levels=levels, method=method))
     state, metrics = jax.eval_shape(lambda key: meta.step(meta.init(key), key), jax.random.key(0))

@@ -88,7 +88,7 @@ def test_the_option_reads_values_as_the_fields_types():
         sweeps.parse(replace(lpg.Config(), sweep=("held_out_horizons=3",)))
 
 
-def test_two_axes_and_eight_seeds_of_lpg_compile_once(tmp_path, caplog, capsys):
+def test_two_axes_and_eight_seeds_of_lpg_compile_once(tmp_path, monkeypatch, caplog, capsys):
     options = {"sweep": ("learning_rate=1e-3,1e-2", "y_coef=0.5,1"), "sweep_seeds": 8, "directory": tmp_path}
     sizes = dict(num_lifetimes=2, num_envs=2, rollout_length=4, updates=2, hidden=4, steps=4, chunk=2)
     argv = words(**options, **sizes, levels="mdp/random")
@@ -108,4 +108,5 @@ def test_two_axes_and_eight_seeds_of_lpg_compile_once(tmp_path, caplog, capsys):
     rule = metarl.load_rule(tmp_path)
     assert rule.card["config"] | best == rule.card["config"] and rule.card["recipe"]["objective"]["hidden"] == 4
     assert rule.card["config"]["sweep"] == [] and rule.card["sweep"] == ["learning_rate=1e-3,1e-2", "y_coef=0.5,1"]
+    monkeypatch.setattr(sweeps, "_metric", lambda *_: "episode_return")  # which is known by now
     lpg.main([*argv, "--resume"])  # everything is there
