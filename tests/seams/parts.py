@@ -92,11 +92,11 @@ INNER_LOOPS: dict[str, Callable[[], tuple[metarl.InnerLoop, metarl.Levels]]] = {
     "quadratic": lambda: (quadratic.quadratic(noise=0.3), quadratic.levels(HORIZON, spread=0.5)),
     "lpg tabular": lambda: agent(small_lpg(), tabular, lpg_sgd(2.0)),
     "learned optimizer": lambda: agent(a2c(), mlp((4,)), optimizers.open_rl(hidden=2, width=4)),
-    "a2c": lambda: agent(a2c(), tabular, optax.adam(0.1), critic=False),
+    "a2c recurrent": lambda: agent(a2c(), gru(4), optax.adam(0.1), critic=False),
     "ppo": lambda: agent(ppo(), mlp((8,)), optax.adam(1e-2), **HAND_MADE),
     "lpo": lambda: agent(lpo(hidden=8), tabular, optax.adam(0.1), **HAND_MADE),
-    "lpo recurrent": lambda: agent(
-        lpo(temporal=True, start="scratch", hidden=8), gru(8), optimizers.adam(0.3), epochs=3
+    "lpo temporal": lambda: agent(
+        lpo(temporal=True, start="scratch", hidden=8), tabular, optimizers.adam(0.3), epochs=3
     ),
     "disco": lambda: agent(small_disco(), action_model((8,), hidden=4), optimizers.adam(1e-2)),
     "supervised": lambda: supervised(tasks.quadratic(dim=3, noise=0.1), optimizers.schedule(0.1, 0.5, knots=2)),
