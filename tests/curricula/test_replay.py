@@ -51,6 +51,7 @@ def replaying(levels=MANY, capacity=5, **options):
     return replay(levels, capacity, score=uniformly_random(), **options)
 
 
+@partial(jax.jit, static_argnums=0)
 def sample(curriculum, key, buffer, needed):
     """Levels and the buffer after they were given out."""
     levels, state = curriculum.sample(key, ReplayState(buffer, ()), needed)
@@ -101,7 +102,6 @@ def check(buffer, levels, needed, known, capacity):
     [
         (False, 3, 8, False),
         (False, 4, 4, True),
-        (True, 4, 5, False),
         (True, 8, 8, True),
     ],
 )
@@ -155,9 +155,7 @@ def scored(scores, num_lifetimes=1, active=(), **options):
     [
         ({}, [1 / 3, 1 / 1, 1 / 4, 1 / 2]),
         ({"temperature": 0.5}, [1 / 9, 1 / 1, 1 / 16, 1 / 4]),
-        ({"by": "proportional"}, [1.0, 4.0, 0.0, 3.0]),
         ({"by": "proportional", "temperature": 2.0}, [1.0, 2.0, 0.0, 3.0**0.5]),
-        ({"staleness": 1.0}, [7, 6, 5, 4]),
         (
             {"staleness": 0.5},
             0.5 * np.array([1 / 3, 1, 1 / 4, 1 / 2]) / (25 / 12) + 0.5 * np.array([7, 6, 5, 4]) / 22,
@@ -196,7 +194,7 @@ def test_options_may_be_swept():
         curriculum = replaying(probability=probability, priority=Priority(temperature=temperature))
         return sample(curriculum, jax.random.key(0), buffer, jnp.array([True]))[1].origin
 
-    origin = jax.vmap(given)(jnp.array([0.0, 1.0]), jnp.array([1.0, 0.1]))
+    origin = jax.jit(jax.vmap(given))(jnp.array([0.0, 1.0]), jnp.array([1.0, 0.1]))
     np.testing.assert_array_equal(origin[:, 0], [FRESH, REPLAYED])
 
 

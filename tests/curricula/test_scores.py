@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import quadratic
 import scipy.stats
 from toy import assert_same
 
@@ -161,8 +162,8 @@ def groove(estimator, score):
 @pytest.mark.parametrize(
     ("estimator", "score"),
     [
-        *((estimator, scores.algorithmic_regret(LEARNS)) for estimator in ESTIMATORS),
-        ("pes", scores.positive_value_loss(JUDGE)),
+        ("backprop", scores.algorithmic_regret(LEARNS)),
+        ("es", scores.positive_value_loss(JUDGE)),
         ("pes", scores.max_monte_carlo(JUDGE)),
     ],  # the other pairs as experiments make them: tests/test_groove.py
 )
@@ -176,7 +177,9 @@ def test_a_score_and_the_buffer_go_with_every_estimator(estimator, score):
 
 def test_a_buffer_serves_lifetimes_that_go_on_between_estimates_and_resumes_exactly(tmp_path):
     """Persistent evolution: lifetimes outlive meta-steps, and end at ages of their own."""
-    meta = groove("pes", scores.algorithmic_regret(LEARNS))
+    levels, inner = quadratic.levels(10, spread=1.0), quadratic.quadratic(noise=0.1)
+    curriculum = replay(levels, 12, score=scores.algorithmic_regret(quadratic.quadratic()))
+    meta = metarl.compose(inner, ESTIMATORS["pes"], optax.adam(1e-3), curriculum, 4)
     state, log = metarl.train(meta, seed=0, steps=30, chunk=5)
     # antagonists are as old as the agents, and on the same levels
     jax.tree.map(np.testing.assert_array_equal, state.curriculum.score.level, state.lifetimes.level)
@@ -187,8 +190,8 @@ def test_a_buffer_serves_lifetimes_that_go_on_between_estimates_and_resumes_exac
     assert (buffer.last[buffer.slot.clip(max=11)] > 0).any() and buffer.clock > 10
     lived_on = jax.tree.map(lambda x: x[buffer.slot.clip(max=11)], buffer.levels)
     followed = buffer.slot < 12
-    reward = jax.device_get(state.lifetimes.level.problem.reward)
-    np.testing.assert_array_equal(lived_on.problem.reward[followed], reward[followed])
+    start = jax.device_get(state.lifetimes.level.problem[1])
+    np.testing.assert_array_equal(lived_on.problem[1][followed], start[followed])
 
     metarl.train(meta, seed=0, steps=15, chunk=5, directory=tmp_path)
     resumed = metarl.train(meta, seed=0, steps=30, chunk=5, directory=tmp_path, resume=True)
@@ -196,19 +199,12 @@ def test_a_buffer_serves_lifetimes_that_go_on_between_estimates_and_resumes_exac
 
 
 def test_a_mixture_is_replayed_by_its_regret():
-    """Agents of two kinds under one rule, on pairs of levels that are scored against a pair of A2C agents."""
-    other = mdp.distribution(num_states=2, num_actions=2, max_steps=3, horizon=10)
-    rule = metarl.optimizers.per_output(policy=optax.sgd(2.0), y=optax.sgd(1.0))
-
-    def both(objective, optimizer):
-        places = (LEVELS, other)
-        options = {"num_eval_episodes": 4, "max_episode_steps": 5}
-        agents = [metarl.rl_inner_loop(x.env, tabular, objective, optimizer, SHORT, **options) for x in places]
-        return metarl.mixture(agents, [1.0, 2.0]), metarl.mixed_levels(places)
-
-    (inner, levels), (antagonist, _) = both(RULE, rule), both(a2c(), optax.adam(0.3))
+    """Learners of two kinds at one rate, on pairs of levels that are scored against a pair of antagonists."""
+    places = [quadratic.levels(10, h, spread=1.0) for h in ((1.0, 3.0), (2.0, 2.0))]
+    inner, antagonist = (metarl.mixture([quadratic.quadratic(noise)] * 2, [1.0, 2.0]) for noise in (0.1, 0.0))
+    levels = metarl.mixed_levels(places)
     curriculum = replay(levels, 12, score=scores.algorithmic_regret(antagonist), probability=1.0)
-    meta = metarl.compose(inner, ESTIMATORS["es"], optax.adam(1e-2), curriculum, 4)
+    meta = metarl.compose(inner, ESTIMATORS["es"], optax.adam(1e-3), curriculum, 4)
     state, log = metarl.train(meta, seed=0, steps=4, chunk=2)
     buffer = jax.device_get(state.curriculum.buffer)
     assert np.isfinite(buffer.score).sum() >= 4 and len(set(buffer.score[np.isfinite(buffer.score)])) > 1

@@ -213,16 +213,10 @@ def test_bad_arguments():
             call()
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import envs; envs.make('mdp/random')",
-        "import envs; envs.check(levels=('mdp/random', 'Catch-bsuite'))",
-        "import experiments.agent, experiments.learned_optimizer",  # with presets in environments of gymnax
-    ],
-)
-def test_gymnax_is_imported_only_where_it_is_used(code):
-    code = f"{code}; import sys; print('gymnax' in sys.modules)"
+def test_gymnax_is_imported_only_where_it_is_used():
+    code = "import envs; envs.make('mdp/random'); envs.check(levels=('mdp/random', 'Catch-bsuite')); "
+    code += "import experiments.agent, experiments.learned_optimizer; "  # with presets in environments of gymnax
+    code += "import sys; print('gymnax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
 
 
@@ -243,8 +237,9 @@ def test_names_are_checked_with_the_field_that_has_them():
 def test_every_gymnax_environment_steps(name):
     levels = envs.make(name)
     assert levels.sample(jax.random.key(0)).horizon == 1000
-    check_environment(levels)
     check_types(levels)
+    if name not in ("Freeway-MinAtar", "Seaquest-MinAtar", "Asterix-MinAtar"):  # they compile for long
+        check_environment(levels)
 
 
 @pytest.mark.parametrize(

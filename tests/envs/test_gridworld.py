@@ -169,8 +169,8 @@ def rollouts(env, params, key):
     return jax.vmap(run)(params, jax.random.split(key, params.start.size))
 
 
-@pytest.mark.parametrize("name", gridworld.names())
-def test_every_distribution_samples_resets_and_steps(name):
+@pytest.mark.parametrize("name", ["small", "mazes", "longer", "hidden_goal", "ml1", "rand_small", "rand_very_dense"])
+def test_distributions_sample_reset_and_step(name):
     env, level = sample(name)
     space = env.observation_space()
     params = jax.tree.map(lambda x: x[:16], level.problem)
@@ -181,6 +181,21 @@ def test_every_distribution_samples_resets_and_steps(name):
     assert reward.dtype == jnp.float32 and terminated.dtype == truncated.dtype == bool
     assert level.horizon.dtype == jnp.int32 and (level.horizon >= 10).all()
     assert hash(env) == hash(gridworld.distribution(name).env) and env == gridworld.distribution(name).env
+
+
+@pytest.mark.parametrize("name", gridworld.names())
+def test_every_distribution_has_levels_of_its_environment(name):
+    levels = gridworld.distribution(name)
+    env, space = levels.env, levels.env.observation_space()
+
+    def step(key):
+        level = levels.sample(key)
+        _, state = env.reset(key, level.problem)
+        return level.horizon, state, env.step(key, state, env.action_space().sample(key), level.problem)
+
+    horizon, state, (obs, after, *_) = jax.eval_shape(step, jax.random.key(0))
+    assert horizon.dtype == jnp.int32 and (obs.shape, obs.dtype) == (space.shape, space.dtype)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
 
 
 def positions(level):
@@ -323,9 +338,10 @@ def test_planes_show_the_agent_and_each_type():
     env = Gridworld(max_side=3, max_objects=2, max_types=2, tabular=False)
     params = make_level(num_objects=2, objects=[-1, -1])
     state = GridworldState(jnp.int32(0), jnp.int32(8), jnp.array([False, True]), jnp.array([3, 5]))
-    obs = np.asarray(env.step(jax.random.key(0), state, jnp.int32(UP), params)[0])
+    step = quick_jit(env.step)
+    obs = np.asarray(step(jax.random.key(0), state, jnp.int32(UP), params)[0])
     assert obs.sum() == 1 and obs[1, 2, 0] == 1  # object 1 was on cell 5 and has been collected
-    obs = np.asarray(env.step(jax.random.key(0), state, jnp.int32(LEFT), params)[0])
+    obs = np.asarray(step(jax.random.key(0), state, jnp.int32(LEFT), params)[0])
     assert obs.sum() == 2 and obs[2, 1, 0] == 1 and obs[1, 2, 2] == 1
 
 
@@ -491,4 +507,6 @@ def test_one_edit_is_one_of_four_each_as_likely(edits):
 
 def test_edits_must_be_positive():
     with pytest.raises(ValueError, match="edits must be at least 1, got 0"):
-        gridworld.mutate(jax.random.key(0), gridworld.distribution("small").sample(jax.random.key(0)), edits=0)
+        jax.eval_shape(
+            lambda key: gridworld.mutate(key, gridworld.distribution("small").sample(key), edits=0), jax.random.key(0)
+        )

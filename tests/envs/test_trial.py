@@ -28,15 +28,18 @@ def play(levels, actions, params=None, key=None):
     """What `step` returns along `actions`: (obs, state, reward, terminated, truncated, info), leaves [T, ...]."""
     env = levels.env
     params = env.default_params if params is None else params
-    key = jax.random.key(0) if key is None else key
-    _, state = env.reset(key, params)
 
-    def step(state, x):
-        action, key = x
-        result = env.step(key, state, action, params)
-        return result[1], result
+    @jax.jit
+    def run(params, actions, key):
+        def step(state, x):
+            action, key = x
+            result = env.step(key, state, action, params)
+            return result[1], result
 
-    return jax.lax.scan(step, state, (jnp.asarray(actions), jax.random.split(key, len(actions))))[1]
+        _, state = env.reset(key, params)
+        return jax.lax.scan(step, state, (actions, jax.random.split(key, len(actions))))[1]
+
+    return run(params, jnp.asarray(actions), jax.random.key(0) if key is None else key)
 
 
 def test_a_trial_shows_the_last_action_reward_and_end_of_an_episode():
@@ -96,7 +99,7 @@ def test_a_trial_can_go_on_with_other_levels(switch_after):
     assert (fixed == FIXED.problem.means).all()
 
 
-@pytest.mark.parametrize("name", ["gridworld/small", "Pendulum-v1", "mdp/random", "gridworld/rand_small"])
+@pytest.mark.parametrize("name", ["Pendulum-v1", "mdp/random"])
 def test_trials_follow_the_interface(name):
     levels = envs.trials(envs.make(name), episodes=2, steps=30)
     metarl.check_environment(levels.env)
@@ -119,7 +122,7 @@ def test_batches_of_batches_draw_the_levels_of_single_trials():
     levels = envs.trials(bandits(pulls=2), episodes=1)
     actions = jnp.array([[0, 1, 1, 0, 1]] * 6).reshape(2, 3, 5)
     keys = jax.random.split(jax.random.key(3), (2, 3))
-    run = lambda actions, key: play(levels, actions, key=key)[1].problem.means  # noqa: E731
+    run = jax.jit(lambda actions, key: play(levels, actions, key=key)[1].problem.means)
     together = jax.vmap(jax.vmap(run))(actions, keys)
     single = jnp.stack([jnp.stack([run(actions[i, j], keys[i, j]) for j in range(3)]) for i in range(2)])
     np.testing.assert_array_equal(together, single)

@@ -74,7 +74,6 @@ ESTIMATORS = {
     "backprop": lambda: estimators.backprop(2),
     "es": lambda: estimators.es(4, sigma=2.0),
     "es none": lambda: estimators.es(4, sigma=2.0, shaping="none"),
-    "es centred_ranks": lambda: estimators.es(4, sigma=2.0, shaping="centred_ranks"),
     "pes": lambda: estimators.pes(4, sigma=2.0),
     "ask_tell": lambda: estimators.ask_tell(strategy, 2),
 }

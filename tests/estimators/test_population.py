@@ -114,7 +114,7 @@ def test_backprop_gives_the_closed_form_whole_and_truncated(x64):
     np.testing.assert_allclose(gradients["rate"].T, [truncated(t, 2, RATES) for t in (0, 2, 4)], rtol=1e-10)
 
 
-@pytest.mark.parametrize("steps", [HORIZON, 3 * HORIZON, 2])
+@pytest.mark.parametrize("steps", [3 * HORIZON, 2])
 def test_es_gives_the_closed_form_whole_and_truncated(x64, steps):
     inner = quadratic()
     lifetimes = newborn(inner, levels(HORIZON), 8)
@@ -139,9 +139,6 @@ def test_es_truncated_goes_on_from_where_lifetimes_stand(x64):
 @pytest.mark.parametrize(
     ("steps", "every", "measured"),
     [
-        (6, 2, [2, 4, 6]),
-        (6, 4, [4, 6]),
-        (6, 6, [6]),
         (6, 100, [6]),
         (8, 4, [4, 6]),
         (100, 2, [2, 4, 6]),
@@ -365,7 +362,7 @@ def test_every_shaping_descends_in_every_coordinate(shaping):
         np.testing.assert_allclose(gradient["rate"], smoothed, atol=5 * error)
 
 
-@pytest.mark.parametrize("estimator", ["es none", "es pair_rank", "pes"])
+@pytest.mark.parametrize("estimator", ["es pair_rank", "pes"])
 def test_pairs_that_are_not_finite_do_not_count(estimator):
     """The estimate is that of the m other pairs: n / m times that with ties in their place, which weigh nothing."""
     kind, *shaping = estimator.split()
@@ -391,7 +388,7 @@ def test_pairs_that_are_not_finite_do_not_count(estimator):
         assert (slower == odd(after)).all()
 
 
-@pytest.mark.parametrize("estimator", [*(es(2, shaping=shaping) for shaping in SHAPINGS), pes(2)])
+@pytest.mark.parametrize("estimator", [es(2), pes(2)])
 def test_nothing_finite_gives_no_gradient_and_a_meta_loss_of_nan(estimator):
     inner = broken(quadratic(), lambda m, x: True)
     gradient, _, _, metrics = first(estimator, inner, newborn(inner, levels(HORIZON), 4))
@@ -401,10 +398,10 @@ def test_nothing_finite_gives_no_gradient_and_a_meta_loss_of_nan(estimator):
     assert metrics["meta_gradient_variance"] == metrics["meta_gradient_cosine"] == 0.0
 
 
-@pytest.mark.parametrize("estimator", [es(HORIZON, sigma=1e-3, shaping="none"), pes(2, sigma=1e-3)], ids=["es", "pes"])
-def test_training_stops_where_nothing_is_finite_any_more(estimator, tmp_path):
+def test_training_stops_where_nothing_is_finite_any_more(tmp_path):
     """Descent walks from a rate of 0.1 in steps of 0.01, and agents break between the sixth and the seventh."""
     inner = broken(quadratic(), lambda m, x: m["rate"] > 0.155)
+    estimator = es(HORIZON, sigma=1e-3, shaping="none")
     meta = compose(inner, estimator, optax.sign_sgd(0.01), uniform(levels(HORIZON)), 32)
     with pytest.raises(NonFiniteLoss, match="meta_loss is not finite in meta-step") as error:
         metarl.train(meta, steps=100, chunk=2, checkpoint_every=4, directory=tmp_path)
@@ -620,8 +617,7 @@ def different(inner, n=12):
     return lifetimes._replace(level=lifetimes.level._replace(horizon=horizons))
 
 
-@pytest.mark.parametrize("batch_size", [None, 1, 4])
-@pytest.mark.parametrize("measure_every", [None, 3])
+@pytest.mark.parametrize(("batch_size", "measure_every"), [(None, None), (1, None), (4, 3)])
 def test_lifetimes_of_different_horizons_are_lived_as_if_alone(batch_size, measure_every):
     inner = quadratic(noise=0.3)
     lifetimes, keys = different(inner), jax.random.split(jax.random.key(1), 12)
@@ -643,7 +639,7 @@ def test_lifetimes_of_different_horizons_are_lived_as_if_alone(batch_size, measu
     assert len(set(together.fitness.tolist())) == 12
 
 
-@pytest.mark.parametrize("estimator", [es(4, shaping="none"), es(4, measure_every=2), pes(4), backprop(4)])
+@pytest.mark.parametrize("estimator", [es(4, measure_every=2), pes(4), backprop(4)])
 def test_a_lifetime_past_its_horizon_makes_no_update(estimator):
     inner = quadratic(noise=0.3)
     lifetimes = different(inner)._replace(step=jnp.full(12, 6))
@@ -659,7 +655,6 @@ def test_a_lifetime_past_its_horizon_makes_no_update(estimator):
 
 
 ESTIMATORS = {
-    "es": partial(es, 4, shaping="none"),
     "es centred_ranks": partial(es, 4, shaping="centred_ranks", measure_every=2),
     "es independent": partial(es, 4, shaping="none", common_tasks=False),
     "pes": partial(pes, 4),
@@ -724,13 +719,11 @@ def test_lifetimes_that_cannot_be_sharded_are_named(make):
 @pytest.mark.parametrize(
     ("estimator", "measured"),
     [
-        (es(3, sigma=0.02, shaping="none"), [3]),
         (es(3, sigma=0.02, shaping="centred_ranks"), [3]),
-        (es(3, sigma=0.02), [3]),
         (es(3, sigma=0.02, measure_every=1), [1, 2, 3]),
         (pes(1, sigma=0.02), [1, 2, 3]),
     ],
-    ids=["es none", "es centred_ranks", "es pair_rank", "es measured", "pes"],
+    ids=["es centred_ranks", "es measured", "pes"],
 )
 def test_training_finds_the_best_fixed_rate(estimator, measured):
     """On curvatures 1 and 3: from 0.1, the rate that is best along a life of three noisy updates, by a grid."""

@@ -9,21 +9,16 @@ from in_context import CLASSES, in_context, levels, sequences
 
 import metarl
 from metarl import networks
-from metarl.estimators import backprop, es
+from metarl.estimators import backprop
 from metarl.inner.in_context import in_context_inner_loop, reader
 
 TRANSFORMER = networks.transformer(4, layers=1, width=8, heads=2)
 
 
-@pytest.mark.parametrize(
-    ("network", "estimator", "rate"),
-    [(TRANSFORMER, backprop(1), 0.01), (networks.gru(4), es(1, sigma=0.1, shaping="none"), 0.1)],
-    ids=["backprop", "es"],
-)
-def test_a_learner_in_context_learns(network, estimator, rate):
+def test_a_learner_in_context_learns():
     """It has to guess the first label, and then to repeat it."""
     curriculum = metarl.curricula.uniform(levels(1))
-    meta = metarl.compose(in_context(network=network), estimator, optax.adam(rate), curriculum, 64)
+    meta = metarl.compose(in_context(network=TRANSFORMER), backprop(1), optax.adam(0.01), curriculum, 64)
     _, log = metarl.train(meta, steps=120, chunk=40)
     assert log["last_accuracy"][0] == pytest.approx(0.5, abs=0.25)
     assert log["last_accuracy"][-20:].mean() > 0.95
@@ -34,7 +29,7 @@ def test_a_learner_in_context_learns(network, estimator, rate):
 def read(request):
     """A sequence, a reader with parameters of order one, and its predictions."""
     learner = reader(sequences(), TRANSFORMER, request.param)
-    params = jax.tree.map(lambda x: x + 0.1, learner.init(jax.random.key(0)))
+    params = jax.tree.map(lambda x: x + 0.1, jax.jit(learner.init)(jax.random.key(0)))
     inputs, labels = jax.random.normal(jax.random.key(1), (5, 1)), jnp.array([1, 0, 0, 1, 0])
     predict = jax.jit(learner.predict)
     return predict, params, inputs, labels, predict(params, inputs, labels)
@@ -54,12 +49,21 @@ def test_a_prediction_knows_the_inputs_so_far_and_the_labels_before(read, t):
 def test_the_objective_is_the_mean_cross_entropy_over_positions_and_sequences():
     inner, learner, key = in_context(batch=2), reader(sequences(), networks.gru(4)), jax.random.key(0)
     level = levels(3).sample(jax.random.key(1))
-    params = inner.init_meta(key)
-    update = inner.step(params, inner.init(key, level), key)
+
+    @jax.jit
+    def step():
+        params = inner.init_meta(key)
+        return params, inner.step(params, inner.init(key, level), key)
+
+    @jax.jit
+    def read(params, key):
+        inputs, labels = sequences().read(level.problem, key)
+        return jax.nn.softmax(learner.predict(params, inputs, labels)), labels
+
+    params, update = step()
     losses, right = [], []
     for read_key in jax.random.split(key, 2):
-        inputs, labels = sequences().read(level.problem, read_key)
-        probabilities = jax.nn.softmax(learner.predict(params, inputs, labels))
+        probabilities, labels = jax.device_get(read(params, read_key))
         losses.append(-np.log(probabilities[np.arange(5), labels]))
         right.append(probabilities.argmax(-1) == labels)
     assert float(update.objective) == pytest.approx(np.mean(losses), rel=1e-5)

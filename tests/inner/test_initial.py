@@ -27,9 +27,14 @@ FIRST_ORDER = optax.chain(optimizers.first_order(), SGD)
 def learners(optimizer, horizon=UPDATES, count=COUNT, task=TASK):
     """An inner loop with a learned initialisation, meta-parameters of it, and lifetimes of it."""
     inner = supervised_inner_loop(task, optimizer, initial="learned")
-    levels = jax.vmap(task_levels(task, horizon).sample)(jax.random.split(jax.random.key(0), count))
-    lifetimes = jax.vmap(inner.init)(jax.random.split(jax.random.key(1), count), levels)
-    return inner, inner.init_meta(jax.random.key(2)), lifetimes
+
+    @jax.jit
+    def start():
+        levels = jax.vmap(task_levels(task, horizon).sample)(jax.random.split(jax.random.key(0), count))
+        lifetimes = jax.vmap(inner.init)(jax.random.split(jax.random.key(1), count), levels)
+        return inner.init_meta(jax.random.key(2)), lifetimes
+
+    return inner, *start()
 
 
 def estimated(estimator, inner, meta_params, lifetimes):
@@ -124,10 +129,10 @@ def remembering():
 def test_agents_are_those_that_are_born_at_the_initialisation():
     """In their parameters, what they and their optimizers remember, their worth, and what their critic says of them."""
     objective, optimizer = remembering()
-    learned, _ = agent(objective, networks.mlp((4,)), optimizer, initial="learned")
-    meta_params, key = learned.init_meta(jax.random.key(0)), jax.random.key(1)
-    born, _ = agent(objective, networks.mlp((4,)), optimizer, initial=meta_params["initial"])
-    judge = value_judge(MDP.env, networks.mlp((4,)), objective, metarl.Critic(optax.adam(0.1)), metarl.Experience(4, 4))
+    learned, _ = agent(objective, networks.tabular, optimizer, initial="learned")
+    meta_params, key = jax.jit(learned.init_meta)(jax.random.key(0)), jax.random.key(1)
+    born, _ = agent(objective, networks.tabular, optimizer, initial=meta_params["initial"])
+    judge = value_judge(MDP.env, networks.tabular, objective, metarl.Critic(optax.adam(0.1)), metarl.Experience(4, 4))
 
     @partial(jax.jit, static_argnums=0)
     def live(inner, meta_params):
@@ -144,9 +149,12 @@ def test_agents_are_those_that_are_born_at_the_initialisation():
 def test_the_policy_of_an_actor_critic_gets_a_meta_gradient():
     """Its value does not: the meta-objective has its own critic."""
     inner, levels = agent(a2c(), networks.tabular, optax.sgd(1.0), initial="learned")
-    keys = jax.random.split(jax.random.key(0), 3)
-    lifetimes = jax.vmap(inner.init)(keys, jax.vmap(levels.sample)(keys))
-    gradient, _, _ = estimated(estimators.backprop(2), inner, inner.init_meta(jax.random.key(2)), lifetimes)
+
+    @jax.jit
+    def start(keys):
+        return inner.init_meta(keys[0]), jax.vmap(inner.init)(keys, jax.vmap(levels.sample)(keys))
+
+    gradient, _, _ = estimated(estimators.backprop(2), inner, *start(jax.random.split(jax.random.key(0), 3)))
     assert_reached(gradient["policy"])
     assert not gradient["value"].any()
 

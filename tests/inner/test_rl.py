@@ -162,14 +162,11 @@ def counting(rollout_length, num_envs):
 @pytest.mark.parametrize(
     ("network", "epochs", "minibatches"),
     [
-        (mlp((4,)), 1, 1),
-        (mlp((4,)), 1, 4),
         (mlp((4,)), 3, 1),
         (gru(4), 3, 2),
-        (transformer(3, 1, 4, 1), 3, 2),
         (transformer(1, 1, 4, 1), 1, 4),
     ],
-    ids=["mlp-1-1", "mlp-1-4", "mlp-3-1", "gru-3-2", "transformer-3-2", "transformer-without-memory-1-4"],
+    ids=["mlp-3-1", "gru-3-2", "transformer-without-memory-1-4"],
 )
 def test_every_epoch_uses_every_sample_once(network, epochs, minibatches):
     inner = tiny(counting(6, 4), network, epochs=epochs, minibatches=minibatches)
@@ -183,16 +180,11 @@ def test_every_epoch_uses_every_sample_once(network, epochs, minibatches):
     np.testing.assert_allclose(metrics["gap"], 0.0, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("network", "wanted"),
-    [(mlp((4,)), [1.21912, 5.3066, 6.39693, 39.4774]), (gru(4), [2.13953, 4.60695, 4.29615, 118.792])],
-    ids=["mlp", "gru"],
-)
-def test_an_agent_learns_what_it_always_did_from_the_same_random_numbers(network, wanted):
+def test_an_agent_learns_what_it_always_did_from_the_same_random_numbers():
     """Numbers of the version that shuffled a whole rollout before it learned from the parts."""
-    after, metrics = lived(tiny(ppo(), network, epochs=2, minibatches=2), jax.random.key(0), 3)
+    after, metrics = lived(tiny(ppo(), mlp((4,)), epochs=2, minibatches=2), jax.random.key(0), 3)
     total = sum(jnp.abs(x).sum() for x in jax.tree.leaves(after.params))
-    np.testing.assert_allclose([*metrics["value_loss"], total], wanted, rtol=1e-4)
+    np.testing.assert_allclose([*metrics["value_loss"], total], [1.21912, 5.3066, 6.39693, 39.4774], rtol=1e-4)
 
 
 def test_minibatches_differ_between_epochs_and_updates():
@@ -224,15 +216,8 @@ def test_bad_arguments_are_named_with_their_values(options, message):
         tiny(a2c(), **options)
 
 
-def test_equal_seeds_live_equal_lives_and_others_do_not():
-    inner = tiny(ppo(), optimizer=optax.adam(0.1), epochs=2, minibatches=2)
-    one, same, other = (lived(inner, jax.random.key(seed)) for seed in (0, 0, 1))
-    jax.tree.map(np.testing.assert_array_equal, one, same)
-    assert jnp.abs(one[0].params["policy"] - other[0].params["policy"]).max() > 1e-3
-
-
 def test_seeds_and_learning_rates_vmap():
-    """Every agent of a vmapped run is the one that a run of its own gives."""
+    """Every agent of a vmapped run is the one that a run of its own gives, and a seed gives the same one again."""
     key = jax.random.key(5)
     rates, keys = jnp.array([0.03, 0.3]), jax.random.split(key, 3)
 
@@ -245,7 +230,9 @@ def test_seeds_and_learning_rates_vmap():
     for i, rate in enumerate(rates):
         for j, seed in enumerate(keys):
             assert_close(jax.tree.map(lambda x, i=i, j=j: x[i, j], together), alone(rate, seed))
+    jax.tree.map(np.testing.assert_array_equal, alone(rates[0], keys[0]), alone(rates[0], keys[0]))
     assert jnp.abs(together["policy"][0] - together["policy"][1]).max() > 0.1
+    assert jnp.abs(together["policy"][:, 0] - together["policy"][:, 1]).max() > 1e-3
 
 
 # --- learning -----------------------------------------------------------------------------------------------

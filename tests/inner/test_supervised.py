@@ -320,9 +320,7 @@ def test_quadratics_of_one_curvature():
     np.testing.assert_allclose(sorted(two), [0.25, 1.0], rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "task", [quadratic(dim=3, noise=0.5), logistic_digits(batch=8), mlp_digits(hidden=3, batch=8)], ids="qlm"
-)
+@pytest.mark.parametrize("task", [quadratic(dim=3, noise=0.5), mlp_digits(hidden=3, batch=8)], ids="qm")
 def test_gradients_of_minibatches_have_the_whole_gradient_as_their_mean(task):
     problem = task.sample(jax.random.key(0))
     params = jax.jit(task.init)(jax.random.key(1), problem)
@@ -384,9 +382,14 @@ def test_adam_trains_the_mlp():
     task = mlp_digits(hidden=16, batch=32)
     inner = supervised_inner_loop(task, optax.adam(1e-2))
     level, key = task_levels(task, 150).sample(jax.random.key(0)), jax.random.key(1)
-    trained, metrics = jax.jit(lambda key: metarl.train_agent(inner, {"optimizer": ()}, level, key, 150))(key)
-    untrained = inner.init(jax.random.split(key)[0], level)
-    before, after = (-float(inner.fitness({}, x, key)) for x in (untrained, trained))
+
+    @jax.jit
+    def live(key):
+        untrained = inner.init(jax.random.split(key)[0], level)
+        trained, metrics = metarl.train_agent(inner, {"optimizer": ()}, level, key, 150)
+        return untrained, trained, metrics, [-inner.fitness({}, x, key) for x in (untrained, trained)]
+
+    untrained, trained, metrics, (before, after) = live(key)
     assert before > 2.0 and after < 0.4, (before, after)
     assert metrics["loss"][:5].mean() > 1.8 and metrics["loss"][-20:].mean() < 0.5
     assert accuracy(untrained.params) < 0.3 < 0.85 < accuracy(trained.params)

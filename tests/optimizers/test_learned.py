@@ -26,12 +26,17 @@ EVERYBODY = {**FAMILY, "schedule": optimizers.schedule()}
 
 def some(optimizer, seed=0, scale=0.5):
     """Meta-parameters that do something."""
-    born = optimizer.init(jax.random.key(seed))
-    return jax.tree.map(lambda p: p + scale * jax.random.normal(jax.random.key(p.size), p.shape), born)
+
+    @jax.jit
+    def moved(key):
+        born = optimizer.init(key)
+        return jax.tree.map(lambda p: p + scale * jax.random.normal(jax.random.key(p.size), p.shape), born)
+
+    return moved(jax.random.key(seed))
 
 
 def zeros(optimizer):
-    return jax.tree.map(jnp.zeros_like, optimizer.init(jax.random.key(0)))
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(optimizer.init, jax.random.key(0)))
 
 
 # A network of two inputs, two hidden neurons and one output, by hand.
@@ -85,8 +90,8 @@ def test_open_follows_its_formula():
     optimizer = optimizers.open_rl()
     meta, gradient = some(optimizer), gradients()
     transform = optimizer.transform(meta)
-    state, key = transform.init(PARAMS), jax.random.key(3)
-    moves, after = transform.update(gradient, state, PARAMS, key=key, **KNOWN)
+    key = jax.random.key(3)
+    moves, after = jax.jit(lambda g: transform.update(g, transform.init(PARAMS), PARAMS, key=key, **KNOWN))(gradient)
     clipped = jax.tree.map(lambda g: g * min(1.0, 0.5 / float(optax.tree.norm(gradient))), gradient)
     moment = per_parameter.Moment(jnp.int32(0), jnp.float32(0.25), jnp.float32(0.75))
     x = []
@@ -110,9 +115,14 @@ def test_open_follows_its_formula():
 @pytest.mark.parametrize("name", FAMILY)
 def test_zero_and_newborn_meta_parameters_leave_parameters_alone(name):
     optimizer = FAMILY[name]
-    for meta in (zeros(optimizer), optimizer.init(jax.random.key(0))):
+
+    @jax.jit
+    def moved(meta):
         transform = optimizer.transform(meta)
-        moves, _ = transform.update(gradients(), transform.init(PARAMS), PARAMS, key=jax.random.key(0), **KNOWN)
+        return transform.update(gradients(), transform.init(PARAMS), PARAMS, key=jax.random.key(0), **KNOWN)[0]
+
+    for meta in (zeros(optimizer), jax.jit(optimizer.init)(jax.random.key(0))):
+        moves = moved(meta)
         assert all((x == 0).all() for x in jax.tree.leaves(moves))
 
 
@@ -342,7 +352,7 @@ def agents(levels, network, optimizer, objective=None, **options):
 
 
 def born(inner, levels, seed=0):
-    return inner.init(jax.random.key(seed), levels.sample(jax.random.key(1)))
+    return jax.jit(lambda key: inner.init(key, levels.sample(jax.random.key(1))))(jax.random.key(seed))
 
 
 @pytest.mark.parametrize(
@@ -386,8 +396,13 @@ def test_what_agents_tell_is_what_their_neurons_do():
     lifetime = born(inner, GRID)
     model = acting.model(GRID.env, networks.mlp((4,)), {"value": 1})
     actors, level = lifetime.actors, lifetime.level
-    _, data = acting.rollout(GRID.env, model, lifetime.params, actors, level.problem, jax.random.key(0), 4)
-    layers = acting.layers(model, lifetime.params, data)
+
+    @jax.jit
+    def told(params):
+        _, data = acting.rollout(GRID.env, model, params, actors, level.problem, jax.random.key(0), 4)
+        return data, acting.layers(model, params, data)
+
+    data, layers = told(lifetime.params)
     inputs = np.asarray(jax.nn.one_hot(data.obs, GRID.env.observation_space(GRID.env.default_params).n)).reshape(16, -1)
     for name, actor in (("policy", 1.0), ("value", 0.0)):
         first, second = (lifetime.params[name][f"Dense_{i}"] for i in range(2))

@@ -37,14 +37,19 @@ def stepwise(network, params, obs, first, next_obs, carry):
 def read(request):
     """A network with parameters of order one, what it saw, and two compiled ways to read it."""
     network = KINDS[request.param](SPACE, OUTPUTS)
-    leaves, tree = jax.tree.flatten(network.init(jax.random.key(0)))
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    noisy = [x + 0.3 * jax.random.normal(key, x.shape) for x, key in zip(leaves, keys, strict=True)]
+
+    @jax.jit
+    def start():
+        leaves, tree = jax.tree.flatten(network.init(jax.random.key(0)))
+        keys = jax.random.split(jax.random.key(1), len(leaves))
+        noisy = [x + 0.3 * jax.random.normal(key, x.shape) for x, key in zip(leaves, keys, strict=True)]
+        return jax.tree.unflatten(tree, noisy)
+
     obs, next_obs = jax.random.normal(jax.random.key(2), (2, T, *SPACE.shape))
     ways = {
         way: jax.jit(f) for way, f in {"at once": network.unroll, "stepwise": lambda *x: stepwise(network, *x)}.items()
     }
-    return network, jax.tree.unflatten(tree, noisy), obs, next_obs, ways
+    return network, start(), obs, next_obs, ways
 
 
 def assert_equal(one, other):
@@ -108,7 +113,7 @@ def test_a_window_bounds_the_memory():
     """Two layers of windows of 3 see 2 * 2 steps back, and a window of 1 sees none: it makes a feed-forward network."""
     for window, back in ((3, 4), (1, 0)):
         network = transformer(window, layers=2, width=8, heads=2)(SPACE, {"y": 4})
-        params, obs = network.init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (T, *SPACE.shape))
+        params, obs = jax.jit(network.init)(jax.random.key(0)), jax.random.normal(jax.random.key(1), (T, *SPACE.shape))
         never = jnp.zeros(T, bool)
         y = jax.jit(lambda obs: stepwise(network, params, obs, never, obs, network.carry)[0]["y"])  # noqa: B023
         moved = (jnp.abs(y(obs) - y(obs.at[2].add(1.0))) > 1e-6).any(-1)
@@ -119,10 +124,9 @@ def test_a_window_bounds_the_memory():
 def test_a_transformer_does_not_know_how_long_ago_its_stream_began():
     """Its positions are relative, so that a long life is no other than a short one."""
     network = transformer(4, layers=1, width=8, heads=2)(SPACE, {"y": 4})
-    params, obs = network.init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (T, *SPACE.shape))
-    y, _, _ = network.unroll(
-        params, jnp.concatenate([obs, obs]), jnp.zeros(2 * T, bool), jnp.concatenate([obs, obs]), network.carry
-    )
+    params, obs = jax.jit(network.init)(jax.random.key(0)), jax.random.normal(jax.random.key(1), (T, *SPACE.shape))
+    twice = jnp.concatenate([obs, obs])
+    y, _, _ = jax.jit(network.unroll)(params, twice, jnp.zeros(2 * T, bool), twice, network.carry)
     np.testing.assert_allclose(y["y"][4:T], y["y"][T + 4 :], atol=1e-5)
 
 

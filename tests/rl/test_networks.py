@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import expit
 
 from metarl.gradients import forward_over_reverse, reverse_over_reverse
 from metarl.rl.networks import action_model, gru, minatar_conv, mlp, policy_head, tabular, transformer
@@ -35,12 +36,12 @@ def some_obs(space, key):
 def network(request):
     factory, space = KINDS[request.param]
     net = factory(space, OUTPUTS)
-    return net, net.init(jax.random.key(0)), some_obs(space, jax.random.key(1))
+    return net, jax.jit(net.init)(jax.random.key(0)), some_obs(space, jax.random.key(1))
 
 
 def test_outputs_have_their_sizes_and_the_policy_is_nearly_uniform_at_birth(network):
     net, params, obs = network
-    outputs, carry = net.apply(params, obs, FIRST, net.carry)
+    outputs, carry = jax.jit(net.apply)(params, obs, FIRST, net.carry)
     assert {name: x.shape for name, x in outputs.items()} == {name: (size,) for name, size in OUTPUTS.items()}
     assert jax.tree.map(jnp.shape, carry) == jax.tree.map(jnp.shape, net.carry)
     assert np.ptp(jax.nn.softmax(outputs["policy"])) < 0.05
@@ -69,7 +70,7 @@ SHARED = {
 def test_an_output_may_have_numbers_for_each_action(name):
     factory, space = {**KINDS, **SHARED}[name]
     net, obs = factory(space, PER_ACTION), some_obs(space, jax.random.key(1))
-    outputs, _ = net.apply(net.init(jax.random.key(0)), obs, FIRST, net.carry)
+    outputs, _ = jax.jit(lambda key: net.apply(net.init(key), obs, FIRST, net.carry))(jax.random.key(0))
     shapes = {name: x.shape for name, x in outputs.items()}
     assert shapes == {"policy": (3,), "z": (3, 4), "q": (3, 5)}
     assert np.ptp(jax.nn.softmax(outputs["policy"])) < 0.1
@@ -78,19 +79,20 @@ def test_an_output_may_have_numbers_for_each_action(name):
 def test_an_action_model_looks_one_action_ahead():
     """By hand: the torso, the root, one step of an LSTM that reads a one-hot action, and a head."""
     net = action_model((5, 6), 2)(FLAT, PER_ACTION)
-    params, obs = jax.tree.map(lambda x: x + 0.1, net.init(jax.random.key(0))), 0.3 * jnp.arange(6.0)
-    outputs, _ = net.apply(params, obs, FIRST, ())
-    torso = dense(params["torso_1"], jax.nn.relu(dense(params["torso_0"], obs)))
+    params = jax.tree.map(lambda x: np.asarray(x) + 0.1, jax.jit(net.init)(jax.random.key(0)))
+    obs = 0.3 * np.arange(6.0, dtype=np.float32)
+    outputs, _ = jax.jit(net.apply)(params, obs, FIRST, ())
+    torso = dense(params["torso_1"], np.maximum(dense(params["torso_0"], obs), 0.0))
     np.testing.assert_allclose(outputs["policy"], dense(params["policy"], torso), rtol=1e-5)
     cell = dense(params["root"], torso)
     for action in range(3):
-        enter, candidate, forget, leave = jnp.split(
-            dense(params["lstm"], jnp.tanh(cell)) + jnp.eye(3)[action] @ params["lstm_action"], 4
+        enter, candidate, forget, leave = np.split(
+            dense(params["lstm"], np.tanh(cell)) + params["lstm_action"][action], 4
         )
-        after = jax.nn.sigmoid(forget + 1.0) * cell + jax.nn.sigmoid(enter) * jnp.tanh(candidate)
-        state = jax.nn.sigmoid(leave) * jnp.tanh(after)
+        after = expit(forget + 1.0) * cell + expit(enter) * np.tanh(candidate)
+        state = expit(leave) * np.tanh(after)
         for name in ("z", "q"):
-            wanted = dense(params[name], jax.nn.relu(dense(params[f"{name}_hidden"], state)))
+            wanted = dense(params[name], np.maximum(dense(params[f"{name}_hidden"], state), 0.0))
             np.testing.assert_allclose(outputs[name][action], wanted, rtol=1e-5)
 
 

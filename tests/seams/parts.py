@@ -60,9 +60,10 @@ def small_disco():
     return disco(predictions=3, hidden=6, lifetime_hidden=4, largest_value=2)
 
 
-def two_agents():
-    agents = [agent(small_lpg(), tabular, lpg_sgd(rate)) for rate in (2.0, 1.0)]
-    return mixture([inner for inner, _ in agents], [1.0, 2.0]), mixed_levels([levels for _, levels in agents])
+def two_quadratics():
+    inner_loops = [quadratic.quadratic(noise) for noise in (0.0, 0.3)]
+    places = [quadratic.levels(HORIZON, h, spread=0.5) for h in ((1.0, 3.0), (2.0, 2.0))]
+    return mixture(inner_loops, [1.0, 2.0]), mixed_levels(places)
 
 
 def supervised(task, optimizer, **options):
@@ -90,17 +91,13 @@ HAND_MADE = {"critic": False, **TWICE}  # nothing is learned, so nothing is diff
 INNER_LOOPS: dict[str, Callable[[], tuple[metarl.InnerLoop, metarl.Levels]]] = {
     "quadratic": lambda: (quadratic.quadratic(noise=0.3), quadratic.levels(HORIZON, spread=0.5)),
     "lpg tabular": lambda: agent(small_lpg(), tabular, lpg_sgd(2.0)),
-    "lpg dense": lambda: agent(small_lpg(), mlp((8,)), optimizers.adam(1e-2)),
-    "lpg recurrent": lambda: agent(small_lpg(), gru(8), optimizers.adam(1e-2)),
-    "learned optimizer": lambda: agent(ppo(), mlp((4,)), optimizers.open_rl(hidden=2, width=4), **TWICE),
-    "a2c": lambda: agent(a2c(), tabular, optax.adam(0.1), critic=False),
+    "learned optimizer": lambda: agent(a2c(), mlp((4,)), optimizers.open_rl(hidden=2, width=4)),
+    "a2c recurrent": lambda: agent(a2c(), gru(4), optax.adam(0.1), critic=False),
     "ppo": lambda: agent(ppo(), mlp((8,)), optax.adam(1e-2), **HAND_MADE),
-    "ppo recurrent": lambda: agent(ppo(), gru(8), optax.adam(1e-2), **HAND_MADE),
     "lpo": lambda: agent(lpo(hidden=8), tabular, optax.adam(0.1), **HAND_MADE),
     "lpo temporal": lambda: agent(
         lpo(temporal=True, start="scratch", hidden=8), tabular, optimizers.adam(0.3), epochs=3
     ),
-    "dpo": lambda: agent(dpo(), tabular, optax.adam(0.1), **HAND_MADE),
     "disco": lambda: agent(small_disco(), action_model((8,), hidden=4), optimizers.adam(1e-2)),
     "supervised": lambda: supervised(tasks.quadratic(dim=3, noise=0.1), optimizers.schedule(0.1, 0.5, knots=2)),
     "learned initial agent": lambda: agent(small_lpg(), tabular, lpg_sgd(2.0), initial="learned"),
@@ -109,7 +106,7 @@ INNER_LOOPS: dict[str, Callable[[], tuple[metarl.InnerLoop, metarl.Levels]]] = {
     ),
     "supervised network": lambda: supervised(tasks.mlp_digits(hidden=3, batch=4), optimizers.no_features(width=4)),
     "in context": lambda: (in_context.in_context(), in_context.levels(HORIZON)),
-    "mixture": two_agents,
+    "mixture": two_quadratics,
     "fine-tuning": lambda: fine_tuning(
         controllers.amft(0.5), utility=utilities.cross_entropy(finetuning.Echo(), 4), passes=(2, 2)
     ),
