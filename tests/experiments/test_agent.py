@@ -65,7 +65,7 @@ def test_the_best_agent_plays_on(finished):
 
 def test_a_resumed_run_may_go_on_longer(finished, tmp_path):
     directory = tmp_path / "run"
-    agent.main(words(**OPTIONS | {"steps": 4}, directory=directory))
+    agent.main(words(**OPTIONS | {"steps": 3}, directory=directory))
     agent.main(words(**OPTIONS, directory=directory, resume=True))
     np.testing.assert_array_equal(columns(directory)["episode_return"], columns(finished[0])["episode_return"])
 

@@ -130,7 +130,7 @@ def test_every_loss_of_answers_serves_in_a_step(step):
         size = optax.tree.norm(move)
         assert np.isfinite(size) and size > 1e-3
         assert metrics["reward_gradient_norm"] == pytest.approx(float(size), rel=1e-4)
-        assert metrics["reward_loss"] == pytest.approx(float(reduced(name, found[name], x.batch.mask)), rel=1e-4)
+        assert metrics["reward_loss"] == pytest.approx(float(reduced(name, found[name], x.batch.mask)), 1e-4, 1e-6)
 
 
 def test_losses_of_demonstrations_draw_anew_in_every_gradient_step():
@@ -225,7 +225,7 @@ def test_a_group_of_equal_rewards_teaches_nothing(name, step):
 @pytest.mark.parametrize("away", [False, True])
 def test_a_divergence_from_the_start_counts_once_the_policy_has_moved(away, step):
     """On the first step the policy is the one that it began with: the divergence is 0, and so is its gradient."""
-    held, free = (step(OF_ECHO, away, **{name: 1.0})[0]["embedding"]["embedding"] for name in ("kl", "ppo_clip"))
+    held, free = (step(OF_ECHO, away, **{name: 1.0})[0]["embedding"] for name in ("kl", "ppo_clip"))
     assert np.allclose(held, free, rtol=1e-4, atol=1e-7) != away
 
 
