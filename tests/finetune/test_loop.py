@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from finetuning import POLICY, SIZES, Echo, bag, constant_levels, loop, newborn
+from finetuning import POLICY, SIZES, Echo, bag, loop, newborn
 
 import metarl
 from metarl import optimizers
@@ -24,8 +24,8 @@ from metarl.finetune import (
     utilities,
 )
 from metarl.finetune.credit import dr_grpo, gae
+from metarl.finetune.policies import gru
 from metarl.meta import advance, done, no_loss
-from metarl.run.sweep import side_by_side
 
 DATA = Data(sources.fresh(Echo(), SIZES), sources.demonstrations(Echo(), 8))
 
@@ -57,22 +57,26 @@ def test_at_its_bounds_a_step_is_pure_imitation_and_pure_reward_bit_for_bit():
 
 
 def test_a_step_follows_the_weighted_sum_of_both_gradients():
+    """The weight is an array: trainings at several weights, side by side in one program."""
+
     @jax.jit
+    @jax.vmap
     def moved(mu):
         inner = loop(controllers.constant(mu))
         start = newborn(inner)
-        return jax.tree.map(jnp.subtract, inner.step((), start, jax.random.key(1)).lifetime.params, start.params)
+        after = inner.step((), start, jax.random.key(1))
+        return jax.tree.map(jnp.subtract, after.lifetime.params, start.params), after.metrics["imitation_weight"]
 
-    reward, both, imitation = map(moved, (0.0, 0.25, 1.0))
-    jax.tree.map(
-        lambda b, r, i: np.testing.assert_allclose(b, 0.75 * r + 0.25 * i, rtol=1e-4, atol=1e-6),
-        both,
-        reward,
-        imitation,
-    )
+    weights = jnp.array([0.0, 0.25, 1.0])
+    moves, found = moved(weights)
+    np.testing.assert_array_equal(found, weights)
+    for reward, both, imitation in jax.tree.leaves(moves):
+        assert np.abs(reward - imitation).max() > 1e-3
+        np.testing.assert_allclose(both, 0.75 * reward + 0.25 * imitation, rtol=1e-4, atol=1e-6)
 
 
-ACTOR_CRITIC = {"advantages": gae(TokenCritic(bag(4, 8, 1), optax.adam(0.03)))}
+LEARNER = gru(4, width=8)
+ACTOR_CRITIC = {"advantages": gae(TokenCritic(gru(4, width=8, outputs=1), optax.adam(0.03)))}
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +86,8 @@ def training():
     @partial(jax.jit, static_argnums=1)
     def train(mu, actor_critic):
         sizes = {"sampling": Sampling(8, 4), "demonstrations": sources.demonstrations(Echo(), 32)}
-        inner = loop(controllers.constant(mu), optax.adam(0.03), **sizes, **ACTOR_CRITIC if actor_critic else {})
+        options = {"policy": LEARNER, **sizes, **ACTOR_CRITIC} if actor_critic else {"policy": LEARNER, **sizes}
+        inner = loop(controllers.constant(mu), optax.adam(0.03), **options)
 
         def step(tuning, key):
             after = inner.step((), tuning, key)
@@ -90,7 +95,7 @@ def training():
 
         start = newborn(inner, horizon=1000)
         tuning, metrics = jax.lax.scan(step, start, jax.random.split(jax.random.key(2), 200))
-        rates = [success_rate(POLICY, Echo(), x.params, jax.random.key(3), count=64) for x in (start, tuning)]
+        rates = [success_rate(LEARNER, Echo(), x.params, jax.random.key(3), count=64) for x in (start, tuning)]
         fitness = jax.vmap(lambda key: inner.fitness((), tuning, key))(jax.random.split(jax.random.key(4), 8))
         return *rates, metrics, fitness.mean()
 
@@ -106,29 +111,6 @@ def test_policies_learn_the_task(mu, actor_critic, least, training):
     assert after > least > 0.5 > before
     assert metrics["success"][-20:].mean() > least - 0.2 and metrics["entropy"][-1] < metrics["entropy"][0]
     assert fitness > least - 0.2
-
-
-def test_a_sweep_over_a_controllers_hyperparameter_is_the_single_runs():
-    """The weight as an array leaf: trainings at several weights, side by side in one program."""
-
-    def make(imitation):
-        inner, estimator = loop(controllers.constant(imitation)), metarl.estimators.backprop(1)
-        return metarl.compose(inner, estimator, optax.sgd(0.1), constant_levels(100), num_lifetimes=1)
-
-    weights = jnp.array([0.0, 0.3, 1.0])
-    meta, keys = side_by_side(make, weights), jax.random.split(jax.random.key(1), 3)
-
-    def first(meta):
-        return jax.jit(lambda key, step_key: meta.step(meta.init(key), step_key))
-
-    state, metrics = first(meta)(jax.random.key(0), jax.random.key(1))
-    np.testing.assert_allclose(metrics["imitation_weight"].ravel(), weights)
-    alone, _ = first(make(0.3))(jax.random.split(jax.random.key(0), 3)[1], keys[1])
-    jax.tree.map(
-        lambda many, one: np.testing.assert_allclose(many[1], one, rtol=1e-4, atol=1e-6),
-        state.lifetimes.params,
-        alone.lifetimes.params,
-    )
 
 
 def test_a_finished_training_is_frozen():
@@ -165,8 +147,8 @@ def utility(request):
 
         mu, eps = 0.3, 1e-5
         logit = jnp.log(jnp.float64(mu)) - jnp.log1p(-jnp.float64(mu))
-        exact = jax.jit(jax.grad(after))(logit)
-        high, low = jax.jit(jax.vmap(after))(logit + jnp.array([eps, -eps]))
+        both = jax.jit(jax.value_and_grad(after))
+        exact, (high, low) = both(logit)[1], (both(logit + x)[0] for x in (eps, -eps))
         return float(exact), float(high - low) / (2 * eps), inner, tuning, {"logit": logit}, key
 
 
