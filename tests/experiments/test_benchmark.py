@@ -7,6 +7,7 @@ import pytest
 from commands import one_line, words
 
 from experiments import benchmark
+from metarl import networks
 
 SMALL = {"num_envs": 2, "rollout_length": 2, "repeats": 1}
 
@@ -74,7 +75,8 @@ def test_networks_with_a_memory(capsys, untimed):
     assert figures["ratios"]["steps per second, at once / step by step"] == 2.0
 
 
-def test_trials(capsys, untimed):
+def test_trials(capsys, untimed, monkeypatch):
+    monkeypatch.setattr(benchmark.networks, "gru", lambda width: networks.mlp((width,)))  # it compiles faster
     _, figures = printed(capsys, "trials", **SMALL, levels="bandit/bernoulli", width=4, epochs=1)
     assert [figures[way]["env_steps_per_second"] for way in ("trials", "episodes")] == [4.0, 2.0]
     assert figures["ratios"]["steps per second, trials / episodes"] == 2.0
