@@ -29,17 +29,21 @@ def untimed(monkeypatch):
             result = jax.eval_shape(function, argument)
             shapes = [jax.tree.map(lambda x: (x.shape, x.dtype), x) for x in (argument, result)]
             assert shapes[0] == shapes[1]  # a result is the next argument
-        return {name: {"min_seconds": 2.0**i} for i, name in enumerate(programs)}
+        return {name: {"min_seconds": 2.0**i, "median_seconds": 2.0**i} for i, name in enumerate(programs)}
 
     monkeypatch.setattr(benchmark, "time_side_by_side", times)
 
 
-def test_lpg(capsys):
+def test_lpg(capsys, untimed):
     sizes = {"num_lifetimes": 2, "updates": 2, "hidden": 4, "meta_steps": 1, "levels": "mdp/random"}
     configuration, figures = printed(capsys, "lpg", **SMALL, **sizes)
     assert configuration["num_lifetimes"] == 2 and figures["levels"] == "mdp/random"
-    assert {"compile_seconds", "min_seconds", "median_seconds", "env_steps_per_second"} <= set(figures["meta_step"])
-    assert figures["ratios"]["meta_step / environments_and_policy"] > 1
+    assert figures["meta_step"]["env_steps_per_second"] == 2 * 2 * 2 * 3  # the last rollout judges the updated agents
+    assert figures["ratios"] == {
+        "meta_step / meta_network_products": 1 / 8,
+        "meta_step / environments_and_policy": 1 / 4,
+        "environments_and_policy / environments": 2.0,
+    }
     assert figures["peak_memory_mib"] > 0
 
 
@@ -66,6 +70,7 @@ def test_policies_of_tokens(capsys):
     for figures, name in zip(rows, ["transformer", "gru"], strict=True):
         assert figures["policy"] == name and figures["parameters"] > 0
         assert figures["cached"]["tokens_per_second"] > 0 and figures["recomputed"]["tokens_per_second"] > 0
+        assert {"compile_seconds", "temporary_mib", "min_seconds", "median_seconds"} < set(figures["cached"])
 
 
 def test_networks_with_a_memory(capsys, untimed):
