@@ -95,7 +95,8 @@ def training():
 
         start = newborn(inner, horizon=1000)
         tuning, metrics = jax.lax.scan(step, start, jax.random.split(jax.random.key(2), 200))
-        rates = [success_rate(LEARNER, Echo(), x.params, jax.random.key(3), count=64) for x in (start, tuning)]
+        both = jax.tree.map(lambda *x: jnp.stack(x), start.params, tuning.params)
+        rates = jax.vmap(lambda params: success_rate(LEARNER, Echo(), params, jax.random.key(3), count=64))(both)
         fitness = jax.vmap(lambda key: inner.fitness((), tuning, key))(jax.random.split(jax.random.key(4), 8))
         return *rates, metrics, fitness.mean()
 
