@@ -124,7 +124,7 @@ def assert_close(one, other, **tolerance):
 
 def test_every_loss_of_answers_serves_in_a_step(step):
     """It is one of tokens or of whole answers, and its gradient reaches the policy."""
-    moves = {name: step(OF_ECHO, True, **{name: 1.0}) for name in OF_ANSWERS}
+    moves = {name: step(OF_FIRST_TOKEN, True, **{name: 1.0}) for name in OF_ANSWERS}
     for name, (move, metrics, x, found) in moves.items():
         assert found[name].shape in [(16, 3), (16,), (4,)] and found[name].dtype == np.float32
         size = optax.tree.norm(move)
