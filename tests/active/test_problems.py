@@ -30,9 +30,9 @@ def test_the_complexity_of_questions_is_that_of_the_closest_hypothesis():
 def test_all_candidates_may_be_right(name):
     problem = PROBLEMS[name]
     assert len({tuple(code) for code in np.asarray(problem.codes)}) == len(problem.codes)
-    theta = jax.vmap(problem.sample)(jax.random.split(jax.random.key(0), 500))
+    theta = jax.jit(jax.vmap(problem.sample))(jax.random.split(jax.random.key(0), 500))
     assert np.abs(theta).max() <= 1.0
-    assert len(set(jax.vmap(problem.right)(theta).tolist())) == len(problem.codes)
+    assert len(set(jax.jit(jax.vmap(problem.right))(theta).tolist())) == len(problem.codes)
 
 
 @pytest.mark.parametrize(
@@ -54,17 +54,18 @@ def test_the_projection_is_in_the_class_and_leaves_its_members_alone(name):
     problem = PROBLEMS[name]
     theta = 2.0 * jax.random.normal(jax.random.key(0), (64, problem.codes.shape[1]))
     radius = jnp.exp(jax.random.uniform(jax.random.key(1), (64,), minval=0.0, maxval=5.0))
-    projected = jax.vmap(partial(project, problem))(theta, radius)
-    complexity = jax.vmap(problem.complexity)(projected)
+    projection = jax.jit(jax.vmap(partial(project, problem)))
+    projected = projection(theta, radius)
+    complexity = jax.jit(jax.vmap(problem.complexity))(projected)
     assert (complexity <= radius).all()
-    right = jax.vmap(problem.right)
+    right = jax.jit(jax.vmap(problem.right))
     np.testing.assert_array_equal(right(projected), right(jnp.clip(theta, -1.0, 1.0)))
     # no further than needed: what was moved is on the border
     moved = (projected != jnp.clip(theta, -1.0, 1.0)).any(1)
     assert 5 < moved.sum() < 64
     np.testing.assert_allclose(complexity[moved], radius[moved], rtol=1e-3)
     inside = jnp.abs(projected).max(1) <= 1.0
-    again = jax.vmap(partial(project, problem))(projected, radius)
+    again = projection(projected, radius)
     np.testing.assert_array_equal(again[inside], projected[inside])
 
 

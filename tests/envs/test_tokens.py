@@ -343,10 +343,11 @@ def test_countdown_parts_are_disjoint():
 def test_every_problem_is_listed_once_with_its_probability(task, in_order):
     """Prompts differ by more than the order of what follows their first tokens."""
     problems, probability = task.every()
-    prompts = np.asarray(jax.vmap(task.prompt)(problems))
+    prompts = np.asarray(jax.jit(jax.vmap(task.prompt))(problems))
     assert len({(*row[:in_order], *sorted(row[in_order:])) for row in prompts}) == len(prompts)
-    assert float(probability.sum()) == pytest.approx(1.0, rel=1e-5) and (probability > 0).all()
-    drawn = np.asarray(jax.vmap(lambda key: task.prompt(task.sample(key)))(jax.random.split(jax.random.key(0), 4000)))
+    assert np.asarray(probability, float).sum() == pytest.approx(1.0, rel=1e-5) and (probability > 0).all()
+    draw = jax.jit(jax.vmap(lambda key: task.prompt(task.sample(key))))
+    drawn = np.asarray(draw(jax.random.split(jax.random.key(0), 4000)))
     # the mean of a number that both have: draws agree with the list
     weighted = np.asarray(probability) @ prompts.sum(1)
     deviation = np.sqrt(np.asarray(probability) @ (prompts.sum(1) - weighted) ** 2)
@@ -360,13 +361,14 @@ def test_too_many_problems_are_not_listed():
 
 def test_an_imperfect_demonstrator_copies_as_often_as_it_is_told():
     good = tokens.Sorting(2, 4, room=4)
-    problems = jax.vmap(good.sample)(jax.random.split(jax.random.key(0), 4000))
+    problems = jax.jit(jax.vmap(good.sample))(jax.random.split(jax.random.key(0), 4000))
     keys = jax.random.split(jax.random.key(1), 4000)
 
+    @jax.jit
     def shown(copies):
-        return jax.jit(jax.vmap(tokens.Imperfect(good, copies).demonstrate))(keys, problems)
+        return jax.vmap(tokens.Imperfect(good, copies).demonstrate)(keys, problems)
 
-    solutions = jax.vmap(good.demonstrate)(keys, problems)
+    solutions = jax.jit(jax.vmap(good.demonstrate))(keys, problems)
     copies = jnp.pad(jnp.where(problems.digits < 10, problems.digits, good.end), ((0, 0), (0, 1)), constant_values=10)
     np.testing.assert_array_equal(shown(0.0), solutions)
     np.testing.assert_array_equal(shown(1.0), copies)
@@ -383,7 +385,7 @@ def test_an_imperfect_demonstrator_copies_as_often_as_it_is_told():
 def test_an_imperfect_verifier_errs_as_often_as_it_is_told_and_always_alike():
     good = tokens.Sorting(2, 4, room=4)
     problems, _ = good.every()
-    solutions = jax.vmap(lambda problem: good.demonstrate(jax.random.key(0), problem))(problems)
+    solutions = jax.jit(jax.vmap(lambda problem: good.demonstrate(jax.random.key(0), problem)))(problems)
     wrong = solutions.at[:, 0].set((solutions[:, 0] + 1) % 10)
     bad = tokens.Imperfect(good, flips=0.2)
     judge = jax.jit(jax.vmap(bad.verify))
@@ -395,8 +397,8 @@ def test_an_imperfect_verifier_errs_as_often_as_it_is_told_and_always_alike():
         np.testing.assert_array_equal(judge(problems, answers).correct, verdict.correct)
         after = jnp.where(jnp.cumsum(answers == 10, 1) > 1, 3, answers)  # other tokens after the end
         np.testing.assert_array_equal(judge(problems, after).correct, verdict.correct)
-    both = [jax.vmap(tokens.Imperfect(good, flips=x).verify)(problems, solutions).correct.mean() for x in (0.0, 1.0)]
-    assert both == [1.0, 0.0]
+    share = jax.jit(lambda x: jax.vmap(tokens.Imperfect(good, flips=x).verify)(problems, solutions).correct.mean())
+    assert [share(0.0), share(1.0)] == [1.0, 0.0]
     for options, says in (({"flips": 1.5}, "flips must be at most 1"), ({"copies": -0.5}, "copies must be at least 0")):
         with pytest.raises(ValueError, match=says):
             tokens.Imperfect(good, **options)
@@ -419,7 +421,7 @@ def test_sorting():
         (1, 3, 3, 3, 3): 2,
         (1, 3, 11, 10, 10): 2,
     }
-    verdict = jax.vmap(task.verify, (None, 0))(problem, jnp.array(list(answers)))
+    verdict = jax.jit(jax.vmap(task.verify, (None, 0)))(problem, jnp.array(list(answers)))
     assert verdict.kind.tolist() == list(answers.values()) and verdict.reward.tolist() == [1, 0, 0, 0, 0, 0]
 
 

@@ -8,12 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from commands import words
+from finetuning import bag
 
 import metarl
+from envs import tokens
 from experiments import amft, amft_arms, amft_report
+from metarl.finetune import finetune
 from metarl.run import checkpoint
 from metarl.run.options import flatten, replace
 from metarl.run.sweep import side_by_side
+from metarl.types import Level
 
 TINY = {
     **{"steps": 4, "num_seeds": 2, "num_prompts": 4, "chunk": 2, "copies": (0.0, 0.9), "flips": (0.0, 0.2)},
@@ -27,10 +31,34 @@ def run(directory, **options):
     amft.main(words(**{**TINY, **options}, directory=directory))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def fast_policy():
+    """A policy that compiles fast instead of the GRU."""
+
+    def policy(num_tokens, width, outputs=None):
+        return bag(num_tokens, width, outputs or num_tokens)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(amft_arms.policies, "gru", policy)
+        yield
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("amft") / "run"
-    run(directory, arms=("sft", "amft"), **OF_AMFT)
+def directory(tmp_path_factory):
+    return tmp_path_factory.mktemp("amft") / "run"
+
+
+@pytest.fixture(scope="module")
+def before(directory):
+    """The results of one arm, and when its last file was written."""
+    run(directory, arms="sft")
+    return json.loads((directory / "amft.json").read_text()), (directory / "sft" / "checkpoints").stat().st_mtime_ns
+
+
+@pytest.fixture(scope="module")
+def finished(directory, before):
+    """The directory of two arms, the second of which has joined."""
+    run(directory, arms=("sft", "amft"), resume=True, **OF_AMFT)
     return directory
 
 
@@ -80,53 +108,55 @@ def checkpoint_of(directory):
     return state, log
 
 
-def test_another_arm_joins_a_finished_comparison(finished, capsys):
-    before = json.loads((finished / "amft.json").read_text())
-    times = {name: (finished / name / "checkpoints").stat().st_mtime_ns for name in ("sft", "amft")}
-    run(finished, arms=("sft", "amft", "rl_critic"), resume=True, **OF_AMFT)
+def test_another_arm_joins_a_finished_comparison(before, finished, capsys):
+    alone, written = before
     after = json.loads((finished / "amft.json").read_text())
-    assert set(after["success"]["all problems"]) == {"base", "sft", "amft", "rl_critic"}
-    for name, value in (("imitation_weight", 0.0), ("entropy", None)):
-        means = [x["mean"] for x in after["at the end"][name]["rl_critic"].values()]
-        assert value is None or means == [value] * 2
-    for question, of_arms in before["success"].items():
+    assert set(alone["success"]["all problems"]) == {"base", "sft"}
+    for question, of_arms in alone["success"].items():
         assert all(after["success"][question][name] == x for name, x in of_arms.items())
-    assert times == {name: (finished / name / "checkpoints").stat().st_mtime_ns for name in times}
-    for options, says in ((OF_AMFT, "give resume"), ({"arms": "sft", "steps": 6, "resume": True}, "a run of 4 steps")):
-        with pytest.raises(SystemExit) as stopped:
-            run(finished, **options)
-        assert stopped.value.code == 2 and says in capsys.readouterr().err
+    assert written == (finished / "sft" / "checkpoints").stat().st_mtime_ns
+    with pytest.raises(SystemExit) as stopped:
+        run(finished, **OF_AMFT)
+    assert stopped.value.code == 2 and "give resume" in capsys.readouterr().err
+    config = replace(amft.Config(), **TINY, arms=("sft",), directory=str(finished), resume=True)
+    with pytest.raises(ValueError, match="a run of 4 steps: it cannot become one of 6"):
+        amft.part(config, finished, "sft", amft.tuned(config, "sft", amft.newborn(config)), 6)
 
 
-@pytest.mark.parametrize("arm", [arm for arm in amft.ARMS if arm not in amft_arms.FIXED or arm == "fixed_02"])
+SMALL = replace(
+    amft.Config(),
+    **{"num_seeds": 2, "num_prompts": 4, "num_validation": 2, "group_size": 2, "num_demonstrations": 4},
+    **{"copies": (0.5,), "flips": (0.1,), "width": 4, "eval_problems": 4},
+)
+
+
+@pytest.mark.parametrize("arm", [arm for arm in amft.ARMS if arm not in (*amft_arms.FIXED, "amft")])  # they run above
 def test_every_arm_makes_a_step(arm):
-    config = replace(
-        amft.Config(),
-        **{"num_seeds": 2, "num_prompts": 4, "num_validation": 2, "group_size": 2, "num_demonstrations": 4},
-        **{"copies": (0.5,), "flips": (0.1,), "width": 4, "eval_problems": 4},
-    )
-    start = jax.eval_shape(lambda: amft.newborn(config))
-    meta = amft.tuned(config, arm, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), start))
-    state = jax.eval_shape(meta.init, jax.random.key(0))
-    after, metrics = jax.eval_shape(meta.step, state, jax.random.key(0))
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
-    assert metrics["held_out"].shape == (2,) and metrics["imitation_weight"].shape == (2,)
-    assert ("logit" in state.params) == arm.startswith("amft")
-    if arm in (
-        "relift",
-        "prefix_rft",
-        "srft",
-    ):  # their steps have parts of their own; that of rl_critic runs above
+    learner, task = amft.policy(SMALL), tokens.Imperfect(amft.tasks(SMALL).train, 0.5, 0.1)
+    x = amft.ARMS[arm](SMALL, task)
+    parts = x.data, x.credit, x.controller, x.update
+    inner = finetune(learner, learner.init, *parts, losses=x.losses, utility=x.utility)
 
-        @jax.jit
-        def first(key):
-            meta = amft.tuned(config, arm, amft.newborn(config))
-            return meta.step(meta.init(key), jax.random.key(1))
+    def first(key):
+        start, meta_params = inner.init(key, Level((), jnp.int32(10))), inner.init_meta(key)
+        return start, inner.step(meta_params, start, key)
 
-        after, metrics = first(jax.random.key(0))
-        assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(after.lifetimes.params))
+    def after(meta_params):
+        start, key = inner.init(jax.random.key(0), Level((), jnp.int32(10))), jax.random.key(0)
+        return inner.loss(meta_params, inner.step(meta_params, start, key).lifetime, key).objective
+
+    start, update = jax.eval_shape(first, jax.random.key(0))
+    shapes = [jax.tree.map(lambda x: (x.shape, x.dtype), tuning) for tuning in (start, update.lifetime)]
+    assert shapes[0] == shapes[1] and update.metrics["imitation_weight"].shape == ()
+    assert (inner.loss is not metarl.meta.no_loss) == arm.startswith("amft")
+    if arm.startswith("amft"):
+        assert jax.eval_shape(lambda: jax.grad(after)(inner.init_meta(jax.random.key(0))))["logit"].shape == ()
+    assert (x.between is not None) == (arm in amft_arms.META)
+    if arm in ("relift", "prefix_rft", "srft"):  # their steps have parts of their own
+        _, update = jax.jit(first)(jax.random.key(0))
+        assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(update.lifetime.params))
         weight = 0.5 if arm == "srft" else 1.0
-        assert jnp.isfinite(metrics["reward_loss"]).all() and (metrics["reward_weight"] == weight).all()
+        assert jnp.isfinite(update.metrics["reward_loss"]) and update.metrics["reward_weight"] == weight
 
 
 @pytest.mark.parametrize("task", ["sorting", "countdown", "general_points"])
@@ -138,9 +168,9 @@ def test_all_problems_of_a_comparison_are_of_one_size(task):
         return
     first = 1 if task == "countdown" else 3  # what comes before the numbers and cards
     trained, base, held_out = (
-        {(*row[:first], *sorted(row[first:])) for row in jax.vmap(x.prompt)(problems).tolist()}
+        {(*row[:first], *sorted(row[first:])) for row in prompts(jax.random.split(jax.random.key(0), 256)).tolist()}
         for x in (place.train, place.base, place.questions["held out"])
-        for problems in [jax.vmap(x.sample)(jax.random.split(jax.random.key(0), 256))]
+        for prompts in [jax.jit(jax.vmap(lambda key, x=x: x.prompt(x.sample(key))))]
     )
     assert not held_out & (trained | base)
 

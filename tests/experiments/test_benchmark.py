@@ -2,10 +2,12 @@
 
 import json
 
+import jax
 import pytest
 from commands import one_line, words
 
 from experiments import benchmark
+from metarl import networks
 
 SMALL = {"num_envs": 2, "rollout_length": 2, "repeats": 1}
 
@@ -18,12 +20,30 @@ def printed(capsys, name, **options):
     return result["configuration"], *result["benchmarks"]
 
 
-def test_lpg(capsys):
+@pytest.fixture
+def untimed(monkeypatch):
+    """The programs are traced, and not run: the first is said to take a second, and each other twice the one before."""
+
+    def times(programs, repeats):
+        for function, argument in programs.values():
+            result = jax.eval_shape(function, argument)
+            shapes = [jax.tree.map(lambda x: (x.shape, x.dtype), x) for x in (argument, result)]
+            assert shapes[0] == shapes[1]  # a result is the next argument
+        return {name: {"min_seconds": 2.0**i, "median_seconds": 2.0**i} for i, name in enumerate(programs)}
+
+    monkeypatch.setattr(benchmark, "time_side_by_side", times)
+
+
+def test_lpg(capsys, untimed):
     sizes = {"num_lifetimes": 2, "updates": 2, "hidden": 4, "meta_steps": 1, "levels": "mdp/random"}
     configuration, figures = printed(capsys, "lpg", **SMALL, **sizes)
     assert configuration["num_lifetimes"] == 2 and figures["levels"] == "mdp/random"
-    assert {"compile_seconds", "min_seconds", "median_seconds", "env_steps_per_second"} <= set(figures["meta_step"])
-    assert figures["ratios"]["meta_step / environments_and_policy"] > 1
+    assert figures["meta_step"]["env_steps_per_second"] == 2 * 2 * 2 * 3  # the last rollout judges the updated agents
+    assert figures["ratios"] == {
+        "meta_step / meta_network_products": 1 / 8,
+        "meta_step / environments_and_policy": 1 / 4,
+        "environments_and_policy / environments": 2.0,
+    }
     assert figures["peak_memory_mib"] > 0
 
 
@@ -50,18 +70,21 @@ def test_policies_of_tokens(capsys):
     for figures, name in zip(rows, ["transformer", "gru"], strict=True):
         assert figures["policy"] == name and figures["parameters"] > 0
         assert figures["cached"]["tokens_per_second"] > 0 and figures["recomputed"]["tokens_per_second"] > 0
+        assert {"compile_seconds", "temporary_mib", "min_seconds", "median_seconds"} < set(figures["cached"])
 
 
-def test_networks_with_a_memory(capsys):
-    _, figures = printed(capsys, "memory", **SMALL, networks="transformer", width=8, window=2)
-    assert figures["network"] == "transformer" and figures["parameters"] > 0
-    assert all(figures[way]["steps_per_second"] > 0 for way in ("at_once", "step_by_step"))
+def test_networks_with_a_memory(capsys, untimed):
+    _, figures = printed(capsys, "memory", **SMALL, networks="gru", width=8)
+    assert figures["network"] == "gru" and figures["parameters"] > 0
+    assert [figures[way]["steps_per_second"] for way in ("at_once", "step_by_step")] == [4.0, 2.0]
+    assert figures["ratios"]["steps per second, at once / step by step"] == 2.0
 
 
-def test_trials(capsys):
+def test_trials(capsys, untimed, monkeypatch):
+    monkeypatch.setattr(benchmark.networks, "gru", lambda width: networks.mlp((width,)))  # it compiles faster
     _, figures = printed(capsys, "trials", **SMALL, levels="bandit/bernoulli", width=4, epochs=1)
-    assert all(figures[way]["env_steps_per_second"] > 0 for way in ("trials", "episodes"))
-    assert figures["ratios"]["steps per second, trials / episodes"] > 0
+    assert [figures[way]["env_steps_per_second"] for way in ("trials", "episodes")] == [4.0, 2.0]
+    assert figures["ratios"]["steps per second, trials / episodes"] == 2.0
 
 
 def test_agents(capsys):

@@ -83,9 +83,10 @@ def test_the_judge_of_sorting_likes_what_is_in_order():
 def test_the_judge_errs_as_often_as_it_should_and_in_the_same_way():
     answers = jax.random.randint(jax.random.key(0), (2000, 6), 0, 11)
     x = batch(answers, jax.random.randint(jax.random.key(1), (2000, 8), 0, 11))
-    wrong = in_order(0.2)(x) != in_order(0.0)(x)
+    judge = jax.jit(in_order(0.2))
+    wrong = judge(x) != jax.jit(in_order(0.0))(x)
     assert float(wrong.mean()) == pytest.approx(0.2, abs=0.02)
-    np.testing.assert_array_equal(in_order(0.2)(x), in_order(0.2)(x))
+    np.testing.assert_array_equal(judge(x), in_order(0.2)(x))
 
 
 def test_distinct_answers_are_counted_once():
@@ -100,15 +101,18 @@ def test_distinct_answers_are_counted_once():
             decode=lambda params, cache, token: (logits[1], cache),
         )
 
-    right = token_studies.distinct(always(4), task, count=2, draws=8)((), jax.random.key(0))
+    def found(policy, draws=8):
+        return jax.jit(token_studies.distinct(policy, task, count=2, draws=draws))((), jax.random.key(0))
+
+    right = found(always(4))
     assert (float(right["solved"]), float(right["distinct"])) == (1.0, 1.0)
-    wrong = token_studies.distinct(always(2), task, count=2, draws=8)((), jax.random.key(0))
+    wrong = found(always(2))
     assert (float(wrong["solved"]), float(wrong["distinct"])) == (0.0, 0.0)
     free = policy._replace(
         prefill=lambda params, prompt, room: (jnp.zeros(5).at[jnp.array([2, 3])].set(20.0), jnp.zeros(1)),
         decode=lambda params, cache, token: (30.0 * jax.nn.one_hot(jnp.where(token == 0, 0, 4 - token), 5), cache),
     )
-    both = token_studies.distinct(free, task, count=2, draws=32)((), jax.random.key(0))
+    both = found(free, 32)
     assert float(both["distinct"]) == 0.0  # 2 2 2 .. and 3 1 3 .. do not end
     assert float(both["entropy, temperature 1"]) == pytest.approx(np.log(2) / 6, rel=1e-4)  # one choice, six tokens
 
@@ -119,7 +123,7 @@ def test_gold_is_of_texts_and_not_of_their_means():
         prefill=lambda params, prompt, room: (jnp.zeros(8).at[jnp.array([3, 4])].set(30.0), jnp.zeros(1)),
         decode=lambda params, cache, token: (30.0 * jax.nn.one_hot(token, 8), cache),
     )
-    found = token_studies.gold_and_proxies(policy)((), jax.random.key(0))
+    found = jax.jit(token_studies.gold_and_proxies(policy))((), jax.random.key(0))
     share = float(found["first proxy"])
     assert share == float(found["second proxy"]) == pytest.approx(0.5, abs=0.1)
     assert float(found["gold"]) == pytest.approx(-1.25 * share, rel=1e-4)
@@ -161,7 +165,7 @@ def only_shapes(policy, methods, starts, keys, steps, look, looks=10, rate=2e-3)
 
 
 def untrained(policy, task, keys, steps, count=64):
-    return jax.vmap(policy.init)(keys)
+    return jax.jit(jax.vmap(policy.init))(keys)
 
 
 @pytest.mark.parametrize(
@@ -200,7 +204,7 @@ def test_losses_of_groups_raise_the_best_answer():
     actions, reward = jnp.array([3, 5, 7]), jnp.array([0.0, 1.0, 0.5])
     for method, kind in bandit_studies.METHODS.items():
         loss = lambda x, method=method: bandit_studies.group_loss(method, x, log_pi, actions, reward)  # noqa: E731
-        slope = jax.grad(loss)(log_pi)
+        slope = jax.jit(jax.grad(loss))(log_pi)
         assert slope[5] < 0.0 and (slope[3] > 1e-3) == (kind == "contrast"), method
 
 

@@ -51,7 +51,8 @@ def test_a_run_compares_both_arms_with_random_search_and_gp_ei(finished):
 def test_the_saved_agent_plays_on(finished):
     agent = metarl.load_agent(finished[0] / "agent.safetensors")
     levels = TINY.problems.make(1)
-    episodes = agent.play(levels.environment, jax.random.key(0), levels.sample(jax.random.key(1)).problem)
+    play = jax.jit(lambda key: agent.play(levels.environment, key, levels.sample(key).problem))
+    episodes = play(jax.random.key(0))
     assert (episodes.length == 3).all() and episodes.finished.all()
 
 
@@ -68,7 +69,8 @@ def test_arms_differ_by_the_histogram_alone(finished):
 
 def test_regrets_of_random_orders_are_those_of_the_hypergeometric_maximum():
     """After one of two evaluations of (0, 1), a half; after both, none."""
-    found = nap.random_regrets(jnp.tile(jnp.array([0.0, 1.0]), (200, 1)), 2, jax.random.key(0))
+    values = jnp.tile(jnp.array([0.0, 1.0]), (200, 1))
+    found = jax.jit(lambda key: nap.random_regrets(values, 2, key))(jax.random.key(0))
     assert found.shape == (nap.ORDERS, 200, 2)
     assert float(found[..., 0].mean()) == pytest.approx(0.5, abs=0.05) and not found[..., 1].any()
 

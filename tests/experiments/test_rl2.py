@@ -44,7 +44,7 @@ def test_the_best_agent_plays_on_in_trials(finished):
     agent = metarl.load_agent(directory / "agent.safetensors")
     assert agent.card["experiment"] == "rl2"
     config = replace(rl2.Config(), **OPTIONS)
-    episodes = agent.play(rl2.trials(config), jax.random.key(0), num_episodes=5)
+    episodes = jax.jit(lambda key: agent.play(rl2.trials(config), key, num_episodes=5))(jax.random.key(0))
     np.testing.assert_array_equal(episodes.length, 6)
 
 
@@ -97,7 +97,8 @@ def test_training_goes_on_from_an_agent(finished, tmp_path):
     agent = metarl.load_agent(directory / "agent.safetensors")
     for start in (directory, directory / AGENT_FILE):
         config = replace(rl2.Config(), **OPTIONS, start_from=str(start))
-        newborn = rl2.inner_loop(config).init(jax.random.key(1), config.tasks.trials().sample(jax.random.key(0)))
+        task = config.tasks.trials().sample(jax.random.key(0))
+        newborn = jax.jit(rl2.inner_loop(config).init)(jax.random.key(1), task)
         jax.tree.map(np.testing.assert_array_equal, newborn.params, dict(agent.params))
     with pytest.raises(ValueError, match="initial"):
         rl2.inner_loop(replace(rl2.Config(), **{**OPTIONS, "width": 9}, start_from=str(directory)))

@@ -46,10 +46,16 @@ def test_the_last_answers_of_a_group_are_drawn_at_the_temperature_of_the_state()
     keys, params = Keys(*jax.random.split(jax.random.key(0), 3)), POLICY.init(jax.random.key(1))
     progress = Progress(jnp.int32(0), jnp.int32(1))
     assert source.init(jax.random.key(0)) == 1.0
-    answers = source.sample(POLICY, params, jnp.float32(1e-3), progress, keys).answers.reshape(4, 6, 3)
+    plain_source = sources.fresh(Echo(), Sampling(4, 6))
+
+    @jax.jit
+    def drawn(params):
+        cold = source.sample(POLICY, params, jnp.float32(1e-3), progress, keys)
+        return cold.answers, plain_source.sample(POLICY, params, (), progress, keys).answers
+
+    answers, plain = (np.asarray(x).reshape(4, 6, 3) for x in drawn(params))
     assert (answers[:, 3:] == answers[:, 3:4]).all() and not (answers[:, :3] == answers[:, :1]).all()
-    plain = sources.fresh(Echo(), Sampling(4, 6)).sample(POLICY, params, (), progress, keys).answers
-    np.testing.assert_array_equal(answers[:, :3], plain.reshape(4, 6, 3)[:, :3])
+    np.testing.assert_array_equal(answers[:, :3], plain[:, :3])
 
 
 def test_the_temperature_follows_from_the_entropy_of_the_others_alone():

@@ -27,7 +27,7 @@ def record(advantage=(0.0, 0.0, 0.0), success=(0.0, 0.0, 0.0)):
 def drawn(rule, state, sampling=SAMPLING):
     source = categories.categorised(TASK, rule, sampling)
     keys = Keys(*jax.random.split(jax.random.key(0), 3))
-    return source.sample(POLICY, POLICY.init(jax.random.key(1)), state, progress(0), keys)
+    return jax.jit(lambda: source.sample(POLICY, POLICY.init(jax.random.key(1)), state, progress(0), keys))()
 
 
 @pytest.mark.parametrize("p", [0.0, 0.25, 0.5, 1.0])

@@ -57,7 +57,7 @@ def trained(steps=250, **options):
         return jax.lax.scan(step, tuning, jax.random.split(jax.random.key(3), steps))[0].params
 
     prompts = jnp.zeros((len(ANSWERS), 1), jnp.int32)
-    found = evaluate_answers(POLICY, train(newborn(inner, steps)), prompts, ANSWERS, 0)
+    found = jax.jit(lambda params: evaluate_answers(POLICY, params, prompts, ANSWERS, 0))(train(newborn(inner, steps)))
     return np.exp(terms.of_answer(found.log_prob, found.mask))
 
 

@@ -50,10 +50,12 @@ def test_a_policy_survives_a_reward_model_that_returns_nan():
 
 def test_the_penalty_is_the_log_ratio_of_the_answer():
     plain, found = drawn(FRESH), drawn(judged.penalised(FRESH, REFERENCE, 0.3))
-    own, ref = (
-        terms.of_answer(evaluate_answers(POLICY, p, plain.prompts, plain.answers, 0).log_prob, plain.mask)
-        for p in (PARAMS, REFERENCE)
-    )
+
+    @jax.jit
+    def log_prob(params):
+        return terms.of_answer(evaluate_answers(POLICY, params, plain.prompts, plain.answers, 0).log_prob, plain.mask)
+
+    own, ref = map(log_prob, (PARAMS, REFERENCE))
     np.testing.assert_allclose(found.reward, plain.reward - 0.3 * (own - ref), atol=1e-5)
     assert float(jnp.abs(own - ref).max()) > 0.01
     np.testing.assert_allclose(judged.log_ratio(POLICY, REFERENCE, plain), own - ref, atol=1e-5)
@@ -64,14 +66,15 @@ def test_a_rater_compares_the_first_two_answers_of_some_problems_after_the_step(
     state = source.init(jax.random.key(0))
     found = drawn(source, state)
     np.testing.assert_allclose(found.reward, MODEL.score(state.model[0], found.prompts, found.answers), rtol=1e-5)
-    after = source.update(state, Outcome(found, 4, jnp.zeros(found.mask.shape), Weights(jnp.zeros(()), jnp.ones(()))))
+    weights = Weights(jnp.zeros(()), jnp.ones(()))
+    update = jax.jit(lambda state: source.update(state, Outcome(found, 4, jnp.zeros(found.mask.shape), weights)))
+    after = update(state)
     first, second = found.answers[jnp.array([0, 4])], found.answers[jnp.array([1, 5])]
     one, other = (ones(found)[jnp.array(rows)] for rows in ([0, 4], [1, 5]))
     known = ranked(found.prompts[jnp.array([0, 4])], first, second, one > other)
     assert (one != other).any()
-    expected = MODEL.step(
-        state.model, lambda params: terms.token_mean(bradley_terry(MODEL, params, known), one != other)
-    )
+    loss = lambda params: terms.token_mean(bradley_terry(MODEL, params, known), one != other)  # noqa: E731
+    expected = jax.jit(lambda model: MODEL.step(model, loss))(state.model)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), after.model[0], expected[0])
 
 

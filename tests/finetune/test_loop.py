@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from finetuning import POLICY, SIZES, Echo, constant_levels, loop, newborn
+from finetuning import POLICY, SIZES, Echo, bag, loop, newborn
 
 import metarl
 from metarl import optimizers
@@ -26,7 +26,6 @@ from metarl.finetune import (
 from metarl.finetune.credit import dr_grpo, gae
 from metarl.finetune.policies import gru
 from metarl.meta import advance, done, no_loss
-from metarl.run.sweep import side_by_side
 
 DATA = Data(sources.fresh(Echo(), SIZES), sources.demonstrations(Echo(), 8))
 
@@ -52,27 +51,31 @@ def test_at_its_bounds_a_step_is_pure_imitation_and_pure_reward_bit_for_bit():
         assert after.metrics["imitation_weight"] == mu and after.metrics["reward_weight"] == 1.0 - mu
         _, alone = step(logit, mu, 1.0 - mu)
         jax.tree.map(np.testing.assert_array_equal, after.lifetime.params, alone.lifetime.params)
-        pure.append(after.lifetime.params["embedding"]["embedding"])
-        assert (pure[-1] != start["embedding"]["embedding"]).any()
+        pure.append(after.lifetime.params["embedding"])
+        assert (pure[-1] != start["embedding"]).any()
     assert (pure[0] != pure[1]).any()
 
 
 def test_a_step_follows_the_weighted_sum_of_both_gradients():
+    """The weight is an array: trainings at several weights, side by side in one program."""
+
     @jax.jit
+    @jax.vmap
     def moved(mu):
         inner = loop(controllers.constant(mu))
         start = newborn(inner)
-        return jax.tree.map(jnp.subtract, inner.step((), start, jax.random.key(1)).lifetime.params, start.params)
+        after = inner.step((), start, jax.random.key(1))
+        return jax.tree.map(jnp.subtract, after.lifetime.params, start.params), after.metrics["imitation_weight"]
 
-    reward, both, imitation = map(moved, (0.0, 0.25, 1.0))
-    jax.tree.map(
-        lambda b, r, i: np.testing.assert_allclose(b, 0.75 * r + 0.25 * i, rtol=1e-4, atol=1e-6),
-        both,
-        reward,
-        imitation,
-    )
+    weights = jnp.array([0.0, 0.25, 1.0])
+    moves, found = moved(weights)
+    np.testing.assert_array_equal(found, weights)
+    for reward, both, imitation in jax.tree.leaves(moves):
+        assert np.abs(reward - imitation).max() > 1e-3
+        np.testing.assert_allclose(both, 0.75 * reward + 0.25 * imitation, rtol=1e-4, atol=1e-6)
 
 
+LEARNER = gru(4, width=8)
 ACTOR_CRITIC = {"advantages": gae(TokenCritic(gru(4, width=8, outputs=1), optax.adam(0.03)))}
 
 
@@ -83,7 +86,8 @@ def training():
     @partial(jax.jit, static_argnums=1)
     def train(mu, actor_critic):
         sizes = {"sampling": Sampling(8, 4), "demonstrations": sources.demonstrations(Echo(), 32)}
-        inner = loop(controllers.constant(mu), optax.adam(0.03), **sizes, **ACTOR_CRITIC if actor_critic else {})
+        options = {"policy": LEARNER, **sizes, **ACTOR_CRITIC} if actor_critic else {"policy": LEARNER, **sizes}
+        inner = loop(controllers.constant(mu), optax.adam(0.03), **options)
 
         def step(tuning, key):
             after = inner.step((), tuning, key)
@@ -91,7 +95,8 @@ def training():
 
         start = newborn(inner, horizon=1000)
         tuning, metrics = jax.lax.scan(step, start, jax.random.split(jax.random.key(2), 200))
-        rates = [success_rate(POLICY, Echo(), x.params, jax.random.key(3), count=64) for x in (start, tuning)]
+        both = jax.tree.map(lambda *x: jnp.stack(x), start.params, tuning.params)
+        rates = jax.vmap(lambda params: success_rate(LEARNER, Echo(), params, jax.random.key(3), count=64))(both)
         fitness = jax.vmap(lambda key: inner.fitness((), tuning, key))(jax.random.split(jax.random.key(4), 8))
         return *rates, metrics, fitness.mean()
 
@@ -107,29 +112,6 @@ def test_policies_learn_the_task(mu, actor_critic, least, training):
     assert after > least > 0.5 > before
     assert metrics["success"][-20:].mean() > least - 0.2 and metrics["entropy"][-1] < metrics["entropy"][0]
     assert fitness > least - 0.2
-
-
-def test_a_sweep_over_a_controllers_hyperparameter_is_the_single_runs():
-    """The weight as an array leaf: trainings at several weights, side by side in one program."""
-
-    def make(imitation):
-        inner, estimator = loop(controllers.constant(imitation)), metarl.estimators.backprop(1)
-        return metarl.compose(inner, estimator, optax.sgd(0.1), constant_levels(100), num_lifetimes=1)
-
-    weights = jnp.array([0.0, 0.3, 1.0])
-    meta, keys = side_by_side(make, weights), jax.random.split(jax.random.key(1), 3)
-
-    def first(meta):
-        return jax.jit(lambda key, step_key: meta.step(meta.init(key), step_key))
-
-    state, metrics = first(meta)(jax.random.key(0), jax.random.key(1))
-    np.testing.assert_allclose(metrics["imitation_weight"].ravel(), weights)
-    alone, _ = first(make(0.3))(jax.random.split(jax.random.key(0), 3)[1], keys[1])
-    jax.tree.map(
-        lambda many, one: np.testing.assert_allclose(many[1], one, rtol=1e-4, atol=1e-6),
-        state.lifetimes.params,
-        alone.lifetimes.params,
-    )
 
 
 def test_a_finished_training_is_frozen():
@@ -150,10 +132,11 @@ AMFT = controllers.amft(0.5, low=0.0, high=1.0, entropy_rate=0.0)
 CROSS_ENTROPY = utilities.cross_entropy(Echo(), 8, normalise=False)
 
 
-def utility(passes):
+@pytest.fixture(scope="module", params=[(1, 1), (2, 2)])
+def utility(request):
     """The utility after one step as a function of the weight, on fixed draws: its derivative, and by differences."""
     with jax.enable_x64(True):
-        inner = loop(AMFT, optax.sgd(0.5), utility=CROSS_ENTROPY, passes=passes)
+        inner = loop(AMFT, optax.sgd(0.5), utility=CROSS_ENTROPY, passes=request.param)
         tuning = jax.tree.map(lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, newborn(inner))
         key = jax.random.key(7)
 
@@ -165,21 +148,21 @@ def utility(passes):
 
         mu, eps = 0.3, 1e-5
         logit = jnp.log(jnp.float64(mu)) - jnp.log1p(-jnp.float64(mu))
-        exact = jax.jit(jax.grad(after))(logit)
-        high, low = jax.jit(jax.vmap(after))(logit + jnp.array([eps, -eps]))
+        both = jax.jit(jax.value_and_grad(after))
+        exact, (high, low) = both(logit)[1], (both(logit + x)[0] for x in (eps, -eps))
         return float(exact), float(high - low) / (2 * eps), inner, tuning, {"logit": logit}, key
 
 
-@pytest.mark.parametrize("passes", [(1, 1), (2, 2)])
-def test_the_meta_gradient_is_that_of_finite_differences(passes):
+def test_the_meta_gradient_is_that_of_finite_differences(utility):
     """Through several epochs and minibatches, too: their gradients are differentiated."""
-    exact, numeric, *_ = utility(passes)
+    exact, numeric, *_ = utility
     assert exact == pytest.approx(numeric, rel=1e-6) and abs(exact) > 1e-6
 
 
-def test_the_meta_gradient_is_the_inner_product_after_the_step():
+@pytest.mark.parametrize("utility", [(1, 1)], indirect=True)
+def test_the_meta_gradient_is_the_inner_product_after_the_step(utility):
     """`d L_val(theta') / d mu = -eta <grad L_val(theta'), g_imitation - g_reward>`: an explicit SGD step."""
-    exact, _, inner, tuning, meta, key = utility((1, 1))
+    exact, _, inner, tuning, meta, key = utility
     with jax.enable_x64(True):
         step_key, loss_key = jax.random.split(key)
 
@@ -264,7 +247,7 @@ HALF = controllers.constant(0.5)
         (lambda: loop(AMFT), "the controller has a meta-parameter, which needs a utility"),
         (lambda: loop(HALF, utility=CROSS_ENTROPY), "the utility has no effect"),
         (
-            lambda: finetune(gru(5, 4), POLICY.init, DATA, dr_grpo(4), HALF, updates.joint(optax.sgd(1.0))),
+            lambda: finetune(bag(5, 4, 5), POLICY.init, DATA, dr_grpo(4), HALF, updates.joint(optax.sgd(1.0))),
             "the task has 4 tokens, but the policy 5",
         ),
     ],

@@ -1,6 +1,5 @@
 """Sequence policies: reading with and without a cache are the same function, and samples are what they say."""
 
-import json
 import re
 from functools import partial
 
@@ -10,11 +9,10 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from experiments import benchmark
 from metarl.finetune.policies import Prefix, answer_logits, evaluate_answers, gru, sample, transformer, until_end
 
 B, V, P, T, END = 8, 5, 3, 6, 4  # the same batch everywhere: few programs to compile
-KINDS = {"transformer": lambda v=V: transformer(v, 8, heads=2, max_length=P + T), "gru": lambda v=V: gru(v, 8)}
+KINDS = {"transformer": transformer(V, 8, layers=1, heads=2, max_length=P + T), "gru": gru(V, 8)}
 
 
 def some_params(policy, seed=0):
@@ -26,7 +24,7 @@ def some_params(policy, seed=0):
 
 @pytest.fixture(scope="module", params=KINDS)
 def policy(request):
-    return KINDS[request.param]()
+    return KINDS[request.param]
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +110,7 @@ def test_newborn_policies_need_no_matrix_decomposition(policy):
 
 
 def test_a_transformer_is_what_its_papers_write():
-    policy = KINDS["transformer"]()
+    policy = transformer(V, 8, layers=2, heads=2, max_length=P + T)
     params, tokens = jax.tree.map(np.asarray, some_params(policy)), np.asarray(some_tokens(P + T))
 
     def norm(p, x):
@@ -132,7 +130,7 @@ def test_a_transformer_is_what_its_papers_write():
         hidden = norm(p["LayerNorm_1"], x) @ p["hidden"]["kernel"] + p["hidden"]["bias"]
         x = x + np.asarray(jax.nn.gelu(hidden)) @ p["out"]["kernel"] + p["out"]["bias"]
     logits = norm(params["LayerNorm_0"], x) @ params["logits"]["kernel"] + params["logits"]["bias"]
-    np.testing.assert_allclose(policy.apply(params, tokens), logits, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(jax.jit(policy.apply)(params, tokens), logits, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.5, 1.0, 2.0])
@@ -174,10 +172,14 @@ def test_tokens_are_drawn_as_often_as_they_are_likely(temperature):
     draw = jax.jit(partial(sample, policy, length=2, end=2))
     samples = draw(params, prompts, jax.random.key(0), temperature=temperature)
     answers = jnp.array([[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2], [2, 2]])
-    logits = answer_logits(policy, params, prompts[:7], answers)
-    log_probs = jax.nn.log_softmax(logits / temperature)
-    each = jnp.take_along_axis(log_probs, answers[..., None], -1)[..., 0]
-    expected = np.asarray(jnp.exp(jnp.where(until_end(answers, 2), each, 0.0).sum(1)), float)
+
+    @jax.jit
+    def probability(params):
+        log_probs = jax.nn.log_softmax(answer_logits(policy, params, prompts[:7], answers) / temperature)
+        each = jnp.take_along_axis(log_probs, answers[..., None], -1)[..., 0]
+        return jnp.exp(jnp.where(until_end(answers, 2), each, 0.0).sum(1))
+
+    expected = np.asarray(probability(params), float)
     np.testing.assert_allclose(expected.sum(), 1.0, atol=1e-5)
     counts = (samples.tokens[:, None] == answers).all(-1).sum(0)
     assert counts.sum() == rows and expected.min() > 0.01
@@ -253,7 +255,7 @@ def test_writing_to_the_cache_touches_one_row_of_it(params, draw):
     assert not re.search(rf"= {cache} (copy|transpose)\(", program)
 
 
-TRANSFORMER = transformer(V, 8, heads=2, max_length=P + T)
+TRANSFORMER = KINDS["transformer"]
 PARAMS = jax.jit(TRANSFORMER.init)(jax.random.key(0))
 PROMPTS = jnp.zeros((2, P), jnp.int32)
 draw_from = partial(sample, TRANSFORMER, PARAMS, PROMPTS, jax.random.key(0))
@@ -302,12 +304,3 @@ def test_the_last_token_of_an_answer_needs_no_room():
 def test_what_is_wrong_is_said_before_anything_compiles(call, message):
     with pytest.raises(ValueError, match=message):
         call()
-
-
-def test_the_benchmark_of_tokens_prints_its_figures_as_json(capsys):
-    small = "--batch 2 --length 4 --prompt-length 2 --num-tokens 3 --width 4 --layers 1 --repeats 1"
-    benchmark.main(["tokens", *small.split()])
-    for figures, name in zip(json.loads(capsys.readouterr().out)["benchmarks"], ["transformer", "gru"], strict=True):
-        assert figures["policy"] == name and figures["parameters"] > 0
-        assert figures["cached"]["tokens_per_second"] > 0 and figures["recomputed"]["tokens_per_second"] > 0
-        assert figures["ratios"]["tokens per second, cached / recomputed"] > 0

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from finetuning import FirstToken, batch
+from finetuning import FirstToken, bag, batch
 
 from envs.tokens import Turns
 from metarl.finetune import (
@@ -17,7 +17,6 @@ from metarl.finetune import (
     credit,
     finetune,
     losses,
-    policies,
     sources,
     updates,
 )
@@ -133,7 +132,7 @@ def test_star_keeps_correct_answers_and_mrt_star_the_one_with_most_progress():
     assert not star(2)(none).any() and not star(2, by_progress=False)(none).any()
 
 
-LEARNER = policies.gru(6, 8)
+LEARNER = bag(6, 8, 6)
 
 
 @pytest.mark.parametrize("name", ["mrt", pytest.param("star", marks=pytest.mark.slow)])

@@ -13,10 +13,13 @@ from metarl.types import Progress
 
 
 def batch_of(source, step=0, state=None):
-    keys = Keys(*jax.random.split(jax.random.key(0), 3))
-    params = POLICY.init(jax.random.key(1))
-    state = source.init(jax.random.key(2)) if state is None else state
-    return source.sample(POLICY, params, state, Progress(jnp.int32(step), jnp.int32(10)), keys)
+    @jax.jit
+    def sample(step, state):
+        keys = Keys(*jax.random.split(jax.random.key(0), 3))
+        state = source.init(jax.random.key(2)) if state is None else state
+        return source.sample(POLICY, POLICY.init(jax.random.key(1)), state, Progress(step, jnp.int32(10)), keys)
+
+    return sample(jnp.int32(step), state)
 
 
 def test_answers_to_one_problem_are_neighbours():
@@ -25,7 +28,7 @@ def test_answers_to_one_problem_are_neighbours():
     assert batch.answers.shape == (12, 3) and source.tokens_drawn == 36
     assert (batch.prompts.reshape(3, 4) == batch.prompts.reshape(3, 4)[:, :1]).all()
     assert (batch.prefix_length == 0).all() and (batch.old_log_prob[batch.mask] < 0.0).all()
-    verdict = jax.vmap(Echo().verify)(batch.problem, batch.answers)
+    verdict = jax.jit(jax.vmap(Echo().verify))(batch.problem, batch.answers)
     np.testing.assert_array_equal(batch.reward, verdict.reward)
     np.testing.assert_array_equal(batch.correct, verdict.correct)
 
@@ -41,13 +44,14 @@ def test_demonstrations_are_batches_of_correct_answers_that_nobody_drew():
 def test_only_a_share_of_the_problems_has_a_demonstration_and_always_the_same_ones():
     task = tokens.Sorting(2, 3, room=3)
 
+    @jax.jit
     def shown(key, share=0.3):
         keys = Keys(*jax.random.split(jax.random.key(key), 3))
         progress = Progress(jnp.int32(0), jnp.int32(10))
         return sources.demonstrations(task, 4000, share).sample(POLICY, (), (), progress, keys)
 
     every = {tuple(row) for row in task.every()[0].digits.tolist()}
-    batches = [jax.jit(shown)(key) for key in (0, 1)]
+    batches = [jax.device_get(shown(key)) for key in (0, 1)]
     chosen = [{tuple(x) for x in batch.prompts[batch.mask.any(1)].tolist()} for batch in batches]
     left_out = [{tuple(x) for x in batch.prompts[~batch.mask.any(1)].tolist()} for batch in batches]
     assert not (chosen[0] | chosen[1]) & (left_out[0] | left_out[1])  # whoever draws them
@@ -65,12 +69,18 @@ def test_the_last_answer_of_a_group_continues_a_demonstration():
     assert (batch.answers.reshape(4, 4, 3)[:, 3, :2] == 3).all()
 
 
-@pytest.mark.parametrize(("step", "shares"), [(0, (2, 2)), (5, (1, 2)), (10, (0, 2))])
-def test_the_least_prefix_falls_over_the_training(step, shares):
+def test_the_least_prefix_falls_over_the_training():
     """Least shares of .9, .5 and .1 along a cosine, and .9 at most, of three tokens."""
-    many = Sampling(64, 2)
-    lengths = batch_of(sources.prefixed(Echo(), many, first=0.9, last=0.1, most=0.9), step).prefix_length[1::2]
-    assert (int(lengths.min()), int(lengths.max())) == shares
+    source = sources.prefixed(Echo(), Sampling(64, 2), first=0.9, last=0.1, most=0.9)
+    keys, params = Keys(*jax.random.split(jax.random.key(0), 3)), POLICY.init(jax.random.key(1))
+
+    @jax.jit
+    def lengths(step):
+        return source.sample(POLICY, params, (), Progress(step, jnp.int32(10)), keys).prefix_length[1::2]
+
+    for step, shares in ((0, (2, 2)), (5, (1, 2)), (10, (0, 2))):
+        found = lengths(jnp.int32(step))
+        assert (int(found.min()), int(found.max())) == shares
 
 
 def failed(*tokens, right=()):
@@ -85,6 +95,7 @@ def test_problems_without_a_correct_answer_take_the_places_of_the_oldest():
     state = source.init(jax.random.key(0))._replace(problems=Problem(jnp.array([9, 9, 9])))
     weights = Weights(jnp.float32(0.0), jnp.float32(1.0))
 
+    @jax.jit
     def after(state, answers, weights=weights):
         return source.update(state, Outcome(answers, 2, jnp.zeros(answers.mask.shape), weights))
 
@@ -101,8 +112,9 @@ def test_problems_that_every_answer_fails_on_are_shown_once_enough_have_gathered
     """ReLIFT in a step: imitation only then; and the count starts anew, with what failed meanwhile."""
     inner = loop(controllers.success_gate(6), demonstrations=sources.failures(Echo(), 6))
     tuning, weights, counts = newborn(inner), [], []
+    step = jax.jit(lambda tuning, key: inner.step((), tuning, key))
     for key in range(6):
-        update = step_of(inner, tuning, key)
+        update = step(tuning, jax.random.key(key))
         tuning = update.lifetime
         weights.append(float(update.metrics["imitation_weight"]))
         counts.append(int(tuning.demonstrations.gathered))

@@ -22,7 +22,7 @@ def test_each_problem_is_judged_by_its_own_task():
         assert float(verdict.reward) == pytest.approx(reward) and bool(verdict.correct) == (category == 1)
         assert task.prompt(problem).tolist() == [2]
         assert task.demonstrate(jax.random.key(0), problem).tolist() == [2, 2, 0]
-    seen = jax.vmap(task.sample)(jax.random.split(jax.random.key(1), 400)).category
+    seen = jax.jit(jax.vmap(task.sample))(jax.random.split(jax.random.key(1), 400)).category
     assert float(seen.mean()) == pytest.approx(0.5, abs=0.08)
 
 
@@ -69,9 +69,12 @@ def test_solvable_problems_are_those_with_a_correct_answer():
             decode=lambda params, cache, token: (logits, cache),
         )
 
-    found = solvable(says(50.0 * jax.nn.one_hot(2, 4)), (), FirstToken(), problems, jax.random.key(0), 4)
-    assert found.tolist() == [0.0, 1.0, 0.0]
-    assert solvable(says(jnp.zeros(4)), (), FirstToken(), problems, jax.random.key(0), 64).tolist() == [1.0] * 3
+    @jax.jit
+    def found(logits):
+        return solvable(says(logits), (), FirstToken(), problems, jax.random.key(0), 64)
+
+    assert found(50.0 * jax.nn.one_hot(2, 4)).tolist() == [0.0, 1.0, 0.0]
+    assert found(jnp.zeros(4)).tolist() == [1.0] * 3
 
 
 def test_abstaining_is_worth_more_than_guessing_wrong():
@@ -94,7 +97,8 @@ def test_a_policy_should_answer_where_it_is_right_more_often_than_not(p):
 def test_answers_branch_off_a_demonstration_at_equal_distances():
     source = sources.branched(Echo(says=3), Sampling(4, 3))
     keys = Keys(*jax.random.split(jax.random.key(0), 3))
-    x = source.sample(POLICY, POLICY.init(jax.random.key(1)), (), Progress(jnp.int32(0), jnp.int32(1)), keys)
+    params, progress = POLICY.init(jax.random.key(1)), Progress(jnp.int32(0), jnp.int32(1))
+    x = jax.device_get(jax.jit(lambda: source.sample(POLICY, params, (), progress, keys))())
     np.testing.assert_array_equal(x.prefix_length.reshape(4, 3), [[0, 1, 2]] * 4)
     answers = x.answers.reshape(4, 3, 3)
     assert (answers[:, 1, 0] == 3).all() and (answers[:, 2, :2] == 3).all()
@@ -105,5 +109,6 @@ def test_half_of_the_problems_are_those_that_failed():
     source = sources.failed_first(Echo(), Sampling(8, 2), capacity=3)
     state = source.init(jax.random.key(0))._replace(problems=Problem(jnp.array([7, 7, 7])))
     keys = Keys(*jax.random.split(jax.random.key(0), 3))
-    x = source.sample(POLICY, POLICY.init(jax.random.key(1)), state, Progress(jnp.int32(0), jnp.int32(1)), keys)
+    params, progress = POLICY.init(jax.random.key(1)), Progress(jnp.int32(0), jnp.int32(1))
+    x = jax.device_get(jax.jit(lambda: source.sample(POLICY, params, state, progress, keys))())
     assert (x.problem.token[:8] == 7).all() and (x.problem.token[8:] != 7).all()

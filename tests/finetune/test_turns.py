@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from finetuning import END, Echo, FirstToken
+from finetuning import END, Echo, FirstToken, bag
 
 from envs.tokens import Turns
 from metarl.finetune import Prover, Sampling, policies, sources
@@ -19,7 +19,7 @@ from metarl.types import Progress
 COUNT, K, T = 24, 3, 3
 TASK = Turns(FirstToken(), K)
 POLICIES = {
-    "gru": policies.gru(TASK.num_tokens, 8),
+    "bag": bag(TASK.num_tokens, 8, TASK.num_tokens),
     "transformer": policies.transformer(TASK.num_tokens, 8, 1, 2, TASK.prompt_length + TASK.answer_length + T),
 }
 PROBLEMS = problems_of(TASK, jax.random.key(1), COUNT)
@@ -33,7 +33,7 @@ def params_of(name):
 
 
 @cache
-def played(name="gru", prover=None, task=TASK):
+def played(name="bag", prover=None, task=TASK):
     draw = jax.jit(lambda params, key: answered(POLICIES[name], params, task, PROBLEMS, key, prover=prover))
     return draw(params_of(name), jax.random.key(2))
 
@@ -65,7 +65,7 @@ def test_the_cache_remembers_all_that_was_said(name):
 
 
 def test_the_verifier_replies_to_each_try_and_a_right_one_is_the_last():
-    batch = played()
+    batch = jax.device_get(played())
     for problem, rows, correct, earned in zip(
         np.asarray(PROBLEMS.token), frames(batch.answers), batch.correct, batch.reward, strict=True
     ):
@@ -115,12 +115,12 @@ def test_several_forks_are_averaged():
 
 
 def test_a_forced_prefix_is_replied_to():
-    shown = demonstrated(TASK, PROBLEMS, jax.random.key(3))
+    shown = jax.jit(lambda key: demonstrated(TASK, PROBLEMS, key))(jax.random.key(3))
     length = jnp.arange(COUNT, dtype=jnp.int32) % (K * (T + 1) + 1)
     force = jax.jit(
-        lambda params, prefix: answered(POLICIES["gru"], params, TASK, PROBLEMS, jax.random.key(2), 1.0, prefix)
+        lambda params, prefix: answered(POLICIES["bag"], params, TASK, PROBLEMS, jax.random.key(2), 1.0, prefix)
     )
-    batch = force(params_of("gru"), Prefix(shown.answers, length))
+    batch = force(params_of("bag"), Prefix(shown.answers, length))
     forced = jnp.arange(TASK.answer_length) < length[:, None]
     np.testing.assert_array_equal(batch.answers[forced], shown.answers[forced])
     assert batch.correct[length == K * (T + 1)].all() and (batch.answers != shown.answers).any()
@@ -133,19 +133,19 @@ def test_sources_count_the_tokens_of_the_forks():
     own = sources.proven(TASK, sizes)
     assert own.tokens_drawn == 8 * 9
     keys = sources.Keys(*jax.random.split(jax.random.key(0), 3))
-    draw = jax.jit(lambda params: own.sample(POLICIES["gru"], params, (), Progress(0, 1), keys))
-    batch = draw(params_of("gru"))
+    draw = jax.jit(lambda params: own.sample(POLICIES["bag"], params, (), Progress(0, 1), keys))
+    batch = draw(params_of("bag"))
     np.testing.assert_array_equal(batch.success_if_stopped, solved(batch, K))
 
 
 def test_the_utility_of_demonstrations_is_of_the_tokens_of_the_policy_alone():
-    estimate = jax.jit(lambda params, key: cross_entropy(TASK, COUNT).estimate(POLICIES["gru"], params, key)[1])
+    estimate = jax.jit(lambda params, key: cross_entropy(TASK, COUNT).estimate(POLICIES["bag"], params, key)[1])
     problem_key, shown_key = jax.random.split(jax.random.key(0))
     shown = demonstrated(TASK, problems_of(TASK, problem_key, COUNT), shown_key)
-    logits = answer_logits(POLICIES["gru"], params_of("gru"), shown.prompts, shown.answers)
+    logits = jax.jit(answer_logits, static_argnums=0)(POLICIES["bag"], params_of("bag"), shown.prompts, shown.answers)
     log_prob = np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), np.asarray(shown.answers)[..., None], -1)
     expected = log_prob[..., 0][np.asarray(shown.mask)].mean()
-    assert estimate(params_of("gru"), jax.random.key(0)) == pytest.approx(expected, rel=1e-4)
+    assert estimate(params_of("bag"), jax.random.key(0)) == pytest.approx(expected, rel=1e-4)
 
 
 SHORT = policies.transformer(TASK.num_tokens, 8, 1, 2, TASK.prompt_length + TASK.answer_length)
@@ -158,7 +158,7 @@ SHORT = policies.transformer(TASK.num_tokens, 8, 1, 2, TASK.prompt_length + TASK
         (lambda: Prover(2, 0.0), "forks must be 1 at temperature 0, where all are alike, got 2"),
         (lambda: Prover(1, -1.0), "temperature"),
         (
-            lambda: answered(POLICIES["gru"], params_of("gru"), Echo(), PROBLEMS, jax.random.key(0), prover=GREEDY),
+            lambda: answered(POLICIES["bag"], params_of("bag"), Echo(), PROBLEMS, jax.random.key(0), prover=GREEDY),
             "a prover needs a task of several tries, got Echo",
         ),
         (lambda: solved(played(task=FirstToken()), 1), "tries need batch.turn"),

@@ -111,8 +111,8 @@ def test_the_next_steps_answers_are_what_the_utility_is_measured_on():
         baseline = (reward.sum(1, keepdims=True) - reward) / 3
         return -((reward - baseline).ravel() * log_prob).mean()
 
-    expected = jax.grad(surrogate)(tuning.params)
-    found, _ = own.of_next(POLICY, tuning.params, answers, 4)
+    expected = jax.jit(jax.grad(surrogate))(tuning.params)
+    found, _ = jax.jit(lambda params: own.of_next(POLICY, params, answers, 4))(tuning.params)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), found, expected)
     after = jax.jit(inner.step)(meta, measured.lifetime, jax.random.key(2))
     assert after.metrics["reward"] == pytest.approx(float(answers.reward.mean()))  # not of fresh answers
