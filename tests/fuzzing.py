@@ -41,6 +41,7 @@ class Option(NamedTuple):
     name: str
     hint: Any  # its annotation
     default: Any  # `dataclasses.MISSING` if it is required
+    part: type  # the class that declares it
 
     def words(self, *values: Any) -> list[str]:
         """The option with values, as arguments."""
@@ -98,7 +99,7 @@ def options_of(kind: type):
         if dataclasses.is_dataclass(hint):
             yield from options_of(hint)
         else:
-            yield Option(field.name, hint, field.default)
+            yield Option(field.name, hint, field.default, kind)
 
 
 def bad_values(option: Option) -> list[tuple[str, ...]]:
