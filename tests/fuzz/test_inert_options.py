@@ -98,15 +98,27 @@ def tried(config) -> list:
     return [x for x in options_of(type(config)) if not is_exempt(x.name, config)]
 
 
+def is_accepted(config, option) -> bool:
+    """Whether the options may have another value of this one."""
+    for value in alternatives(option, flatten(config)[option.name]):
+        try:
+            replace(config, **{option.name: value})
+        except ValueError:
+            continue
+        return True
+    return False
+
+
 def shares() -> dict[str, list]:
     """The options that each preset tries, of those that differ in kind; the others differ in size.
 
-    Options of a part that several have are all tried by the first of them. The others try one of each part: that they
-    heed the part at all.
+    Options of a part that several have are tried by the first of them that accepts other values. The others try one of
+    each part: that they heed the part at all.
     """
     found, seen = {}, set()
     for name in sorted([*QUICK, "learned_optimizer gridworld"], key=lambda name: name.split()[0] in SLOW):
-        options = tried(PROGRAMS[name][1])
+        config = PROGRAMS[name][1]
+        options = [x for x in tried(config) if is_accepted(config, x)]
         random.Random(name).shuffle(options)
         one_of_each = {x.part: x for x in options}.values()
         found[name] = [x for x in options if (x.part, x.name) not in seen or x in one_of_each]
