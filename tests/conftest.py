@@ -14,7 +14,7 @@ os.environ.setdefault(
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
     "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 "
     "--xla_disable_hlo_passes=simplify-while-loops,while-loop-invariant-code-motion,while-loop-constant-sinking,"
-    "reshape-mover,simplify-conditional,simplify-sorts,tree_reduction_rewriter,constant_folding",
+    "constant_folding",
 )
 
 import jax
