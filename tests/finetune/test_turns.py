@@ -28,8 +28,7 @@ GREEDY = Prover(1, 0.0)
 
 @cache
 def params_of(name):
-    """Policies that are not sure of anything, but of more than at birth."""
-    return jax.tree.map(lambda x: 6.0 * x, jax.jit(POLICIES[name].init)(jax.random.key(4)))
+    return jax.jit(POLICIES[name].init)(jax.random.key(4))
 
 
 @cache
