@@ -140,7 +140,8 @@ def look_at_rules(policy: SequencePolicy, count: int = 256) -> Look:
     And how often a policy that is told an unseen rule answers by the known one ("fake" in the paper).
     """
     unseen = RULES[SEEN:]
-    sets = np.stack([np.full_like(unseen, 6), unseen, np.full_like(unseen, 3)])
+    known, new_value = (np.broadcast_to(rule, unseen.shape) for rule in (KNOWN, NEW_VALUE))
+    sets = np.stack([known, unseen, new_value])
 
     def look(params: Params, key: Key) -> Found:
         def one(rules: Array, key: Key) -> tuple[Array, Array]:
