@@ -12,6 +12,10 @@ python -m experiments.mechanisms --study optimism          # SELM against DPO
 python -m experiments.mechanisms --study confidence        # CREAM on noisy preferences
 python -m experiments.mechanisms --study guidance          # RLG
 python -m experiments.mechanisms --study negative_gradients
+python -m experiments.mechanisms --study rules             # one rule in all prompts, or many
+python -m experiments.mechanisms --study order             # imitation, reward, and both, in either order
+python -m experiments.mechanisms --study formats           # which of several formats reward amplifies
+python -m experiments.mechanisms --study inference         # what is forgotten, and in which prompts
 
 Each compares methods from the same base policies and with the same number of answers, over seeds. A table has what was
 measured, and the claims below it are differences over seeds with a verdict: shown, the opposite, or neither.
@@ -28,7 +32,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import jax
 import numpy as np
 
-from experiments import bandit_studies, cli, judge_studies, token_studies
+from experiments import bandit_studies, cli, generalisation_studies, judge_studies, token_studies
 from metarl import checks
 from metarl.checks import SEED, SEVERAL
 from metarl.evaluation import tables
@@ -40,6 +44,7 @@ STUDIES: dict[str, Callable[[Key], tuple[bandit_studies.Rows, bandit_studies.Cla
     **token_studies.STUDIES,
     **bandit_studies.STUDIES,
     **judge_studies.STUDIES,
+    **generalisation_studies.STUDIES,
 }
 if TYPE_CHECKING:
     Study = str
