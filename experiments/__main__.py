@@ -18,6 +18,7 @@ SHARED = (
     "plain_ppo",
     "sweeps",
     "bandit_studies",
+    "generalisation_studies",
     "judge_studies",
     "study_tasks",
     "token_studies",
