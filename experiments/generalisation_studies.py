@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.bandit_studies import Claims, Rows
-from experiments.study_tasks import Compositions, Whole
+from experiments.study_tasks import Compositions, Whole, right_or_wrong
 from experiments.token_studies import (
     COMPOSITIONS,
     GROUPS,
@@ -33,6 +33,7 @@ from experiments.token_studies import (
 from metarl.finetune import SequencePolicy, credit, losses, policies, sources, terms
 from metarl.finetune.policies import Prefix, evaluate_answers
 from metarl.finetune.sampling import answered, demonstrated, problems_of
+from metarl.tree import copies
 from metarl.types import Array, Key, Params, TokenTask, Verdict
 
 # trains from parameters [settings, seeds, ...] with settings [settings, ...] and keys [seeds], and looks at the end
@@ -57,8 +58,7 @@ def weighted(task: TokenTask, imitation: Array, **changes: Any) -> Arm:
 
 def newborn(policy: SequencePolicy, keys: Key, settings: int) -> Params:
     """Policies [settings, seeds, ...], the same ones for each setting."""
-    made = jax.vmap(policy.init)(keys)
-    return jax.tree.map(lambda x: jnp.broadcast_to(x, (settings, *x.shape)), made)
+    return copies(jax.vmap(policy.init)(keys), settings)
 
 
 # --- rules that the prompt states -----------------------------------------------------------------------------
@@ -125,7 +125,7 @@ class Hands:
     def verify(self, problem: Hand, answer: Array) -> Verdict:
         """Whether they are right."""
         right = (answer == values_of(problem.cards, problem.rule)).all()
-        return Verdict(right.astype(jnp.float32), right, jnp.where(right, 0, 1))
+        return right_or_wrong(right)
 
 
 def values_of(cards: Array, rule: Array) -> Array:
@@ -262,8 +262,7 @@ def order(keys: Key) -> tuple[Rows, Claims]:
         "both, weight 0.1": (0.1, 0.1),
     }
 
-    starts = imitated(policy, COMPOSITIONS, keys, 30)
-    starts = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(weights), *x.shape)), starts)
+    starts = copies(imitated(policy, COMPOSITIONS, keys, 30), len(weights))
     run = stage(policy, partial(weighted, COMPOSITIONS), 300, look_at_both(policy), rate=4e-3)
     first_keys, second_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
     first_weight, second_weight = jnp.array(list(weights.values())).T
@@ -328,7 +327,7 @@ class Formats:
         inside = jnp.cumsum(answer == self.end) == 0
         is_format = answer >= 5
         right = is_format[0] & ~(is_format & inside)[1:].any() & self.styles[0].verify(problem, answer[1:]).correct
-        return Verdict(right.astype(jnp.float32), right, jnp.where(right, 0, 1))
+        return right_or_wrong(right)
 
 
 FORMATS = ("large", "small", "any")
@@ -461,7 +460,7 @@ class Requests:
         """Whether these are the parts in the style."""
         is_style = (answer == in_styles(problem.number)).all(1)
         right = jnp.where(problem.style == 2, is_style.any(), is_style[jnp.minimum(problem.style, 1)])
-        return Verdict(right.astype(jnp.float32), right, jnp.where(right, 0, 1))
+        return right_or_wrong(right)
 
 
 def in_styles(number: Whole) -> Array:

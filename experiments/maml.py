@@ -34,7 +34,7 @@ from metarl.evaluation.families import family
 from metarl.evaluation.held_out import HELD_OUT
 from metarl.evaluation.measure import learning_curves
 from metarl.evaluation.scales import diverged_as_random
-from metarl.evaluation.statistics import over_runs
+from metarl.evaluation.statistics import over_points
 from metarl.inner.initial import Initial
 from metarl.inner.supervised import supervised_inner_loop, task_levels
 from metarl.meta import Curriculum, Estimator, InnerLoop, Meta, MetaState
@@ -310,8 +310,8 @@ def report(config: Config, state: MetaState, log: Log, directory: Path) -> launc
     found = {name: diverged_as_random(curves, untrained) for name, curves in found.items()}
 
     updates = config.held_out.held_out_updates
-    bands: dict[str, np.ndarray] = {name: np.array([over_runs(x) for x in curves.T]) for name, curves in found.items()}
-    drawn = {name: (np.array(updates), band[:, 0], band[:, 1], band[:, 2]) for name, band in bands.items()}
+    bands = {name: np.stack(over_points(curves), 1) for name, curves in found.items()}
+    drawn = {name: (np.array(updates), *band.T) for name, band in bands.items()}
     figure = plot.sample_efficiency({config.problems.levels: drawn}, "updates on an unseen task", _score(config))
     plot.save(figure, directory / "adaptation.png")
     write_json(

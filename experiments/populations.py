@@ -35,9 +35,10 @@ from metarl.checks import COUNT, NOT_NEGATIVE, RATE, SEVERAL, WIDTH, Bound
 from metarl.evaluation.statistics import over_runs
 from metarl.meta import Meta
 from metarl.populations.lewis import Game, Pair, Sizes, accuracy, game_loss, imitation_loss, lewis
-from metarl.populations.past_selves import draw, filled, push
+from metarl.populations.past_selves import draw, push
 from metarl.run.checkpoint import Log
 from metarl.run.options import replace
+from metarl.tree import copies
 from metarl.types import Array, Key, Metrics, PyTree
 
 ARMS = ("latest", "dynamic")
@@ -152,7 +153,7 @@ def make(config: Config) -> Meta:
         agent_key, example_key = jax.random.split(key)
         params = game.init(agent_key)
         examples = jax.random.choice(example_key, trained, (config.language.examples,))
-        return Talker(params, optimizer.init(params), filled(params, schedule.past), reach, examples)
+        return Talker(params, optimizer.init(params), copies(params, schedule.past), reach, examples)
 
     def games(params: Pair, key: Key) -> tuple[Array, Array]:
         object_key, key = jax.random.split(key)

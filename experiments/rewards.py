@@ -40,6 +40,7 @@ from metarl.rewards.tables import Tables, best_return, expected_return, plan, sh
 from metarl.rewards.training import Life, begin, live
 from metarl.run.files import circumstances, write_json
 from metarl.run.options import flatten
+from metarl.tree import copies
 from metarl.types import Array, Key, Levels
 
 ProcessName = Literal["chain_15", "chain_15_distractor", "chain_20", "chain_20_distractor", "four_rooms", "line_key"]
@@ -269,7 +270,7 @@ def train(config: Config, setting: Setting, learner: LearnerName) -> Found:
         step = program(learner, shaping, tables.length)
         states = shaping(1.0, tables, jax.tree.map(lambda x: x[0], given))
         count = len(names) * seeds
-        lives = jax.tree.map(partial(_repeated, count), begin(tables, states))
+        lives = copies(begin(tables, states), count)
         curves = []
         for call in range(calls):
             points = call * chunk + jnp.arange(chunk)
@@ -289,10 +290,6 @@ def train(config: Config, setting: Setting, learner: LearnerName) -> Found:
 def _keys(seed: int, seeds: int, point: Array) -> Key:
     """[seeds], of one measurement: the same whichever designs are compared, and however often rewards are revised."""
     return jax.random.split(jax.random.fold_in(jax.random.key(seed), point), seeds)
-
-
-def _repeated(count: int, x: Array) -> Array:
-    return jnp.broadcast_to(x, (count, *jnp.shape(x)))
 
 
 def _revised(

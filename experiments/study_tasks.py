@@ -15,6 +15,12 @@ from metarl.finetune.batch import Batch
 from metarl.finetune.rewards import Scorer
 from metarl.types import Array, Key, Verdict
 
+
+def right_or_wrong(right: Array) -> Verdict:
+    """The verdict of tasks whose `kinds` are `("right", "wrong")` and pay 1 or 0."""
+    return Verdict(right.astype(jnp.float32), right, jnp.where(right, 0, 1))
+
+
 # --- problems with many answers -------------------------------------------------------------------------------
 
 
@@ -75,7 +81,7 @@ class Compositions:
         """Whether the parts end and have the right sum."""
         inside = jnp.cumsum(answer == self.end) == 0
         right = ~inside[-1] & (jnp.where(inside, answer, 0).sum() == problem.total + self.offset)
-        return Verdict(right.astype(jnp.float32), right, jnp.where(right, 0, 1))
+        return right_or_wrong(right)
 
 
 # --- questions that nobody can be sure of ----------------------------------------------------------------------
@@ -116,7 +122,7 @@ class Guessing:
     def verify(self, problem: Guess, answer: Array) -> Verdict:
         """Whether the first token is the answer."""
         right = answer[0] == problem.right
-        return Verdict(right.astype(jnp.float32), right, jnp.where(right, 0, 1))
+        return right_or_wrong(right)
 
 
 # --- two proxies of what is good ------------------------------------------------------------------------------

@@ -56,6 +56,11 @@ def repeated(tree: PyTree, count: int) -> PyTree:
     return jax.tree.map(lambda x: jnp.repeat(x, count, 0), tree)
 
 
+def copies(tree: PyTree, count: int) -> PyTree:
+    """`count` copies side by side: leaves [...] become [count, ...]."""
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *jnp.shape(x))), tree)
+
+
 def lot(tree: PyTree) -> Array:
     """A number () in [0, 1) that the integers of `tree` decide, as if it were drawn: equal ones have equal lots."""
     numbers = jnp.concatenate([jnp.ravel(x) for x in jax.tree.leaves(tree)]).astype(jnp.uint32)

@@ -13,6 +13,7 @@ from metarl.checks import COUNT, POSITIVE, checked
 from metarl.estimators.population import Lived, estimate_metrics, live
 from metarl.meta import Estimator, InnerLoop, Lifetimes
 from metarl.parallel import Placement
+from metarl.tree import copies
 from metarl.types import Array, Key, MetaParams, Metrics, PyTree
 
 WORST = 1e8  # higher than any loss that is measured
@@ -62,7 +63,7 @@ def ask_tell(
             state = strategy.init(key, meta_params, options)
         else:
             size = strategy.population_size
-            members = jax.tree.map(lambda x: jnp.broadcast_to(x, (size, *x.shape)), meta_params)
+            members = copies(meta_params, size)
             noise = optax.tree.random_like(key, members, jax.random.normal)
             state = strategy.init(key, optax.tree.add_scale(members, sigma, noise), jnp.full(size, WORST), options)
         return AskTellState(_strongly_typed(state), jax.tree.map(jnp.zeros_like, meta_params))

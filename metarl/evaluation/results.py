@@ -174,8 +174,7 @@ class Evaluation(NamedTuple):
 
 
 def _curve(cell: Cell, scale: Scale) -> tuple[Any, Any, Any, Any]:
-    intervals = [statistics.over_runs(column) for column in cell.counted(scale).T]
-    return cell.env_steps, *np.array(intervals).T
+    return cell.env_steps, *statistics.over_points(cell.counted(scale))
 
 
 def _plain(table: Table) -> dict[str, dict[str, dict[str, float]]]:

@@ -1,4 +1,4 @@
-"""A population of past selves: a queue of parameters."""
+"""A population of past selves: a queue of parameters, which begins as `metarl.tree.copies` of a newborn's."""
 
 from __future__ import annotations
 
@@ -6,11 +6,6 @@ import jax
 import jax.numpy as jnp
 
 from metarl.types import Array, Key, PyTree
-
-
-def filled(newborn: PyTree, size: int) -> PyTree:
-    """A queue [size, ...] that is full of copies of `newborn`."""
-    return jax.tree.map(lambda x: jnp.broadcast_to(x, (size, *x.shape)), newborn)
 
 
 def push(queue: PyTree, newest: PyTree) -> PyTree:

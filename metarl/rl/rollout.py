@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from metarl import interface
 from metarl.checks import checked
 from metarl.rl.networks import Network, NetworkFactory, PolicyHead, Size, as_layers, policy_head, shape
-from metarl.tree import select
+from metarl.tree import copies, select
 from metarl.types import Array, Environment, Key, Params, PyTree
 
 
@@ -124,7 +124,7 @@ class Rollout(NamedTuple):
 
 def empty_carry(model: Model, num_envs: int) -> PyTree:
     """The memory of a recurrent network before the first step of `num_envs` environments. Leaves [E, ...]."""
-    return jax.tree.map(lambda x: jnp.broadcast_to(x, (num_envs, *x.shape)), model.network.carry)
+    return copies(model.network.carry, num_envs)
 
 
 def reset(env: Environment, model: Model, env_params: PyTree, key: Key, num_envs: int) -> Actors:

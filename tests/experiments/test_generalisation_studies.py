@@ -173,15 +173,12 @@ def test_a_stage_trains_each_setting_from_its_own_start():
     assert not any(jax.tree.leaves(same["embedding"]))
 
 
-def only_shapes(policy, make, steps, look, rate):
-    """Instead of `stage`: what it would return, with numbers that differ."""
-
-    def run(start, setting, key):
-        params, found = studies.train(policy, make(setting), lambda key: start, key, steps, look, looks=1, rate=rate)
-        return params, {what: x[0] for what, x in found.items()}
+def only_shapes(*arguments, stage=studies.stage, **options):
+    """Instead of `stage`: what its program would return, with numbers that differ."""
+    run = stage(*arguments, **options)
 
     def call(*arguments):
-        shapes = jax.eval_shape(jax.vmap(jax.vmap(run, (0, None, 0)), (0, 0, None)), *arguments)
+        shapes = jax.eval_shape(run, *arguments)
         return jax.tree.map(lambda x: jnp.arange(x.size, dtype=x.dtype).reshape(x.shape), shapes)
 
     return call

@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metarl.populations.past_selves import draw, filled, push
+from metarl.populations.past_selves import draw, push
+from metarl.tree import copies
 
 
 def test_the_newest_comes_first_and_the_oldest_leaves():
-    queue = filled({"x": jnp.zeros(2)}, 3)
+    queue = copies({"x": jnp.zeros(2)}, 3)
     np.testing.assert_array_equal(queue["x"], np.zeros((3, 2)))
     for i in (1, 2, 3, 4):
         queue = push(queue, {"x": jnp.full(2, float(i))})
