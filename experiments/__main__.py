@@ -19,6 +19,7 @@ SHARED = (
     "sweeps",
     "bandit_studies",
     "generalisation_studies",
+    "turn_studies",
     "judge_studies",
     "study_tasks",
     "token_studies",

@@ -16,6 +16,9 @@ python -m experiments.mechanisms --study rules             # one rule in all pro
 python -m experiments.mechanisms --study order             # imitation, reward, and both, in either order
 python -m experiments.mechanisms --study formats           # which of several formats reward amplifies
 python -m experiments.mechanisms --study inference         # what is forgotten, and in which prompts
+python -m experiments.mechanisms --study refinements       # Critique-GRPO: second tries that teach first ones
+python -m experiments.mechanisms --study recursion         # RISE: imitation of the best next tries
+python -m experiments.mechanisms --study judging           # CRL: judging answers beside giving them
 
 Each compares methods from the same base policies and with the same number of answers, over seeds. A table has what was
 measured, and the claims below it are differences over seeds with a verdict: shown, the opposite, or neither.
@@ -32,7 +35,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import jax
 import numpy as np
 
-from experiments import bandit_studies, cli, generalisation_studies, judge_studies, token_studies
+from experiments import bandit_studies, cli, generalisation_studies, judge_studies, token_studies, turn_studies
 from metarl import checks
 from metarl.checks import SEED, SEVERAL
 from metarl.evaluation import tables
@@ -45,6 +48,7 @@ STUDIES: dict[str, Callable[[Key], tuple[bandit_studies.Rows, bandit_studies.Cla
     **bandit_studies.STUDIES,
     **judge_studies.STUDIES,
     **generalisation_studies.STUDIES,
+    **turn_studies.STUDIES,
 }
 if TYPE_CHECKING:
     Study = str

@@ -187,7 +187,7 @@ def programs() -> dict[str, tuple[Callable[[Any], Meta], Any]]:
             for preset, config in module.PRESETS.items():
                 if not flatten(config).get("more_levels"):
                     found[f"{name} {preset}"] = experiment.make, config
-    arms = ("rl_critic", "servo", "amft", "amft_next")  # which together have all options
+    arms = ("rl_critic", "amft_next")
     found["mrt quick"] = found["mrt quick"][0], replace(mrt.Config(), arms=("length", "mrt"))
     found["amft quick"] = _base_and_arms, replace(amft.Config(), arms=arms, base_steps=2, num_seeds=2, width=4)
     return found

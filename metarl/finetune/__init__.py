@@ -4,10 +4,10 @@
 `terms`) what is minimised, `controllers` how imitation and reward are weighed, `updates` how gradients become a step,
 and `utilities` what a controller with a meta-parameter climbs. `finetune` joins them to a `metarl.meta.InnerLoop`.
 
-Methods that need more than one of these have a file of their own (`aepo`, `gflownet`, `preferences`, `constrained`), as
-have choices among kinds of problems (`tasks`, `categories`), rewards of single tokens (`rewards`), and policies made of
-others (`combinations`, `cory`). What raters like is learned by `reward_models` (`preference_mixtures` where they
-disagree, `stepwise` for single steps), and `judged` makes it the reward of a source.
+Methods that need more than one of these have a file of their own (`aepo`, `gflownet`, `preferences`, `constrained`,
+`refinement`), as have choices among kinds of problems (`tasks`, `categories`), rewards of single tokens (`rewards`),
+and policies made of others (`combinations`, `cory`). What raters like is learned by `reward_models`
+(`preference_mixtures` where they disagree, `stepwise` for single steps), and `judged` makes it the reward of a source.
 """
 
 from metarl.finetune import (
@@ -25,6 +25,7 @@ from metarl.finetune import (
     preference_mixtures,
     preferences,
     progress,
+    refinement,
     reward_models,
     rewards,
     sources,
@@ -81,6 +82,7 @@ __all__ = [
     "preference_mixtures",
     "preferences",
     "progress",
+    "refinement",
     "reward_models",
     "rewards",
     "sources",

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from metarl.checks import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, checked
 from metarl.finetune import terms
-from metarl.finetune.batch import Batch
+from metarl.finetune.batch import Batch, forced
 from metarl.finetune.controllers import Signals
 from metarl.finetune.credit import by_group
 from metarl.finetune.policies import SequencePolicy, answer_logits, of_logits
@@ -188,6 +188,12 @@ def with_kl(loss: Loss, coefficient: Callable[[Signals], Array | float]) -> Loss
     lets go of the first policy over the training.
     """
     return lambda x: loss(x) + coefficient(x.signals) * terms.kl_k3(x.now.log_prob, x.ref_log_prob)
+
+
+@checked
+def shaped(loss: Loss, gamma: Annotated[Array | float, POSITIVE] = 0.1) -> Loss:
+    """`terms.shaped` of the tokens that were forced, such as those of `refinement.refined`; of the others, a `loss`."""
+    return lambda x: jnp.where(forced(x.batch), terms.shaped(x.now.log_prob, x.advantage, gamma), loss(x))
 
 
 # --- of a step ------------------------------------------------------------------------------------------------

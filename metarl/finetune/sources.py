@@ -51,7 +51,7 @@ class Source(NamedTuple):
     update: Callable[[PyTree, Outcome], PyTree]  # the next state
     # state -> () int32, failed problems gathered since the last step of imitation; None for sources that gather none
     gathered: Callable[[PyTree], Array] | None = None
-    forked: int = 0  # tokens that the policy draws for a prover, in a batch
+    forked: int = 0  # tokens that the policy draws besides its answers, in a batch: for a prover, or to find states
 
     @property
     def tokens_drawn(self) -> int:
@@ -69,7 +69,7 @@ def fresh(task: TokenTask, sampling: Sampling = Sampling()) -> Source:  # noqa: 
         problems = problems_of(task, keys.problems, sampling.num_problems, sampling.group_size)
         return answered(policy, params, task, problems, keys.answers, sampling.temperature)
 
-    return Source(task, sampling.num_problems, sampling.group_size, sampling, _no_state, sample, _keep)
+    return Source(task, sampling.num_problems, sampling.group_size, sampling, no_state, sample, keep)
 
 
 def proven(task: TurnTask, sampling: Sampling = Sampling(), prover: Prover | None = None) -> Source:  # noqa: B008
@@ -87,7 +87,7 @@ def proven(task: TurnTask, sampling: Sampling = Sampling(), prover: Prover | Non
         return batch
 
     forked = 0 if prover is None else sampling.num_problems * sampling.group_size * prover.tokens(task)
-    source = Source(task, sampling.num_problems, sampling.group_size, sampling, _no_state, sample, _keep)
+    source = Source(task, sampling.num_problems, sampling.group_size, sampling, no_state, sample, keep)
     return source._replace(forked=forked)
 
 
@@ -124,7 +124,7 @@ def prefixed(
         begun = prefix(problems, progress, keys.demonstrations)
         return answered(policy, params, task, problems, keys.answers, sampling.temperature, begun)
 
-    return Source(task, sampling.num_problems, sampling.group_size, sampling, _no_state, sample, _keep)
+    return Source(task, sampling.num_problems, sampling.group_size, sampling, no_state, sample, keep)
 
 
 def branched(task: TokenTask, sampling: Sampling = Sampling()) -> Source:  # noqa: B008
@@ -142,7 +142,7 @@ def branched(task: TokenTask, sampling: Sampling = Sampling()) -> Source:  # noq
         begun = Prefix(shown, _extent(task, shown) * place // sampling.group_size)
         return answered(policy, params, task, problems, keys.answers, sampling.temperature, begun)
 
-    return Source(task, sampling.num_problems, sampling.group_size, sampling, _no_state, sample, _keep)
+    return Source(task, sampling.num_problems, sampling.group_size, sampling, no_state, sample, keep)
 
 
 @checked
@@ -193,7 +193,7 @@ def demonstrations(
         has_one = jax.vmap(lot)(shown.prompts) < share
         return shown._replace(mask=shown.mask & has_one[:, None])
 
-    return Source(task, count, 1, None, _no_state, sample, _keep)
+    return Source(task, count, 1, None, no_state, sample, keep)
 
 
 class Failures(NamedTuple):
@@ -239,9 +239,11 @@ def _extent(task: TokenTask, shown: Array) -> Array:
     return jnp.where(mask_of(task, shown), jnp.arange(1, shown.shape[1] + 1), 0).max(1)
 
 
-def _no_state(key: Key) -> PyTree:
+def no_state(key: Key) -> PyTree:
+    """The state of sources that remember nothing."""
     return ()
 
 
-def _keep(state: PyTree, outcome: Outcome) -> PyTree:
+def keep(state: PyTree, outcome: Outcome) -> PyTree:
+    """The next state of sources that learn nothing."""
     return state

@@ -1,4 +1,5 @@
-"""Tasks made of other tasks: several kinds of problems in one, a given set of problems, and answers that may abstain.
+"""Tasks made of other tasks: several kinds of problems in one, a given set of problems, answers that may abstain, and
+answers that are to be judged.
 
 All are a `metarl.types.TokenTask`.
 """
@@ -6,11 +7,13 @@ All are a `metarl.types.TokenTask`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from metarl import checks
+from metarl.checks import SHARE
 from metarl.finetune.policies import SequencePolicy
 from metarl.finetune.sampling import answered
 from metarl.tree import repeated
@@ -145,3 +148,92 @@ class Abstaining(DerivedTask):
         reward = jnp.where(abstained, 0.0, jnp.where(found.correct, 1.0, -1.0)).astype(found.reward.dtype)
         kind = jnp.where(abstained, len(self.task.kinds), found.kind).astype(found.kind.dtype)
         return Verdict(reward, found.correct & ~abstained, kind)
+
+
+# --- answers that are to be judged ------------------------------------------------------------------------------
+
+
+class Judged(NamedTuple):
+    """A problem of `Judging`."""
+
+    problem: PyTree  # of the task
+    answer: Array  # [T] int32, what is to be judged; `end` alone if the problem is to be solved
+    correct: Array  # () bool, whether it is right
+    to_solve: Array  # () bool
+
+
+@dataclass(frozen=True)
+class Judging(DerivedTask):
+    """`task`, in a `share` of whose prompts an answer is to be judged instead (CRL of Critique-Coder; Ruan et al. 2025,
+    arXiv 2509.22824).
+
+    Prompts are those of the task with an answer after it, which is empty where the problem is to be solved. A judgement
+    is one of two further tokens, `yes` and `no`, and the end. The answers to be judged are demonstrations, half of them
+    with one token before the end changed at random; the task's verdict says whether they are right.
+
+    Raises ValueError for a share outside [0, 1], or a task of several tries.
+    """
+
+    task: TokenTask
+    share: Annotated[float, SHARE] = 0.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.fields(self)
+
+    @property
+    def num_tokens(self) -> int:
+        """The vocabulary of the task, `yes` and `no`."""
+        return self.task.num_tokens + 2
+
+    @property
+    def yes(self) -> int:
+        """The token that says that an answer is right; the next one says that it is wrong."""
+        return self.task.num_tokens
+
+    @property
+    def prompt_length(self) -> int:
+        """A prompt and an answer."""
+        return self.task.prompt_length + self.task.answer_length
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Those of the task, and those of judgements."""
+        return (*self.task.kinds, "judged rightly", "judged wrongly")
+
+    def sample(self, key: Key) -> Judged:
+        """A problem to solve, or an answer to judge."""
+        problem_key, kind_key, answer_key = jax.random.split(key, 3)
+        problem, to_solve = self.task.sample(problem_key), ~jax.random.bernoulli(kind_key, self.share)
+        answer = self._to_judge(answer_key, problem)
+        correct = self.task.verify(problem, answer).correct
+        return Judged(problem, jnp.where(to_solve, self.end, answer), correct, to_solve)
+
+    def prompt(self, problem: Judged) -> Array:
+        """The prompt of the task, and the answer to judge."""
+        return jnp.concatenate([self.task.prompt(problem.problem), problem.answer])
+
+    def demonstrate(self, key: Key, problem: Judged) -> Array:
+        """The answer of the task, or the right judgement."""
+        solution = self.task.demonstrate(key, problem.problem)
+        judgement = jnp.full_like(solution, self.end).at[0].set(jnp.where(problem.correct, self.yes, self.yes + 1))
+        return jnp.where(problem.to_solve, solution, judgement)
+
+    def verify(self, problem: Judged, answer: Array) -> Verdict:
+        """The verdict of the task; or 1 for the right judgement and the end, else 0."""
+        found = self.task.verify(problem.problem, answer)
+        said = self.yes + jnp.where(problem.correct, 0, 1)
+        right = (answer[0] == said) & (answer[1] == self.end)
+        judged = Verdict(right.astype(found.reward.dtype), right, len(self.task.kinds) + jnp.where(right, 0, 1))
+        return jax.tree.map(lambda x, y: jnp.where(problem.to_solve, x, y.astype(x.dtype)), found, judged)
+
+    def _to_judge(self, key: Key, problem: PyTree) -> Array:
+        """A demonstration, half of the time with a token changed to another one that is not the end."""
+        answer_key, half_key, place_key, token_key = jax.random.split(key, 4)
+        answer = self.task.demonstrate(answer_key, problem)
+        place = jax.random.randint(place_key, (), 0, jnp.maximum((answer != self.end).sum(), 1))
+        rank = (answer[place] - self.end - 1) % self.task.num_tokens  # of all tokens, the end is the last
+        others = self.task.num_tokens - 1
+        other = (rank + jax.random.randint(token_key, (), 1, others)) % others
+        changed = answer.at[place].set((self.end + 1 + other) % self.task.num_tokens)
+        return jnp.where(jax.random.bernoulli(half_key), changed, answer)

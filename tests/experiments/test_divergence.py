@@ -19,14 +19,14 @@ QUIET = {"held_out_seeds": 0}
 OPTIMIZER = {"levels": "supervised/quadratic", "num_pairs": 2, "width": 4, "shortest_life": 4, "longest_life": 4}
 JUDGED = {"tuning_levels": 2, "tuning_seeds": 1, "held_out_levels": 2, "held_out_seeds": 1}
 AMFT = {
-    **{"base_steps": 6, "base_batch": 4, "num_seeds": 2, "num_prompts": 4, "num_validation": 2, "group_size": 2},
-    **{"num_demonstrations": 4, "network": "gru", "width": 8, "eval_every": 2, "eval_problems": 8, "warm_up": 1},
+    **{"base_steps": 6, "base_batch": 4, "num_seeds": 2, "num_prompts": 4, "group_size": 2},
+    **{"num_demonstrations": 4, "network": "gru", "width": 8, "eval_every": 2, "eval_problems": 8},
 }
 # experiment: its options, and the folder of its first run; the others go by `launch`, as `lpg` does
 RUNS = {
     "lpg": ({**SIZE, **QUIET, "levels": "mdp/random", "num_lifetimes": 2, "updates": 1}, ""),
     "agent": ({"env": "mdp/random", "num_seeds": 2, "num_envs": 2, "rollout_length": 4, "eval_episodes": 2}, ""),
-    "amft": ({**AMFT, "arms": ("amft",)}, "base"),
+    "amft": ({**AMFT, "arms": ("fixed_02",)}, "base"),
     "ablation": ({**OPTIMIZER, **JUDGED, "hidden": 2}, "open"),
 }
 

@@ -8,7 +8,7 @@ from finetuning import POLICY, Echo, FirstToken, Problem
 
 from metarl.finetune import Sampling, sources
 from metarl.finetune.sources import Keys
-from metarl.finetune.tasks import Abstaining, Categories, Pool, solvable
+from metarl.finetune.tasks import Abstaining, Categories, Judged, Judging, Pool, solvable
 from metarl.types import Progress
 
 ANSWER = jnp.array([2, 1, 0])  # the first token is right of problem 2, the whole is not
@@ -112,3 +112,34 @@ def test_half_of_the_problems_are_those_that_failed():
     params, progress = POLICY.init(jax.random.key(1)), Progress(jnp.int32(0), jnp.int32(1))
     x = jax.device_get(jax.jit(lambda: source.sample(POLICY, params, state, progress, keys))())
     assert (x.problem.token[:8] == 7).all() and (x.problem.token[8:] != 7).all()
+
+
+def test_answers_are_judged_in_a_share_of_the_prompts():
+    task = Judging(Echo(), 0.3)
+    problems = jax.jit(jax.vmap(task.sample))(jax.random.split(jax.random.key(0), 600))
+    prompts = np.asarray(jax.vmap(task.prompt)(problems))
+    answer, token, to_solve = prompts[:, 1:], prompts[:, 0], np.asarray(problems.to_solve)
+    assert (~to_solve).mean() == pytest.approx(0.3, abs=0.06)
+    assert (answer[to_solve] == 0).all()
+    judged, asked = answer[~to_solve], token[~to_solve]
+    right = (judged == np.stack([asked, asked, 0 * asked], 1)).all(1)
+    np.testing.assert_array_equal(right, np.asarray(problems.correct)[~to_solve])
+    assert right.mean() == pytest.approx(0.5, abs=0.1)
+    changed = judged[~right]
+    assert ((changed == asked[~right, None]).sum(1) == 1).all() and (changed[:, :2] > 0).all() and (changed < 4).all()
+
+
+def test_judgements_are_right_or_wrong():
+    task = Judging(Echo(), 1.0)
+    assert (task.num_tokens, task.prompt_length, task.yes) == (6, 4, 4)
+    wrong = Judged(Problem(jnp.int32(2)), ANSWER, jnp.bool_(False), jnp.bool_(False))
+    for said, reward, kind in (([5, 0, 0], 1.0, 2), ([4, 0, 0], 0.0, 3), ([5, 5, 0], 0.0, 3), ([2, 2, 0], 0.0, 3)):
+        verdict = task.verify(wrong, jnp.array(said))
+        assert (float(verdict.reward), bool(verdict.correct), int(verdict.kind)) == (reward, reward == 1.0, kind)
+    assert task.demonstrate(jax.random.key(0), wrong).tolist() == [5, 0, 0]
+    solved = wrong._replace(to_solve=jnp.bool_(True))
+    assert task.demonstrate(jax.random.key(0), solved).tolist() == [2, 2, 0]
+    assert float(task.verify(solved, jnp.array([2, 1, 0])).reward) == pytest.approx(0.3)
+    assert int(task.verify(solved, jnp.array([2, 2, 0])).kind) == 0
+    with pytest.raises(ValueError, match="share"):
+        Judging(Echo(), 1.5)

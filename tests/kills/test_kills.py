@@ -25,9 +25,9 @@ REPLAY = {"warm_up": 1, "replay_probability": 0.8, "capacity": 16}
 LPG = {**SIZE, "levels": "mdp/random", "num_lifetimes": 2, "updates": 1, "steps": 300, "held_out_seeds": 0}
 RUNS = {  # command: its options; the longest first
     "amft": {
-        **{"steps": 60, "base_steps": 60, "base_batch": 4, "num_seeds": 2, "num_prompts": 4, "num_validation": 2},
+        **{"steps": 60, "base_steps": 60, "base_batch": 4, "num_seeds": 2, "num_prompts": 4},
         **{"group_size": 2, "num_demonstrations": 4, "network": "gru", "width": 8, "eval_every": 10},
-        **{"eval_problems": 8, "warm_up": 1, "arms": ("sft", "amft")},
+        **{"eval_problems": 8, "arms": ("sft", "fixed_02")},
     },
     "lpg": {**LPG},
     "groove": {
