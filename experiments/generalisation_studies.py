@@ -33,7 +33,8 @@ from experiments.token_studies import (
 from metarl.finetune import SequencePolicy, credit, losses, policies, sources, terms
 from metarl.finetune.policies import Prefix, evaluate_answers
 from metarl.finetune.sampling import answered, demonstrated, problems_of
-from metarl.tree import copies
+from metarl.finetune.tasks import Pool
+from metarl.tree import copies, repeated
 from metarl.types import Array, Key, Params, TokenTask, Verdict
 
 # trains from parameters [settings, seeds, ...] with settings [settings, ...] and keys [seeds], and looks at the end
@@ -286,6 +287,71 @@ def order(keys: Key) -> tuple[Rows, Claims]:
     )
     claims["imitation after reward lowers what is solved"] = rows[back]["solved, halfway"] - solved[back], "solved"
     return rows, claims
+
+
+# --- generalisation against diversity -------------------------------------------------------------------------
+
+TOTALS = np.arange(4, 17)
+UNSEEN = np.isin(TOTALS, (7, 10, 13))
+
+
+def look_at_totals(policy: SequencePolicy, draws: int = 64) -> Look:
+    """Of seen and unseen numbers: what is solved, also by the best of 8; of seen ones, how many answers differ."""
+
+    def look(params: Params, key: Key) -> Found:
+        problems = repeated(Whole(jnp.asarray(TOTALS)), draws)
+        drawn = answered(policy, params, COMPOSITIONS, problems, key)
+        correct = drawn.correct.reshape(len(TOTALS), draws)
+        best = correct.reshape(len(TOTALS), draws // 8, 8).any(2).mean(1)
+        answers = drawn.answers.reshape(len(TOTALS), draws, -1)
+        first = ~jnp.tril((answers[:, :, None] == answers[:, None]).all(-1), -1).any(2)
+        found = {"different answers": first.sum(1)[~UNSEEN].mean()}
+        for name, which in (("seen", ~UNSEEN), ("unseen", UNSEEN)):
+            found |= {f"solved, {name}": correct[which].mean(), f"best of 8, {name}": best[which].mean()}
+        return found
+
+    return look
+
+
+def tradeoff(keys: Key) -> tuple[Rows, Claims]:
+    """Learning from reward solves more numbers that were never posed than imitation does, with fewer answers.
+
+    Kirk et al. 2023 (arXiv 2310.06452) found this of RLHF, against supervised learning and the best of n. Training
+    poses all numbers from 4 to 16 but three.
+    """
+    policy = small_policy(COMPOSITIONS)
+    task = Pool(COMPOSITIONS, Whole(jnp.asarray(TOTALS)), jnp.asarray(~UNSEEN, jnp.float32))
+    settings = {"imitation": (1.0, 0.0), "reward": (0.0, 0.0), "reward, KL 0.1": (0.0, 0.1)}
+
+    def make(setting: tuple[Array, Array]) -> Arm:
+        imitation, kl_coefficient = setting
+        loss = losses.with_kl(losses.reinforce(), lambda signals: kl_coefficient)
+        return weighted(task, imitation, loss=loss)
+
+    run = stage(policy, make, 300, look_at_totals(policy), rate=4e-3)
+    base_keys, keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+    weights, coefficients = jnp.array(list(settings.values())).T
+    ones = jnp.ones(len(settings))
+    starts, before = run(newborn(policy, base_keys, len(settings)), (ones, 0.0 * ones), base_keys)
+    _, after = run(starts, (weights, coefficients), keys)
+    columns = "solved, seen", "solved, unseen", "best of 8, seen", "best of 8, unseen", "different answers"
+    rows = {"base policy": {what: np.asarray(before[what][0]) for what in columns}}
+    rows |= {name: {what: np.asarray(after[what][i]) for what in columns} for i, name in enumerate(settings)}
+    imitated, rewarded, held = (rows[name] for name in settings)
+    seen, unseen, _, best, answers = columns
+    return rows, {
+        "reward solves more of the unseen than imitation": (rewarded[unseen] - imitated[unseen], "solved"),
+        "and loses less from seen to unseen": (
+            (imitated[seen] - imitated[unseen]) - (rewarded[seen] - rewarded[unseen]),
+            "solved",
+        ),
+        "its answers are less diverse": (imitated[answers] - rewarded[answers], "of 64"),
+        "a KL penalty keeps more different answers": (held[answers] - rewarded[answers], "of 64"),
+        "the best of 8 after imitation solves more of the unseen than reward": (
+            imitated[best] - rewarded[unseen],
+            "solved",
+        ),
+    }
 
 
 # --- formats --------------------------------------------------------------------------------------------------
@@ -546,6 +612,7 @@ def inference(keys: Key) -> tuple[Rows, Claims]:
 STUDIES: dict[str, Callable[[Key], tuple[Rows, Claims]]] = {
     "rules": rules,
     "order": order,
+    "tradeoff": tradeoff,
     "formats": formats,
     "inference": inference,
 }

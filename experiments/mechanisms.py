@@ -14,6 +14,7 @@ python -m experiments.mechanisms --study guidance          # RLG
 python -m experiments.mechanisms --study negative_gradients
 python -m experiments.mechanisms --study rules             # one rule in all prompts, or many
 python -m experiments.mechanisms --study order             # imitation, reward, and both, in either order
+python -m experiments.mechanisms --study tradeoff          # generalisation against diversity
 python -m experiments.mechanisms --study formats           # which of several formats reward amplifies
 python -m experiments.mechanisms --study inference         # what is forgotten, and in which prompts
 python -m experiments.mechanisms --study refinements       # Critique-GRPO: second tries that teach first ones
