@@ -91,6 +91,6 @@ def test_with_many_tasks_it_learns_to_learn_those_that_it_has_never_seen(tmp_pat
 
 @pytest.mark.slow
 def test_a_single_task_is_memorised(tmp_path):
-    report = learned(tmp_path, steps=400, tasks=1)
+    report = learned(tmp_path, steps=150, tasks=1, length=10)
     assert report["seen tasks, first position"]["mean"] > 0.7
     assert report["unseen tasks, last position"]["mean"] < 0.25
