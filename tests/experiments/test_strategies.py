@@ -58,7 +58,7 @@ def test_bandits_as_in_the_paper(pulls, arms):
 @pytest.mark.slow
 def test_processes_as_in_the_paper():
     """PSRL is; those that use the prior's mean, as ours do, are not below the published ones."""
-    table = strategies.report(strategies._mdps(25), 1000)
+    table = strategies.report(strategies._mdps(25), 400)
     for name in ("random", "psrl"):
         mean, low, high = table[name]["total reward"]
         assert mean == pytest.approx(float(table[name]["in the paper"]), abs=1.0 * (high - low)), name

@@ -34,14 +34,6 @@ RUNS = {  # command: its options; the longest first
         **{**SIZE, **LIVES, **REPLAY, "levels": "gridworld/small", "num_lifetimes": 2, "updates": 1},
         **{"steps": 150, "held_out_seeds": 0, "mutation_probability": 0.5},
     },
-    "ta_lpg": {
-        **{**SIZE, **LIVES, "levels": "mdp/random", "num_pairs": 2, "batch_size": 1, "eval_episodes": 2},
-        **{"steps": 150, "held_out_seeds": 0},
-    },
-    "learned_optimizer": {
-        **{"levels": "supervised/quadratic", "num_pairs": 2, "width": 4, "shortest_life": 4, "longest_life": 4},
-        **{"steps": 600, "held_out_seeds": 0},
-    },
     "sweep": {**LPG, "steps": 80, "sweep": ("learning_rate=1e-3,1e-2", "bins=2,3")},
 }
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
@@ -90,22 +82,22 @@ def ended(directory):
 
 
 def kill_and_resume(name, directory, cache, seconds):
-    """Kills the run five times, and lets it end at last. Returns how many of the kills hit training.
+    """Kills the run three times, and lets it end at last. Returns how many of the kills hit training.
 
-    The first four come soon after a checkpoint; the last one at any moment of the `seconds` that the whole run takes:
+    The first two come soon after a checkpoint; the last one at any moment of the `seconds` that the whole run takes:
     before Python has started, in a compilation, in training, in the report, or after the end.
     """
     chance, hits = random.Random(f"kills of {name}"), 0
-    for i in range(5):
+    for i in range(3):
         before = saved(directory)
         process = begin(name, directory, cache, **({"resume": True} if before or several(name, directory) else {}))
-        if i < 4:
+        if i < 2:
             while process.poll() is None and saved(directory) <= before:
                 time.sleep(0.01)
         try:
-            process.wait(chance.uniform(0.0, 0.15 if i < 4 else seconds))
+            process.wait(chance.uniform(0.0, 0.15 if i < 2 else seconds))
         except subprocess.TimeoutExpired:
-            process.send_signal(signum := SIGNALS[i % 3])
+            process.send_signal(signum := SIGNALS[i])
         errors = process.communicate(timeout=120)[1]
         # before Python has started it cannot say anything; after the end there is nothing to stop
         assert process.returncode == 0 or process.returncode in (-signum, 128 + signum), errors
