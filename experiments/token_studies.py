@@ -186,16 +186,20 @@ def distinct(policy: SequencePolicy, task: TokenTask, count: int = 16, draws: in
         problem_key, key = jax.random.split(key)
         drawn = answered(policy, params, task, problems_of(task, problem_key, count, draws), key)
         answers, correct = drawn.answers.reshape(count, draws, -1), drawn.correct.reshape(count, draws)
-        same = (answers[:, :, None] == answers[:, None]).all(-1)
-        repeated = (same & (jnp.arange(draws)[:, None] > jnp.arange(draws))).any(-1)
         assert drawn.entropy is not None  # the policy drew them
         return {
             "solved": correct.mean(),
-            "distinct": (correct & ~repeated).sum(1).mean(),
+            "distinct": (correct & is_first(answers)).sum(1).mean(),
             "entropy, temperature 1": terms.token_mean(drawn.entropy, drawn.mask),
         }
 
     return look
+
+
+def is_first(answers: Array) -> Array:
+    """Which answers [..., n] bool of n to a problem, [..., n, T], are like none before them."""
+    same = (answers[..., :, None, :] == answers[..., None, :, :]).all(-1)
+    return ~jnp.tril(same, -1).any(-1)
 
 
 COMPOSITIONS = Compositions()

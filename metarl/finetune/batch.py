@@ -12,8 +12,8 @@ from metarl.types import Array, PyTree
 class Batch(NamedTuple):
     """B answers of T tokens to prompts of P tokens. The answers to one problem, its group, are neighbours.
 
-    All groups are of one size. The first `prefix_length` tokens of an answer were forced by a demonstration, and the
-    policy drew the others.
+    All groups are of one size. The first `prefix_length` tokens of an answer were forced, by a demonstration or a
+    refinement, and the policy drew the others.
     """
 
     prompts: Array  # [B, P] int32
@@ -34,5 +34,5 @@ class Batch(NamedTuple):
 
 
 def forced(batch: Batch) -> Array:
-    """Which tokens [B, T] bool of the mask were forced by a demonstration: those at `t < prefix_length`."""
+    """Which tokens [B, T] bool of the mask were forced: those at `t < prefix_length`."""
     return batch.mask & (jnp.arange(batch.mask.shape[1])[None] < batch.prefix_length[:, None])

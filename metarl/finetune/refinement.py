@@ -36,9 +36,10 @@ def refined(
     arXiv 2506.03106).
 
     The policy answers, reads the verifier's reply, and answers again. Of the second tries in a group the right ones are
-    taken first. They stand as answers to the *prompt*, which no reply preceded, so they count as forced: a policy that
-    would hardly say them learns them by `losses.shaped`. Where there are fewer second tries than `count`, first ones
-    take their places and teach nothing.
+    taken first. They stand as answers to the *prompt*, which no reply preceded, so they count as forced, and
+    `losses.shaped` says how much they move a policy that would hardly say them. Where there are fewer second tries than
+    `count`, first ones, which are right, take their places: they have no tokens to learn, but count in their group's
+    mean. The paper's credit is `credit.dr_grpo`.
 
     The source's task is `task` with one try (`tries` must be a field of it), and its groups have
     `sampling.group_size + count` answers. `old_log_prob` of refinements is that with the reply. Raises ValueError if
@@ -100,10 +101,12 @@ def improved(task: TurnTask, sampling: Sampling = Sampling()) -> Source:  # noqa
     For each problem the policy plays one transcript. One of its tries is chosen, all alike, and the policy makes it
     anew, once for each answer of the group: the state, so the tries and replies before, is the same for all of them.
     Only the tokens of that try are in the mask, and the reward is 1 if it is right. With `credit.best_of` the policy
-    imitates the best next try that it found itself; with `credit.reward_weighted` all of them, as the paper does after
-    it has chosen the best.
+    imitates the best next try that it found itself, and learns nothing where all are alike. With
+    `credit.reward_weighted` it imitates all of them, also in groups where none is right. (The paper imitates the best
+    one, with the weight `exp(reward / tau)`.)
 
-    What follows that try is drawn and not used.
+    What comes before that try and after it is played again for each answer, and not used: of the tokens that count as
+    drawn, one try is learned from.
     """
     frame = task.try_length + 1
 
@@ -111,8 +114,7 @@ def improved(task: TurnTask, sampling: Sampling = Sampling()) -> Source:  # noqa
         transcript_key, choice_key = jax.random.split(keys.demonstrations)
         once = problems_of(task, keys.problems, sampling.num_problems)
         played = answered(policy, params, task, once, transcript_key, sampling.temperature)
-        share = jax.random.uniform(choice_key, (sampling.num_problems,))
-        at = jnp.floor(share * (last_try(played) + 1)).astype(jnp.int32)
+        at = jax.random.randint(choice_key, (sampling.num_problems,), 0, last_try(played) + 1)
         posed, begun, at = repeated((once, Prefix(played.answers, at * frame), at), sampling.group_size)
         batch = answered(policy, params, task, posed, keys.answers, sampling.temperature, begun)
         right = jnp.take_along_axis(solved(batch, task.tries), at[:, None], 1)[:, 0]
@@ -125,5 +127,5 @@ def improved(task: TurnTask, sampling: Sampling = Sampling()) -> Source:  # noqa
         )
 
     played_first = sampling.num_problems * task.tries * task.try_length
-    source = Source(task, sampling.num_problems, sampling.group_size, sampling, no_state, sample, keep)
-    return source._replace(forked=played_first)
+    sizes = sampling.num_problems, sampling.group_size
+    return Source(task, *sizes, sampling, no_state, sample, keep, forked=played_first)

@@ -16,7 +16,7 @@ from metarl import checks
 from metarl.checks import SHARE
 from metarl.finetune.policies import SequencePolicy
 from metarl.finetune.sampling import answered
-from metarl.tree import repeated
+from metarl.tree import repeated, select
 from metarl.types import Array, DerivedTask, Key, Params, PyTree, TokenTask, Verdict
 
 # --- several kinds of problems --------------------------------------------------------------------------------
@@ -169,9 +169,10 @@ class Judging(DerivedTask):
 
     Prompts are those of the task with an answer after it, which is empty where the problem is to be solved. A judgement
     is one of two further tokens, `yes` and `no`, and the end. The answers to be judged are demonstrations, half of them
-    with one token before the end changed at random; the task's verdict says whether they are right.
+    of another problem; the task's verdict says whether they are right.
 
-    Raises ValueError for a share outside [0, 1], or a task of several tries.
+    Raises ValueError for a share outside [0, 1], a task of several tries, or one whose answers have no room for a
+    token and the end.
     """
 
     task: TokenTask
@@ -180,6 +181,8 @@ class Judging(DerivedTask):
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.fields(self)
+        if self.task.answer_length < 2:
+            raise ValueError(f"answers must have room for 2 tokens, got answer_length {self.task.answer_length}")
 
     @property
     def num_tokens(self) -> int:
@@ -203,9 +206,10 @@ class Judging(DerivedTask):
 
     def sample(self, key: Key) -> Judged:
         """A problem to solve, or an answer to judge."""
-        problem_key, kind_key, answer_key = jax.random.split(key, 3)
-        problem, to_solve = self.task.sample(problem_key), ~jax.random.bernoulli(kind_key, self.share)
-        answer = self._to_judge(answer_key, problem)
+        problem_key, other_key, kind_key, half_key, answer_key = jax.random.split(key, 5)
+        problem, other = self.task.sample(problem_key), self.task.sample(other_key)
+        to_solve = ~jax.random.bernoulli(kind_key, self.share)
+        answer = self.task.demonstrate(answer_key, select(jax.random.bernoulli(half_key), problem, other))
         correct = self.task.verify(problem, answer).correct
         return Judged(problem, jnp.where(to_solve, self.end, answer), correct, to_solve)
 
@@ -226,14 +230,3 @@ class Judging(DerivedTask):
         right = (answer[0] == said) & (answer[1] == self.end)
         judged = Verdict(right.astype(found.reward.dtype), right, len(self.task.kinds) + jnp.where(right, 0, 1))
         return jax.tree.map(lambda x, y: jnp.where(problem.to_solve, x, y.astype(x.dtype)), found, judged)
-
-    def _to_judge(self, key: Key, problem: PyTree) -> Array:
-        """A demonstration, half of the time with a token changed to another one that is not the end."""
-        answer_key, half_key, place_key, token_key = jax.random.split(key, 4)
-        answer = self.task.demonstrate(answer_key, problem)
-        place = jax.random.randint(place_key, (), 0, jnp.maximum((answer != self.end).sum(), 1))
-        rank = (answer[place] - self.end - 1) % self.task.num_tokens  # of all tokens, the end is the last
-        others = self.task.num_tokens - 1
-        other = (rank + jax.random.randint(token_key, (), 1, others)) % others
-        changed = answer.at[place].set((self.end + 1 + other) % self.task.num_tokens)
-        return jnp.where(jax.random.bernoulli(half_key), changed, answer)

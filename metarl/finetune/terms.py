@@ -156,8 +156,9 @@ def nft(
 def shaped(log_prob: Array, advantage: Array, gamma: Annotated[Array | float, POSITIVE] = 0.1) -> Array:
     """`-A pi / (pi + gamma)` [...]: learning from what another policy drew (LUFFY; Yan et al. 2025, arXiv 2504.14945).
 
-    The gradient is that of `reinforce` times `pi gamma / (pi + gamma)^2`, which is largest at `pi = gamma`: a token
-    that is likely already is left alone, and one that the policy hardly knows gets more than by importance weights.
+    The gradient is that of `reinforce` times `pi gamma / (pi + gamma)^2`, which is 1/4 at `pi = gamma` and less
+    elsewhere. Of a token that the policy hardly knows it is nearly `pi / gamma` times that of `reinforce`.
+
     Raises ValueError for a number `gamma` that is not within `metarl.checks.POSITIVE`.
     """
     chex.assert_equal_shape([log_prob, advantage])

@@ -155,6 +155,29 @@ def test_requests_are_counted_by_what_is_answered():
     ]
 
 
+def test_numbers_that_were_posed_are_told_from_others():
+    """A policy that is right of all numbers but 7, 10 and 13, and one that says 4 or 3."""
+
+    def right(prompt):
+        total = 5 * prompt[1] + prompt[2]
+        parts = studies.in_styles(Whole(total))[1]
+        return jnp.where((total == 7) | (total == 10) | (total == 13), 1, parts)
+
+    found = jax.jit(studies.look_at_totals(replay(5, right), 16))((), jax.random.key(0))
+    assert jax.tree.map(float, found) == {
+        **{"solved, seen": 1.0, "best of 8, seen": 1.0, "solved, unseen": 0.0, "best of 8, unseen": 0.0},
+        "different answers": 1.0,
+    }
+    either = replay(5, right)._replace(  # 4 and the end, or 3 and the end
+        prefill=lambda params, prompt, room: (50.0 * jax.nn.one_hot(jnp.array([3, 4]), 5).sum(0), jnp.zeros(())),
+        decode=lambda params, cache, token: (50.0 * jax.nn.one_hot(0, 5), cache),
+    )
+    found = jax.jit(studies.look_at_totals(either, 64))((), jax.random.key(0))
+    assert float(found["different answers"]) == 2.0
+    assert float(found["solved, seen"]) == pytest.approx(0.05, abs=0.02)  # half of the answers to one number of ten
+    assert float(found["best of 8, seen"]) == pytest.approx(0.1, abs=0.02)
+
+
 # --- runs -----------------------------------------------------------------------------------------------------
 
 
