@@ -142,16 +142,14 @@ def judging(keys: Key) -> tuple[Rows, Claims]:
     shares = (0.0, 0.2, 0.5)
     solving, judged = Judging(plain, 0.0), Judging(plain, 1.0)
     policy = small_policy(solving, 64)
-    methods = {
-        f"{share:.0%} judging": always(arm(Judging(plain, share), GROUPS, credit=credit.grpo(8))) for share in shares
-    }
+    methods = {f"{share:.0%} judging": always(arm(Judging(plain, share), GROUPS)) for share in shares}
 
     def look(params: Params, key: Key) -> Found:
         solved = success_on(policy, solving)(params, key)["solved"]
         return {"solved": solved, "judged": success_on(policy, judged)(params, key)["solved"]}
 
-    starts = imitated(policy, Judging(plain, 0.5), keys, 800)
-    found = compare(policy, methods, starts, keys, 400, look, looks=1, rate=2e-3)
+    starts = imitated(policy, Judging(plain, 0.5), keys, 500)
+    found = compare(policy, methods, starts, keys, 400, look, looks=1, rate=1e-3)
     columns = "solved", "judged"
     start = jax.jit(jax.vmap(look))(starts, keys)
     rows: Rows = {"base policy": {what: start[what] for what in columns}}
