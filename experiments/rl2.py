@@ -2,7 +2,7 @@
 
 python -m experiments.rl2                        # bandits with 5 arms and 10 pulls, two minutes on a laptop CPU
 python -m experiments.rl2 --preset bandits       # 100 pulls
-python -m experiments.rl2 --preset mdps          # tabular Markov decision processes, 10 episodes
+python -m experiments.rl2 --preset mdps          # tabular Markov decision processes, 10 episodes; learns from BEB
 python -m experiments.rl2 --preset gridworld     # a goal that is not shown
 python -m experiments.rl2 --imitate gittins      # learn from what Gittins indices would do, instead of from reward
 
@@ -201,7 +201,18 @@ LONG = replace(Config(), steps=300, trial_steps=100, num_envs=128, rollout_lengt
 PRESETS = {
     "quick": Config(),
     "bandits": LONG,
-    "mdps": replace(LONG, levels="mdp/noisy"),
+    "mdps": replace(
+        LONG,
+        levels="mdp/noisy",
+        imitate="beb",
+        network="transformer",
+        width=64,
+        layers=3,
+        heads=4,
+        num_envs=64,
+        steps=1500,
+        learning_rate=1e-3,
+    ),
     "gridworld": replace(LONG, levels="gridworld/hidden_goal", reward_scale=1.0),
 }
 
