@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -142,11 +143,11 @@ def judging(keys: Key) -> tuple[Rows, Claims]:
     shares = (0.0, 0.2, 0.5)
     solving, judged = Judging(plain, 0.0), Judging(plain, 1.0)
     policy = small_policy(solving, 64)
-    methods = {f"{share:.0%} judging": always(arm(Judging(plain, share), GROUPS)) for share in shares}
+    methods = {f"{share:.0%} judging": always(arm(Judging(plain, share), Sampling(16, 16))) for share in shares}
 
     def look(params: Params, key: Key) -> Found:
-        solved = success_on(policy, solving)(params, key)["solved"]
-        return {"solved": solved, "judged": success_on(policy, judged)(params, key)["solved"]}
+        sampled = partial(success_on, policy, temperature=1.0)
+        return {"solved": sampled(solving)(params, key)["solved"], "judged": sampled(judged)(params, key)["solved"]}
 
     starts = imitated(policy, Judging(plain, 0.5), keys, 500)
     found = compare(policy, methods, starts, keys, 400, look, looks=1, rate=1e-3)
