@@ -210,7 +210,7 @@ PRESETS = {
         layers=3,
         heads=4,
         num_envs=64,
-        steps=1500,
+        steps=3500,
         learning_rate=1e-3,
     ),
     "gridworld": replace(LONG, levels="gridworld/hidden_goal", reward_scale=1.0),
