@@ -145,7 +145,7 @@ class Learner(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """A learned update rule. Of `objective` and `optimizer`, what is not learned is None."""
+    """A learned update rule, or where learners begin. Of `objective` and `optimizer`, what is not learned is None."""
 
     objective: Objective | None  # what agents minimise; nothing in it is left to learn
     optimizer: optax.GradientTransformationExtraArgs | None  # how parameters follow gradients, in any optax loop

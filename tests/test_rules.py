@@ -117,8 +117,8 @@ def test_what_is_shipped_loads_and_has_a_card(name):
     assert rule.card["content_hash"][:16] in card and f"python -m experiments.{rule.card['experiment']} " in card
     assert json.dumps(rule.card["recipe"]) in card
     assert "Licence: Apache-2.0" in card and "Training data: " in card
-    assert rule.objective or rule.optimizer
-    if not rule.card["config"]["levels"].startswith("supervised/"):
+    assert rule.objective or rule.optimizer or "initial" in rule.params
+    if rule.learner.network is not None:  # of agents
         levels = envs.make(rule.card["config"]["levels"])
         assert not jax.tree.leaves(rule.inner_loop(levels.environment).init_meta(jax.random.key(0)))
 
