@@ -153,7 +153,7 @@ def test_tasks_of_another_environment_are_refused_before_training(tmp_path, caps
 @pytest.mark.parametrize(
     ("problem", "methods", "column", "margin"),
     [
-        ("bandit/five", ("rl2", "a2c"), "last fifth", 0.05),
+        ("bandit/five", ("a2c", "ppo"), "last fifth", 0.05),
         ("gridworld/hidden_goal", ("maml",), "whole task", 0.0),
     ],
 )

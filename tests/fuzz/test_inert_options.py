@@ -21,7 +21,17 @@ REPORTED = re.compile(r"held_out_|tuning_|directory")
 ADDRESS = re.compile(r"0x[0-9a-f]+")  # of functions, which differ from one trace to the next
 PROGRAMS = programs()
 QUICK = [name for name in PROGRAMS if name.endswith("quick")]
-SLOW = ("amft", "disco", "disco_es", "learned_optimizer", "mrt", "nap")  # to trace: seconds for each program
+SLOW = (
+    "amft",
+    "disco",
+    "disco_es",
+    "groove",
+    "learned_optimizer",
+    "lpo",
+    "mrt",
+    "nap",
+    "rl2",
+)  # to trace: seconds for each program
 
 
 def program(make, config) -> str | None:

@@ -24,12 +24,7 @@ LIVES = {"shortest_life": 2, "longest_life": 4}
 REPLAY = {"warm_up": 1, "replay_probability": 0.8, "capacity": 16}
 LPG = {**SIZE, "levels": "mdp/random", "num_lifetimes": 2, "updates": 1, "steps": 300, "held_out_seeds": 0}
 RUNS = {  # command: its options; the longest first
-    "amft": {
-        **{"steps": 60, "base_steps": 60, "base_batch": 4, "num_seeds": 2, "num_prompts": 4},
-        **{"group_size": 2, "num_demonstrations": 4, "network": "gru", "width": 8, "eval_every": 10},
-        **{"eval_problems": 8, "arms": ("sft", "fixed_02")},
-    },
-    "lpg": {**LPG},
+    "lpg": LPG,
     "groove": {
         **{**SIZE, **LIVES, **REPLAY, "levels": "gridworld/small", "num_lifetimes": 2, "updates": 1},
         **{"steps": 150, "held_out_seeds": 0, "mutation_probability": 0.5},
@@ -117,7 +112,7 @@ def saved(directory):
 
 def several(name, directory):
     """Whether this is the begun directory of several runs, which may be resumed before there is a checkpoint."""
-    return name in ("amft", "sweep") and directory.exists()
+    return name == "sweep" and directory.exists()
 
 
 def whole_and_killed(name, place, cache):
