@@ -21,7 +21,7 @@ python -m experiments.mechanisms --study refinements       # Critique-GRPO: seco
 python -m experiments.mechanisms --study recursion         # RISE: imitation of the best next tries
 python -m experiments.mechanisms --study judging           # CRL: judging answers beside giving them
 
-Each compares methods from the same base policies and with the same number of answers, over seeds. A table has what was
+Each compares methods from the same base policies and with as many slots for tokens, over seeds. A table has what was
 measured, and the claims below it are differences over seeds with a verdict: shown, the opposite, or neither.
 """
 

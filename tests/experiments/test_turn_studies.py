@@ -58,9 +58,8 @@ def numbers(policy, methods, starts, keys, steps, look, looks=10, rate=2e-3):
             return source.sample(policy, start, (), None, studies.sources.Keys(key, key, key)), look(start, key)
 
         batch, looked = jax.eval_shape(jax.vmap(shapes), starts, keys)
-        assert (
-            batch.answers.shape[1] == make(starts, value).answers.num_problems * make(starts, value).answers.group_size
-        )
+        source = make(starts, value).answers
+        assert batch.answers.shape[1] == source.num_problems * source.group_size
         found[name] = {x: i + np.arange(len(keys))[:, None] * np.ones(looks) for x in looked}
     return found
 
