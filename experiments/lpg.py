@@ -17,7 +17,8 @@ from metarl import checks
 from metarl.checks import NOT_NEGATIVE, POSITIVE, SEVERAL, SHARE, WIDTH
 from metarl.evaluation.families import Family, family
 from metarl.evaluation.surfaces import draw_lpg
-from metarl.objectives.lpg import UNREGULARISED, Start
+from metarl.objectives.hand_made import ActorCritic
+from metarl.objectives.lpg import UNREGULARISED, Learned, Start, coordinate_weights
 from metarl.rules import Part, Recipe
 from metarl.run.options import replace
 from metarl.types import MetaParams
@@ -49,6 +50,8 @@ class Rule:
     caution: Annotated[float, NOT_NEGATIVE] = 0.0
     """How much that actor-critic holds back probable actions, less and less over each agent's life if it is temporal.
     """
+    learned: Learned = "weights"
+    """What is learned: the network's weights, or a few numbers of that actor-critic, for evolution (`--hidden 5`)."""
     y_coef: Annotated[float, NOT_NEGATIVE] = 0.5
     """Weight of the prediction in the agent's loss."""
     policy_entropy_coef: Annotated[float, NOT_NEGATIVE] = 5e-2
@@ -70,6 +73,9 @@ class Rule:
 
     def draw(self, params: MetaParams, longest_life: int) -> Figure:
         """What the rule computes, of its meta-parameters."""
+        if self.learned == "coordinates":
+            start = ActorCritic(self.discount, self.gae_lambda, self.caution)
+            params = coordinate_weights(params, start, self.bins, self.largest_value)
         return draw_lpg(params, longest_life, self.discount)
 
 

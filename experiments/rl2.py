@@ -170,6 +170,7 @@ class NewTasks:
 
 RULE = agent.Rule(learning_rate=3e-3, gae_lambda=0.95, entropy_coef=0.003)
 PASSES = parts.Passes(epochs=4, minibatches=4)
+AGENTS = parts.Agents(num_envs=512, rollout_length=10)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,7 +181,7 @@ class Config:
     sweep: parts.Sweep = parts.Sweep()
     tasks: Tasks = Tasks()
     learners: Learners = Learners()
-    agents: parts.Agents = parts.Agents(num_envs=512, rollout_length=10)
+    agents: parts.Agents = AGENTS
     passes: parts.Passes = PASSES
     rule: agent.Rule = RULE
     new_tasks: NewTasks = NewTasks()
@@ -193,7 +194,8 @@ class Config:
             of_rewards = [name for name in vars(RULE) if name not in ("learning_rate", "max_gradient_norm")]
             parts.refuse_inert(self.rule, of_rewards, "with imitate", RULE)
             parts.refuse_inert(self.passes, vars(PASSES), "with imitate", PASSES)
-            parts.refuse_inert(self.tasks, ("switch_after", "episode_discount"), "with imitate")
+            parts.refuse_inert(self.tasks, ("switch_after", "episode_discount", "reward_scale"), "with imitate")
+            parts.refuse_inert(self.agents, ("rollout_length",), "with imitate", AGENTS)
 
 
 CHOICE_TASKS = 200  # on which the best of several seeds is chosen
@@ -202,7 +204,8 @@ PRESETS = {
     "quick": Config(),
     "bandits": LONG,
     "mdps": replace(
-        LONG,
+        Config(),
+        trial_steps=100,
         levels="mdp/noisy",
         imitate="beb",
         network="transformer",

@@ -70,6 +70,7 @@ POSITIVE = Bound(0, 1e9, above=True)
 NOT_NEGATIVE = Bound(0, 1e9)
 RATE = Bound(0, 1e5, above=True)  # of learning: tabular agents may follow their gradient at a rate of 160
 SHARE = Bound(0, 1)
+OPEN = Bound(0, 1, above=True, below=True)  # a share that has log odds
 DECAY = Bound(0, 1, below=True)
 FACTOR = Bound(0, 1, above=True)
 _FINITE, _INTEGER = Bound(-3e38, 3e38), Bound(-_INT32 - 1, _INT32)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
+from jax.scipy.special import logit
 
 from metarl.types import Array, MetaParams
 
@@ -14,9 +17,38 @@ _OPEN = 6.0  # the bias of a gate that is 1 up to 0.3 %
 _REWARD, _PROB, _Y, _Y_NEXT, _AGE = 0, 2, 3, 4, 6  # rows of the input kernel
 
 
-def actor_critic_weights(
-    params: MetaParams, discount: Array | float, gae_lambda: Array | float, largest_value: float, caution: Array | float
-) -> MetaParams:
+class ActorCritic(NamedTuple):
+    """The numbers of an actor-critic that holds back probable actions."""
+
+    discount: Array | float
+    gae_lambda: Array | float
+    caution: Array | float = 0.0
+    limit: Array | tuple[float, ...] = (0.0, 1.0, 0.0)  # [3] the limit is their product with (1, age, log10(N) - 2)
+    blame: Array | float = 1.0  # factor on advantages below 0
+
+
+def born_coordinates(temporal: bool) -> MetaParams:
+    """Coordinates of an actor-critic without caution, as `at_coordinates` takes them."""
+    numbers = {name: jnp.zeros(()) for name in ("discount", "gae_lambda", "caution", "blame")}
+    return {**numbers, "limit": jnp.zeros(3 if temporal else 1)}
+
+
+def at_coordinates(coordinates: MetaParams, start: ActorCritic) -> ActorCritic:
+    """The actor-critic at some coordinates, which are 0 for `start`: one unit of each is a large change.
+
+    They add to log odds (`discount`, `gae_lambda`, [...]), to a logarithm (`blame`) or to the number itself.
+    """
+    limit = jnp.asarray(start.limit).at[: coordinates["limit"].size].add(coordinates["limit"])
+    return ActorCritic(
+        discount=jax.nn.sigmoid(logit(start.discount) + coordinates["discount"]),
+        gae_lambda=jax.nn.sigmoid(logit(start.gae_lambda) + coordinates["gae_lambda"]),
+        caution=start.caution + coordinates["caution"],
+        limit=limit,
+        blame=start.blame * jnp.exp(coordinates["blame"]),
+    )
+
+
+def actor_critic_weights(params: MetaParams, numbers: ActorCritic, largest_value: float) -> MetaParams:
     """Weights of an `LPGNetwork` whose targets are those of an actor-critic with a categorical value.
 
     The value that y predicts is V(y) = sum_i y_i v_i, with v evenly spaced from -`largest_value` to `largest_value`, so
@@ -27,9 +59,10 @@ def actor_critic_weights(
     KL(y || y_hat), so their y tends to such a distribution around the mean of G. All of this holds while the units are
     in the linear part of tanh: for advantages and values that are not far above 1 and `largest_value`.
 
-    pi_hat is `A_t - caution max(pi(a_t|s_t) - age, 0)`. The second term keeps the policy from being sure early: in
-    expectation it follows the gradient of `-caution / 2 sum_a max(pi(a|s) - age, 0)^2`. The age goes from 0 to 1 in the
-    agent's life; without it among the inputs, the term stays.
+    pi_hat is `A_t - caution max(pi(a_t|s_t) - limit, 0)`, with `blame A_t` if A_t is below 0. The second term keeps the
+    policy from being sure: in expectation it follows the gradient of `-caution / 2 sum_a max(pi(a|s) - limit, 0)^2`. By
+    default the limit is the age, which goes from 0 to 1 in the agent's life, so the term ends; a rule that does not see
+    age and horizon knows the constant part of the limit only.
 
     `params` are those of the network at birth, of at least `UNITS` units and discount and age as its only context. The
     other units, of the GRU and of phi, stay as they are, but nothing listens to them yet.
@@ -39,6 +72,8 @@ def actor_critic_weights(
     values = jnp.linspace(-largest_value, largest_value, bins)
     variance = jnp.square(values[1] - values[0])
     sign, advantage, value, probable = jnp.array([1.0, -1.0]), jnp.arange(2), jnp.arange(2, 4), 4
+    discount, decay = numbers.discount, numbers.discount * numbers.gae_lambda / jax.nn.sigmoid(_OPEN)
+    limit = jnp.asarray(numbers.limit)
     slight = 0.25 / largest_value  # V enters its unit times this
     candidate = 2 * hidden  # the columns of the gates are reset, update, candidate
 
@@ -50,10 +85,9 @@ def actor_critic_weights(
     kernel = kernel.at[_Y, candidate + value].set(slight * sign)
     kernel = kernel.at[_PROB, candidate + probable].set(_PROBABLE)
     if temporal:
-        kernel = kernel.at[_AGE, candidate + probable].set(-_PROBABLE)
-    decay = discount * gae_lambda / jax.nn.sigmoid(_OPEN)
+        kernel = kernel.at[_AGE : _AGE + 2, candidate + probable].set(-_PROBABLE * limit[1:])
     recurrent = params["recurrent_kernel"].at[:, own].set(0.0).at[advantage, candidate + advantage].set(decay)
-    gates = jnp.repeat(jnp.array([_OPEN, -_OPEN, 0.0]), UNITS)
+    gates = jnp.repeat(jnp.array([_OPEN, -_OPEN, 0.0]), UNITS).at[2 * UNITS + probable].set(-_PROBABLE * limit[0])
 
     # phi(y) = V(y): one relu holds V(y) + largest_value, which is never negative
     born, listens = params["embed_hidden"], jnp.zeros_like(params["embed"]["kernel"])
@@ -62,7 +96,7 @@ def actor_critic_weights(
 
     # the heads read relu(state), so a number is the difference of two units
     size = jnp.concatenate([sign / _SMALL, sign / slight])
-    pi_hat = jnp.array([1.0 / _SMALL, -1.0 / _SMALL, 0.0, 0.0, -caution / _PROBABLE])
+    pi_hat = jnp.array([1.0 / _SMALL, -numbers.blame / _SMALL, 0.0, 0.0, -numbers.caution / _PROBABLE])
     heads = {name: jnp.zeros_like(params[name]["kernel"]) for name in ("pi_hat", "y_hat")}
     return {
         **params,

@@ -13,15 +13,16 @@ import jax
 import jax.numpy as jnp
 
 from metarl import checks
-from metarl.checks import NOT_NEGATIVE, POSITIVE, SEVERAL, SHARE, WIDTH, Bound, checked
+from metarl.checks import NOT_NEGATIVE, OPEN, POSITIVE, SEVERAL, SHARE, WIDTH, Bound, checked
 from metarl.formulas import formula
-from metarl.objectives.hand_made import UNITS, actor_critic_weights
+from metarl.objectives.hand_made import UNITS, ActorCritic, actor_critic_weights, at_coordinates, born_coordinates
 from metarl.objectives.temporal import temporal_features
 from metarl.rl.objective import Objective
 from metarl.rl.rollout import Model, Rollout, unroll
 from metarl.types import Array, MetaParams, Metrics, Params, Progress, PyTree
 
 Start = Literal["scratch", "actor_critic"]
+Learned = Literal["weights", "coordinates"]
 
 
 class LPGInputs(NamedTuple):
@@ -165,6 +166,20 @@ def summaries(meta_params: MetaParams, x: LPGInputs, decay: float = 0.9) -> dict
     return found if x.context.shape[-1] < 2 else {**found, "n": x.context[..., -2]}
 
 
+def _newborn(network: LPGNetwork, key: Array, temporal: bool, sees_discount: bool) -> MetaParams:
+    one, row = jnp.zeros((1, 1)), jnp.zeros((1, 1, network.bins))
+    context = jnp.zeros((1, 1, sees_discount + 2 * temporal))
+    return network.init(key, LPGInputs(one, one > 0, one > 0, one, row, row, context))["params"]
+
+
+def coordinate_weights(coordinates: MetaParams, start: ActorCritic, bins: int, largest_value: float) -> MetaParams:
+    """The network's weights where only coordinates are learned: those of `lpg` with the same options."""
+    temporal = coordinates["limit"].size > 1
+    born = jax.eval_shape(lambda key: _newborn(LPGNetwork(bins, UNITS), key, temporal, True), jax.random.key(0))
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), born)
+    return actor_critic_weights(nothing, at_coordinates(coordinates, start), largest_value)
+
+
 # the coefficients of the regularisers of `lpg`; for evolution, whose meta-objective is fitness alone, all are 0
 UNREGULARISED = {"policy_entropy_coef": 0.0, "y_entropy_coef": 0.0, "pi_hat_coef": 0.0, "y_hat_coef": 0.0}
 
@@ -180,6 +195,7 @@ def lpg(
     gae_lambda: Annotated[Array | float, SHARE] = 0.95,
     largest_value: Annotated[float, POSITIVE] = 4.0,
     caution: Annotated[Array | float, NOT_NEGATIVE] = 0.0,
+    learned: Learned = "weights",
     y_coef: Annotated[Array | float, NOT_NEGATIVE] = 0.5,
     policy_entropy_coef: Annotated[Array | float, NOT_NEGATIVE] = 5e-2,
     y_entropy_coef: Annotated[Array | float, NOT_NEGATIVE] = 1e-3,
@@ -199,30 +215,41 @@ def lpg(
     The rule that meta-training starts from is a network with random weights ("scratch"), or an actor-critic with this
     `gae_lambda`, this `caution` and values up to `largest_value` (`hand_made.actor_critic_weights`), which has to see
     the discount.
+    What is learned are the network's weights, or only the coordinates of such an actor-critic
+    (`hand_made.at_coordinates`): a few numbers, which evolution can tell apart. Its network has no other units.
     With a `pi_hat`, that formula (`metarl.formulas.formula`) of `summaries` takes the place of the network's, as in a
     distilled rule. The targets of the prediction stay the network's.
     The entropies are those of the agent before each update, so those before the first update of a truncation have no
     meta-gradient.
 
     Raises ValueError if `bins` is below 2 or `hidden` below 1, if `pi_hat` is no such formula, and to start from an
-    actor-critic if `hidden` is below 5 or there is no `discount`.
+    actor-critic if `hidden` is below 5 or there is no `discount`; to learn coordinates `hidden` must be 5, the start an
+    actor-critic, and `discount` and `gae_lambda` must be within 0 and 1.
     """
     if start == "actor_critic":
         checks.within(int, Bound(UNITS, WIDTH.high), **{"hidden, to start from an actor-critic,": hidden})
         if discount is None:
             raise ValueError("start actor_critic needs a discount, got None")
+    if learned == "coordinates":
+        checks.one_of(("actor_critic",), **{"start, to learn coordinates,": start})
+        checks.one_of((UNITS,), **{"hidden, to learn coordinates,": hidden})
+        checks.within(float, OPEN, discount=discount, gae_lambda=gae_lambda)
     network = LPGNetwork(bins, hidden, gate_bias)
     variables = PI_HAT_VARIABLES if temporal else PI_HAT_VARIABLES[:-1]
     distilled = None if pi_hat is None else formula(pi_hat, variables)
 
+    begins = None if discount is None else ActorCritic(discount, gae_lambda, caution)
+
     def init(key: Array) -> MetaParams:
-        one, row = jnp.zeros((1, 1)), jnp.zeros((1, 1, bins))
-        context = jnp.zeros((1, 1, (discount is not None) + 2 * temporal))
-        params = network.init(key, LPGInputs(one, one > 0, one > 0, one, row, row, context))["params"]
-        if start == "scratch":
-            return params
-        assert discount is not None
-        return actor_critic_weights(params, discount, gae_lambda, largest_value, caution)
+        if learned == "coordinates":
+            return born_coordinates(temporal)
+        born = _newborn(network, key, temporal, discount is not None)
+        return born if start == "scratch" or begins is None else actor_critic_weights(born, begins, largest_value)
+
+    def weights(meta_params: MetaParams) -> MetaParams:
+        if learned == "weights" or begins is None:
+            return meta_params
+        return coordinate_weights(meta_params, begins, bins, largest_value)
 
     def targets(
         meta_params: MetaParams, memory: PyTree, params: Params, model: Model, rollout: Rollout, progress: Progress
@@ -230,9 +257,10 @@ def lpg(
         outputs, _ = unroll(model, params, rollout)
         policy = model.policy.distribution(outputs["policy"])
         inputs = lpg_inputs(params, model, rollout, discount, progress if temporal else None)
-        result = cast(LPGTargets, network.apply({"params": meta_params}, inputs))
+        rule = weights(meta_params)
+        result = cast(LPGTargets, network.apply({"params": rule}, inputs))
         if distilled is not None:
-            result = result._replace(pi_hat=distilled(**summaries(meta_params, inputs)))
+            result = result._replace(pi_hat=distilled(**summaries(rule, inputs)))
         regularisers = [
             (policy_entropy_coef, lambda: -policy.entropy().mean()),
             (y_entropy_coef, lambda: (inputs.y * jax.nn.log_softmax(outputs["y"])).sum(-1).mean()),

@@ -101,7 +101,7 @@ def _flatten(params: Params, prefix: str = "") -> list[tuple[str, np.ndarray]]:
         if not isinstance(name, str) or not name or "/" in name:
             raise ValueError(f"names must be non-empty strings without '/', got {name!r}")
         if hasattr(value, "dtype"):
-            items.append((prefix + name, np.ascontiguousarray(value)))
+            items.append((prefix + name, np.asarray(value, order="C")))
         else:
             items += _flatten(value, f"{prefix}{name}/")
     return items
