@@ -15,6 +15,7 @@ import envs
 import metarl
 from experiments import distil
 from metarl.evaluation import compare
+from metarl.objectives.hand_made import UNITS
 
 TINY = {"lifetime": 2, "lives": 2, "points": 40, "every": 1, "hidden": 2, "fit_steps": 3, "evaluations": 600}
 TINY |= {"held_out_levels": 2, "held_out_seeds": 2, "max_length": 7, "levels": "mdp/random"}
@@ -76,3 +77,8 @@ def test_rules_of_another_kind_are_refused(tmp_path, capsys, monkeypatch):
     metarl.save_rule(tmp_path / "rule.safetensors", {}, plain, {"experiment": "x", "config": {"seed": 0}})
     said = one_line(capsys, lambda: distil.main(["--rule", str(tmp_path)]))
     assert "rule must be one of LPO or LPG" in said and "which is of a2c" in said
+    lpg = {"name": "lpg", "learned": "coordinates", "start": "actor_critic", "hidden": UNITS, "discount": 0.9}
+    recipe = {**RECIPE, "objective": lpg}
+    params = {"objective": metarl.objectives.lpg(**{x: lpg[x] for x in lpg if x != "name"}).init(jax.random.key(0))}
+    metarl.save_rule(tmp_path / "rule.safetensors", params, recipe, {"experiment": "x", "config": {"seed": 0}})
+    assert "rule must have learned weights" in one_line(capsys, lambda: distil.main(["--rule", str(tmp_path)]))
