@@ -112,7 +112,7 @@ def segments(keys: Key) -> tuple[Rows, Claims]:
             )
     more, complete = rows["errors where they are, x 4"], rows["completeness x 4"]
     return rows, claims | {
-        "more weight on errors, fewer errors": (complete["errors"] - more["errors"], "a text"),
+        "more weight on errors, fewer errors": (complete["errors"] - more["errors"], "an answer"),
         "more weight on completeness, longer answers": (
             complete["completeness"] - more["completeness"],
             "of the length",

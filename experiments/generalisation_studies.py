@@ -642,13 +642,18 @@ def emulation(keys: Key) -> tuple[Rows, Claims]:
         rows[name] |= {what: x[what][0] for what in ("asked for large: large", "asked for small: small")}
         rows[name] = {what: np.asarray(y) for what, y in rows[name].items()}
     small, large, up, down = (rows[name] for name in ("small, tuned", "large, tuned", *list(rows)[-2:]))
-    known, style = "open: right", "large, of these"
+    known, style, asked = "open: right", "large, of these", "asked for large: large"
+    of = "of the answers"
     return rows, {
-        "up knows more than the small tuned policy": (up[known] - small[known], "of the answers"),
-        "and than the large tuned policy": (up[known] - large[known], "of the answers"),
+        "asked for large, up gives more of them than the small tuned policy": (up[asked] - small[asked], of),
+        "and than the large base policy": (up[asked] - rows["large"][asked], of),
+        "and the large tuned policy more than up": (large[asked] - up[asked], of),
+        "asked for large, down gives more of them than the small tuned policy": (down[asked] - small[asked], of),
+        "up knows more than the small tuned policy": (up[known] - small[known], of),
+        "and than the large tuned policy": (up[known] - large[known], of),
         "up has more of the style than the large base policy": (up[style] - rows["large"][style], "of the right ones"),
         "and as much as the small tuned policy, or more": (up[style] - small[style], "of the right ones"),
-        "up knows more than down": (up[known] - down[known], "of the answers"),
+        "up knows more than down": (up[known] - down[known], of),
         "down has more of the style than up": (down[style] - up[style], "of the right ones"),
     }
 
