@@ -10,6 +10,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from envs import tokens
 from experiments.bandit_studies import Claims, Rows
@@ -163,7 +164,7 @@ def difficulty(keys: Key) -> tuple[Rows, Claims]:
     rows = {}
     for name, x in found.items():
         rows[name] = last(x, *(f"{n} digits" for n in (1, 2, 3, 4)))
-        rows[name]["mean"] = sum(rows[name].values()) / 4
+        rows[name]["mean"] = np.mean(list(rows[name].values()), 0)
     plain, both, sharp = rows["GRPO"], rows["by both"], rows["by five times both"]
     return rows, {
         "scaled by both, more of the hardest is solved": (both["4 digits"] - plain["4 digits"], "solved"),

@@ -53,7 +53,7 @@ def stage(policy: SequencePolicy, make: Callable[[Any], Arm], steps: int, look: 
     return jax.jit(jax.vmap(jax.vmap(run, (0, None, 0)), (0, 0, None)))
 
 
-def weighted(task: TokenTask, imitation: Array, **changes: Any) -> Arm:
+def weighted(task: TokenTask, imitation: Array | float, **changes: Any) -> Arm:
     """GRPO and imitation of as many demonstrations; the weights are `1 - imitation` and `imitation`."""
     shown = sources.demonstrations(task, 64)
     return arm(task, GROUPS, credit=credit.grpo(8), demonstrations=shown, imitation=imitation)._replace(**changes)
@@ -635,12 +635,11 @@ def emulation(keys: Key) -> tuple[Rows, Claims]:
         policy = combined((sizes[size], sizes[other], sizes[other]), (1.0, 1.0, -1.0))
         look = jax.jit(jax.vmap(jax.vmap(look_at_requests(policy)), (0, None)))
         found[f"{name}: {size}, as the {other} was tuned"] = look((base[size], tuned[other], base[other]), keys)
-    rows = {}
-    for name, x in found.items():
-        large, right = x["open: large"][0], x["open: small"][0] + x["open: large"][0]
-        rows[name] = {"open: right": right, "large, of these": large / jnp.maximum(right, 1e-3)}
+    rows: Rows = {}
+    for name, x in ((name, jax.tree.map(np.asarray, x)) for name, x in found.items()):
+        in_large, right = x["open: large"][0], x["open: small"][0] + x["open: large"][0]
+        rows[name] = {"open: right": right, "large, of these": in_large / np.maximum(right, 1e-3)}
         rows[name] |= {what: x[what][0] for what in ("asked for large: large", "asked for small: small")}
-        rows[name] = {what: np.asarray(y) for what, y in rows[name].items()}
     small, large, up, down = (rows[name] for name in ("small, tuned", "large, tuned", *list(rows)[-2:]))
     known, style, asked = "open: right", "large, of these", "asked for large: large"
     of = "of the answers"
