@@ -123,6 +123,19 @@ def test_another_arm_joins_a_finished_comparison(before, finished, capsys):
         amft.part(config, finished, "sft", amft.tuned(config, "sft", amft.newborn(config)), 6)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("arm", "tokens_drawn"), [("amft_ahead", 4 * 2 * 5), ("amft_pairs", 2 * 1 * 2 * 5)])
+def test_some_weights_move_after_several_steps_only(arm, tokens_drawn, tmp_path):
+    """Four training steps are two meta-steps; a pair of policies has 1 problem each, and room for what measures it."""
+    run(tmp_path / "run", arms=arm, look_ahead=2)
+    config = replace(amft.Config(), **TINY, arms=(arm,), look_ahead=2)
+    template = jax.eval_shape(amft.tuned(config, arm, amft.newborn(config)).init, jax.random.key(0))
+    _, state, log = checkpoint.restore(tmp_path / "run" / arm, template)
+    assert (state.lifetimes.step == 4).all() and (state.step == 2).all()
+    np.testing.assert_array_equal(np.asarray(log["env_steps"]), np.outer([2, 4], [tokens_drawn] * 4))
+    assert np.isfinite(log["meta_gradient_norm"]).all()
+
+
 SMALL = replace(
     amft.Config(),
     **{"num_seeds": 2, "num_prompts": 4, "num_validation": 2, "group_size": 2, "num_demonstrations": 4},
