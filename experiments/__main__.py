@@ -18,6 +18,7 @@ SHARED = (
     "plain_ppo",
     "sweeps",
     "bandit_studies",
+    "credit_studies",
     "generalisation_studies",
     "turn_studies",
     "judge_studies",

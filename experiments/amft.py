@@ -30,7 +30,7 @@ import optax
 import metarl
 from envs import tokens
 from experiments import cli, launch, parts, sweeps
-from experiments.amft_arms import ARMS, META, OPTIONS_OF, policy, tasks
+from experiments.amft_arms import AHEAD, ARMS, VALIDATED, of_no_arm, policy, tasks
 from experiments.amft_report import report
 from metarl import checks, parallel
 from metarl.checks import COUNT, COUNT_OR_ZERO, FACTOR, NOT_NEGATIVE, RATE, SEVERAL, SHARE, WIDTH, Bound
@@ -139,7 +139,11 @@ class Arm:
     meta_rate: Annotated[float, RATE] = 50.0
     """AMFT: step size of the weight's logit along the normalised meta-gradient."""
     next_rate: Annotated[float, RATE] = 1.0
-    """Arm amft_next: the same."""
+    """Arms amft_next and those like it: the same."""
+    pairs_rate: Annotated[float, RATE] = 0.3
+    """Arm amft_pairs: the same, along an estimate from a pair of policies."""
+    look_ahead: Annotated[int, SEVERAL] = 5
+    """Arms amft_ahead, amft_pairs: steps before the weight moves, all of which the estimate heeds."""
     meta_every: Annotated[int, COUNT] = 5
     """AMFT: steps between two validations."""
     entropy_rate: Annotated[float, NOT_NEGATIVE] = 0.01
@@ -186,15 +190,12 @@ class Config:
 
     def __post_init__(self) -> None:
         batch = self.batch
-        if set(META) & set(self.setting.arms) and batch.num_validation >= batch.num_prompts:
+        if set(VALIDATED) & set(self.setting.arms) and batch.num_validation >= batch.num_prompts:
             raise ValueError(
                 f"num_validation must be below num_prompts = {batch.num_prompts}, got {batch.num_validation}"
             )
-        if batch.demonstrated < 1.0 and {"relift", "prefix_rft"} & set(self.setting.arms):
-            raise ValueError(
-                "demonstrated must be 1 with the arms relift and prefix_rft, which show any problem, "
-                f"got {batch.demonstrated}"
-            )
+        if "amft_pairs" in self.setting.arms and batch.num_prompts < 4:
+            raise ValueError(f"num_prompts must be at least 4 with the arm amft_pairs, got {batch.num_prompts}")
 
 
 SHARED = {"task", "num_seeds", "network", "width", *vars(Base())}  # what the base policies are made from
@@ -293,23 +294,33 @@ def tuned(config: Config, arm: str, start: Params) -> Meta:
                 return member.start
 
             inner = finetune(learner, begin, data, x.credit, x.controller, x.update, losses=x.losses, utility=utility)
-            return _compose(inner, config.run.steps, x.meta_rate)
+            return _compose(inner, config.run.steps, x.estimator, x.meta_optimizer)
 
         if x.between is None:
             return steps_from(x.data, x.utility)
         usual = steps_from(x.between, utilities.unmeasured(task))
         return alternate(config.arm.meta_every, steps_from(x.data, x.utility), usual)
 
-    return _watched(config, side_by_side(make, members(config, start), ONE_AT_A_TIME))
+    return _watched(config, side_by_side(make, members(config, start), ONE_AT_A_TIME), together(config, arm))
+
+
+def together(config: Config, arm: str) -> int:
+    """Training steps in each meta-step of an arm."""
+    return config.arm.look_ahead if arm in AHEAD else 1
 
 
 ONE_AT_A_TIME = Placement(batch_size=1)  # runs of a program: the caches of CPUs are small
 
 
-def _compose(inner: metarl.InnerLoop, horizon: int, meta_rate: float = 0.0) -> Meta:
+def _compose(
+    inner: metarl.InnerLoop,
+    horizon: int,
+    estimator: metarl.Estimator = metarl.estimators.backprop(1),  # noqa: B008
+    optimizer: optax.GradientTransformation = optax.sgd(0.0),  # noqa: B008
+) -> Meta:
     training = Levels(lambda key: Level((), jnp.int32(horizon + 1)))
     curriculum = metarl.curricula.uniform(training)
-    return metarl.compose(inner, metarl.estimators.backprop(1), optax.sgd(meta_rate), curriculum, num_lifetimes=1)
+    return metarl.compose(inner, estimator, optimizer, curriculum, num_lifetimes=1)
 
 
 def _policies(state: MetaState) -> Params:
@@ -317,8 +328,11 @@ def _policies(state: MetaState) -> Params:
     return jax.tree.map(lambda x: x[:, 0], state.lifetimes.params)
 
 
-def _watched(config: Config, meta: Meta) -> Meta:
-    """`meta` with the metric `held_out` [n], success on the first question every so often and NaN in between."""
+def _watched(config: Config, meta: Meta, each: int = 1) -> Meta:
+    """`meta` with the metric `held_out` [n], success on the first question every so often and NaN in between.
+
+    A meta-step has `each` training steps.
+    """
     learner, question, looks = policy(config), next(iter(tasks(config).questions.values())), config.looks
 
     def look(params: Params) -> Array:
@@ -330,7 +344,7 @@ def _watched(config: Config, meta: Meta) -> Meta:
 
     def step(state: MetaState, key: Key) -> tuple[MetaState, Metrics]:
         state, metrics = meta.step(state, key)
-        held_out = jax.lax.cond(state.step % looks.eval_every == 0, look, skip, _policies(state))
+        held_out = jax.lax.cond(state.step * each % looks.eval_every < each, look, skip, _policies(state))
         return state, {**metrics, "held_out": held_out}
 
     return Meta(meta.init, step)
@@ -339,12 +353,13 @@ def _watched(config: Config, meta: Meta) -> Meta:
 def part(config: Config, directory: Path, name: str, meta: Meta, steps: int) -> tuple[Params, Log]:
     """One run of the comparison, with its own files; the trained policies (leaves [n, ...]) and its log.
 
-    Raises ValueError if its directory has a run of another length: schedules are stretched to the length.
+    It has `steps` training steps, of which some arms make several in a meta-step. Raises ValueError if its directory
+    has a run of another length: schedules are stretched to the length.
     """
     place = directory / name
-    of_others = [option for arms, options in OPTIONS_OF.items() if name not in arms for option in options]
-    theirs = {option: flatten(Config())[option] for option in of_others}  # no matter here, so that arms may join
-    own = launch.placed(replace(config, arms=(name,) if name in ARMS else (), steps=steps, **theirs), place)
+    theirs = {option: flatten(Config())[option] for option in of_no_arm([name])}  # no matter here: arms may join
+    meta_steps = steps // together(config, name)
+    own = launch.placed(replace(config, arms=(name,) if name in ARMS else (), steps=meta_steps, **theirs), place)
     if own.run.resume:
         template, step = jax.eval_shape(meta.init, jax.random.key(0)), own.run.resume_from or None
         _, state, _ = checkpoint.restore(place, template, step=step)
@@ -413,11 +428,19 @@ def sweep_arms(config: Config, directory: Path, start: Params) -> None:
 
 def refuse_unused(config: Config, argv: list[str] | None) -> None:
     """Raises ValueError for an option, on the command line or in the sweep, that none of the arms has."""
-    for arms, options in OPTIONS_OF.items():
-        if not set(arms) & set(config.setting.arms):
-            because = f"without one of the arms {', '.join(arms)}"
-            cli.refuse_given(argv, options, because)
-            cli.refuse_given([f"--{name}" for name in config.sweep.swept], options, because)
+    for option, arms in of_no_arm(config.setting.arms).items():
+        because = f"without one of the arms {', '.join(arms)}"
+        cli.refuse_given(argv, [option], because)
+        cli.refuse_given([f"--{name}" for name in config.sweep.swept], [option], because)
+
+
+def check_ahead(config: Config) -> None:
+    """Raises ValueError if the steps of an arm are no whole meta-steps, or if it is swept, which counts meta-steps."""
+    if ahead := sorted(set(AHEAD) & set(config.setting.arms)):
+        if config.sweep.sweep:
+            raise ValueError(f"sweep must leave out the arms {ahead}, whose meta-steps have several steps")
+        if config.run.steps % config.arm.look_ahead:
+            raise ValueError(f"look_ahead must divide steps = {config.run.steps}, got {config.arm.look_ahead}")
 
 
 def check_sweep(config: Config) -> None:
@@ -432,6 +455,7 @@ def main(argv: list[str] | None = None) -> None:
         if not config.setting.arms:
             raise ValueError("arms must name at least one")
         check_sweep(config)
+        check_ahead(config)
         launch.refuse_ignored(config, argv)
         refuse_unused(config, argv)
         if config.sweep.sweep:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from envs import tokens
 from experiments import parts
+from metarl import estimators
 from metarl.finetune import (
     Context,
     Controller,
@@ -33,6 +35,7 @@ from metarl.finetune import (
     updates,
     utilities,
 )
+from metarl.meta import Estimator
 from metarl.types import Array, TokenTask
 
 if TYPE_CHECKING:
@@ -102,7 +105,9 @@ class Recipe(NamedTuple):
     losses: Losses = Losses(reward=losses.dual_clip())
     utility: Utility | None = None
     between: Data | None = None  # what steps without validation learn from, where most have none
-    meta_rate: float = 0.0  # step size of the controller's meta-parameter
+    # how the controller's meta-parameter is estimated to matter, and follows that
+    estimator: Estimator = estimators.backprop(1)
+    meta_optimizer: optax.GradientTransformation = optax.sgd(0.0)
 
 
 def plain(config: Config, task: TokenTask, controller: Controller, answers: Source | None = None) -> Recipe:
@@ -150,11 +155,14 @@ def _signed(x: Context, of_right: Array | float) -> Array:
 
 
 def relift(config: Config, task: TokenTask) -> Recipe:
-    """ReLIFT: steps of imitation on the problems that the policy has failed on, by an optimizer of their own."""
+    """ReLIFT: steps of imitation on the problems that the policy has failed on, by an optimizer of their own.
+
+    Problems without a demonstration do not count.
+    """
     size, rate = config.batch.num_demonstrations, config.arm.learning_rate
     recipe = plain(config, task, controllers.success_gate(size))
     return recipe._replace(
-        data=dataclasses.replace(recipe.data, demonstrations=sources.failures(task, size)),
+        data=dataclasses.replace(recipe.data, demonstrations=sources.failures(task, size, config.batch.demonstrated)),
         update=updates.separate(imitation=parts.clipped_adam(rate), reward=parts.clipped_adam(rate)),
         losses=recipe.losses._replace(imitation=_with_entropy),
     )
@@ -167,7 +175,7 @@ def _with_entropy(x: Context) -> Array:
 
 def prefix_rft(config: Config, task: TokenTask) -> Recipe:
     """Prefix-RFT: reward alone, for answers some of which continue a demonstration."""
-    answers = sources.prefixed(task, config.batch.make())
+    answers = sources.prefixed(task, config.batch.make(), share=config.batch.demonstrated)
     recipe = plain(config, task, controllers.constant(0.0), answers)
     return recipe._replace(credit=credit.prefix_group(config.batch.group_size, lone="reward"))
 
@@ -177,7 +185,7 @@ def amft(config: Config, task: TokenTask, *, entropy: bool = True, meta: bool = 
 
     Validation takes its share of the answers in every `meta_every`-th step, and none in the others.
     """
-    arm, batch = config.arm, config.batch
+    arm = config.arm
     controller = controllers.amft(
         arm.initial_weight,
         entropy_rate=arm.entropy_rate if entropy else 0.0,
@@ -186,27 +194,68 @@ def amft(config: Config, task: TokenTask, *, entropy: bool = True, meta: bool = 
         warm_up=arm.warm_up,
     )
     usual = plain(config, task, controller)
-    usual = usual._replace(utility=utilities.unmeasured(task), meta_rate=arm.meta_rate)
-    if not meta:
-        return usual
-    validation = utilities.reward(task, Sampling(batch.num_validation, batch.group_size))
-    if arm.utility == "cross_entropy":
-        validation = utilities.cross_entropy(task, batch.num_validation)
+    usual = usual._replace(utility=utilities.unmeasured(task), meta_optimizer=optax.sgd(arm.meta_rate))
+    return validated(config, task, usual) if meta else usual
+
+
+def validated(config: Config, task: TokenTask, usual: Recipe) -> Recipe:
+    """The `usual` recipe in most steps; in every `meta_every`-th some answers are to validation problems."""
+    batch = config.batch
+    utility = utilities.reward(task, Sampling(batch.num_validation, batch.group_size))
+    if config.arm.utility == "cross_entropy":
+        utility = utilities.cross_entropy(task, batch.num_validation)
     rest = sources.fresh(task, Sampling(batch.num_prompts - batch.num_validation, batch.group_size))
     rare = dataclasses.replace(usual.data, answers=rest)
-    return usual._replace(data=rare, utility=validation, between=usual.data)
+    return usual._replace(data=rare, utility=utility, between=usual.data)
 
 
-def amft_next(config: Config, task: TokenTask) -> Recipe:
+def amft_next(
+    config: Config, task: TokenTask, *, own: bool = True, low: float = 0.0, high: float = 1.0, natural: bool = True
+) -> Recipe:
     """AMFT's meta-gradient, improved: the utility is measured on the next step's own answers, and costs none.
 
-    The weight may be anything between 0 and 1, and its logit moves as far wherever it is.
+    The weight may be anything between 0 and 1, and its logit moves as far wherever it is. Without any of the three (not
+    on its `own` answers, with other bounds, not `natural`), the rate is such that the weight moves as fast at one half.
     """
     arm = config.arm
     controller = controllers.amft(
-        arm.initial_weight, entropy_rate=0.0, low=0.0, high=1.0, natural=True, warm_up=arm.warm_up
+        arm.initial_weight, entropy_rate=0.0, low=low, high=high, natural=natural, warm_up=arm.warm_up
     )
-    return plain(config, task, controller)._replace(utility=utilities.next_reward(task), meta_rate=arm.next_rate)
+    rate = arm.next_rate * (1 if own else arm.meta_every) * (1 if natural else 4)  # 4: the sigmoid's slope is 1/4
+    recipe = plain(config, task, controller)._replace(meta_optimizer=optax.sgd(rate))
+    return recipe._replace(utility=utilities.next_reward(task)) if own else validated(config, task, recipe)
+
+
+def amft_optimistic(config: Config, task: TokenTask) -> Recipe:
+    """`amft_next`, whose weight follows twice the last meta-gradient less the one before."""
+    optimizer = optax.optimistic_gradient_descent(config.arm.next_rate)
+    return amft_next(config, task)._replace(meta_optimizer=optimizer)
+
+
+def amft_ahead(config: Config, task: TokenTask) -> Recipe:
+    """`amft_next`, whose meta-gradient flows through the last `look_ahead` steps, and which moves after these.
+
+    It is a sum over the steps, so that the weight moves as far in all.
+    """
+    return amft_next(config, task)._replace(estimator=estimators.backprop(config.arm.look_ahead))
+
+
+def amft_pairs(config: Config, task: TokenTask) -> Recipe:
+    """No gradient: of two policies with other weights and common random numbers, the better one is kept.
+
+    They train for `look_ahead` steps on half as much data each: answers, of which a group less makes room for what
+    measures them after each step, and demonstrations. The logits of their weights differ by a few units.
+    """
+    arm, batch = config.arm, config.batch
+    half = Sampling(batch.num_prompts // 2 - 1, batch.group_size)
+    recipe = amft_next(config, task)
+    shown = sources.demonstrations(task, batch.num_demonstrations // 2, batch.demonstrated)
+    return recipe._replace(
+        data=Data(sources.fresh(task, half), shown),
+        utility=utilities.unmeasured(task),
+        estimator=estimators.es(arm.look_ahead, sigma=1.0, measure_every=1),
+        meta_optimizer=optax.sgd(arm.pairs_rate),
+    )
 
 
 Arm = Callable[["Config", TokenTask], Recipe]
@@ -249,19 +298,36 @@ ARMS: dict[str, Arm] = {
     "amft_other_sign": partial(amft, sign=-1.0),
     "amft_entropy_other_sign": partial(amft, meta=False, sign=-1.0),
     "amft_next": amft_next,
+    "amft_next_validated": partial(amft_next, own=False),
+    "amft_next_bounded": partial(amft_next, low=0.05, high=0.95),
+    "amft_next_sigmoid": partial(amft_next, natural=False),
+    "amft_optimistic": amft_optimistic,
+    "amft_ahead": amft_ahead,
+    "amft_pairs": amft_pairs,
 }
 
 _BOTH = ("amft", "amft_other_sign")
 _ENTROPY = (*_BOTH, "amft_entropy", "amft_entropy_other_sign")
 META = (*_BOTH, "amft_meta")
-AMFT = (*_ENTROPY, "amft_meta", "amft_next")
+VALIDATED = (*META, "amft_next_validated")
+AHEAD = ("amft_ahead", "amft_pairs")  # their weight moves after several steps
+_NEXT = ("amft_next", "amft_next_validated", "amft_next_bounded", "amft_next_sigmoid", "amft_optimistic", "amft_ahead")
+AMFT = (*_ENTROPY, "amft_meta", *_NEXT, "amft_pairs")
 # Options that only some arms have.
 OPTIONS_OF = {
     ("rl_critic",): ["critic_learning_rate"],
     ("servo",): ["servo_rate"],
     _ENTROPY: ["entropy_rate"],
     (*_ENTROPY, "servo"): ["entropy_target"],
-    META: ["meta_rate", "meta_every", "num_validation", "utility"],
-    ("amft_next",): ["next_rate"],
+    META: ["meta_rate"],
+    VALIDATED: ["meta_every", "num_validation", "utility"],
+    _NEXT: ["next_rate"],
+    AHEAD: ["look_ahead"],
+    ("amft_pairs",): ["pairs_rate"],
     (*AMFT, "servo"): ["initial_weight", "warm_up"],
 }
+
+
+def of_no_arm(arms: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """The options that none of the `arms` has, each with the arms that have it."""
+    return {option: owners for owners, own in OPTIONS_OF.items() if not set(owners) & set(arms) for option in own}

@@ -20,7 +20,7 @@ from metarl.run.options import flatten
 if TYPE_CHECKING:
     from experiments.amft import Config
 
-LAST = 20  # steps over which the results at the end of an arm are averaged
+LAST = 20  # meta-steps over which the results at the end of an arm are averaged
 ZERO = 0.01  # where the figure, which is logarithmic, has the weight 0
 
 Found = Mapping[str, np.ndarray]  # arm -> success [settings, seeds] on one question
@@ -95,7 +95,8 @@ def draw_weights(config: Config, logs: Mapping[str, Log], path: Path) -> None:
     count, shape = len(config.setting.copies), (-1, len(config.setting.copies), config.setting.num_seeds)
     moving = {arm: np.asarray(log["imitation_weight"]).reshape(shape) for arm, log in logs.items() if arm not in FIXED}
     if moving:
-        runs = [{arm: (1 + np.arange(len(x)), x[:, i].T) for arm, x in moving.items()} for i in range(count)]
+        steps = {arm: (1 + np.arange(len(x))) * (config.run.steps // len(x)) for arm, x in moving.items()}
+        runs = [{arm: (steps[arm], x[:, i].T) for arm, x in moving.items()} for i in range(count)]
         plot.save(plot.trajectories(dict(zip(config.setting.names, runs, strict=True)), "training step"), path)
 
 
@@ -110,7 +111,7 @@ def report(config: Config, found: Mapping[str, Found], logs: Mapping[str, Log], 
     ends = {name: by_setting(config, of_arms) for name, of_arms in last.items()}
     for question, table in success.items():
         tables.show(table, f"share of problems solved, {question},", "arm")
-    tables.show(ends["imitation_weight"], f"weight of imitation, mean of the last {LAST} steps,", "arm")
+    tables.show(ends["imitation_weight"], f"weight of imitation, mean of the last {LAST} meta-steps,", "arm")
     results: dict[str, Any] = {"config": flatten(config), "hardware": hardware(), "success": found}
     arms = {arm: x for arm, x in first.items() if arm in ARMS}
     if set(arms) & set(FIXED):

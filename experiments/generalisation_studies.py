@@ -32,6 +32,7 @@ from experiments.token_studies import (
     train,
 )
 from metarl.finetune import SequencePolicy, credit, losses, policies, sources, terms
+from metarl.finetune.combinations import combined
 from metarl.finetune.policies import Prefix, evaluate_answers
 from metarl.finetune.sampling import answered, demonstrated, problems_of
 from metarl.finetune.tasks import Pool
@@ -52,7 +53,7 @@ def stage(policy: SequencePolicy, make: Callable[[Any], Arm], steps: int, look: 
     return jax.jit(jax.vmap(jax.vmap(run, (0, None, 0)), (0, 0, None)))
 
 
-def weighted(task: TokenTask, imitation: Array, **changes: Any) -> Arm:
+def weighted(task: TokenTask, imitation: Array | float, **changes: Any) -> Arm:
     """GRPO and imitation of as many demonstrations; the weights are `1 - imitation` and `imitation`."""
     shown = sources.demonstrations(task, 64)
     return arm(task, GROUPS, credit=credit.grpo(8), demonstrations=shown, imitation=imitation)._replace(**changes)
@@ -614,10 +615,53 @@ def inference(keys: Key) -> tuple[Rows, Claims]:
     }
 
 
+def emulation(keys: Key) -> tuple[Rows, Claims]:
+    """EFT: what tuning has changed in a policy of one size, added to a base policy of another.
+
+    Mitchell et al. 2023 (arXiv 2310.12962): size decides what is known, tuning how it is said, so a small policy can be
+    tuned in place of a large one ("up") and the reverse ("down"). Here both know small and large parts and are tuned on
+    requests for large parts. Asked for either, they should then give large ones, and what they know is whether they
+    give any right answer.
+    """
+    sizes = {"small": small_policy(Requests(), 12), "large": small_policy(Requests(), 48)}
+    base_keys, keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+    base, tuned, found = {}, {}, {}
+    for size, policy in sizes.items():
+        make = lambda narrow: weighted(Requests(narrow), 1.0)  # noqa: E731
+        run = stage(policy, make, 200, look_at_requests(policy), rate=4e-3)
+        base[size], found[size] = run(newborn(policy, base_keys, 1), jnp.zeros(1), base_keys)
+        tuned[size], found[f"{size}, tuned"] = run(base[size], jnp.ones(1), keys)
+    for name, size, other in (("up", "large", "small"), ("down", "small", "large")):
+        policy = combined((sizes[size], sizes[other], sizes[other]), (1.0, 1.0, -1.0))
+        look = jax.jit(jax.vmap(jax.vmap(look_at_requests(policy)), (0, None)))
+        found[f"{name}: {size}, as the {other} was tuned"] = look((base[size], tuned[other], base[other]), keys)
+    rows: Rows = {}
+    for name, x in ((name, jax.tree.map(np.asarray, x)) for name, x in found.items()):
+        in_large, right = x["open: large"][0], x["open: small"][0] + x["open: large"][0]
+        rows[name] = {"open: right": right, "large, of these": in_large / np.maximum(right, 1e-3)}
+        rows[name] |= {what: x[what][0] for what in ("asked for large: large", "asked for small: small")}
+    small, large, up, down = (rows[name] for name in ("small, tuned", "large, tuned", *list(rows)[-2:]))
+    known, style, asked = "open: right", "large, of these", "asked for large: large"
+    of = "of the answers"
+    return rows, {
+        "asked for large, up gives more of them than the small tuned policy": (up[asked] - small[asked], of),
+        "and than the large base policy": (up[asked] - rows["large"][asked], of),
+        "and the large tuned policy more than up": (large[asked] - up[asked], of),
+        "asked for large, down gives more of them than the small tuned policy": (down[asked] - small[asked], of),
+        "up knows more than the small tuned policy": (up[known] - small[known], of),
+        "and than the large tuned policy": (up[known] - large[known], of),
+        "up has more of the style than the large base policy": (up[style] - rows["large"][style], "of the right ones"),
+        "and as much as the small tuned policy, or more": (up[style] - small[style], "of the right ones"),
+        "up knows more than down": (up[known] - down[known], of),
+        "down has more of the style than up": (down[style] - up[style], "of the right ones"),
+    }
+
+
 STUDIES: dict[str, Callable[[Key], tuple[Rows, Claims]]] = {
     "rules": rules,
     "order": order,
     "tradeoff": tradeoff,
     "formats": formats,
     "inference": inference,
+    "emulation": emulation,
 }

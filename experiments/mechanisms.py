@@ -20,6 +20,10 @@ python -m experiments.mechanisms --study inference         # what is forgotten, 
 python -m experiments.mechanisms --study refinements       # Critique-GRPO: second tries that teach first ones
 python -m experiments.mechanisms --study recursion         # RISE: imitation of the best next tries
 python -m experiments.mechanisms --study judging           # CRL: judging answers beside giving them
+python -m experiments.mechanisms --study segments          # FG-RLHF: rewards of errors where they are made
+python -m experiments.mechanisms --study difficulty        # DR-IRL: hard problems count more
+python -m experiments.mechanisms --study branches          # EEF: from states of demonstrations that fail
+python -m experiments.mechanisms --study emulation         # EFT: a large policy with what a small one was tuned to
 
 Each compares methods from the same base policies and with as many slots for tokens, over seeds. A table has what was
 measured, and the claims below it are differences over seeds with a verdict: shown, the opposite, or neither.
@@ -36,7 +40,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import jax
 import numpy as np
 
-from experiments import bandit_studies, cli, generalisation_studies, judge_studies, token_studies, turn_studies
+from experiments import (
+    bandit_studies,
+    cli,
+    credit_studies,
+    generalisation_studies,
+    judge_studies,
+    token_studies,
+    turn_studies,
+)
 from metarl import checks
 from metarl.checks import SEED, SEVERAL
 from metarl.evaluation import tables
@@ -50,6 +62,7 @@ STUDIES: dict[str, Callable[[Key], tuple[bandit_studies.Rows, bandit_studies.Cla
     **judge_studies.STUDIES,
     **generalisation_studies.STUDIES,
     **turn_studies.STUDIES,
+    **credit_studies.STUDIES,
 }
 if TYPE_CHECKING:
     Study = str

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from metarl.finetune.batch import Batch
 from metarl.finetune.rewards import Scorer
-from metarl.types import Array, Key, Verdict
+from metarl.types import Array, DerivedTask, Key, Verdict
 
 
 def right_or_wrong(right: Array) -> Verdict:
@@ -82,6 +82,27 @@ class Compositions:
         inside = jnp.cumsum(answer == self.end) == 0
         right = ~inside[-1] & (jnp.where(inside, answer, 0).sum() == problem.total + self.offset)
         return right_or_wrong(right)
+
+
+@dataclass(frozen=True, eq=False)
+class Failing(DerivedTask):
+    """`task` whose demonstrations fail by one wrong part, at a random place after the first if there is one.
+
+    A share of them does, which may be an array.
+    """
+
+    task: Compositions
+    share: Array | float = 1.0
+
+    def demonstrate(self, key: Key, problem: Whole) -> Array:
+        """A demonstration of the task, or one with another part in one place, so that its sum is wrong."""
+        shown_key, fails_key, place_key, part_key = jax.random.split(key, 4)
+        shown = self.task.demonstrate(shown_key, problem)
+        parts = (shown != self.end).sum()
+        place = jnp.minimum(jax.random.randint(place_key, (), 1, jnp.maximum(parts, 2)), parts - 1)
+        other = (shown[place] + jax.random.randint(part_key, (), 0, 3)) % 4 + 1
+        fails = jax.random.bernoulli(fails_key, self.share)
+        return jnp.where(fails, shown.at[place].set(other), shown)
 
 
 # --- questions that nobody can be sure of ----------------------------------------------------------------------

@@ -157,16 +157,15 @@ def _step(parts: Parts, meta_params: MetaParams, tuning: Tuning, key: Key) -> Up
         demonstrations=data.demonstrations.update(tuning.demonstrations, outcome),
         step=tuning.step + 1,
     )
+    if tuning.drawn is not None:  # the utility is measured on what the next step learns from
+        after = after._replace(drawn=_draw(parts, jax.lax.stop_gradient(after), jax.random.fold_in(key, 6)))
     cost = jnp.float32(data.answers.tokens_drawn + data.demonstrations.tokens_drawn)
     return Update(after, objective, {**_metrics(answers, signals), **found, "env_steps": cost})
 
 
 def _loss(parts: Parts, utility: Utility, meta_params: MetaParams, tuning: Tuning, key: Key) -> Update:
     """Minus the utility of the policy as it is."""
-    answers = None
-    if utility.of_next is not None:
-        answers, shown = _draw(parts, jax.lax.stop_gradient(tuning), key)
-        tuning = tuning._replace(drawn=(answers, shown))
+    answers = tuning.drawn[0] if tuning.drawn else None
     size = parts.data.answers.group_size
     loss, metrics = minus_utility(utility, parts.policy, tuning.params, key, answers, size)
     return Update(tuning, loss, {**metrics, "env_steps": jnp.float32(utility.tokens_drawn)})

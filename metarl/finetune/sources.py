@@ -99,11 +99,13 @@ def prefixed(
     first: Annotated[float, SHARE] = 0.95,
     last: Annotated[float, SHARE] = 0.0,
     most: Annotated[float, FACTOR] = 0.95,
+    share: Annotated[Array | float, SHARE] = 1.0,
 ) -> Source:
     """Prefix-RFT (Huang et al. 2025, arXiv 2507.01679): the last answer of each group continues a demonstration.
 
     The prefix is a share of the demonstration's tokens, rounded down. The share is drawn uniformly between a least
-    one, which falls from `first` to `last` along half a period of a cosine over the training, and `most`.
+    one, which falls from `first` to `last` along half a period of a cosine over the training, and `most`. Where a
+    problem has no demonstration (only a `share` of them has, as in `demonstrations`) all answers are the policy's own.
 
     Raises ValueError for a share outside [0, 1], for a least share above `most`, or if `most` is 0.
     """
@@ -114,10 +116,10 @@ def prefixed(
         demonstration_key, share_key = jax.random.split(key)
         shown = demonstrate(task, problems, demonstration_key)
         least = cosine(first, last)(elapsed(progress))
-        share = jax.random.uniform(share_key, (len(shown),), minval=least, maxval=most)
-        length = jnp.floor(share * _extent(task, shown)).astype(jnp.int32)
+        of_tokens = jax.random.uniform(share_key, (len(shown),), minval=least, maxval=most)
+        length = jnp.floor(of_tokens * _extent(task, shown)).astype(jnp.int32)
         is_last = jnp.arange(len(shown)) % sampling.group_size == sampling.group_size - 1
-        return Prefix(shown, jnp.where(is_last, length, 0))
+        return Prefix(shown, jnp.where(is_last & _has_one(task, problems, share), length, 0))
 
     def sample(policy: SequencePolicy, params: Params, state: PyTree, progress: Progress, keys: Keys) -> Batch:
         problems = problems_of(task, keys.problems, sampling.num_problems, sampling.group_size)
@@ -189,9 +191,7 @@ def demonstrations(
     """
 
     def sample(policy: SequencePolicy, params: Params, state: PyTree, progress: Progress, keys: Keys) -> Batch:
-        shown = demonstrated(task, problems_of(task, keys.problems, count), keys.demonstrations)
-        has_one = jax.vmap(lot)(shown.prompts) < share
-        return shown._replace(mask=shown.mask & has_one[:, None])
+        return _shown(task, problems_of(task, keys.problems, count), keys.demonstrations, share)
 
     return Source(task, count, 1, None, no_state, sample, keep)
 
@@ -204,30 +204,45 @@ class Failures(NamedTuple):
 
 
 @checked
-def failures(task: TokenTask, capacity: Annotated[int, COUNT] = 64) -> Source:
+def failures(
+    task: TokenTask, capacity: Annotated[int, COUNT] = 64, share: Annotated[Array | float, SHARE] = 1.0
+) -> Source:
     """Demonstrations of the last `capacity` problems of which the policy solved no answer of the group.
 
     The buffer of ReLIFT (Ma et al. 2025, arXiv 2506.07527), for the controller `success_gate`. It begins with problems
-    at random. Raises ValueError if `capacity` is below 1.
+    at random. Only a `share` of all problems has a demonstration, as in `demonstrations`; the others are not gathered.
+    Raises ValueError if `capacity` is below 1 or `share` outside [0, 1].
     """
 
     def init(key: Key) -> Failures:
         return Failures(problems_of(task, key, capacity), jnp.int32(0))
 
     def sample(policy: SequencePolicy, params: Params, state: Failures, progress: Progress, keys: Keys) -> Batch:
-        return demonstrated(task, state.problems, keys.demonstrations)
+        return _shown(task, state.problems, keys.demonstrations, share)
 
     def update(state: Failures, outcome: Outcome) -> Failures:
         state = state._replace(gathered=jnp.where(outcome.weights.imitation > 0.0, 0, state.gathered))
-        return _remember(state, outcome.answers, outcome.group_size)
+        answers = outcome.answers
+        return _remember(state, answers, outcome.group_size, _has_one(task, answers.problem, share))
 
     return Source(task, capacity, 1, None, init, sample, update, lambda state: state.gathered)
 
 
-def _remember(state: Failures, answers: Batch, group_size: int) -> Failures:
-    """Puts the problems that no answer solved in the places of the oldest."""
+def _has_one(task: TokenTask, problems: PyTree, share: Array | float) -> Array:
+    """Which of the problems, leaves [B, ...], are of the `share` that has a demonstration, [B] bool."""
+    return jax.vmap(lot)(jax.vmap(task.prompt)(problems)) < share
+
+
+def _shown(task: TokenTask, problems: PyTree, key: Key, share: Array | float) -> Batch:
+    """Demonstrations of the problems, leaves [B, ...]; those that have none are left out by the mask."""
+    shown = demonstrated(task, problems, key)
+    return shown._replace(mask=shown.mask & _has_one(task, problems, share)[:, None])
+
+
+def _remember(state: Failures, answers: Batch, group_size: int, counts: Array | bool = True) -> Failures:
+    """Puts the problems that no answer solved in the places of the oldest, those of the answers that count [B]."""
     capacity = len(jax.tree.leaves(state.problems)[0])
-    failed = ~answers.correct.reshape(-1, group_size).any(1)
+    failed = (~answers.correct & counts).reshape(-1, group_size).all(1)
     place = jnp.where(failed, (state.gathered + jnp.cumsum(failed) - 1) % capacity, capacity)
     new = jax.tree.map(lambda x: x[::group_size], answers.problem)
     stored = jax.tree.map(lambda x, y: x.at[place].set(y, mode="drop"), state.problems, new)

@@ -123,6 +123,19 @@ def test_another_arm_joins_a_finished_comparison(before, finished, capsys):
         amft.part(config, finished, "sft", amft.tuned(config, "sft", amft.newborn(config)), 6)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("arm", "tokens_drawn"), [("amft_ahead", 4 * 2 * 5), ("amft_pairs", 2 * 1 * 2 * 5)])
+def test_some_weights_move_after_several_steps_only(arm, tokens_drawn, tmp_path):
+    """Four training steps are two meta-steps; a pair of policies has 1 problem each, and room for what measures it."""
+    run(tmp_path / "run", arms=arm, look_ahead=2)
+    config = replace(amft.Config(), **TINY, arms=(arm,), look_ahead=2)
+    template = jax.eval_shape(amft.tuned(config, arm, amft.newborn(config)).init, jax.random.key(0))
+    _, state, log = checkpoint.restore(tmp_path / "run" / arm, template)
+    assert (state.lifetimes.step == 4).all() and (state.step == 2).all()
+    np.testing.assert_array_equal(np.asarray(log["env_steps"]), np.outer([2, 4], [tokens_drawn] * 4))
+    assert np.isfinite(log["meta_gradient_norm"]).all()
+
+
 SMALL = replace(
     amft.Config(),
     **{"num_seeds": 2, "num_prompts": 4, "num_validation": 2, "group_size": 2, "num_demonstrations": 4},
@@ -151,7 +164,7 @@ def test_every_arm_makes_a_step(arm):
     assert (inner.loss is not metarl.meta.no_loss) == arm.startswith("amft")
     if arm.startswith("amft"):
         assert jax.eval_shape(lambda: jax.grad(after)(inner.init_meta(jax.random.key(0))))["logit"].shape == ()
-    assert (x.between is not None) == (arm in amft_arms.META)
+    assert (x.between is not None) == (arm in amft_arms.VALIDATED)
     if arm in ("relift", "prefix_rft", "srft"):  # their steps have parts of their own
         _, update = jax.jit(first)(jax.random.key(0))
         assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(update.lifetime.params))
@@ -213,6 +226,12 @@ def test_the_regret_is_to_the_best_fixed_weight_of_each_setting_with_the_same_se
         ({"arms": ()}, "arms must name at least one"),
         ({"arms": "rl", "servo_rate": 0.1}, "servo_rate has no effect without one of the arms servo"),
         ({"arms": "rl", "sweep": "meta_rate=1,2"}, "meta_rate has no effect without one of the arms amft"),
+        ({"arms": "amft_ahead", "look_ahead": 3}, "look_ahead must divide steps = 4, got 3"),
+        (
+            {"arms": "amft_pairs", "look_ahead": 2, "sweep": "pairs_rate=1,2"},
+            "sweep must leave out the arms ['amft_pairs'], whose meta-steps have several steps",
+        ),
+        ({"arms": "amft_pairs", "look_ahead": 2, "num_prompts": 2}, "num_prompts must be at least 4"),
         ({"num_seeds": 1}, "num_seeds must be at least 2, got 1"),
         ({"group_size": 1}, "group_size must be at least 2, got 1"),
         ({"num_validation": 4, "arms": "amft"}, "num_validation must be below num_prompts = 4, got 4"),
@@ -232,8 +251,8 @@ def test_bad_input_is_one_clear_line(options, says, tmp_path, capsys):
 
 
 def test_arms_and_options_that_belong_together_exist():
-    assert {arm for arms in amft.OPTIONS_OF for arm in arms} <= set(amft.ARMS)
-    options = [option for own in amft.OPTIONS_OF.values() for option in own]
+    assert {arm for arms in amft_arms.OPTIONS_OF for arm in arms} <= set(amft.ARMS)
+    options = [option for own in amft_arms.OPTIONS_OF.values() for option in own]
     assert set(options) <= set(flatten(amft.Config())) and len(set(options)) == len(options)
 
 

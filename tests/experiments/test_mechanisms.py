@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import bandit_studies, mechanisms, token_studies
-from experiments.study_tasks import Compositions, Guess, Guessing, Praise, Whole, in_order, praise
+from experiments import bandit_studies, credit_studies, mechanisms, token_studies
+from experiments.study_tasks import Compositions, Failing, Guess, Guessing, Praise, Whole, in_order, praise
 from metarl.finetune import Sampling, credit
 from metarl.finetune.batch import Batch
 from metarl.finetune.policies import gru
@@ -50,6 +50,36 @@ def test_demonstrations_of_compositions_have_a_style():
     assert Compositions(style="large").demonstrate(keys[0], seven).tolist() == [4, 3, 0, 0, 0, 0]
     found = jax.vmap(Compositions().demonstrate, (0, None))(keys, seven)
     assert len({tuple(x) for x in found.tolist()}) > 10
+
+
+def test_demonstrations_fail_by_one_part_after_the_first():
+    task, keys = Compositions(style="large"), jax.random.split(jax.random.key(0), 64)
+    right = task.demonstrate(keys[0], Whole(jnp.int32(11)))
+    found = jax.vmap(Failing(task).demonstrate, (0, None))(keys, Whole(jnp.int32(11)))
+    assert ((found != right).sum(1) == 1).all() and set(np.where(found != right)[1].tolist()) == {1, 2}
+    assert not jax.vmap(task.verify, (None, 0))(Whole(jnp.int32(11)), found).correct.any()
+    four = jax.vmap(Failing(task).demonstrate, (0, None))(keys, Whole(jnp.int32(4)))  # a single part
+    assert set(map(tuple, four.tolist())) == {(x, 0, 0, 0, 0, 0) for x in (1, 2, 3)}
+    assert (jax.vmap(Failing(task, 0.0).demonstrate, (0, None))(keys, Whole(jnp.int32(11))) == right).all()
+
+
+def test_errors_completeness_and_distance_of_sorted_digits():
+    task = token_studies.sorting(2, 3)
+    problem = jax.tree.map(lambda x: x[None].repeat(4, 0), task.sample(jax.random.key(0)))
+    problem = problem._replace(digits=jnp.array([[5, 2, 7, 11, 11, 11]] * 4))
+    answers = jnp.array([[2, 5, 7, 10, 10, 10, 10], [2, 7, 10, 5, 5, 5, 5], [7, 7, 5, 2, 2, 2, 10], [10] * 7])
+    mask = jnp.cumsum(answers == 10, 1) - (answers == 10) == 0
+    x = batch(answers)._replace(problem=problem, mask=mask)
+
+    def totals(scorer):
+        return jnp.where(mask, scorer(task, x), 0.0).sum(1).tolist()
+
+    assert totals(credit_studies.errors) == [0.0, -2.0, -6.0, -1.0]  # the end instead of a token is an error, too
+    assert totals(credit_studies.completeness) == pytest.approx([1.0, 2 / 3, 1.0, 0.0])
+    assert jnp.argmax(credit_studies.is_last(x), 1).tolist() == [3, 2, 6, 0]
+    assert credit_studies.is_last(x).sum() == 4
+    cosines = [1.0, 2 / np.sqrt(2 * 3), (2 + 1 + 3) / np.sqrt((4 + 1 + 9) * 3), 0.0]
+    np.testing.assert_allclose(credit_studies.distance(task, x), 1.0 - np.array(cosines), atol=1e-5)
 
 
 def test_guesses_are_as_often_right_as_the_prompt_says():
@@ -172,14 +202,15 @@ def untrained(policy, task, keys, steps, count=64):
     "name",
     [
         x if x == "abstention" else pytest.param(x, marks=pytest.mark.slow)
-        for x in token_studies.STUDIES
+        for x in (*token_studies.STUDIES, *credit_studies.STUDIES)
         if x != "thresholds"  # it trains while it searches
     ],
 )
 def test_every_study_can_be_run(name, monkeypatch):
-    monkeypatch.setattr(token_studies, "compare", only_shapes)
-    monkeypatch.setattr(token_studies, "imitated", untrained)
-    rows, claims = token_studies.STUDIES[name](jax.random.split(jax.random.key(0), 2))
+    for module in (token_studies, credit_studies):
+        monkeypatch.setattr(module, "compare", only_shapes)
+        monkeypatch.setattr(module, "imitated", untrained)
+    rows, claims = mechanisms.STUDIES[name](jax.random.split(jax.random.key(0), 2))
     assert len({tuple(row) for row in rows.values()}) == 1 and len(rows) >= 2 and claims
     assert all(np.shape(x) == (2,) for row in rows.values() for x in row.values())
     assert all(np.shape(x) == (2,) for x, _ in claims.values())

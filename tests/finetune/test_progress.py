@@ -7,7 +7,7 @@ import optax
 import pytest
 from finetuning import FirstToken, bag, batch
 
-from envs.tokens import Turns
+from envs.tokens import GeneralPoints, Turns
 from metarl.finetune import (
     Data,
     Losses,
@@ -158,6 +158,25 @@ def test_mrt_learns_to_be_right_at_once(name):
 
     success, by_try = train(jax.random.key(0))
     assert success[:5].mean() < 0.6 and by_try[0] > 0.8
+
+
+def test_general_points_with_several_tries_makes_a_step_of_mrt():
+    """The hands of the task in turns, whose replies are kinds of verdicts: progress after each of three tries."""
+    task = Turns(GeneralPoints(), 3)
+    policy, sizes = bag(task.num_tokens, 4, task.num_tokens), Sampling(2, 2)
+    data = Data(sources.proven(task, sizes, Prover(2)), sources.demonstrations(task, 2))
+    update = updates.joint(optax.sgd(0.1))
+    inner = finetune(policy, policy.init, data, mrt(2, kind="regret"), controllers.constant(0.5), update)
+
+    def step(key):
+        start = inner.init(key, Level((), jnp.int32(10)))
+        return start, inner.step((), start, key)
+
+    start, after = jax.jit(step)(jax.random.key(0))
+    assert after.metrics["env_steps"] == 2 * 2 * 8 * 3 * (1 + 2) and np.isfinite(after.metrics["reward_loss"])
+    assert -15.0 <= after.metrics["reward"] <= 5.0  # of a try: 5, or -1 to -3
+    changed = jax.tree.map(lambda x, y: bool((x != y).any()), start.params, after.lifetime.params)
+    assert any(jax.tree.leaves(changed))
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from finetuning import END, POLICY, SIZES, Echo, Problem, loop, newborn, step_of
+from finetuning import END, POLICY, SIZES, Echo, Problem, bag, loop, newborn, step_of
 
 from envs import tokens
 from metarl.finetune import Sampling, Weights, controllers, credit, sources
 from metarl.finetune.sources import Keys, Outcome
+from metarl.tree import lot
 from metarl.types import Progress
 
 
@@ -106,6 +107,28 @@ def test_problems_without_a_correct_answer_take_the_places_of_the_oldest():
     assert state.problems.token.tolist() == [5, 3, 4] and source.gathered(state) == 4
     state = after(state, failed(6, 7, right=[0]), Weights(jnp.float32(1.0), jnp.float32(0.0)))
     assert state.problems.token.tolist() == [7, 3, 4] and source.gathered(state) == 1  # the count began anew
+
+
+def test_problems_without_a_demonstration_begin_no_answer_and_are_not_gathered():
+    task, sizes = tokens.Sorting(2, 3, room=3), Sampling(32, 2)
+    policy = bag(task.num_tokens, 4, task.num_tokens)
+
+    @jax.jit
+    def drawn(key):
+        keys, progress = Keys(*jax.random.split(key, 3)), Progress(jnp.int32(0), jnp.int32(10))
+        begun = sources.prefixed(task, sizes, first=0.9, last=0.9, share=0.3)
+        batch = begun.sample(policy, policy.init(key), (), progress, keys)
+        gathers = sources.failures(task, 32, 0.3)
+        nothing = Weights(jnp.float32(0.0), jnp.float32(1.0))
+        outcome = Outcome(batch._replace(correct=jnp.zeros(64, bool)), 2, jnp.zeros(batch.mask.shape), nothing)
+        state = gathers.update(gathers.init(key), outcome)
+        return batch, gathers.gathered(state), gathers.sample(policy, (), state, progress, keys).mask.any(1)
+
+    batch, gathered, shown = drawn(jax.random.key(0))
+    has_one = np.asarray(jax.jit(jax.vmap(lot))(batch.prompts) < 0.3)
+    np.testing.assert_array_equal(batch.prefix_length > 0, has_one & (np.arange(64) % 2 == 1))
+    assert gathered == has_one[::2].sum() and 3 < gathered < 20
+    assert shown[:gathered].all() and shown[gathered:].mean() < 0.7  # then the first ones, at random
 
 
 def test_problems_that_every_answer_fails_on_are_shown_once_enough_have_gathered():

@@ -98,12 +98,14 @@ def test_the_next_steps_answers_are_what_the_utility_is_measured_on():
     inner = loop(amft, task=task, utility=own)
     with pytest.raises(ValueError, match="next_reward needs the task of the answers"):
         loop(amft, task=Echo(), utility=own)
-    tuning, meta = newborn(inner), amft.init_meta()
+    start, meta = newborn(inner), amft.init_meta()
+    step = jax.jit(inner.step)
+    tuning = step(meta, start, jax.random.key(0)).lifetime
     measured = jax.jit(inner.loss)(meta, tuning, jax.random.key(1))
-    answers, _ = measured.lifetime.drawn
+    answers, _ = tuning.drawn
     assert own.tokens_drawn == 0 == measured.metrics["env_steps"]
     assert measured.metrics["utility"] == pytest.approx(float(answers.reward.mean()))
-    assert (answers.answers != tuning.drawn[0].answers).any()
+    assert (answers.answers != start.drawn[0].answers).any()
 
     def surrogate(params):
         log_prob = evaluate_answers(POLICY, params, answers.prompts, answers.answers, END).log_prob.sum(1)
@@ -114,8 +116,9 @@ def test_the_next_steps_answers_are_what_the_utility_is_measured_on():
     expected = jax.jit(jax.grad(surrogate))(tuning.params)
     found, _ = jax.jit(lambda params: own.of_next(POLICY, params, answers, 4))(tuning.params)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), found, expected)
-    after = jax.jit(inner.step)(meta, measured.lifetime, jax.random.key(2))
+    after = step(meta, measured.lifetime, jax.random.key(2))
     assert after.metrics["reward"] == pytest.approx(float(answers.reward.mean()))  # not of fresh answers
+    assert (answers.answers != after.lifetime.drawn[0].answers).any()  # each step of several has answers of its own
     assert after.metrics["env_steps"] == 4 * 4 * 3
 
 

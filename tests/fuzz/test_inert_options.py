@@ -58,9 +58,7 @@ def constants(closed: ClosedJaxpr):
 
 def is_exempt(name: str, config) -> bool:
     fitness_in_report_only = name == "eval_episodes" and "num_seeds" in flatten(config)  # of plain agents
-    of_no_arm = isinstance(config, amft.Config) and any(
-        name in options and not {*arms} & {*config.setting.arms} for arms, options in amft.OPTIONS_OF.items()
-    )
+    of_no_arm = isinstance(config, amft.Config) and name in amft.of_no_arm(config.setting.arms)
     return name in launch.CONTROL or bool(REPORTED.match(name)) or fitness_in_report_only or of_no_arm
 
 
