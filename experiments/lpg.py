@@ -51,7 +51,7 @@ class Rule:
     """How much that actor-critic holds back probable actions, less and less over each agent's life if it is temporal.
     """
     learned: Learned = "weights"
-    """What is learned: the network's weights, or a few numbers of that actor-critic, for evolution (then `--hidden 5`)."""
+    """What is learned: the network's weights, or a few numbers of that actor-critic (with `--hidden 5`)."""
     y_coef: Annotated[float, NOT_NEGATIVE] = 0.5
     """Weight of the prediction in the agent's loss."""
     policy_entropy_coef: Annotated[float, NOT_NEGATIVE] = 5e-2
