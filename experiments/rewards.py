@@ -122,17 +122,20 @@ def _rooms_of_actions(rewards: np.ndarray) -> np.ndarray:
     return np.block([[left, down], [up, right]])
 
 
-def _chain(right: int, distractor: float) -> Setting:
-    return Setting(processes.chain(right, distractor=distractor), _rows_of_actions, ("state", "left, right"))
+def _chain(right: int, distractor: float, patience: int = 1) -> Setting:
+    levels = processes.chain(right, distractor=distractor)
+    return Setting(levels, _rows_of_actions, ("state", "left, right"), patience)
 
 
 SETTINGS: Mapping[str, Callable[[], Setting]] = {
     "chain_15": partial(_chain, 15, 0.0),
     "chain_15_distractor": partial(_chain, 15, 0.01),
-    "chain_20": partial(_chain, 20, 0.0),
-    "chain_20_distractor": partial(_chain, 20, 0.01),
+    "chain_20": partial(_chain, 20, 0.0, patience=3),
+    "chain_20_distractor": partial(_chain, 20, 0.01, patience=3),
     "four_rooms": lambda: Setting(processes.four_rooms(), _rooms_of_actions, ("left | down", "left | up"), patience=3),
-    "line_key": lambda: Setting(processes.line_key(), _rows_of_actions, ("cell", "left, right, pick; with the key")),
+    "line_key": lambda: Setting(
+        processes.line_key(), _rows_of_actions, ("cell", "left, right, pick; with the key"), patience=3
+    ),
 }
 
 
