@@ -1,7 +1,7 @@
 """Which reward do tabular learners learn best from? Designed, learned and shaped rewards of sparse processes.
 
 python -m experiments.rewards                  # a chain in half a minute
-python -m experiments.rewards --preset full    # all processes, both learners, 30 seeds: five and a half minutes of CPU time
+python -m experiments.rewards --preset full    # all processes, both learners, 30 seeds: 5.5 minutes of CPU time
 
 The designs are the process's own reward (`original`), the potential of the optimal value (`potential`), ExpRD and
 ExpAdaRD (Devidze et al. 2021 and after), a count bonus (`explob`), LIRPG-like shaping (`selfrs`), both of them together
@@ -156,7 +156,7 @@ class Config:
     num_seeds: Annotated[int, SEVERAL] = 30
     """Learners of each design, side by side."""
     points: Annotated[int, COUNT] = 40
-    """Measurements, each before 100 episodes; three times as many where little is learned in them. One more ends them."""
+    """Measurements, each before 100 episodes; three times as many where learning takes longer. One more ends them."""
     q_points: Annotated[int, COUNT] = 20
     """The same of Q-learning, which needs fewer."""
     revise_every: Annotated[int, COUNT] = 5
