@@ -47,6 +47,8 @@ from metarl.run.sweep import side_by_side
 from metarl.types import Array, Key, Levels, MetaParams, Progress
 
 RETURN = Bound(-1e9, 1e9)
+CLOCKS = {"seconds": time.perf_counter, "cpu_seconds": time.process_time}
+TIMES = tuple(f"{which}_{unit}" for unit in CLOCKS for which in ("min", "median"))
 LearnedObjective = Literal["lpg", "lpo", "disco"]
 
 
@@ -323,6 +325,8 @@ def time_side_by_side(
 ) -> dict[str, dict[str, Any]]:
     """Seconds of each program `name: (function, argument)`: to compile, and min and median of `repeats` runs.
 
+    `min_cpu_seconds` and `median_cpu_seconds` are of all threads of this process: on a machine that others use, too,
+    they say more than the time that passes.
     `temporary_mib` is the memory in MiB that a program takes beside its argument and result, as the compiler plans it.
     The runs take turns, so that what slows the machine down for a while slows all of them. A function's
     result is its next argument. `watch` sees the name and the result of each run, also of a first that is not timed.
@@ -336,15 +340,17 @@ def time_side_by_side(
         results[name]["temporary_mib"] = planned.temp_size_in_bytes / 2**20 if planned else float("nan")
         arguments[name] = jax.block_until_ready(compiled[name](argument))
         watch(name, arguments[name])
-    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    taken: dict[str, list[dict[str, float]]] = {name: [] for name in programs}
     for _ in range(repeats):
         for name, function in compiled.items():
-            start = time.perf_counter()
+            started = {unit: clock() for unit, clock in CLOCKS.items()}
             arguments[name] = jax.block_until_ready(function(arguments[name]))
-            seconds[name].append(time.perf_counter() - start)
+            taken[name].append({unit: clock() - started[unit] for unit, clock in CLOCKS.items()})
             watch(name, arguments[name])
-    for name, taken in seconds.items():
-        results[name] |= {"min_seconds": min(taken), "median_seconds": statistics.median(taken)}
+    for name, runs in taken.items():
+        for unit in CLOCKS:
+            of = [run[unit] for run in runs]
+            results[name] |= {f"min_{unit}": min(of), f"median_{unit}": statistics.median(of)}
     return results
 
 
@@ -432,7 +438,7 @@ def benchmark_lpg(config: LPG, name: str) -> dict[str, Any]:
         config.repeats,
     )
     for program, result in times.items():
-        for which in ("min_seconds", "median_seconds"):
+        for which in TIMES:
             result[which] /= config.meta_steps
         if program != "meta_network_products":
             result["env_steps_per_second"] = rows * length / result["min_seconds"]
@@ -533,7 +539,7 @@ def benchmark_groove(config: GROOVE, name: str) -> dict[str, Any]:
         programs[score] = partial(meta_steps, meta, config.meta_steps), jax.jit(meta.init)(jax.random.key(0))
     times = time_side_by_side(programs, config.repeats)
     for result in times.values():
-        for which in ("min_seconds", "median_seconds"):
+        for which in TIMES:
             result[which] /= config.meta_steps
     ratios = {
         f"{score} / uniform": times[score]["min_seconds"] / times["uniform"]["min_seconds"] for score in config.scores
@@ -778,8 +784,10 @@ def benchmark_agents(config: Agents, name: str) -> dict[str, Any]:
         reached = [update for update, value in enumerate(returns[program], 1) if value >= config.target]
         steps = int(program.split()[0]) * config.num_envs * config.rollout_length
         result["env_steps_per_second"] = steps / result["min_seconds"]
+        result["env_steps_per_cpu_second"] = steps / result["min_cpu_seconds"]
         result["updates_to_target"] = min(reached, default=None)
         result["seconds_to_target"] = reached[0] * result["median_seconds"] if reached else None
+        result["cpu_seconds_to_target"] = reached[0] * result["median_cpu_seconds"] if reached else None
         result["last_return"] = returns[program][-1]
 
     def ratios(what: str) -> dict[str, float]:
@@ -788,7 +796,12 @@ def benchmark_agents(config: Agents, name: str) -> dict[str, Any]:
     return {
         "levels": name,
         **times,
-        "ratios": {"least time": ratios("min_seconds"), "median time": ratios("median_seconds")},
+        "ratios": {
+            "least time": ratios("min_seconds"),
+            "median time": ratios("median_seconds"),
+            "least CPU time": ratios("min_cpu_seconds"),
+            "median CPU time": ratios("median_cpu_seconds"),
+        },
         "peak_memory_mib": _peak_memory(),
     }
 

@@ -1,7 +1,7 @@
 """Which reward do tabular learners learn best from? Designed, learned and shaped rewards of sparse processes.
 
 python -m experiments.rewards                  # a chain in half a minute
-python -m experiments.rewards --preset full    # all processes, both learners, 30 seeds: six minutes of CPU time
+python -m experiments.rewards --preset full    # all processes, both learners, 30 seeds: 5.5 minutes of CPU time
 
 The designs are the process's own reward (`original`), the potential of the optimal value (`potential`), ExpRD and
 ExpAdaRD (Devidze et al. 2021 and after), a count bonus (`explob`), LIRPG-like shaping (`selfrs`), both of them together
@@ -122,17 +122,20 @@ def _rooms_of_actions(rewards: np.ndarray) -> np.ndarray:
     return np.block([[left, down], [up, right]])
 
 
-def _chain(right: int, distractor: float) -> Setting:
-    return Setting(processes.chain(right, distractor=distractor), _rows_of_actions, ("state", "left, right"))
+def _chain(right: int, distractor: float, patience: int = 1) -> Setting:
+    levels = processes.chain(right, distractor=distractor)
+    return Setting(levels, _rows_of_actions, ("state", "left, right"), patience)
 
 
 SETTINGS: Mapping[str, Callable[[], Setting]] = {
     "chain_15": partial(_chain, 15, 0.0),
     "chain_15_distractor": partial(_chain, 15, 0.01),
-    "chain_20": partial(_chain, 20, 0.0),
-    "chain_20_distractor": partial(_chain, 20, 0.01),
+    "chain_20": partial(_chain, 20, 0.0, patience=3),
+    "chain_20_distractor": partial(_chain, 20, 0.01, patience=3),
     "four_rooms": lambda: Setting(processes.four_rooms(), _rooms_of_actions, ("left | down", "left | up"), patience=3),
-    "line_key": lambda: Setting(processes.line_key(), _rows_of_actions, ("cell", "left, right, pick; with the key")),
+    "line_key": lambda: Setting(
+        processes.line_key(), _rows_of_actions, ("cell", "left, right, pick; with the key"), patience=3
+    ),
 }
 
 
@@ -153,7 +156,7 @@ class Config:
     num_seeds: Annotated[int, SEVERAL] = 30
     """Learners of each design, side by side."""
     points: Annotated[int, COUNT] = 40
-    """Measurements, each before 100 episodes; in the rooms three times as many. One more ends them."""
+    """Measurements, each before 100 episodes; three times as many where learning takes longer. One more ends them."""
     q_points: Annotated[int, COUNT] = 20
     """The same of Q-learning, which needs fewer."""
     revise_every: Annotated[int, COUNT] = 5

@@ -341,20 +341,21 @@ def _learn(
         learner, metrics = gradient_step(learner, (data, targets), key)
         return *learner, memory, objective, metrics
 
-    batch = (data._replace(carry=()), targets)
-    if not parts.agent.recurrent:  # every step can be shuffled by itself
-        batch = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), batch)
+    batch, sequences = (data._replace(carry=()), targets), parts.agent.recurrent
+    if not sequences:  # every step can be shuffled by itself
+        batch = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
+    count = jax.tree.leaves(batch)[0].shape[1 if sequences else 0]
 
     def epoch(learner: tuple[Params, PyTree], x: tuple[Key, Array]) -> tuple[Any, Metrics]:
         key, indices = x
-        order = jax.random.permutation(key, jax.tree.leaves(batch)[0].shape[1]).reshape(minibatches, -1)
+        order = jax.random.permutation(key, count).reshape(minibatches, -1)
         # 2 ** 31 is none of the numbers by which the shuffle folds or splits the same key
         keys = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, 2**31)))(indices)
 
         def minibatch(learner: tuple[Params, PyTree], x: tuple[Array, Key, Array]) -> tuple[Any, Metrics]:
             columns, *rest = x
             # gathered one by one, minibatches stay in the cache
-            rows, row_targets = jax.tree.map(lambda x: x[:, columns], batch)
+            rows, row_targets = jax.tree.map(lambda x: x[:, columns] if sequences else x[columns][None], batch)
             carry = jax.tree.map(lambda x: x[columns], data.carry)
             return gradient_step(learner, (rows._replace(carry=carry), row_targets), *rest)
 

@@ -13,6 +13,7 @@ from metarl.checks import COUNT, SHARE
 from metarl.rl.networks import NetworkFactory
 from metarl.rl.returns import gae
 from metarl.rl.rollout import Model, Rollout, empty_carry, unroll
+from metarl.tree import where_needed
 from metarl.types import Array, Key, Metrics, Params, PyTree
 
 
@@ -33,17 +34,25 @@ def actor_critic_targets(
     episode_discount: Array | float | None = None,
 ) -> Targets:
     """Advantages (`gae`) and returns of a rollout under the output "value" of `model`. No gradient reaches `params`."""
-    outputs, next_outputs = jax.lax.stop_gradient(unroll(model, params, rollout))
-    value = outputs["value"][..., 0]
-    advantage = gae(
-        rollout,
-        value,
-        next_outputs["value"][..., 0],
-        jnp.asarray(discount),
-        jnp.asarray(gae_lambda),
-        episode_discount,
-    )
+    value, next_value = _values(*jax.lax.stop_gradient((params, rollout)), model)
+    advantage = gae(rollout, value, next_value, jnp.asarray(discount), jnp.asarray(gae_lambda), episode_discount)
     return Targets(advantage, advantage + value, value)
+
+
+def _values(params: Params, rollout: Rollout, model: Model) -> tuple[Array, Array]:
+    """V(obs) and V(next_obs) [T, E]. Of terminated steps the second may be of the next episode: `gae` ignores it."""
+    outputs, next_outputs = unroll(model, params, rollout)
+    value = outputs["value"][..., 0]
+    if model.recurrent:
+        return value, next_outputs["value"][..., 0]
+
+    def next_values(params: Params, rollout: Rollout) -> Array:
+        return unroll(model, params, rollout)[1]["value"][..., 0]
+
+    # every other successor is the next observation, whose value is known already
+    last = next_values(params, jax.tree.map(lambda x: x[-1:], rollout))
+    cut = rollout.truncated[:-1].any()
+    return value, where_needed(next_values)(cut, (params, rollout), jnp.concatenate([value[1:], last]))
 
 
 class Critic(NamedTuple):

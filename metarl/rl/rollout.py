@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -195,7 +195,11 @@ def unroll(model: Model, params: Params, rollout: Rollout) -> tuple[dict[str, Ar
         next_outputs, _ = over_envs(params, x.next_obs, jnp.zeros_like(x.first), carry)
         return carry, (outputs, next_outputs)
 
-    return _over_time(step, rollout)
+    if model.recurrent:
+        return jax.lax.scan(step, rollout.carry, rollout._replace(carry=()))[1]
+    # all steps as one batch: XLA multiplies batches of batches more slowly, and transposes them for gradients
+    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rollout)
+    return jax.tree.map(lambda x: x.reshape(*rollout.first.shape, *x.shape[1:]), step(flat.carry, flat)[1])
 
 
 def layers(model: Model, params: Params, rollout: Rollout) -> PyTree:
@@ -209,15 +213,12 @@ def layers(model: Model, params: Params, rollout: Rollout) -> PyTree:
         _, carry, activities = over_envs(params, x.obs, x.first, carry)
         return carry, jax.tree.map(lambda x: x.mean(0), activities)
 
-    activities = _over_time(step, rollout)
+    steps = rollout._replace(carry=())
+    if model.recurrent:
+        activities = jax.lax.scan(step, rollout.carry, steps)[1]
+    else:
+        activities = jax.vmap(lambda x: step(rollout.carry, x)[1])(steps)
     return {name: as_layers(tree, actor=name == "policy") for name, tree in activities.items()}
-
-
-def _over_time(step: Callable[[PyTree, Rollout], tuple[PyTree, PyTree]], rollout: Rollout) -> PyTree:
-    """Results [T, ...] of `step` on every time step: in parallel if the network has no memory."""
-    if not jax.tree.leaves(rollout.carry):
-        return jax.vmap(lambda x: step(rollout.carry, x)[1])(rollout._replace(carry=()))
-    return jax.lax.scan(step, rollout.carry, rollout._replace(carry=()))[1]
 
 
 class Episodes(NamedTuple):

@@ -5,11 +5,13 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from environments import check_types, quick_jit
 
 import envs
 from envs import adapters
+from metarl import Critic, Experience, networks, objectives, rl_inner_loop
 from metarl.rl.environment import trace_environment
 
 STEPS = 1000
@@ -99,6 +101,26 @@ def test_what_is_not_played_is_traced(name):
     levels = made(name)
     trace_environment(levels.env, levels.sample(jax.random.key(0)).problem)
     check_types(levels)
+
+
+@pytest.mark.slow
+def test_a_meta_gradient_passes_restarts():
+    """They are computed where they are needed, without a derivative in reverse mode, and none is asked of them."""
+    levels, key = made("jumanji/Snake-v1"), jax.random.key(0)
+    critic = Critic(optax.sgd(0.1))
+    inner = rl_inner_loop(
+        levels.env, networks.mlp((4,)), objectives.lpg(hidden=4), optax.sgd(0.1), Experience(4, 20), critic=critic
+    )
+
+    def meta_loss(meta_params, key):
+        lifetime, _, metrics = inner.step(meta_params, inner.init(key, levels.sample(key)), key)
+        return inner.loss(meta_params, lifetime, key).objective, metrics["episode_return"]
+
+    meta_gradient = jax.vmap(jax.grad(meta_loss, has_aux=True), (None, 0))
+    gradient, returns = quick_jit(meta_gradient)(inner.init_meta(key), jax.random.split(key, 2))
+    assert not jnp.isnan(returns).any()  # in both lifetimes episodes ended
+    assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(gradient))
+    assert any((x != 0.0).any() for x in jax.tree.leaves(gradient))
 
 
 @pytest.mark.parametrize("package", ["brax", "craftax", "jumanji", "xminigrid"])

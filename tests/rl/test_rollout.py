@@ -257,6 +257,17 @@ def test_a_truncated_step_bootstraps_from_its_own_last_observation(played):
     assert (np.abs(following[:-1] - value[1:])[cut] > 1e-3).any()  # the reset observation would say something else
 
 
+def test_targets_side_by_side_are_those_of_each_rollout(played):
+    """Of networks without memory, values of true successors are computed only if one of the rollouts needs them."""
+    data = played.rollouts[0]
+    ended = data._replace(truncated=jnp.zeros_like(data.truncated), terminated=data.done)
+    targets = jax.jit(lambda data: actor_critic_targets(played.params, played.agent, data, 0.9, 0.5))
+    both = jax.jit(jax.vmap(targets))(jax.tree.map(lambda *x: jnp.stack(x), data, ended))
+    for i, each in enumerate((data, ended)):
+        for found, alone in zip(both, targets(each), strict=True):
+            np.testing.assert_allclose(found[i], alone, atol=1e-4)
+
+
 def test_normalise():
     x = normalise(jnp.arange(6.0).reshape(2, 3) * 5.0 + 3.0)
     assert x.mean() == pytest.approx(0.0, abs=1e-6) and x.std() == pytest.approx(1.0)
