@@ -30,7 +30,7 @@ import optax
 import metarl
 from envs import tokens
 from experiments import cli, launch, parts, sweeps
-from experiments.amft_arms import AHEAD, ARMS, VALIDATED, of_no_arm, policy, tasks
+from experiments.amft_arms import AHEAD, ARMS, VALIDATED, of_no_arm, policy, tasks, together
 from experiments.amft_report import report
 from metarl import checks, parallel
 from metarl.checks import COUNT, COUNT_OR_ZERO, FACTOR, NOT_NEGATIVE, RATE, SEVERAL, SHARE, WIDTH, Bound
@@ -302,11 +302,6 @@ def tuned(config: Config, arm: str, start: Params) -> Meta:
         return alternate(config.arm.meta_every, steps_from(x.data, x.utility), usual)
 
     return _watched(config, side_by_side(make, members(config, start), ONE_AT_A_TIME), together(config, arm))
-
-
-def together(config: Config, arm: str) -> int:
-    """Training steps in each meta-step of an arm."""
-    return config.arm.look_ahead if arm in AHEAD else 1
 
 
 ONE_AT_A_TIME = Placement(batch_size=1)  # runs of a program: the caches of CPUs are small

@@ -244,7 +244,8 @@ def amft_pairs(config: Config, task: TokenTask) -> Recipe:
     """No gradient: of two policies with other weights and common random numbers, the better one is kept.
 
     They train for `look_ahead` steps on half as much data each: answers, of which a group less makes room for what
-    measures them after each step, and demonstrations. The logits of their weights differ by a few units.
+    measures them after each step, and demonstrations. The logits of their weights differ by a few units. So they draw
+    no more answers than other arms where half of `num_prompts` is at most `group_size` + 1.
     """
     arm, batch = config.arm, config.batch
     half = Sampling(batch.num_prompts // 2 - 1, batch.group_size)
@@ -280,7 +281,7 @@ FIXED = {
     **{"fixed_05": 0.5, "fixed_08": 0.8, "sft": 1.0},
 }
 
-# All arms draw as many answers and make as many steps.
+# All arms draw as many answers and make as many steps (but see `amft_pairs`).
 ARMS: dict[str, Arm] = {
     **{name: _fixed(weight) for name, weight in FIXED.items()},
     "rl_critic": with_critic,
@@ -326,6 +327,11 @@ OPTIONS_OF = {
     ("amft_pairs",): ["pairs_rate"],
     (*AMFT, "servo"): ["initial_weight", "warm_up"],
 }
+
+
+def together(config: Config, arm: str) -> int:
+    """Training steps in each meta-step of an arm."""
+    return config.arm.look_ahead if arm in AHEAD else 1
 
 
 def of_no_arm(arms: Iterable[str]) -> dict[str, tuple[str, ...]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.amft_arms import AMFT, ARMS, FIXED
+from experiments.amft_arms import AMFT, ARMS, FIXED, together
 from metarl import plot
 from metarl.evaluation import tables
 from metarl.evaluation.statistics import Interval, over_runs
@@ -20,7 +20,7 @@ from metarl.run.options import flatten
 if TYPE_CHECKING:
     from experiments.amft import Config
 
-LAST = 20  # meta-steps over which the results at the end of an arm are averaged
+LAST = 20  # training steps over which the results at the end of an arm are averaged
 ZERO = 0.01  # where the figure, which is logarithmic, has the weight 0
 
 Found = Mapping[str, np.ndarray]  # arm -> success [settings, seeds] on one question
@@ -47,19 +47,20 @@ def best_single(regret: Found) -> str:
     return min((arm for arm in regret if arm in FIXED), key=lambda arm: regret[arm].mean())
 
 
-def by_setting(config: Config, found: Found, together: bool = False) -> dict[str, dict[str, Interval]]:
-    """Intervals over the seeds of each setting, and of the mean over settings if they are taken `together`."""
+def by_setting(config: Config, found: Found, mean: bool = False) -> dict[str, dict[str, Interval]]:
+    """Intervals over the seeds of each setting, and of the mean over settings if there is to be a `mean`."""
     rows = {}
     for arm, x in found.items():
         rows[arm] = {name: over_runs(row) for name, row in zip(config.setting.names, x, strict=True)}
-        if together:
+        if mean:
             rows[arm]["mean"] = over_runs(x.mean(0))
     return rows
 
 
-def at_the_end(config: Config, log: Log, name: str) -> np.ndarray:
-    """Means of a metric over the last steps [settings, seeds]."""
-    return np.asarray(log[name])[-LAST:].mean(0).reshape(-1, config.setting.num_seeds)
+def at_the_end(config: Config, arm: str, log: Log, name: str) -> np.ndarray:
+    """Means of a metric of an arm over its last steps [settings, seeds]."""
+    meta_steps = max(1, LAST // together(config, arm))
+    return np.asarray(log[name])[-meta_steps:].mean(0).reshape(-1, config.setting.num_seeds)
 
 
 def verdict(found: Found) -> str:
@@ -105,17 +106,17 @@ def report(config: Config, found: Mapping[str, Found], logs: Mapping[str, Log], 
     first = next(iter(found.values()))
     success = {question: by_setting(config, of_arms) for question, of_arms in found.items()}
     last = {
-        name: {arm: at_the_end(config, log, name) for arm, log in logs.items()}
+        name: {arm: at_the_end(config, arm, log, name) for arm, log in logs.items()}
         for name in ("success", "entropy", "imitation_weight")
     }
     ends = {name: by_setting(config, of_arms) for name, of_arms in last.items()}
     for question, table in success.items():
         tables.show(table, f"share of problems solved, {question},", "arm")
-    tables.show(ends["imitation_weight"], f"weight of imitation, mean of the last {LAST} meta-steps,", "arm")
+    tables.show(ends["imitation_weight"], f"weight of imitation, mean of the last {LAST} steps,", "arm")
     results: dict[str, Any] = {"config": flatten(config), "hardware": hardware(), "success": found}
     arms = {arm: x for arm, x in first.items() if arm in ARMS}
     if set(arms) & set(FIXED):
-        regret = by_setting(config, regrets(arms), together=True)
+        regret = by_setting(config, regrets(arms), mean=True)
         tables.show(regret, "regret to the best fixed weight of the setting", "arm")
         best = dict(zip(config.setting.names, best_fixed(arms), strict=True))
         results |= {"regret": _as_dicts(regret), "best fixed weight": best, "verdict": verdict(arms)}

@@ -261,7 +261,7 @@ def main(argv: list[str] | None = None) -> None:
         if (kind := run.recipe["objective"]["name"]) not in KINDS:
             raise ValueError(f"rule must be one of LPO or LPG, got {config.rule!r}, which is of {kind}")
         if run.recipe["objective"].get("learned") == "coordinates":
-            raise ValueError(f"rule must have learned weights, got {config.rule!r}, whose coordinates are a formula's")
+            raise ValueError(f"rule must have learned weights, got {config.rule!r}, which learned coordinates")
         if kind == "lpo":
             parts.refuse_inert(config, ("every",), "for a rule of LPO")
         config = dataclasses.replace(config, levels=config.levels or run.config["levels"])

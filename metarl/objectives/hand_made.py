@@ -28,7 +28,7 @@ class ActorCritic(NamedTuple):
 
 
 def born_coordinates(temporal: bool) -> MetaParams:
-    """Coordinates of an actor-critic without caution, as `at_coordinates` takes them."""
+    """The coordinates of a start, as `at_coordinates` takes them: zeros."""
     numbers = {name: jnp.zeros(()) for name in ("discount", "gae_lambda", "caution", "blame")}
     return {**numbers, "limit": jnp.zeros(3 if temporal else 1)}
 
@@ -36,7 +36,8 @@ def born_coordinates(temporal: bool) -> MetaParams:
 def at_coordinates(coordinates: MetaParams, start: ActorCritic) -> ActorCritic:
     """The actor-critic at some coordinates, which are 0 for `start`: one unit of each is a large change.
 
-    They add to log odds (`discount`, `gae_lambda`, [...]), to a logarithm (`blame`) or to the number itself.
+    They add to log odds (`discount`, `gae_lambda`), to a logarithm (`blame`), or to the number itself (`caution`,
+    `limit`).
     """
     limit = jnp.asarray(start.limit).at[: coordinates["limit"].size].add(coordinates["limit"])
     return ActorCritic(
@@ -57,7 +58,8 @@ def actor_critic_weights(params: MetaParams, numbers: ActorCritic, largest_value
     `A_t = r_t + discount V(y_{t+1}) - V(y_t) + discount gae_lambda A_{t+1}`. y_hat is a discretised normal
     distribution around the return G_t = A_t + V(y_t), of the spacing of v as its deviation. Agents minimise
     KL(y || y_hat), so their y tends to such a distribution around the mean of G. All of this holds while the units are
-    in the linear part of tanh: for advantages and values that are not far above 1 and `largest_value`.
+    in the linear part of tanh: for advantages and values that are not far above 1 and `largest_value`, and for limits
+    between -1 and 2.
 
     pi_hat is `A_t - caution max(pi(a_t|s_t) - limit, 0)`, with `blame A_t` if A_t is below 0. The second term keeps the
     policy from being sure: in expectation it follows the gradient of `-caution / 2 sum_a max(pi(a|s) - limit, 0)^2`. By

@@ -223,8 +223,8 @@ def lpg(
     meta-gradient.
 
     Raises ValueError if `bins` is below 2 or `hidden` below 1, if `pi_hat` is no such formula, and to start from an
-    actor-critic if `hidden` is below 5 or there is no `discount`; to learn coordinates `hidden` must be 5, the start an
-    actor-critic, and `discount` and `gae_lambda` must be within 0 and 1.
+    actor-critic if `hidden` is below 5 or there is no `discount`; to learn coordinates, unless `hidden` is 5, the start
+    an actor-critic, `discount` and `gae_lambda` are above 0 and below 1, and there is no `gate_bias` and no `pi_hat`.
     """
     if start == "actor_critic":
         checks.within(int, Bound(UNITS, WIDTH.high), **{"hidden, to start from an actor-critic,": hidden})
@@ -234,6 +234,8 @@ def lpg(
         checks.one_of(("actor_critic",), **{"start, to learn coordinates,": start})
         checks.one_of((UNITS,), **{"hidden, to learn coordinates,": hidden})
         checks.within(float, OPEN, discount=discount, gae_lambda=gae_lambda)
+        for name, value, default in (("gate_bias", gate_bias, 0.0), ("pi_hat", pi_hat, None)):
+            checks.one_of((default,), **{f"{name}, to learn coordinates,": value})
     network = LPGNetwork(bins, hidden, gate_bias)
     variables = PI_HAT_VARIABLES if temporal else PI_HAT_VARIABLES[:-1]
     distilled = None if pi_hat is None else formula(pi_hat, variables)
@@ -244,11 +246,15 @@ def lpg(
         if learned == "coordinates":
             return born_coordinates(temporal)
         born = _newborn(network, key, temporal, discount is not None)
-        return born if start == "scratch" or begins is None else actor_critic_weights(born, begins, largest_value)
+        if start == "scratch":
+            return born
+        assert begins is not None
+        return actor_critic_weights(born, begins, largest_value)
 
     def weights(meta_params: MetaParams) -> MetaParams:
-        if learned == "weights" or begins is None:
+        if learned == "weights":
             return meta_params
+        assert begins is not None
         return coordinate_weights(meta_params, begins, bins, largest_value)
 
     def targets(

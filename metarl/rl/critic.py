@@ -34,13 +34,13 @@ def actor_critic_targets(
     episode_discount: Array | float | None = None,
 ) -> Targets:
     """Advantages (`gae`) and returns of a rollout under the output "value" of `model`. No gradient reaches `params`."""
-    value, next_value = _values(*jax.lax.stop_gradient((params, rollout)), model)
+    value, next_value = _values(model, *jax.lax.stop_gradient((params, rollout)))
     advantage = gae(rollout, value, next_value, jnp.asarray(discount), jnp.asarray(gae_lambda), episode_discount)
     return Targets(advantage, advantage + value, value)
 
 
-def _values(params: Params, rollout: Rollout, model: Model) -> tuple[Array, Array]:
-    """V(obs) and V(next_obs) [T, E]. Of terminated steps the second may be of the next episode: `gae` ignores it."""
+def _values(model: Model, params: Params, rollout: Rollout) -> tuple[Array, Array]:
+    """V(obs) and V(next_obs) [T, E], the second where `gae` reads it: at truncated steps and at the last ones."""
     outputs, next_outputs = unroll(model, params, rollout)
     value = outputs["value"][..., 0]
     if model.recurrent:

@@ -133,7 +133,8 @@ def test_some_weights_move_after_several_steps_only(arm, tokens_drawn, tmp_path)
     _, state, log = checkpoint.restore(tmp_path / "run" / arm, template)
     assert (state.lifetimes.step == 4).all() and (state.step == 2).all()
     np.testing.assert_array_equal(np.asarray(log["env_steps"]), np.outer([2, 4], [tokens_drawn] * 4))
-    assert np.isfinite(log["meta_gradient_norm"]).all()
+    moved = state.params["logit"] != 0.0  # it began at a weight of one half
+    assert moved.all() or arm == "amft_pairs"  # whose members solve none of so few problems
 
 
 SMALL = replace(

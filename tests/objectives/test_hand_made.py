@@ -137,3 +137,7 @@ def test_what_it_needs():
         lpg(hidden=5, learned="coordinates")
     with pytest.raises(ValueError, match="gae_lambda must be below 1, got 1"):
         lpg(hidden=5, learned="coordinates", **{**OPTIONS, "gae_lambda": 1})
+    with pytest.raises(ValueError, match="gate_bias, to learn coordinates, must be one of 0"):
+        lpg(hidden=5, learned="coordinates", gate_bias=2.0, **OPTIONS)
+    with pytest.raises(ValueError, match="pi_hat, to learn coordinates, must be one of None, got 'r'"):
+        lpg(hidden=5, learned="coordinates", pi_hat="r", **OPTIONS)
