@@ -1,6 +1,6 @@
 """Studies of `experiments.mechanisms` on credit for parts of answers: segments, hard problems, and branches.
 
-All methods of a study begin at the same base policies, one for each seed, and draw as many answers.
+All methods of a study begin at the same base policies, one for each seed. Those that draw answers draw as many.
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ def test_some_weights_move_after_several_steps_only(arm, tokens_drawn, tmp_path)
     assert (state.lifetimes.step == 4).all() and (state.step == 2).all()
     np.testing.assert_array_equal(np.asarray(log["env_steps"]), np.outer([2, 4], [tokens_drawn] * 4))
     moved = state.params["logit"] != 0.0  # it began at a weight of one half
-    assert moved.all() or arm == "amft_pairs"  # whose members solve none of so few problems
+    assert moved.any() or arm == "amft_pairs"  # whose members solve none of so few problems
 
 
 SMALL = replace(
