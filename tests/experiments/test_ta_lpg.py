@@ -58,6 +58,17 @@ def test_the_rule_of_a_run_loads_as_what_was_trained(finished):
     assert rule.card["experiment"] == "ta_lpg" and rule.card["recipe"]["objective"]["temporal"]
 
 
+def test_coordinates_are_learned_saved_and_drawn(tmp_path):
+    sizes = {**TINY, "hidden": 5, "steps": 2, "held_out_seeds": 0}
+    ta_lpg.main(["--preset", "coordinates", *words(**sizes, directory=tmp_path / "run")])
+    config = replace(ta_lpg.PRESETS["coordinates"], **sizes)
+    state = restored(ta_lpg.EXPERIMENT, config, tmp_path / "run")
+    learned = state.params["objective"]
+    assert all((x != 0.0).any() for x in jax.tree.leaves(learned)) and learned["caution"].shape == ()
+    assert_rule_is(metarl.load_rule(tmp_path / "run"), {"objective": learned}, lpg.OBJECTIVES.recipe(config))
+    assert (tmp_path / "run" / "update.png").read_bytes().startswith(PNG)
+
+
 def test_a_resumed_run_is_an_uninterrupted_one_bit_for_bit(finished, tmp_path, capsys):
     directory = tmp_path / "run"
     shutil.copytree(finished, directory)
