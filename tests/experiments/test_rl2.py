@@ -17,6 +17,7 @@ OPTIONS = {
     **{"trial_steps": 6, "arms": 3, "num_seeds": 2, "num_envs": 8, "rollout_length": 6, "width": 8},
     **{"steps": 4, "chunk": 2, "minibatches": 2, "epochs": 1, "held_out_tasks": 20, "held_out_batch": 10},
 }
+IMITATES = {"epochs": 4, "minibatches": 4, "num_seeds": 1, "rollout_length": 10}  # what imitation leaves as it is
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,9 @@ def test_the_table_has_a_row_per_learner_and_one_of_all_seeds():
         ({"trial_steps": 2001}, "trial_steps must be at most 2000 for Gittins' index, got 2001"),
         ({"held_out_tasks": 1}, "held_out_tasks must be 0 or at least 2, got 1"),
         ({"levels": "bandit/bernouli"}, "did you mean"),
-        ({"imitate": "psrl", **OPTIONS, "epochs": 4, "minibatches": 4, "num_seeds": 1}, "imitate must be one of"),
+        ({"imitate": "psrl", **OPTIONS, **IMITATES}, "imitate must be one of"),
+        ({"imitate": "gittins", "rollout_length": 6}, "rollout_length has no effect with imitate"),
+        ({"imitate": "gittins", "reward_scale": 1.0}, "reward_scale has no effect with imitate"),
         ({"imitate": "gittins", "entropy_coef": 0.1}, "entropy_coef has no effect with imitate"),
         ({"imitate": "gittins", "epochs": 2}, "epochs has no effect with imitate"),
         ({"imitate": "gittins", "episode_discount": 0.5}, "episode_discount has no effect with imitate"),
@@ -82,7 +85,7 @@ def test_bad_options(capsys, options, message):
 
 
 def test_imitation_trains_the_policy_that_plays(tmp_path):
-    options = {**OPTIONS, "epochs": 4, "minibatches": 4, "num_seeds": 1, "num_envs": 64, "steps": 60, "chunk": 30}
+    options = {**OPTIONS, **IMITATES, "num_envs": 64, "steps": 60, "chunk": 30}
     options["held_out_tasks"] = 0
     rl2.main(words(**options, imitate="gittins", directory=tmp_path / "run"))
     log = columns(tmp_path / "run")
