@@ -30,7 +30,7 @@ PRESETS = {
         sigma=0.3,
         learning_rate=0.05,
         learning_rate_decay=0.992,
-        held_out_horizons=(10, 25, 50),
+        held_out_horizons=(10, 25, 50, 100, 200),
     ),
     "small": replace(AWARE, levels="gridworld/all_vrandlife", steps=2_500, num_pairs=64, hidden=64, batch_size=4),
     "paper": replace(

@@ -39,7 +39,7 @@ def test_a_learner_is_the_same_whatever_is_compared_beside_it():
     beside = rewards.train(config, SETTINGS["line_key"](), "reinforce").worth
     alone = dataclasses.replace(config, designs=("explors",), revise_every=Config().revise_every)
     found = rewards.train(alone, SETTINGS["line_key"](), "reinforce").worth["explors"]
-    assert found.shape == (3, 3) and (np.diff(found, axis=1) != 0).all()
+    assert found.shape == (3, 7) and (np.diff(found, axis=1) != 0).all()
     np.testing.assert_allclose(found, beside["explors"], rtol=1e-4)
     assert not np.allclose(found, beside["original"], rtol=1e-2)
 
