@@ -96,7 +96,7 @@ def draw_weights(config: Config, logs: Mapping[str, Log], path: Path) -> None:
     count, shape = len(config.setting.copies), (-1, len(config.setting.copies), config.setting.num_seeds)
     moving = {arm: np.asarray(log["imitation_weight"]).reshape(shape) for arm, log in logs.items() if arm not in FIXED}
     if moving:
-        steps = {arm: (1 + np.arange(len(x))) * (config.run.steps // len(x)) for arm, x in moving.items()}
+        steps = {arm: (1 + np.arange(len(x))) * together(config, arm) for arm, x in moving.items()}
         runs = [{arm: (steps[arm], x[:, i].T) for arm, x in moving.items()} for i in range(count)]
         plot.save(plot.trajectories(dict(zip(config.setting.names, runs, strict=True)), "training step"), path)
 

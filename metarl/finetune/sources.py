@@ -119,7 +119,7 @@ def prefixed(
         of_tokens = jax.random.uniform(share_key, (len(shown),), minval=least, maxval=most)
         length = jnp.floor(of_tokens * _extent(task, shown)).astype(jnp.int32)
         is_last = jnp.arange(len(shown)) % sampling.group_size == sampling.group_size - 1
-        return Prefix(shown, jnp.where(is_last & _has_one(task, problems, share), length, 0))
+        return Prefix(shown, jnp.where(is_last & _has_one(jax.vmap(task.prompt)(problems), share), length, 0))
 
     def sample(policy: SequencePolicy, params: Params, state: PyTree, progress: Progress, keys: Keys) -> Batch:
         problems = problems_of(task, keys.problems, sampling.num_problems, sampling.group_size)
@@ -223,20 +223,20 @@ def failures(
     def update(state: Failures, outcome: Outcome) -> Failures:
         state = state._replace(gathered=jnp.where(outcome.weights.imitation > 0.0, 0, state.gathered))
         answers = outcome.answers
-        return _remember(state, answers, outcome.group_size, _has_one(task, answers.problem, share))
+        return _remember(state, answers, outcome.group_size, _has_one(answers.prompts, share))
 
     return Source(task, capacity, 1, None, init, sample, update, lambda state: state.gathered)
 
 
-def _has_one(task: TokenTask, problems: PyTree, share: Array | float) -> Array:
-    """Which of the problems, leaves [B, ...], are of the `share` that has a demonstration, [B] bool."""
-    return jax.vmap(lot)(jax.vmap(task.prompt)(problems)) < share
+def _has_one(prompts: Array, share: Array | float) -> Array:
+    """Which of the prompts [B, P] are of the `share` that has a demonstration, [B] bool."""
+    return jax.vmap(lot)(prompts) < share
 
 
 def _shown(task: TokenTask, problems: PyTree, key: Key, share: Array | float) -> Batch:
     """Demonstrations of the problems, leaves [B, ...]; those that have none are left out by the mask."""
     shown = demonstrated(task, problems, key)
-    return shown._replace(mask=shown.mask & _has_one(task, problems, share)[:, None])
+    return shown._replace(mask=shown.mask & _has_one(shown.prompts, share)[:, None])
 
 
 def _remember(state: Failures, answers: Batch, group_size: int, counts: Array | bool = True) -> Failures:

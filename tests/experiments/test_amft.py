@@ -207,7 +207,7 @@ def test_the_regret_is_to_the_best_fixed_weight_of_each_setting_with_the_same_se
     assert [regret[arm].mean() for arm in ("rl", "fixed_02", "sft")] == pytest.approx([0.25, 0.2, 0.35])
     assert amft_report.best_single(regret) == "fixed_02"
     config = replace(amft.Config(), copies=(0.0, 0.9), flips=(0.0, 0.0))
-    row = amft_report.by_setting(config, regret, together=True)["amft"]
+    row = amft_report.by_setting(config, regret, mean=True)["amft"]
     assert list(row) == ["copies 0, flips 0", "copies 0.9, flips 0", "mean"]
     assert [x.mean for x in row.values()] == pytest.approx([0.0, 0.1, 0.05])
     # seed by seed 0.1 - 0.3 and 0.0 - 0.1: -0.15 with a deviation of 0.0707, whose t-quantile of one degree is 12.706
