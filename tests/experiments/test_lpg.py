@@ -152,7 +152,8 @@ def learned():
 def test_the_learned_rule_trains_agents_far_better_than_an_untrained_one(learned):
     report, _ = learned
     assert report["trained"]["low"] > report["untrained"]["high"]
-    assert report["trained"]["mean"] > 0.3
+    # on these 24 levels: .49, .71 and .74 with seeds 0 to 2
+    assert report["trained"]["mean"] > report["untrained"]["mean"] + 0.3
 
 
 @pytest.mark.slow
