@@ -226,10 +226,12 @@ def lpg(
     actor-critic if `hidden` is below 5 or there is no `discount`; to learn coordinates, unless `hidden` is 5, the start
     an actor-critic, `discount` and `gae_lambda` are above 0 and below 1, and there is no `gate_bias` and no `pi_hat`.
     """
+    begins = None
     if start == "actor_critic":
         checks.within(int, Bound(UNITS, WIDTH.high), **{"hidden, to start from an actor-critic,": hidden})
         if discount is None:
             raise ValueError("start actor_critic needs a discount, got None")
+        begins = ActorCritic(discount, gae_lambda, caution)
     if learned == "coordinates":
         checks.one_of(("actor_critic",), **{"start, to learn coordinates,": start})
         checks.one_of((UNITS,), **{"hidden, to learn coordinates,": hidden})
@@ -240,21 +242,15 @@ def lpg(
     variables = PI_HAT_VARIABLES if temporal else PI_HAT_VARIABLES[:-1]
     distilled = None if pi_hat is None else formula(pi_hat, variables)
 
-    begins = None if discount is None else ActorCritic(discount, gae_lambda, caution)
-
     def init(key: Array) -> MetaParams:
         if learned == "coordinates":
             return born_coordinates(temporal)
         born = _newborn(network, key, temporal, discount is not None)
-        if start == "scratch":
-            return born
-        assert begins is not None
-        return actor_critic_weights(born, begins, largest_value)
+        return born if begins is None else actor_critic_weights(born, begins, largest_value)
 
     def weights(meta_params: MetaParams) -> MetaParams:
-        if learned == "weights":
+        if learned == "weights" or begins is None:
             return meta_params
-        assert begins is not None
         return coordinate_weights(meta_params, begins, bins, largest_value)
 
     def targets(
