@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from operator import itemgetter
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ from toy import assert_same
 
 import metarl
 from experiments import cli, disco, disco_es
+from metarl.estimators.population import perturb
 from metarl.rules import build
 from metarl.run.options import replace
 from metarl.run.train import train
@@ -92,6 +94,26 @@ def test_evolution_asks_for_no_entropy_of_agents():
         **{"target_size_coef": 0.0, "policy_change_coef": 0.0},
     }
     build(recipe)
+
+
+@pytest.mark.slow
+def test_what_evolution_perturbs_by_moves_agents_from_the_random_policy():
+    """The targets of a new rule are nearly uniform: with a sigma of 0.1 no agent of any member learned anything."""
+    preset = disco_es.PRESETS["quick"]
+    levels = preset.distribution.make()
+    inner = build(disco_es.recipe(preset)).inner_loop(levels.environment)
+
+    def entropy(key, sigma):
+        born, seed = inner.init_meta(key), jax.random.fold_in(key, 1)
+        _, pair = perturb(seed, born, sigma)
+        member = jax.tree.map(itemgetter(0), pair)
+        _, metrics = metarl.train_agent(inner, member, levels.sample(seed), seed, num_updates=50)
+        return metrics["policy_entropy"][-1]
+
+    keys = jax.random.split(jax.random.key(0), 8)
+    entropies = jax.jit(lambda sigma: jax.lax.map(lambda key: entropy(key, sigma), keys))
+    below = [np.mean(np.log(5) - entropies(sigma)) for sigma in (0.1, preset.estimator.sigma)]
+    assert below[0] < 2e-4 and below[1] > 2e-3, below
 
 
 def test_agents_have_a_model_or_dense_layers_that_may_be_alike():
