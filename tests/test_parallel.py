@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 from toy import timeless
 
 HERE = Path(__file__).parent
@@ -92,6 +93,7 @@ assert_close((sweeps[0].params, sweeps[0].log), (sweeps[1].params, sweeps[1].log
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_estimate_train_and_resume_as_one(tmp_path):
     command = [sys.executable, "-c", EIGHT, str(tmp_path)]
     done = subprocess.run(

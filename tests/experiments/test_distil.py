@@ -27,7 +27,10 @@ LPO = {
 }
 
 
-@pytest.mark.parametrize(("name", "recipe", "says"), [("lpo", LPO, "drift = max(0, where("), ("lpg", RECIPE, "pi_hat")])
+@pytest.mark.parametrize(
+    ("name", "recipe", "says"),
+    [("lpo", LPO, "drift = max(0, where("), pytest.param("lpg", RECIPE, "pi_hat", marks=pytest.mark.slow)],
+)
 def test_a_rule_is_distilled_into_rules_that_are_judged_beside_it(name, recipe, says, tmp_path, monkeypatch, capsys):
     returns_are_noise(monkeypatch)
     run = compare.load(write_run(tmp_path / "run", name, recipe))

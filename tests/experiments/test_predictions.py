@@ -12,6 +12,7 @@ SMALL = ["--levels", "mdp/random", "--held-out-levels", "3", "--held-out-seeds",
 VISITS = ["--visit-envs", "2", "--visit-steps", "40", "--discounts", "0", "0.9"]
 
 
+@pytest.mark.slow
 def test_y_of_a_rule_is_measured_on_held_out_levels(tmp_path, capsys):
     run = write_run(tmp_path / "lpg-0")
     predictions.main(["--rule", run, *SMALL, *VISITS, "--directory", str(tmp_path / "out")])

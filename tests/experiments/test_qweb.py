@@ -23,6 +23,7 @@ def run(tmp_path_factory):
     return directory, json.loads((directory / "results.json").read_text())["on"]
 
 
+@pytest.mark.slow
 def test_a_comparison_leaves_its_files(run):
     directory, found = run
     assert {path.name for path in directory.iterdir() if not path.name.startswith(".")} == {
@@ -36,6 +37,7 @@ def test_a_comparison_leaves_its_files(run):
     assert found["differences"]["hindsight minus none"]["2 items"]["mean"] == pytest.approx(one - other)
 
 
+@pytest.mark.slow
 def test_both_mechanisms_help(run):
     end = {arm: row["2 items"]["mean"] for arm, row in run[1]["at the end"].items()}
     assert end["none"] < 0.05 and end["hindsight"] > 0.2 and end["warm"] > 0.1

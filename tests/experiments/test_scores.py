@@ -14,6 +14,7 @@ def run(tmp_path_factory):
     return write_run(tmp_path_factory.mktemp("run") / "lpg-0")
 
 
+@pytest.mark.slow
 def test_scores_of_a_rule_are_ranked_against_regret_against_the_optimum(run, tmp_path, capsys):
     scores.main([run, "--horizon", "4", "--num-levels", "8", "--directory", str(tmp_path)])
     result = json.loads((tmp_path / "scores.json").read_text())

@@ -88,6 +88,7 @@ def test_the_option_reads_values_as_the_fields_types():
         sweeps.parse(replace(lpg.Config(), sweep=("held_out_horizons=3",)))
 
 
+@pytest.mark.slow
 def test_two_axes_and_eight_seeds_of_lpg_compile_once(tmp_path, monkeypatch, caplog, capsys):
     options = {"sweep": ("learning_rate=1e-3,1e-2", "y_coef=0.5,1"), "sweep_seeds": 8, "directory": tmp_path}
     sizes = dict(num_lifetimes=2, num_envs=2, rollout_length=4, updates=2, hidden=4, steps=4, chunk=2)

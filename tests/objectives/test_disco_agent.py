@@ -157,7 +157,14 @@ def test_twenty_updates_without_dead_steps_are_the_references(agent, weights):
 
 
 @needed
-@pytest.mark.parametrize(("objective", "mask"), [("pg", True), ("regularised", True), ("pg", False)])
+@pytest.mark.parametrize(
+    ("objective", "mask"),
+    [
+        ("regularised", True),
+        pytest.param("pg", True, marks=pytest.mark.slow),
+        pytest.param("pg", False, marks=pytest.mark.slow),
+    ],
+)
 def test_the_meta_gradient_is_the_references(agent, weights, objective, mask):
     """Through three updates, by the policy gradient of the fourth rollout; regularised as meta-training is, too."""
     params, target, mu, nu = (
