@@ -1,6 +1,6 @@
 """Meta-train a DiscoRL rule (Oh et al. 2025) by evolution over whole lifetimes.
 
-python -m experiments.disco_es                   # small gridworlds and agents on tables, half an hour on one core
+python -m experiments.disco_es                   # small gridworlds and agents on tables, 40 minutes on one core
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from metarl.rules import Recipe
 from metarl.run.options import replace
 
 SMALL_RULE = {"predictions": 4, "hidden": 16, "lifetime_hidden": 8, "largest_value": 5, "discount": 0.99}
-UNREGULARISED = {"target_size_coef": 0.0, "policy_change_coef": 0.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Config:
     sweep: parts.Sweep = parts.Sweep()
     distribution: parts.Distribution = parts.Distribution("gridworld/small", longest_life=50)
     agents: parts.Agents = parts.Agents(num_envs=8, rollout_length=20)
-    rule: disco.Rule = replace(disco.Rule(), **SMALL_RULE, **UNREGULARISED)
+    rule: disco.Rule = replace(disco.Rule(), **SMALL_RULE, target_size_coef=0.0, policy_change_coef=0.0)
     agent_network: disco.AgentNetwork = replace(disco.AgentNetwork(), **disco.TABLES)
     # a new rule's targets are so near to uniform that a sigma of 0.1 leaves all agents at the random policy
     estimator: parts.Evolution = parts.Evolution(num_pairs=64, sigma=0.5, batch_size=8)
@@ -40,7 +39,7 @@ PRESETS = {"quick": replace(Config(), steps=300)}
 
 
 def recipe(config: Config) -> Recipe:
-    """Agents with a one-step model, whose objective is learned; fitness asks for no entropy."""
+    """Agents whose objective is learned; fitness asks for no entropy."""
     return disco.agents(config, {**config.rule.recipe(), "policy_entropy_coef": 0.0, "prediction_entropy_coef": 0.0})
 
 
