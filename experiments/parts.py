@@ -218,6 +218,8 @@ class Evolution:
     """Standard deviation of the perturbations."""
     sigma_decay: Annotated[float, FACTOR] = 1.0
     """Factor on sigma after each meta-step."""
+    common_tasks: bool = True
+    """Both agents of a pair have the same level and random numbers (es only)."""
     rank: Annotated[int, COUNT_OR_ZERO] = 0
     """Rank of the perturbations of matrices (es only; 0: normal noise). A low rank takes less memory."""
     eval_episodes: Annotated[int, COUNT] = 16
@@ -231,9 +233,11 @@ class Evolution:
     def __post_init__(self) -> None:
         checks.fields(self)
         if self.estimator == "pes":
-            refuse_inert(self, ("measure_every", "shaping", "rank"), "with estimator pes")
+            refuse_inert(self, ("measure_every", "shaping", "common_tasks", "rank"), "with estimator pes")
             if not self.truncation:
                 raise ValueError("estimator pes needs truncation, the agent updates between two meta-steps, got 0")
+        if not self.common_tasks and self.num_pairs < 2:
+            raise ValueError(f"without common_tasks num_pairs must be at least 2, got {self.num_pairs}")
         if self.devices and self.num_pairs % self.devices:
             raise ValueError(f"devices must divide num_pairs = {self.num_pairs}, got {self.devices}")
 
@@ -248,7 +252,8 @@ class Evolution:
         if self.estimator == "pes":
             return estimators.pes(self.truncation, **options)
         steps = self.truncation or longest_life
-        options |= {"shaping": self.shaping, "measure_every": self.measure_every or None, "rank": self.rank or None}
+        options |= {"shaping": self.shaping, "common_tasks": self.common_tasks}
+        options |= {"measure_every": self.measure_every or None, "rank": self.rank or None}
         return estimators.es(steps, **options)
 
 

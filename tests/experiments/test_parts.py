@@ -57,6 +57,8 @@ INERT = [
     (parts.Sweep, {"sweep_batch": 2}, "sweep_batch has no effect without sweep"),
     (parts.Evolution, {"estimator": "pes", "truncation": 5, "shaping": "none"}, "shaping has no effect with estimator"),
     (parts.Evolution, {"estimator": "pes", "truncation": 5, "measure_every": 5}, "measure_every has no effect with"),
+    (parts.Evolution, {"estimator": "pes", "truncation": 5, "common_tasks": False}, "common_tasks has no effect with"),
+    (parts.Evolution, {"num_pairs": 1, "common_tasks": False}, "without common_tasks num_pairs must be at least 2"),
     (parts.Replay, {"capacity": 10}, "capacity has no effect with score uniform"),
     (parts.Replay, {"replay_probability": 0.2}, "replay_probability has no effect with score uniform"),
     (parts.Replay, {"prioritisation": "proportional"}, "prioritisation has no effect with score uniform"),
@@ -206,10 +208,11 @@ def test_evolution_needs_the_length_of_a_life_or_a_truncation(monkeypatch):
     seen = []
     monkeypatch.setattr(estimators, "es", lambda steps, **options: seen.append((steps, options)))
     parts.Evolution(shaping="none", measure_every=3, sigma=0.2).make(12)
-    parts.Evolution(truncation=4).make(12)
+    parts.Evolution(truncation=4, common_tasks=False).make(12)
     assert [steps for steps, _ in seen] == [12, 4]
     assert seen[0][1]["measure_every"] == 3 and seen[0][1]["shaping"] == "none" and seen[0][1]["sigma"] == 0.2
     assert seen[1][1]["measure_every"] is None
+    assert seen[0][1]["common_tasks"] and not seen[1][1]["common_tasks"]
 
 
 SMALL = {
