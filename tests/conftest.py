@@ -27,9 +27,9 @@ def pytest_configure(config):
     # compiled programs outlive the test run: the second run starts in seconds
     cache = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR", config.rootpath / ".jax_cache"))
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)  # for the processes that tests start
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     jax.config.update("jax_compilation_cache_dir", str(cache))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 @pytest.fixture(autouse=True, scope="module")
