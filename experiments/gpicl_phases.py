@@ -1,6 +1,7 @@
 """When does a network learn to learn in context? GPICL over numbers of tasks, networks and sizes of their memory.
 
-python -m experiments.gpicl_phases --directory runs/phases                  # about half an hour on one core
+python -m experiments.gpicl_phases --directory runs/phases                  # one network, one task and 16384: four minutes
+python -m experiments.gpicl_phases --preset small --directory runs/phases   # all
 python -m experiments.gpicl_phases --directory runs/phases --resume         # goes on where it stopped
 
 Two findings of Kirsch et al. 2022 (arXiv 2212.04458) are looked for: with few tasks networks memorise them, and from
