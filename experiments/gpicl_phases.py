@@ -1,6 +1,6 @@
 """When does a network learn to learn in context? GPICL over numbers of tasks, networks and sizes of their memory.
 
-python -m experiments.gpicl_phases --directory runs/phases                  # one network, one task and 16384: four minutes
+python -m experiments.gpicl_phases --directory runs/phases                  # a transformer on 1 and 2^14 tasks
 python -m experiments.gpicl_phases --preset small --directory runs/phases   # all
 python -m experiments.gpicl_phases --directory runs/phases --resume         # goes on where it stopped
 
