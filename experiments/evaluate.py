@@ -1,6 +1,6 @@
 """Meta-test: fresh agents trained by frozen rules, on suites of environments, on one scale with tuned baselines.
 
-python -m experiments.evaluate --rules ta-lpg-gridworld a2c ppo random --suite classic
+python -m experiments.evaluate --rules ta-lpo-cartpole a2c ppo random --suite classic
 python -m experiments.evaluate --rules lpg:runs/lpg-0 mine:rule.safetensors ppo --suite gridworlds path/to/mine.toml
 
 A rule is a baseline (a2c, ppo, and with batches of 16 environments x 20 steps a2c-16x20, ppo-16x20), random, the name

@@ -1,6 +1,6 @@
 """Learned update rules as files: saved with the recipe of the whole learner, loaded ready to use.
 
-rule = metarl.load_rule("lpg-gridworld")  # a name of `shipped()`, a file of `save_rule`, or the directory of a run
+rule = metarl.load_rule("lpg-coordinates-gridworld")  # one of `shipped()`, a file of `save_rule`, or a run
 inner = rule.inner_loop(levels.env)  # agents of the kind that the rule was meta-trained with
 agent, metrics = metarl.train_agent(inner, {}, levels.sample(level_key), key, num_updates=500)
 """
