@@ -158,13 +158,25 @@ def probability_of_improvement(x: Any, y: Any, *, resamples: int = 2000, seed: i
     """
     x, y = _two(x, y)
     random = np.random.default_rng(seed)
+    # each score as its place among all of its task, so that no resample has to be sorted
+    places = np.stack([np.unique(task, return_inverse=True)[1] for task in np.concatenate([x, y]).T], axis=-1)
+    x, y = np.split(places, [len(x)])
+    return _interval(_wins(x, y), _wins(_resample(x, resamples, random), _resample(y, resamples, random)))
 
-    def wins(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        n, m = x.shape[-2], y.shape[-2]
-        ranks = scipy.stats.rankdata(np.concatenate([x, y], -2), axis=-2)
-        return ((ranks[..., :n, :].sum(-2) - n * (n + 1) / 2) / (n * m)).mean(-1)
 
-    return _interval(wins(x, y), wins(_resample(x, resamples, random), _resample(y, resamples, random)))
+def _wins(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Share [...] of pairs in which x [..., n, tasks] is above y [..., m, tasks]; both are places in an order."""
+    size = max(x.max(), y.max()) + 1
+    better, worse = (_counts(np.moveaxis(each, -1, -2), size) for each in (x, y))  # [..., tasks, size]
+    below = worse.cumsum(-1) - 0.5 * worse
+    return ((better * below).sum(-1) / (x.shape[-2] * y.shape[-2])).mean(-1)
+
+
+def _counts(places: np.ndarray, size: int) -> np.ndarray:
+    """How often each of `size` numbers occurs along the last axis, [..., size]."""
+    rows = places.reshape(-1, places.shape[-1])
+    numbered = rows + size * np.arange(len(rows))[:, None]
+    return np.bincount(numbered.ravel(), minlength=size * len(rows)).reshape(*places.shape[:-1], size)
 
 
 def difference(x: Any, y: Any, *, resamples: int = 2000, seed: int = 0) -> Interval:
