@@ -223,15 +223,11 @@ PRESETS = {
 def recipe(config: Config) -> Recipe:
     """The agents."""
     return {
-        "objective": {
-            **config.rule.recipe(),
-            "episode_discount": config.tasks.episode_discount,
-            "reward_scale": config.tasks.reward_scale,
-        },
+        "objective": {**config.rule.recipe(), "episode_discount": config.tasks.episode_discount},
         "optimizer": config.rule.optimizer(),
         "network": config.learners.network_for(config.tasks.trial_steps),
         "policy": {"name": "by_action_space"},
-        "experience": {**vars(config.agents), **vars(config.passes)},
+        "experience": {**vars(config.agents), **vars(config.passes), "reward_scale": config.tasks.reward_scale},
     }
 
 

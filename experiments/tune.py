@@ -4,9 +4,10 @@ python -m experiments.tune --suite classic
 python -m experiments.tune --suite path/to/mine.toml --rules a2c-16x20 lpg-gridworld mine:runs/x
 
 Rules are baselines, names of shipped rules, files or runs, as in `experiments.evaluate`. A sweep has three stages:
-learning rates x discounts; lambdas x entropy coefficients x the best rate and its neighbours; and a run-off with more
-seeds between the settings that are within the noise of the best (behind by at most two standard errors of the paired
-difference). The settings of a learned rule are factors on the learning rates of its agents, in one stage and a run-off.
+learning rates x discounts; lambdas x entropy coefficients x the best rate and its neighbours, and for networks scales
+of rewards x these rates; and a run-off with more seeds between the settings that are within the noise of the best
+(behind by at most two standard errors of the paired difference). The settings of a learned rule are factors on the
+learning rates of its agents, for networks x scales of rewards, in one stage and a run-off.
 
 A program is compiled once for each environment and rule. Levels and seeds are others than those of evaluations. The
 table of all trials lies beside the suite, and is written after each stage: a sweep that was stopped goes on with what
@@ -34,7 +35,7 @@ from experiments.parts import refuse_inert
 from metarl import checks
 from metarl.checks import COUNT, SEVERAL
 from metarl.evaluation import players
-from metarl.evaluation.baselines import BASELINES, grid, refined
+from metarl.evaluation.baselines import BASELINES, grid, grid_of_rules, refined
 from metarl.evaluation.families import family
 from metarl.evaluation.measure import learning_curves
 from metarl.evaluation.players import RANDOM
@@ -46,9 +47,6 @@ from metarl.parallel import Placement, dividing, one_device_per_core
 from metarl.rules import Learner, Rule
 from metarl.run.files import locked
 from metarl.types import Array, Key, PyTree
-
-# On the learning rates of a learned rule's agents: as many as the first stage of a baseline has settings.
-FACTORS = (0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,9 +100,9 @@ class Sweep(NamedTuple):
 
     def stages(self) -> tuple[list[Settings], Callable[[Settings], list[Settings]]]:
         """The settings of the first stage, and from the best of them those of the second."""
-        if isinstance(self.rule, Rule):
-            return [Settings(x, None, None, None) for x in FACTORS], lambda chosen: []
         kind = family(self.name, self.entry.levels.environment)
+        if isinstance(self.rule, Rule):
+            return grid_of_rules(kind), lambda chosen: []
         return grid(kind), partial(refined, kind)
 
 

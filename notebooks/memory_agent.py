@@ -51,9 +51,9 @@ print(trials.env.observation_space().shape, "= a constant, the reward, the end o
 # on finding out, because later pulls count nearly as much.
 
 # %%
-objective = objectives.ppo(episode_discount=0.97, gae_lambda=0.95, entropy_coef=0.003, reward_scale=0.05)
+objective = objectives.ppo(episode_discount=0.97, gae_lambda=0.95, entropy_coef=0.003)
 optimizer = optimizers.adam(3e-3)
-experience = metarl.Experience(num_envs=128, rollout_length=PULLS, epochs=4, minibatches=4)
+experience = metarl.Experience(128, PULLS, epochs=4, minibatches=4, reward_scale=0.05)
 inner = metarl.rl_inner_loop(trials.env, networks.gru(64), objective, optimizer, experience)
 
 

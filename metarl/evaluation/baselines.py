@@ -29,9 +29,12 @@ BASELINES: Mapping[str, Baseline] = {
 }
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 TABULAR_RATES = (1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)  # tables start at zero, and must come to logits of order one
+FACTORS = (0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)  # on the rates of a learned rule's agents
+NETWORK_FACTORS = (0.1, 0.3, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 50.0, 100.0)
 DISCOUNTS = (0.95, 0.99)
 LAMBDAS = (0.8, 0.95, 1.0)
 ENTROPY_COEFS = (0.0, 0.01, 0.1)
+REWARD_SCALES = (1.0, 0.1, 0.01)  # for agents with networks: returns of their environments may be in the hundreds
 
 
 def grid(kind: Family) -> list[Settings]:
@@ -40,12 +43,23 @@ def grid(kind: Family) -> list[Settings]:
 
 
 def refined(kind: Family, chosen: Settings) -> list[Settings]:
-    """The second stage: lambdas and entropy coefficients, with the rate `chosen` in the first and its neighbours."""
+    """The second stage: lambdas and entropy coefficients, with the rate `chosen` in the first and its neighbours.
+
+    Agents with networks try scales of rewards with these rates, too.
+    """
     rates = _rates(kind)
     at = rates.index(chosen.learning_rate)
     near = rates[max(at - 1, 0) : at + 2]
     triples = itertools.product(near, LAMBDAS, ENTROPY_COEFS)
-    return [Settings(rate, chosen.discount, gae_lambda, entropy) for rate, gae_lambda, entropy in triples]
+    plain = [Settings(rate, chosen.discount, gae_lambda, entropy) for rate, gae_lambda, entropy in triples]
+    scaled = itertools.product(near, _reward_scales(kind)[1:])
+    return plain + [chosen._replace(learning_rate=rate, reward_scale=scale) for rate, scale in scaled]
+
+
+def grid_of_rules(kind: Family) -> list[Settings]:
+    """The only stage of a sweep of a learned rule: factors on its agents' learning rates, and scales of rewards."""
+    factors = FACTORS if kind is TABULAR else NETWORK_FACTORS
+    return [Settings(x, None, None, None, scale) for x, scale in itertools.product(factors, _reward_scales(kind))]
 
 
 def untuned(kind: Family) -> Settings:
@@ -60,14 +74,18 @@ def baseline(name: str, kind: Family, settings: Settings) -> Recipe:
     """
     objective, experience = BASELINES[name]
     options = settings._asdict()
-    rate = options.pop("learning_rate")
+    rate, reward_scale = options.pop("learning_rate"), options.pop("reward_scale")
     return {
         "objective": {"name": objective, **options, "normalise_advantage": True},
         "optimizer": {**kind.a2c, "learning_rate": rate},
         "network": kind.network,
-        "experience": experience._asdict(),
+        "experience": {**experience._asdict(), "reward_scale": reward_scale},
     }
 
 
 def _rates(kind: Family) -> tuple[float, ...]:
     return TABULAR_RATES if kind is TABULAR else RATES
+
+
+def _reward_scales(kind: Family) -> tuple[float, ...]:
+    return REWARD_SCALES[:1] if kind is TABULAR else REWARD_SCALES

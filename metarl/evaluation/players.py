@@ -126,7 +126,8 @@ def agents(rule: str | Rule, name: str, entry: Entry, settings: Settings | None)
         return recipe
     if rule.optimizer is not None:
         raise ValueError("its optimizer is learned, and has no learning rate to tune")
-    return {**recipe, "optimizer": _scaled(recipe["optimizer"], settings.learning_rate)}
+    experience = {**recipe["experience"], "reward_scale": settings.reward_scale}
+    return {**recipe, "experience": experience, "optimizer": _scaled(recipe["optimizer"], settings.learning_rate)}
 
 
 def _is_part_of_ppo(rule: Rule) -> bool:

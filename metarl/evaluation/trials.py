@@ -21,6 +21,7 @@ class Settings(NamedTuple):
     discount: Array | float | None = 0.99
     gae_lambda: Array | float | None = 0.95
     entropy_coef: Array | float | None = 0.01
+    reward_scale: Array | float = 1.0  # factor on the rewards that agents learn from
 
 
 class Trial(NamedTuple):

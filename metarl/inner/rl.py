@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from metarl import checks, interface
-from metarl.checks import COUNT, COUNT_OR_ZERO, checked
+from metarl.checks import COUNT, COUNT_OR_ZERO, POSITIVE, checked
 from metarl.gradients import GradientOf, forward_over_reverse, reverse_over_reverse
 from metarl.inner.initial import Initial, parameters, start, with_initial
 from metarl.meta import InnerLoop, Update, advance
@@ -44,6 +44,7 @@ class Experience(NamedTuple):
     rollout_length: Annotated[int, COUNT]  # T, environment steps between two agent updates
     epochs: Annotated[int, COUNT] = 1  # passes over each rollout
     minibatches: Annotated[int, COUNT] = 1  # parts of a rollout; each pass makes one gradient step per part
+    reward_scale: Annotated[Array | float, POSITIVE] = 1.0  # factor on the rewards that the agent learns from
 
     @property
     def env_steps(self) -> int:
@@ -95,7 +96,9 @@ def rl_inner_loop(
     """One agent per lifetime, which repeatedly collects a rollout and updates itself.
 
     An update makes `epochs` passes over the rollout, each in `minibatches` shuffled parts. A part holds single steps
-    for a feed-forward network, and whole sequences of some environments for a recurrent one.
+    for a feed-forward network, and whole sequences of some environments for a recurrent one. The objective sees rewards
+    times `reward_scale`: values far from 1 are slow to learn, and to learned rules as strange as to networks. Metrics,
+    `loss` and `fitness` are of the environment's own rewards.
     The meta-parameters are `{"objective": ..., "optimizer": ...}`, `()` for what is not learned. `initial` may be
     parameters, for all agents to begin with. If it is "learned" (`metarl.inner.initial`) the meta-parameters have a
     third part, `"initial"`, and `Agent.params` is the distance from it: `metarl.parameters(meta_params, agent)` are the
@@ -261,7 +264,7 @@ def _loss(parts: Parts, meta_params: MetaParams, lifetime: Agent, key: Key) -> U
     value = -(normalise(targets.advantage) * log_prob).mean()
     rule = _rule(parts, meta_params)
     regulariser = checked_regulariser(
-        parts.objective, parts.objective.regulariser(rule, lifetime.params, parts.agent, data)
+        parts.objective, parts.objective.regulariser(rule, lifetime.params, parts.agent, _scaled(parts, data))
     )
     after = lifetime._replace(actors=actors, critic=critic)
     return Update(after, value + regulariser, {"agent_loss": value, **_cost(parts)})
@@ -292,6 +295,11 @@ def _collect(
     return rollout(env, agent, lifetime.params, lifetime.actors, problem, key, experience.rollout_length)
 
 
+def _scaled(parts: Parts, data: Rollout) -> Rollout:
+    """The rollout as the objective sees it."""
+    return data._replace(reward=parts.experience.reward_scale * data.reward)
+
+
 def _update_critic(parts: Parts, lifetime: Agent, data: Rollout) -> tuple[Targets, CriticState, Metrics]:
     assert parts.critic is not None and parts.critic_model is not None and isinstance(lifetime.critic, CriticState)
     return update_critic(parts.critic, parts.critic_model, lifetime.critic, data)
@@ -304,7 +312,7 @@ def _learn(
     parts: Parts, gradient_of: GradientOf, meta_params: MetaParams, lifetime: Agent, data: Rollout, key: Key
 ) -> tuple[Params, PyTree, PyTree, Array, Metrics]:
     """One agent update on the rollout `data`: new parameters, optimizer state and memory, meta-objective, metrics."""
-    rule = _rule(parts, meta_params)
+    rule, data = _rule(parts, meta_params), _scaled(parts, data)
     optimizer = transform(parts.optimizer, meta_params)
     progress = Progress(lifetime.step, lifetime.level.horizon)
     epochs, minibatches = parts.experience.epochs, parts.experience.minibatches

@@ -36,7 +36,6 @@ class ActorCriticOptions(TypedDict, total=False):
     entropy_coef: Array | float
     normalise_advantage: bool
     episode_discount: Array | float | None
-    reward_scale: Array | float
     auxiliary: Auxiliary | None
 
 
@@ -48,7 +47,6 @@ def a2c(
     entropy_coef: Annotated[Array | float, NOT_NEGATIVE] = 0.01,
     normalise_advantage: bool = False,
     episode_discount: Annotated[Array | float, SHARE] | None = None,
-    reward_scale: Annotated[Array | float, POSITIVE] = 1.0,
     auxiliary: Auxiliary | None = None,
 ) -> Objective:
     """Advantage actor-critic (Mnih et al. 2016, arXiv 1602.01783) with generalised advantage estimates.
@@ -58,8 +56,6 @@ def a2c(
 
     Within a trial of several episodes (`envs.trials`) the discount is `episode_discount` where an episode ends: 1 for
     agents that explore in early episodes for the sake of later ones, 0 for each episode by itself. None: `discount`.
-
-    Rewards are multiplied by `reward_scale`: networks are slow to learn values that are far from 1.
     """
 
     def policy_loss(
@@ -75,7 +71,6 @@ def a2c(
         entropy_coef=entropy_coef,
         normalise_advantage=normalise_advantage,
         episode_discount=episode_discount,
-        reward_scale=reward_scale,
         auxiliary=auxiliary,
     )
 
@@ -109,7 +104,6 @@ def actor_critic(
     entropy_coef: Annotated[Array | float, NOT_NEGATIVE] = 0.01,
     normalise_advantage: bool = True,
     episode_discount: Annotated[Array | float, SHARE] | None = None,
-    reward_scale: Annotated[Array | float, POSITIVE] = 1.0,
     auxiliary: Auxiliary | None = None,
 ) -> Objective:
     """The mean of `policy_loss` plus the other terms as in `a2c`. `init` makes its meta-parameters."""
@@ -119,8 +113,7 @@ def actor_critic(
     def targets(
         meta_params: MetaParams, memory: PyTree, params: Params, model: Model, rollout: Rollout, progress: Progress
     ) -> tuple[Targets, Array, PyTree]:
-        scaled = rollout._replace(reward=reward_scale * rollout.reward)
-        found = actor_critic_targets(params, model, scaled, discount, gae_lambda, episode_discount)
+        found = actor_critic_targets(params, model, rollout, discount, gae_lambda, episode_discount)
         return found, jnp.zeros(()), memory
 
     def loss(

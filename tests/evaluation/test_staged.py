@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from metarl.evaluation.baselines import BASELINES, baseline, grid, refined
+from metarl.evaluation.baselines import BASELINES, baseline, grid, grid_of_rules, refined
 from metarl.evaluation.families import CLASSIC, TABULAR
 from metarl.evaluation.staged import Size, contenders, staged
 from metarl.evaluation.trials import Settings
@@ -77,12 +77,17 @@ def test_baselines_are_swept_over_rates_discounts_lambdas_and_entropies(kind):
     )
     second = refined(kind, first[4])
     rates = sorted({x.learning_rate for x in first})
-    assert {x.learning_rate for x in second} == set(rates[1:4]) and len(set(second) - set(first)) == 24
+    scaled = [x for x in second if x.reward_scale != 1.0]  # of networks alone: tables are for returns of order 1
+    assert len(scaled) == (0 if kind is TABULAR else 6) and len(set(second) - set(first) - set(scaled)) == 24
+    assert {x.learning_rate for x in second} == set(rates[1:4])
     assert {(x.gae_lambda, x.entropy_coef) for x in second} == {
         (a, b) for a in (0.8, 0.95, 1.0) for b in (0.0, 0.01, 0.1)
     }
     assert {x.learning_rate for x in refined(kind, first[-1])} == set(rates[-2:])
     assert {x.discount for x in second} == {first[4].discount}
+    of_rules = grid_of_rules(kind)
+    assert len(set(of_rules)) == (12 if kind is TABULAR else 36) and {x[1:4] for x in of_rules} == {(None, None, None)}
+    assert {x.reward_scale for x in of_rules} == {x.reward_scale for x in second}
 
 
 @pytest.mark.parametrize("name", BASELINES)

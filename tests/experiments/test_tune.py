@@ -24,7 +24,7 @@ def suite(tmp_path, monkeypatch):
     """A suite of one environment, in which sweeps have four settings each."""
     monkeypatch.setattr(tune, "grid", lambda kind: [Settings(0.001, 0.9), Settings(0.3, 0.9)])
     monkeypatch.setattr(tune, "refined", lambda kind, chosen: [chosen._replace(gae_lambda=x) for x in (0.5, 0.95)])
-    monkeypatch.setattr(tune, "FACTORS", (0.5, 2.0))
+    monkeypatch.setattr(tune, "grid_of_rules", lambda kind: [Settings(x, None, None, None, 0.1) for x in (0.5, 2.0)])
     (tmp_path / "mine.toml").write_text(SUITE)
     return tmp_path / "mine.toml"
 
@@ -62,12 +62,13 @@ def test_a_learned_rule_is_tuned_and_then_tested_with_its_factor(suite):
     suite.write_text('env_steps = 320\n[environments]\n"mdp/random" = {}')
     tune.main(["--suite", str(suite), "--rules", "mine:lpg-es-gridworld", *SMALL])
     found = read(suite)
-    assert {(x.objective, x.settings[1:]) for x in found} == {("mine", (None, None, None))} and len(found) == 2
+    assert {(x.objective, x.settings[1:]) for x in found} == {("mine", (None, None, None, 0.1))} and len(found) == 2
     entry, rule = envs.suite(str(suite))["mdp/random"], load_rule("lpg-es-gridworld")
     (tuned,) = entry.tuned.values()
     agents = player("any label", rule, "mdp/random", entry)
     plain = rule.card["recipe"]["optimizer"]["policy"]["learning_rate"]
     assert agents.recipe["optimizer"]["policy"]["learning_rate"] == tuned.settings.learning_rate * plain
+    assert agents.recipe["experience"] == {**rule.card["recipe"]["experience"], "reward_scale": 0.1}
     assert agents.tried == 2
 
 

@@ -14,7 +14,8 @@ import envs
 from envs import gridworld, mdp
 from metarl.evaluation.measure import final_returns
 from metarl.inner.rl import Experience, rl_inner_loop, train_agent
-from metarl.objectives import a2c, dpo, ppo
+from metarl.objectives import a2c, dpo, ppo, with_reward
+from metarl.rewards.reward import Reward
 from metarl.rl.critic import Critic, Targets, init_critic, update_critic
 from metarl.rl.networks import gru, mlp, tabular, transformer
 from metarl.rl.objective import Objective
@@ -126,11 +127,15 @@ def test_the_discount_where_an_episode_of_a_trial_ends(make):
     np.testing.assert_array_equal(advantage(ended, discount=0.9), advantage(data, discount=0.9))
 
 
-def test_rewards_are_scaled():
-    data = played(np.ones((2, 2)))._replace(reward=jnp.ones((2, 2)))
-    scaled = a2c(reward_scale=0.5).targets((), (), PARAMS, AGENT, data, None)[0]
-    half = a2c().targets((), (), PARAMS, AGENT, data._replace(reward=0.5 * data.reward), None)[0]
-    jax.tree.map(np.testing.assert_array_equal, scaled, half)
+def test_agents_learn_from_scaled_rewards_and_are_measured_by_their_own():
+    half = Reward(lambda key: (), lambda meta_params, data: 0.5 * data.reward)
+    key = jax.random.key(4)
+    scaled, metrics = lived(tiny(a2c(), reward_scale=0.5), key)
+    halved, others = lived(tiny(with_reward(a2c(), half)), key)
+    plain, _ = lived(tiny(a2c()), key)
+    assert_close(scaled.params, halved.params, atol=0.0)
+    assert_close(metrics, others, atol=0.0)
+    assert jnp.abs(scaled.params["value"] - plain.params["value"]).max() > 0.01
 
 
 def test_the_first_step_of_ppo_is_that_of_a2c():
@@ -205,6 +210,7 @@ def test_minibatches_differ_between_epochs_and_updates():
         ({"rollout_length": -1}, "rollout_length must be at least 1, got -1"),
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"minibatches": 0}, "minibatches must be at least 1, got 0"),
+        ({"reward_scale": 0.0}, "reward_scale must be above 0, got 0.0"),
         ({"max_episode_steps": 0}, "max_episode_steps must be at least 1, got 0"),
         ({"num_eval_episodes": 0}, "num_eval_episodes must be at least 1, got 0"),
         ({"minibatches": 5}, r"minibatches must divide num_envs \* rollout_length = 24, got 5"),
