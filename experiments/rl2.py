@@ -28,7 +28,7 @@ from envs.trial import Trials
 from experiments import agent, launch, parts
 from experiments.agent import side_by_side
 from metarl import checks, curricula, estimators, plot, strategies
-from metarl.checks import COUNT, COUNT_OR_ZERO, POSITIVE, SHARE, WIDTH
+from metarl.checks import COUNT, COUNT_OR_ZERO, SHARE, WIDTH
 from metarl.evaluation.adaptation import Played, draw_tasks, per_episode, play_tasks
 from metarl.evaluation.held_out import HELD_OUT
 from metarl.evaluation.statistics import over_runs
@@ -74,8 +74,6 @@ class Tasks:
     """Environment steps on each task: pulls of a bandit."""
     episode_discount: Annotated[float, SHARE] = 0.97
     """Weight of the next step's reward where an episode ends (0: each episode is learned by itself)."""
-    reward_scale: Annotated[float, POSITIVE] = 0.05
-    """Factor on rewards while agents learn: networks are slow to learn values that are far from 1."""
     show_time: bool = False
     """Whether agents see which share of a trial is over."""
     switch_after: Annotated[int, COUNT_OR_ZERO] = 0
@@ -170,7 +168,7 @@ class NewTasks:
 
 RULE = agent.Rule(learning_rate=3e-3, gae_lambda=0.95, entropy_coef=0.003)
 PASSES = parts.Passes(epochs=4, minibatches=4)
-AGENTS = parts.Agents(num_envs=512, rollout_length=10)
+AGENTS = parts.Agents(num_envs=512, rollout_length=10, reward_scale=0.05)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,8 +192,8 @@ class Config:
             of_rewards = [name for name in vars(RULE) if name not in ("learning_rate", "max_gradient_norm")]
             parts.refuse_inert(self.rule, of_rewards, "with imitate", RULE)
             parts.refuse_inert(self.passes, vars(PASSES), "with imitate", PASSES)
-            parts.refuse_inert(self.tasks, ("switch_after", "episode_discount", "reward_scale"), "with imitate")
-            parts.refuse_inert(self.agents, ("rollout_length",), "with imitate", AGENTS)
+            parts.refuse_inert(self.tasks, ("switch_after", "episode_discount"), "with imitate")
+            parts.refuse_inert(self.agents, ("rollout_length", "reward_scale"), "with imitate", AGENTS)
 
 
 CHOICE_TASKS = 200  # on which the best of several seeds is chosen
@@ -227,7 +225,7 @@ def recipe(config: Config) -> Recipe:
         "optimizer": config.rule.optimizer(),
         "network": config.learners.network_for(config.tasks.trial_steps),
         "policy": {"name": "by_action_space"},
-        "experience": {**vars(config.agents), **vars(config.passes), "reward_scale": config.tasks.reward_scale},
+        "experience": {**vars(config.agents), **vars(config.passes)},
     }
 
 

@@ -58,14 +58,14 @@ def in_family(recipe: Recipe, kind: Family) -> Recipe:
 def a2c(kind: Family, recipe: Recipe) -> Recipe:
     """A2C agents of a family, whom those of `recipe` are compared with: they update once per rollout as long as theirs.
 
-    Their discount is that of the recipe's objective, if it has one.
+    Their discount is that of the recipe's objective, if it has one, and they learn from rewards of the same scale.
     """
     discount = recipe["objective"].get("discount")
     return {
         "objective": {"name": "a2c", "normalise_advantage": True, "discount": 0.99 if discount is None else discount},
         "optimizer": kind.a2c,
         "network": kind.network,
-        "experience": {name: recipe["experience"][name] for name in ("num_envs", "rollout_length")},
+        "experience": {name: x for name, x in recipe["experience"].items() if name not in ("epochs", "minibatches")},
     }
 
 

@@ -24,9 +24,10 @@ def test_environments_have_families(name, kind):
     env = envs.make(name).environment
     found = family(name, env)
     assert found in ((TABULAR, GRIDWORLD) if kind is None else (kind,))
-    rule = {"objective": {"discount": 0.9}, "experience": {"num_envs": 2, "rollout_length": 2}}
+    experience = {"num_envs": 2, "rollout_length": 2, "reward_scale": 0.5}
+    rule = {"objective": {"discount": 0.9}, "experience": {**experience, "epochs": 3, "minibatches": 2}}
     recipe = a2c(found, rule)
-    assert recipe["objective"]["discount"] == 0.9 and recipe["experience"] == rule["experience"]
+    assert recipe["objective"]["discount"] == 0.9 and recipe["experience"] == experience
     assert a2c(found, {**rule, "objective": {}})["objective"]["discount"] == 0.99
     build(recipe).inner_loop(env)  # its parts fit
 
