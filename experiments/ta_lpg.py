@@ -3,6 +3,7 @@
 python -m experiments.ta_lpg                     # about ten minutes on a laptop CPU
 python -m experiments.ta_lpg --no-temporal       # its blind twin
 python -m experiments.ta_lpg --preset coordinates # a few numbers of an actor-critic instead of a network's weights
+python -m experiments.ta_lpg --preset cautious    # the same, from one that explores first
 python -m experiments.ta_lpg --preset small
 """
 
@@ -14,24 +15,26 @@ from metarl.objectives.hand_made import UNITS
 from metarl.run.options import replace
 
 AWARE = replace(lpg.EvolutionConfig(), temporal=True)
+COORDINATES = replace(
+    AWARE,
+    steps=400,
+    longest_life=50,
+    learned="coordinates",
+    start="actor_critic",
+    hidden=UNITS,
+    agent_learning_rate=0.4,
+    num_pairs=64,
+    batch_size=4,
+    shaping="none",
+    sigma=0.3,
+    learning_rate=0.05,
+    learning_rate_decay=0.992,
+    held_out_horizons=(10, 25, 50, 100, 200),
+)
 PRESETS = {
     "quick": replace(AWARE, steps=250, num_pairs=64, num_envs=8, batch_size=4, learning_rate_decay=0.99),
-    "coordinates": replace(
-        AWARE,
-        steps=400,
-        longest_life=50,
-        learned="coordinates",
-        start="actor_critic",
-        hidden=UNITS,
-        agent_learning_rate=0.4,
-        num_pairs=64,
-        batch_size=4,
-        shaping="none",
-        sigma=0.3,
-        learning_rate=0.05,
-        learning_rate_decay=0.992,
-        held_out_horizons=(10, 25, 50, 100, 200),
-    ),
+    "coordinates": COORDINATES,
+    "cautious": replace(COORDINATES, caution=0.4, gae_lambda=0.9, sigma_decay=0.996, learning_rate=0.03),
     "small": replace(AWARE, levels="gridworld/all_vrandlife", steps=2_500, num_pairs=64, hidden=64, batch_size=4),
     "paper": replace(
         AWARE,
