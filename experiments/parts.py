@@ -149,7 +149,7 @@ class Agents:
     rollout_length: Annotated[int, COUNT] = 20
     """Environment steps between two agent updates."""
     reward_scale: Annotated[float, POSITIVE] = 1.0
-    """Factor on the rewards that agents learn from: values far from 1 are slow to learn."""
+    """Factor on the rewards that agents learn from: returns far from 1 are slow to learn."""
 
     def __post_init__(self) -> None:
         checks.fields(self)

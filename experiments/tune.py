@@ -4,10 +4,10 @@ python -m experiments.tune --suite classic
 python -m experiments.tune --suite path/to/mine.toml --rules a2c-16x20 lpg-gridworld mine:runs/x
 
 Rules are baselines, names of shipped rules, files or runs, as in `experiments.evaluate`. A sweep has three stages:
-learning rates x discounts; lambdas x entropy coefficients x the best rate and its neighbours, and for networks scales
-of rewards x these rates; and a run-off with more seeds between the settings that are within the noise of the best
-(behind by at most two standard errors of the paired difference). The settings of a learned rule are factors on the
-learning rates of its agents, for networks x scales of rewards, in one stage and a run-off.
+learning rates x discounts; lambdas x entropy coefficients x the best rate and its neighbours; and a run-off with more
+seeds between the settings that are within the noise of the best (behind by at most two standard errors of the paired
+difference). Agents with networks try scales of rewards in the second stage, too. The settings of a learned rule are
+factors on the learning rates of its agents, and where these have networks on their rewards, in one stage and a run-off.
 
 A program is compiled once for each environment and rule. Levels and seeds are others than those of evaluations. The
 table of all trials lies beside the suite, and is written after each stage: a sweep that was stopped goes on with what

@@ -235,7 +235,8 @@ def _shared(run: Run, same_levels: bool, same_experiment: bool) -> dict[str, Any
         found["levels"] = run.config.get("levels")
     if same_experiment:
         _, plain = _plain(run.recipe, TABULAR)  # of any family: it is the same for all runs
-        found |= {f"{part} of the plain agent": plain[part] for part in ("objective", "optimizer", "experience")}
+        found |= {f"{part} of the plain agent": plain[part] for part in ("objective", "optimizer")}
+        found["experience of the plain agent"] = build(plain).experience  # recipes of older versions lack some options
         found["eval_episodes"] = run.eval_episodes
     return found
 

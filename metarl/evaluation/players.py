@@ -126,7 +126,8 @@ def agents(rule: str | Rule, name: str, entry: Entry, settings: Settings | None)
         return recipe
     if rule.optimizer is not None:
         raise ValueError("its optimizer is learned, and has no learning rate to tune")
-    experience = {**recipe["experience"], "reward_scale": settings.reward_scale}
+    own = recipe["experience"]
+    experience = {**own, "reward_scale": settings.reward_scale * own.get("reward_scale", 1.0)}
     return {**recipe, "experience": experience, "optimizer": _scaled(recipe["optimizer"], settings.learning_rate)}
 
 

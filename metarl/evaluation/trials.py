@@ -21,7 +21,7 @@ class Settings(NamedTuple):
     discount: Array | float | None = 0.99
     gae_lambda: Array | float | None = 0.95
     entropy_coef: Array | float | None = 0.01
-    reward_scale: Array | float = 1.0  # factor on the rewards that agents learn from
+    reward_scale: Array | float = 1.0  # of a baseline; of a learned rule a factor on that of its agents
 
 
 class Trial(NamedTuple):
@@ -112,8 +112,9 @@ def _row(x: Trial) -> dict[str, object]:
 
 def _trial(row: Mapping[str, str]) -> Trial:
     given = {name: float(row[name]) if row[name] else None for name in Settings._fields if name in row}
-    if given["learning_rate"] is None:
-        raise ValueError("learning_rate is missing")
+    for name in ("learning_rate", "reward_scale"):
+        if given.get(name, 1.0) is None:
+            raise ValueError(f"{name} is missing")
     returns = tuple(float(x) for x in row.get("returns", "").split())
     return Trial(
         row["environment"],

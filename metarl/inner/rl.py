@@ -96,9 +96,9 @@ def rl_inner_loop(
     """One agent per lifetime, which repeatedly collects a rollout and updates itself.
 
     An update makes `epochs` passes over the rollout, each in `minibatches` shuffled parts. A part holds single steps
-    for a feed-forward network, and whole sequences of some environments for a recurrent one. The objective sees rewards
-    times `reward_scale`: values far from 1 are slow to learn, and to learned rules as strange as to networks. Metrics,
-    `loss` and `fitness` are of the environment's own rewards.
+    for a feed-forward network, and whole sequences of some environments for a recurrent one.
+    The objective learns from rewards times `reward_scale`: networks are slow to learn values far from 1, and learned
+    rules have not seen any. Returns that are reported, `loss` and `fitness` are of the environment's own rewards.
     The meta-parameters are `{"objective": ..., "optimizer": ...}`, `()` for what is not learned. `initial` may be
     parameters, for all agents to begin with. If it is "learned" (`metarl.inner.initial`) the meta-parameters have a
     third part, `"initial"`, and `Agent.params` is the distance from it: `metarl.parameters(meta_params, agent)` are the
@@ -264,7 +264,7 @@ def _loss(parts: Parts, meta_params: MetaParams, lifetime: Agent, key: Key) -> U
     value = -(normalise(targets.advantage) * log_prob).mean()
     rule = _rule(parts, meta_params)
     regulariser = checked_regulariser(
-        parts.objective, parts.objective.regulariser(rule, lifetime.params, parts.agent, _scaled(parts, data))
+        parts.objective, parts.objective.regulariser(rule, lifetime.params, parts.agent, data)
     )
     after = lifetime._replace(actors=actors, critic=critic)
     return Update(after, value + regulariser, {"agent_loss": value, **_cost(parts)})
@@ -295,11 +295,6 @@ def _collect(
     return rollout(env, agent, lifetime.params, lifetime.actors, problem, key, experience.rollout_length)
 
 
-def _scaled(parts: Parts, data: Rollout) -> Rollout:
-    """The rollout as the objective sees it."""
-    return data._replace(reward=parts.experience.reward_scale * data.reward)
-
-
 def _update_critic(parts: Parts, lifetime: Agent, data: Rollout) -> tuple[Targets, CriticState, Metrics]:
     assert parts.critic is not None and parts.critic_model is not None and isinstance(lifetime.critic, CriticState)
     return update_critic(parts.critic, parts.critic_model, lifetime.critic, data)
@@ -312,7 +307,8 @@ def _learn(
     parts: Parts, gradient_of: GradientOf, meta_params: MetaParams, lifetime: Agent, data: Rollout, key: Key
 ) -> tuple[Params, PyTree, PyTree, Array, Metrics]:
     """One agent update on the rollout `data`: new parameters, optimizer state and memory, meta-objective, metrics."""
-    rule, data = _rule(parts, meta_params), _scaled(parts, data)
+    rule = _rule(parts, meta_params)
+    data = data._replace(reward=parts.experience.reward_scale * data.reward)
     optimizer = transform(parts.optimizer, meta_params)
     progress = Progress(lifetime.step, lifetime.level.horizon)
     epochs, minibatches = parts.experience.epochs, parts.experience.minibatches

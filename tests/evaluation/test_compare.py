@@ -55,6 +55,15 @@ def test_seeds_share_a_name_and_the_same_training_is_refused(tmp_path):
         compare.group([first, second, again])
 
 
+def test_runs_of_versions_without_an_option_of_the_experience_are_as_those_at_its_default(tmp_path):
+    newer = {**RECIPE, "experience": {**RECIPE["experience"], "reward_scale": 1.0}}
+    scaled = {**RECIPE, "experience": {**RECIPE["experience"], "reward_scale": 0.5}}
+    old, new, other = runs(tmp_path, {"seed": 0}, {"seed": 1, "recipe": newer}, {"seed": 2, "recipe": scaled})
+    assert [len(group) for group in compare.group([old, new]).values()] == [2]
+    with pytest.raises(ValueError, match="experience of the plain agent"):
+        compare.group([old, other])
+
+
 def test_plain_agents_are_a2c_for_lpg_and_ppo_with_the_same_settings_for_a_drift(tmp_path):
     lpg, lpo = runs(tmp_path, {}, {"experiment": "lpo", "recipe": LPO})
     levels = envs.make("mdp/random")

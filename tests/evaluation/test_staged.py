@@ -92,8 +92,8 @@ def test_baselines_are_swept_over_rates_discounts_lambdas_and_entropies(kind):
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_baselines_have_the_settings_and_the_optimizer_of_their_family(name):
-    recipe = baseline(name, TABULAR, Settings(0.3, 0.9, 0.8, 0.1))
+    recipe = baseline(name, TABULAR, Settings(0.3, 0.9, 0.8, 0.1, 0.5))
     objective = {"discount": 0.9, "gae_lambda": 0.8, "entropy_coef": 0.1}
     assert objective.items() <= recipe["objective"].items()
     assert recipe["optimizer"] == {**TABULAR.a2c, "learning_rate": 0.3}
-    assert build(recipe).experience == BASELINES[name].experience
+    assert build(recipe).experience == BASELINES[name].experience._replace(reward_scale=0.5)

@@ -30,7 +30,10 @@ def test_a_table_of_an_older_version_is_read_with_defaults(tmp_path):
     assert trials.trials(tmp_path / "mine.csv", {"mdp/random": 641}) == []
 
 
-@pytest.mark.parametrize("text", ["a,b\n1,2\n", OLD.replace("0.3", ""), OLD.replace("1.5", "good")])
+UNSCALED = OLD.replace("num_envs", "reward_scale").replace("16", "")
+
+
+@pytest.mark.parametrize("text", ["a,b\n1,2\n", OLD.replace("0.3", ""), OLD.replace("1.5", "good"), UNSCALED])
 def test_a_damaged_table_is_named(text, tmp_path):
     (tmp_path / "mine.csv").write_text(text)
     with pytest.raises(ValueError, match="mine.csv is not a table of a sweep"):

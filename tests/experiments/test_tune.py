@@ -5,8 +5,7 @@ from commands import one_line
 
 import envs
 from experiments import tune
-from metarl.evaluation import trials
-from metarl.evaluation.players import player
+from metarl.evaluation import players, trials
 from metarl.evaluation.trials import Settings, Trial, trial
 from metarl.rules import load_rule
 
@@ -65,11 +64,14 @@ def test_a_learned_rule_is_tuned_and_then_tested_with_its_factor(suite):
     assert {(x.objective, x.settings[1:]) for x in found} == {("mine", (None, None, None, 0.1))} and len(found) == 2
     entry, rule = envs.suite(str(suite))["mdp/random"], load_rule("lpg-es-gridworld")
     (tuned,) = entry.tuned.values()
-    agents = player("any label", rule, "mdp/random", entry)
+    agents = players.player("any label", rule, "mdp/random", entry)
     plain = rule.card["recipe"]["optimizer"]["policy"]["learning_rate"]
     assert agents.recipe["optimizer"]["policy"]["learning_rate"] == tuned.settings.learning_rate * plain
     assert agents.recipe["experience"] == {**rule.card["recipe"]["experience"], "reward_scale": 0.1}
     assert agents.tried == 2
+    recipe = {**rule.card["recipe"], "experience": {**rule.card["recipe"]["experience"], "reward_scale": 0.5}}
+    scaled = rule._replace(card={**rule.card, "recipe": recipe})  # its agents have a scale of their own
+    assert players.agents(scaled, "mdp/random", entry, tuned.settings)["experience"]["reward_scale"] == 0.05
 
 
 def test_settings_share_seeds_and_levels(suite):
