@@ -56,7 +56,7 @@ def test_the_rule_of_a_run_loads_as_what_was_trained(finished):
     state = restored(lpg.EXPERIMENT, CONFIG, finished)
     jax.tree.map(np.testing.assert_array_equal, rule.params, {"objective": state.params["objective"]})
     assert rule.card["config"]["hidden"] == 4 and rule.card["recipe"]["objective"]["name"] == "lpg"
-    assert rule.card["recipe"]["experience"] == {"num_envs": 2, "rollout_length": 4}
+    assert rule.card["recipe"]["experience"] == {"num_envs": 2, "rollout_length": 4, "reward_scale": 1.0}
     levels = envs.make("mdp/random")
     inner = meta_training.inner_loop(lpg.OBJECTIVES, CONFIG, levels)
     assert_agents_are_alike((inner, state.params), (rule.inner_loop(levels.environment), {}), levels)
