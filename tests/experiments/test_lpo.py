@@ -43,7 +43,8 @@ def test_the_rule_of_a_run_loads_as_what_was_trained(finished):
     rule = metarl.load_rule(finished)
     state = restored(lpo.EXPERIMENT, CONFIG, finished)
     assert_rule_is(rule, {"objective": state.params["objective"]}, lpo.recipe(CONFIG))
-    assert rule.learner.experience == metarl.Experience(2, 4, epochs=2, minibatches=2)
+    sizes = {"num_envs": 2, "rollout_length": 4, "epochs": 2, "minibatches": 2}
+    assert rule.card["recipe"]["experience"] == {**sizes, "reward_scale": 1.0}
 
 
 def test_the_plain_agents_are_those_that_the_rule_starts_from():
