@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,11 +22,12 @@ if TYPE_CHECKING:
 Table = dict[str, dict[str, Interval]]
 
 
-class Evaluation(NamedTuple):
+@dataclass(frozen=True)
+class Evaluation:
     """The agents of a meta-test, and what is said of the rules that trained them.
 
     Aggregates, probabilities of improvement and profiles leave out the environments whose scale is not valid. They are
-    those of each suite and, of several, of "all".
+    those of each suite and, of several, of "all". They are computed when they are first asked for.
     """
 
     rules: tuple[str, ...]  # labels, in the order of tables and figures
@@ -61,6 +64,7 @@ class Evaluation(NamedTuple):
             for place in self.scales
         }
 
+    @cached_property
     def aggregates(self) -> dict[str, Table]:
         """Summaries of the final scores, `{suite: {rule: {statistic: interval}}}`: see `statistics.aggregates`."""
         return {
@@ -68,10 +72,12 @@ class Evaluation(NamedTuple):
             for name, places in self._groups().items()
         }
 
+    @cached_property
     def improvement(self) -> dict[str, Table]:
         """How likely one rule is better than another, `{suite: {"x over y": {"probability of improvement": ...}}}`."""
         return self._pairs("over", "probability of improvement", statistics.probability_of_improvement)
 
+    @cached_property
     def differences(self) -> dict[str, Table]:
         """Differences of mean final scores, `{suite: {"x minus y": {"paired difference": interval}}}`.
 
@@ -94,8 +100,8 @@ class Evaluation(NamedTuple):
             said = "{updates} of {batch}; {settings_tried} tried"
             shown = {place: {rule: said.format(**x) for rule, x in row.items()} for place, row in trained.items()}
             tables.show(shown, "updates, each of environments x steps; settings tried in a sweep", "environment")
-        groups, improvement, differences = self._groups(), self.improvement(), self.differences()
-        for name, aggregates in self.aggregates().items():
+        groups, improvement, differences = self._groups(), self.improvement, self.differences
+        for name, aggregates in self.aggregates.items():
             if not aggregates:
                 print(f"{name}: no environment in which the reference is above random, so no aggregates")
                 continue
@@ -117,15 +123,15 @@ class Evaluation(NamedTuple):
         *_, (group, places) = self._groups().items()
         if not places:
             return drawn
-        drawn["aggregates"] = plot.aggregates(self.aggregates()[group])
-        if pairs := {pair: x for pair, row in self.improvement()[group].items() for x in row.values()}:
+        drawn["aggregates"] = plot.aggregates(self.aggregates[group])
+        if pairs := {pair: x for pair, row in self.improvement[group].items() for x in row.values()}:
             drawn["improvement"] = plot.intervals(pairs, "probability of improvement", reference=0.5)
         drawn["profiles"] = self._profiles(places)
         return drawn
 
     def summary(self) -> dict[str, Any]:
         """All numbers of `show`, JSON-able."""
-        aggregates, improvement, differences = self.aggregates(), self.improvement(), self.differences()
+        aggregates, improvement, differences = self.aggregates, self.improvement, self.differences
         return {
             "scales": {self._title(place): scale._asdict() for place, scale in self.scales.items()},
             "final_returns": _plain(self.table()),

@@ -1,5 +1,7 @@
 """`metarl.evaluate` as in a notebook."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -56,21 +58,21 @@ def test_a_report_says_how_agents_were_trained(result):
 
 def test_aggregates_and_figures_are_of_the_valid_scales(result):
     (place,) = result.scales
-    valid = result._replace(scales={place: result.scales[place]._replace(valid=True)})
-    (aggregates,) = valid.aggregates().values()
+    valid = dataclasses.replace(result, scales={place: result.scales[place]._replace(valid=True)})
+    (aggregates,) = valid.aggregates.values()
     assert set(aggregates["mine"]) == {"iqm", "median", "mean", "optimality_gap"}
     assert aggregates["a2c"]["mean"].mean == pytest.approx(1.0)
     assert set(valid.figures()) == {"curves", "aggregates", "improvement", "profiles"}
-    (improvement,) = valid.improvement().values()
+    (improvement,) = valid.improvement.values()
     assert set(improvement) == {"mine over a2c", "mine over random", "a2c over random"}
-    (differences,) = valid.differences().values()
+    (differences,) = valid.differences.values()
     mine, a2c = (valid.scores(rule, [place])[:, 0] for rule in ("mine", "a2c"))
     difference, low, _ = differences["mine minus a2c"]["paired difference"]
     deviation = np.std(mine - a2c, ddof=1)  # of three pairs; 4.303 is Student's quantile of 2 degrees of freedom
     assert difference == pytest.approx((mine - a2c).mean(), rel=1e-5)
     assert low == pytest.approx(difference - 4.303 * deviation / 3**0.5, rel=1e-3)
-    none = result._replace(scales={place: result.scales[place]._replace(valid=False)})
-    assert none.aggregates() == {"suite": {}} and set(none.figures()) == {"curves"}
+    none = dataclasses.replace(result, scales={place: result.scales[place]._replace(valid=False)})
+    assert none.aggregates == {"suite": {}} and set(none.figures()) == {"curves"}
 
 
 def test_the_same_seed_gives_the_same_returns_and_known_cells_are_not_measured(rule, result, monkeypatch):
@@ -87,8 +89,8 @@ def test_several_suites_are_compared_apart_and_together(result):
     (scale,) = result.scales.values()
     places = [("one", "mdp/random"), ("two", "mdp/random")]
     cells = {(place, rule): cell for place in places for (_, rule), cell in result.cells.items()}
-    both = result._replace(cells=cells, scales=dict.fromkeys(places, scale._replace(valid=True)))
-    assert list(both.aggregates()) == ["one", "two", "all"]
+    both = dataclasses.replace(result, cells=cells, scales=dict.fromkeys(places, scale._replace(valid=True)))
+    assert list(both.aggregates) == ["one", "two", "all"]
     assert list(both.table()) == ["one: mdp/random", "two: mdp/random"]
 
 
