@@ -158,7 +158,7 @@ def run(options: Options, directory: Path) -> dict[str, Any]:
     }
     known = {name: {h: int(np.isfinite(r2).any(1).sum()) for h, r2 in rows.items()} for name, rows in found.items()}
     tables.show({name: row[last] for name, row in means.items()}, f"{R2} after {last} updates", "discount")
-    tables.show(known, "levels on which it is known: others have agents that visit too few states", "lifetime")
+    tables.show(known, "levels on which it is known", "lifetime")
     plot.save(draw(options, found), directory / "predictions.png")
     summary = {
         "command": " ".join(["python -m experiments.predictions", *cli.arguments(options)]),
@@ -170,7 +170,6 @@ def run(options: Options, directory: Path) -> dict[str, Any]:
             name: {h: {x: interval._asdict() for x, interval in row.items()} for h, row in rows.items()}
             for name, rows in means.items()
         },
-        "levels_known": known,
         "r_squared_of_levels": found,  # null where it is not known
         "wall_clock_seconds": round(time.monotonic() - start, 3),
         **circumstances(),

@@ -27,7 +27,7 @@ class Evaluation:
     """The agents of a meta-test, and what is said of the rules that trained them.
 
     Aggregates, probabilities of improvement and profiles leave out the environments whose scale is not valid. They are
-    those of each suite and, of several, of "all". They are computed when they are first asked for.
+    those of each suite and, of several, of "all". The first two, and differences, are computed once.
     """
 
     rules: tuple[str, ...]  # labels, in the order of tables and figures
@@ -100,15 +100,15 @@ class Evaluation:
             said = "{updates} of {batch}; {settings_tried} tried"
             shown = {place: {rule: said.format(**x) for rule, x in row.items()} for place, row in trained.items()}
             tables.show(shown, "updates, each of environments x steps; settings tried in a sweep", "environment")
-        groups, improvement, differences = self._groups(), self.improvement, self.differences
+        groups = self._groups()
         for name, aggregates in self.aggregates.items():
             if not aggregates:
                 print(f"{name}: no environment in which the reference is above random, so no aggregates")
                 continue
             tables.show(aggregates, f"{name}: normalised return, environments: {len(groups[name])}", "rule")
-            if improvement[name]:
-                tables.show(improvement[name], name)
-                tables.show(differences[name], name)
+            if self.improvement[name]:
+                tables.show(self.improvement[name], name)
+                tables.show(self.differences[name], name)
 
     def figures(self) -> dict[str, Figure]:
         """`curves`, and of environments with a valid scale `aggregates`, `improvement` and `profiles`.
@@ -131,18 +131,17 @@ class Evaluation:
 
     def summary(self) -> dict[str, Any]:
         """All numbers of `show`, JSON-able."""
-        aggregates, improvement, differences = self.aggregates, self.improvement, self.differences
         return {
             "scales": {self._title(place): scale._asdict() for place, scale in self.scales.items()},
             "final_returns": _plain(self.table()),
             "training": self.training(),
             "suites": {
                 name: {
-                    "aggregates": _plain(aggregates[name]),
-                    "improvement": _plain(improvement[name]),
-                    "differences": _plain(differences[name]),
+                    "aggregates": _plain(aggregates),
+                    "improvement": _plain(self.improvement[name]),
+                    "differences": _plain(self.differences[name]),
                 }
-                for name in aggregates
+                for name, aggregates in self.aggregates.items()
             },
         }
 
